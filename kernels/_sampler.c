@@ -1,0 +1,391 @@
+/* The exact warp in C: cpu.py calls it, README.md has the formula, reference.py is the same in a few lines of NumPy.
+
+   One call cuts one crop and runs without the GIL. There is a portable version of each interpolation and an AVX2
+   version, chosen at run time. All are integer arithmetic on the tables of tables.py, so all give the same bytes. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAVE_AVX2 1
+#include <immintrin.h>
+#else
+#define HAVE_AVX2 0
+#endif
+
+enum { POSITION_SHIFT = 5, FRACTION_BITS = 5, FRACTION = 31, WEIGHT_BITS = 15, ROUND = 1 << (WEIGHT_BITS - 1) };
+
+typedef struct {
+    const uint8_t *pixels; /* [height, width, 3], rows `stride` bytes apart */
+    Py_ssize_t stride;
+    int32_t width, height;
+    int32_t x0, y0; /* the frame pixel that pixels[0, 0] is */
+} Source;
+
+typedef struct {
+    const int32_t *dx, *dy, *X0, *Y0; /* [size] each, 1/1024 px */
+    int32_t size;
+} Positions;
+
+typedef struct {
+    int32_t sx, sy; /* frame pixel, held to int16 */
+    int32_t weight; /* index of its weights */
+} Position;
+
+static inline int32_t to_int16(int32_t value)
+{
+    return value < INT16_MIN ? INT16_MIN : value > INT16_MAX ? INT16_MAX : value;
+}
+
+static inline uint8_t to_uint8(int32_t total)
+{
+    int32_t value = (total + ROUND) >> WEIGHT_BITS;
+    return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
+}
+
+static inline Position position_of(const Positions *at, int32_t x, int32_t y)
+{
+    /* the sums wrap around in int32, as the tables ask */
+    int32_t X = (int32_t)((uint32_t)at->X0[y] + (uint32_t)at->dx[x]) >> POSITION_SHIFT;
+    int32_t Y = (int32_t)((uint32_t)at->Y0[y] + (uint32_t)at->dy[x]) >> POSITION_SHIFT;
+    Position p = {to_int16(X >> FRACTION_BITS), to_int16(Y >> FRACTION_BITS),
+                  ((Y & FRACTION) << FRACTION_BITS) | (X & FRACTION)};
+    return p;
+}
+
+/* One pixel, any position; taps outside the source count as 0. k is a constant at every call, so loops unroll. */
+static inline void sample(const Source *source, Position p, const int16_t *weights, int k, uint8_t *out)
+{
+    const int32_t left = p.sx - (k / 2 - 1) - source->x0, top = p.sy - (k / 2 - 1) - source->y0;
+    const int16_t *weight = weights + p.weight * k * k;
+    const Py_ssize_t offset = top * source->stride + left * (Py_ssize_t)3;
+    int32_t b = 0, g = 0, r = 0;
+    if (left >= 0 && left <= source->width - k && top >= 0 && top <= source->height - k) {
+        for (int i = 0; i < k; i++)
+            for (int j = 0; j < k; j++) {
+                const uint8_t *tap = source->pixels + (offset + i * source->stride + 3 * j);
+                b += weight[i * k + j] * tap[0];
+                g += weight[i * k + j] * tap[1];
+                r += weight[i * k + j] * tap[2];
+            }
+    } else if (left > -k && left < source->width && top > -k && top < source->height) {
+        const int first_row = top < 0 ? -top : 0, first_column = left < 0 ? -left : 0;
+        const int rows = source->height - top < k ? source->height - top : k;
+        const int columns = source->width - left < k ? source->width - left : k;
+        for (int i = first_row; i < rows; i++)
+            for (int j = first_column; j < columns; j++) {
+                const uint8_t *tap = source->pixels + (offset + i * source->stride + 3 * j);
+                b += weight[i * k + j] * tap[0];
+                g += weight[i * k + j] * tap[1];
+                r += weight[i * k + j] * tap[2];
+            }
+    }
+    out[0] = to_uint8(b);
+    out[1] = to_uint8(g);
+    out[2] = to_uint8(r);
+}
+
+static inline void sample_span(const Source *source, const Positions *at, const int16_t *weights, int k, int32_t y,
+                               int32_t first, int32_t last, uint8_t *row)
+{
+    for (int32_t x = first; x < last; x++)
+        sample(source, position_of(at, x, y), weights, k, row + 3 * x);
+}
+
+static void warp_cubic_portable(const Source *source, const Positions *at, const int16_t *weights, uint8_t *out)
+{
+    for (int32_t y = 0; y < at->size; y++)
+        sample_span(source, at, weights, 4, y, 0, at->size, out + (Py_ssize_t)y * at->size * 3);
+}
+
+static void warp_linear_portable(const Source *source, const Positions *at, const int16_t *weights, uint8_t *out)
+{
+    for (int32_t y = 0; y < at->size; y++)
+        sample_span(source, at, weights, 2, y, 0, at->size, out + (Py_ssize_t)y * at->size * 3);
+}
+
+#if HAVE_AVX2
+#define AVX2 __attribute__((target("avx2")))
+#define INLINE_AVX2 static inline __attribute__((target("avx2"), always_inline))
+
+enum { BLOCK = 8 }; /* pixels whose positions are computed at once */
+
+/* Which pixels of a block may be read with whole-register loads, and where. */
+typedef struct {
+    __m256i x0, y0;                     /* frame position of the source, less the taps before the position */
+    __m256i max_left, max_top, max_offset;
+    __m256i stride;
+    int usable;
+} Window;
+
+INLINE_AVX2 Window window_of(const Source *source, int k, int load_bytes)
+{
+    const int before = k / 2 - 1;
+    /* a position that saturates to int16 is not the one that the vector code computes: leave it to sample() */
+    int32_t max_left = source->width - k, max_top = source->height - k;
+    if (max_left > INT16_MAX - before - source->x0)
+        max_left = INT16_MAX - before - source->x0;
+    if (max_top > INT16_MAX - before - source->y0)
+        max_top = INT16_MAX - before - source->y0;
+    /* the load of the last row of taps must end inside the buffer */
+    const Py_ssize_t bytes = (source->height - 1) * source->stride + source->width * (Py_ssize_t)3;
+    const Py_ssize_t max_offset = bytes - (k - 1) * source->stride - load_bytes;
+    Window window = {
+        _mm256_set1_epi32(source->x0 + before), _mm256_set1_epi32(source->y0 + before),
+        _mm256_set1_epi32(max_left),            _mm256_set1_epi32(max_top),
+        _mm256_set1_epi32((int32_t)max_offset), _mm256_set1_epi32((int32_t)source->stride),
+        max_left >= 0 && max_top >= 0 && max_offset >= 0 && bytes <= INT32_MAX,
+    };
+    return window;
+}
+
+INLINE_AVX2 __m256i at_most(__m256i value, __m256i limit) /* and not negative */
+{
+    return _mm256_cmpeq_epi32(_mm256_min_epu32(value, limit), value);
+}
+
+/* Byte offset of the first tap and weight index of BLOCK pixels; returns a bit for each that may be read there. */
+INLINE_AVX2 int locate(const Window *window, const Positions *at, int32_t x, int32_t y, int32_t *offset, int32_t *weight)
+{
+    const __m256i fraction = _mm256_set1_epi32(FRACTION);
+    __m256i X = _mm256_add_epi32(_mm256_set1_epi32(at->X0[y]), _mm256_loadu_si256((const __m256i *)(at->dx + x)));
+    __m256i Y = _mm256_add_epi32(_mm256_set1_epi32(at->Y0[y]), _mm256_loadu_si256((const __m256i *)(at->dy + x)));
+    X = _mm256_srai_epi32(X, POSITION_SHIFT);
+    Y = _mm256_srai_epi32(Y, POSITION_SHIFT);
+    const __m256i left = _mm256_sub_epi32(_mm256_srai_epi32(X, FRACTION_BITS), window->x0);
+    const __m256i top = _mm256_sub_epi32(_mm256_srai_epi32(Y, FRACTION_BITS), window->y0);
+    const __m256i bytes = _mm256_add_epi32(_mm256_mullo_epi32(top, window->stride),
+                                           _mm256_add_epi32(left, _mm256_add_epi32(left, left)));
+    const __m256i index = _mm256_or_si256(_mm256_slli_epi32(_mm256_and_si256(Y, fraction), FRACTION_BITS),
+                                          _mm256_and_si256(X, fraction));
+    _mm256_store_si256((__m256i *)offset, bytes);
+    _mm256_store_si256((__m256i *)weight, index);
+    const __m256i inside = _mm256_and_si256(at_most(left, window->max_left), at_most(top, window->max_top));
+    const __m256i beyond = _mm256_cmpgt_epi32(bytes, window->max_offset);
+    return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_andnot_si256(beyond, inside)));
+}
+
+INLINE_AVX2 void store_12(uint8_t *out, __m128i value)
+{
+    const int32_t tail = _mm_extract_epi32(value, 2);
+    _mm_storel_epi64((__m128i *)out, value);
+    memcpy(out + 8, &tail, 4);
+}
+
+/* Four rows of four taps of one pixel: int32 x 8 = b b' g g' | r r' 0 0, where b + b' is the sum of channel b. */
+INLINE_AVX2 __m256i cubic_sums(const uint8_t *pixels, Py_ssize_t stride, const int16_t *weight)
+{
+    const __m256i spread = _mm256_setr_epi8(0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1,
+                                            2, -1, 5, -1, 8, -1, 11, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    __m256i sums = _mm256_setzero_si256();
+    for (int i = 0; i < 4; i++) {
+        int64_t line;
+        memcpy(&line, weight + 4 * i, sizeof line);
+        const __m128i taps = _mm_loadu_si128((const __m128i *)(pixels + i * stride));
+        const __m256i channels = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(taps), spread);
+        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(channels, _mm256_set1_epi64x(line)));
+    }
+    return sums;
+}
+
+/* The 12 bytes of four pixels from their cubic_sums. */
+INLINE_AVX2 __m128i cubic_bytes(__m256i a, __m256i b, __m256i c, __m256i d)
+{
+    const __m256i round = _mm256_set1_epi32(ROUND);
+    const __m128i order = _mm_setr_epi8(0, 1, 8, 2, 3, 10, 4, 5, 12, 6, 7, 14, -1, -1, -1, -1);
+    const __m256i ab = _mm256_srai_epi32(_mm256_add_epi32(_mm256_hadd_epi32(a, b), round), WEIGHT_BITS);
+    const __m256i cd = _mm256_srai_epi32(_mm256_add_epi32(_mm256_hadd_epi32(c, d), round), WEIGHT_BITS);
+    __m256i packed = _mm256_packus_epi32(ab, cd); /* b g of four pixels | r 0 of four pixels */
+    packed = _mm256_packus_epi16(packed, packed);
+    return _mm_shuffle_epi8(
+        _mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1)), order);
+}
+
+/* Two rows of two taps of one pixel: int32 x 4 = b g r 0. */
+INLINE_AVX2 __m128i linear_sums(const uint8_t *pixels, Py_ssize_t stride, const int16_t *weight)
+{
+    const __m128i spread = _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1);
+    int32_t upper, lower;
+    memcpy(&upper, weight, sizeof upper);
+    memcpy(&lower, weight + 2, sizeof lower);
+    const __m128i first = _mm_shuffle_epi8(_mm_loadl_epi64((const __m128i *)pixels), spread);
+    const __m128i second = _mm_shuffle_epi8(_mm_loadl_epi64((const __m128i *)(pixels + stride)), spread);
+    return _mm_add_epi32(_mm_madd_epi16(first, _mm_set1_epi32(upper)), _mm_madd_epi16(second, _mm_set1_epi32(lower)));
+}
+
+/* The 12 bytes of four pixels from their linear_sums. */
+INLINE_AVX2 __m128i linear_bytes(__m128i a, __m128i b, __m128i c, __m128i d)
+{
+    const __m128i round = _mm_set1_epi32(ROUND);
+    const __m128i order = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+    a = _mm_srai_epi32(_mm_add_epi32(a, round), WEIGHT_BITS);
+    b = _mm_srai_epi32(_mm_add_epi32(b, round), WEIGHT_BITS);
+    c = _mm_srai_epi32(_mm_add_epi32(c, round), WEIGHT_BITS);
+    d = _mm_srai_epi32(_mm_add_epi32(d, round), WEIGHT_BITS);
+    return _mm_shuffle_epi8(_mm_packus_epi16(_mm_packus_epi32(a, b), _mm_packus_epi32(c, d)), order);
+}
+
+/* Four neighbouring pixels of a crop's row, all of them readable. */
+INLINE_AVX2 __m128i sample_4(const Source *source, const int16_t *weights, int k, const int32_t *offset,
+                             const int32_t *weight)
+{
+    const uint8_t *pixels = source->pixels;
+    const Py_ssize_t stride = source->stride;
+    if (k == 4)
+        return cubic_bytes(cubic_sums(pixels + offset[0], stride, weights + weight[0] * 16),
+                           cubic_sums(pixels + offset[1], stride, weights + weight[1] * 16),
+                           cubic_sums(pixels + offset[2], stride, weights + weight[2] * 16),
+                           cubic_sums(pixels + offset[3], stride, weights + weight[3] * 16));
+    return linear_bytes(linear_sums(pixels + offset[0], stride, weights + weight[0] * 4),
+                        linear_sums(pixels + offset[1], stride, weights + weight[1] * 4),
+                        linear_sums(pixels + offset[2], stride, weights + weight[2] * 4),
+                        linear_sums(pixels + offset[3], stride, weights + weight[3] * 4));
+}
+
+INLINE_AVX2 void warp_avx2(const Source *source, const Positions *at, const int16_t *weights, int k, uint8_t *out)
+{
+    const Window window = window_of(source, k, k == 4 ? 16 : 8);
+    _Alignas(32) int32_t offset[BLOCK], weight[BLOCK];
+    const int vectors = window.usable && at->size >= BLOCK;
+    for (int32_t y = 0; y < at->size; y++) {
+        uint8_t *row = out + (Py_ssize_t)y * at->size * 3;
+        if (!vectors) {
+            sample_span(source, at, weights, k, y, 0, at->size, row);
+            continue;
+        }
+        for (int32_t next = 0; next < at->size; next += BLOCK) {
+            /* the last block of a row overlaps the one before it; both write the same bytes */
+            const int32_t x = next <= at->size - BLOCK ? next : at->size - BLOCK;
+            const int readable = locate(&window, at, x, y, offset, weight);
+            for (int part = 0; part < BLOCK; part += 4)
+                if ((readable >> part & 15) == 15)
+                    store_12(row + 3 * (x + part), sample_4(source, weights, k, offset + part, weight + part));
+                else
+                    sample_span(source, at, weights, k, y, x + part, x + part + 4, row);
+        }
+    }
+}
+
+AVX2 static void warp_cubic_avx2(const Source *source, const Positions *at, const int16_t *weights, uint8_t *out)
+{
+    warp_avx2(source, at, weights, 4, out);
+}
+
+AVX2 static void warp_linear_avx2(const Source *source, const Positions *at, const int16_t *weights, uint8_t *out)
+{
+    warp_avx2(source, at, weights, 2, out);
+}
+#endif
+
+static int has_avx2(void)
+{
+#if HAVE_AVX2
+    return __builtin_cpu_supports("avx2") != 0;
+#else
+    return 0;
+#endif
+}
+
+static int is_array(const Py_buffer *view, const char *format, int ndim, const Py_ssize_t *shape)
+{
+    if (view->ndim != ndim || view->format == NULL || strcmp(view->format, format) != 0)
+        return 0;
+    for (int axis = 0; axis < ndim; axis++)
+        if (shape[axis] >= 0 && view->shape[axis] != shape[axis])
+            return 0;
+    return 1;
+}
+
+/* Fills `source` and `at` from the four buffers; returns the taps of a row (2 or 4), or 0 with ValueError set. */
+static int check(const Py_buffer *pixels, const Py_buffer *table, const Py_buffer *weights, const Py_buffer *out,
+                 int x0, int y0, Source *source, Positions *at)
+{
+    const int limit = 1 << 20; /* far more than the int16 positions reach, and sums of it stay in int32 */
+    if (!is_array(pixels, "B", 3, (Py_ssize_t[]){-1, -1, 3}) || pixels->strides[2] != 1 || pixels->strides[1] != 3 ||
+        pixels->strides[0] < 3 * pixels->shape[1] || pixels->shape[0] > limit || pixels->shape[1] > limit) {
+        PyErr_SetString(PyExc_ValueError, "source must be [h, w, 3] uint8 whose rows are contiguous and in order");
+        return 0;
+    }
+    if (x0 < 0 || y0 < 0 || x0 > limit || y0 > limit) {
+        PyErr_Format(PyExc_ValueError, "origin must lie in the frame (0 to %d), got (%d, %d)", limit, x0, y0);
+        return 0;
+    }
+    const Py_ssize_t size = table->ndim == 2 ? table->shape[1] : 0;
+    if (!is_array(table, "i", 2, (Py_ssize_t[]){4, -1}) || size < 1 || size > limit) {
+        PyErr_SetString(PyExc_ValueError, "table must be [4, S] int32");
+        return 0;
+    }
+    if (!is_array(out, "B", 3, (Py_ssize_t[]){size, size, 3})) {
+        PyErr_Format(PyExc_ValueError, "out must be [%zd, %zd, 3] uint8", size, size);
+        return 0;
+    }
+    const int k = weights->ndim == 3 ? (int)weights->shape[2] : 0;
+    if ((k != 2 && k != 4) || !is_array(weights, "h", 3, (Py_ssize_t[]){1 << 2 * FRACTION_BITS, k, k})) {
+        PyErr_SetString(PyExc_ValueError, "weights must be [1024, 2, 2] or [1024, 4, 4] int16");
+        return 0;
+    }
+    *source = (Source){pixels->buf, pixels->strides[0], (int32_t)pixels->shape[1], (int32_t)pixels->shape[0], x0, y0};
+    const int32_t *entries = table->buf;
+    *at = (Positions){entries, entries + size, entries + 2 * size, entries + 3 * size, (int32_t)size};
+    return k;
+}
+
+static PyObject *warp(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *objects[4];
+    Py_buffer views[4]; /* source, table, weights, out */
+    static const int flags[4] = {PyBUF_STRIDED_RO | PyBUF_FORMAT, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT,
+                                 PyBUF_C_CONTIGUOUS | PyBUF_FORMAT,
+                                 PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE};
+    int x0, y0, portable = 0, held = 0, k = 0;
+    if (!PyArg_ParseTuple(args, "OiiOOO|p", &objects[0], &x0, &y0, &objects[1], &objects[2], &objects[3], &portable))
+        return NULL;
+    while (held < 4 && PyObject_GetBuffer(objects[held], &views[held], flags[held]) == 0)
+        held++;
+    Source source;
+    Positions at;
+    if (held == 4)
+        k = check(&views[0], &views[1], &views[2], &views[3], x0, y0, &source, &at);
+    if (k) {
+        const int16_t *weights = views[2].buf;
+        uint8_t *out = views[3].buf;
+        Py_BEGIN_ALLOW_THREADS
+#if HAVE_AVX2
+        if (!portable && has_avx2())
+            (k == 4 ? warp_cubic_avx2 : warp_linear_avx2)(&source, &at, weights, out);
+        else
+#endif
+            (k == 4 ? warp_cubic_portable : warp_linear_portable)(&source, &at, weights, out);
+        Py_END_ALLOW_THREADS
+    }
+    while (held > 0)
+        PyBuffer_Release(&views[--held]);
+    if (PyErr_Occurred())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *variant(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    return PyUnicode_FromString(has_avx2() ? "avx2" : "scalar");
+}
+
+static PyMethodDef methods[] = {
+    {"warp", warp, METH_VARARGS,
+     "warp(source, x0, y0, table, weights, out, portable=False)\n\n"
+     "Cut one crop from source [h, w, 3] uint8, whose [0, 0] is frame pixel (x0, y0), into out [S, S, 3] uint8;\n"
+     "table [4, S] int32 and weights [1024, k, k] int16 as tables.py makes them. ValueError for anything else."},
+    {"variant", variant, METH_NOARGS, "The code that warp() runs on this machine: 'avx2' or 'scalar'."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_sampler", "The exact warp in C.", 0, methods, NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__sampler(void)
+{
+    return PyModuleDef_Init(&module);
+}
