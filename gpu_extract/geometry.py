@@ -23,6 +23,8 @@ from typing import Literal
 
 import numpy as np
 
+from gpu_extract.kernels import tables
+
 Centering = Literal["legacy", "face", "head"]
 CENTERINGS: tuple[Centering, ...] = ("legacy", "face", "head")
 COVERED = {"legacy": 0.375, "face": 0.5, "head": 0.625}
@@ -36,7 +38,8 @@ FILTER_TOLERANCE_PX = 1e-3
 
 
 @cache
-def _table(name: str) -> np.ndarray:
+def table(name: str) -> np.ndarray:
+    """A constant of the format, by the stem of its file in `data/`."""
     text = resources.files("gpu_extract").joinpath("data", f"{name}.json").read_text("utf-8")
     data = json.loads(text)
     return np.asarray(data["map" if "map" in data else "points"])
@@ -50,13 +53,13 @@ def mean_face(points: int, *, seed: bool) -> np.ndarray:
         seed: the mean face of files before version 2.0; later ones use one shifted by 0.0099 in x.
     """
     if points == 4:
-        return _table("mean_face_head_4pt").astype(np.float64)
-    return _table("mean_face_seed" if seed else "mean_face_head").astype(np.float64)
+        return table("mean_face_head_4pt").astype(np.float64)
+    return table("mean_face_seed" if seed else "mean_face_head").astype(np.float64)
 
 
 def to_68(points: np.ndarray) -> np.ndarray:
     """98-point landmarks [K, 98, 2] as 68-point ones, same dtype; other counts come back as they are."""
-    return points[:, _table("map_98_to_68")] if points.shape[1] == 98 else points
+    return points[:, table("map_98_to_68")] if points.shape[1] == 98 else points
 
 
 def core(points: np.ndarray) -> np.ndarray:
@@ -169,21 +172,9 @@ def rotate(normalized: np.ndarray, rotation: np.ndarray, centre: tuple[float, fl
     return turned
 
 
-def invert(crop_from_frame: np.ndarray) -> np.ndarray:
-    """frame_from_crop [K, 2, 3], in the order of float64 operations that OpenCV's invertAffineTransform uses."""
-    m00, m01, m02 = crop_from_frame[:, 0, 0], crop_from_frame[:, 0, 1], crop_from_frame[:, 0, 2]
-    m10, m11, m12 = crop_from_frame[:, 1, 0], crop_from_frame[:, 1, 1], crop_from_frame[:, 1, 2]
-    with np.errstate(all="ignore"):
-        determinant = m00 * m11 - m01 * m10
-        d = np.where(determinant != 0, 1.0 / determinant, 0.0)
-        i00, i11, i01, i10 = m11 * d, m00 * d, -m01 * d, -m10 * d
-        i02, i12 = -i00 * m02 - i01 * m12, -i10 * m02 - i11 * m12
-    return np.stack([np.stack([i00, i01, i02], axis=1), np.stack([i10, i11, i12], axis=1)], axis=1)
-
-
 def roi(crop_from_frame: np.ndarray, size: int) -> np.ndarray:
     """Corners of each crop in the frame, [K, 4, 2] int64 pixels: top-left, bottom-left, bottom-right, top-right."""
-    frame_from_crop = invert(crop_from_frame)
+    frame_from_crop = tables.invert(crop_from_frame)
     last = size - 1
     corners = np.array([(0, 0), (0, last), (last, last), (last, 0)], dtype=np.float64)
     exact = np.einsum("kij,cj->kci", frame_from_crop[:, :, :2], corners) + frame_from_crop[:, None, :, 2]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from gpu_extract.geometry import Centering, _table
+from gpu_extract.geometry import Centering, table
 
 POSE_POINTS = [6, 7, 8, 9, 10, 17, 21, 22, 26, 31, 32, 33, 34, 35, 36, 39, 42, 45, 48, 50, 51, 52, 54, 56, 57, 58]
 CAMERA = np.array([[4.0, 0.0, 0.5], [0.0, 4.0, 0.5], [0.0, 0.0, 1.0]])
@@ -41,7 +41,7 @@ def offsets(points: np.ndarray, normalized: np.ndarray, centering: Centering) ->
 
 
 def _offsets(points: np.ndarray, normalized: np.ndarray, centering: Centering) -> np.ndarray:
-    model = _table("mean_face_head_3d26").astype(np.float64)
+    model = table("mean_face_head_3d26").astype(np.float64)
     centre = np.array(CENTRES[centering])[None]
     found = np.full((len(points), 2), np.nan)
     frame_points = points.astype(np.float32, copy=False)

@@ -1,0 +1,472 @@
+"""Read → load → warp → encode → write in threads, with a bound on everything that waits.
+
+    reader (1 thread)      takes frames from the source, in order
+    workers                load a frame's regions; with an inline engine also warp and finish its faces
+    device  (0 or 1)       batches regions across frames for an engine that is not inline
+    finishers              encode, hash and write the crops that the device thread hands out
+    caller                 receives one FrameResult a frame, in the order of completion
+
+The only module with threads of its own. An error in any of them reaches the caller as itself; leaving the loop early,
+by error or by choice, stops and joins all of them.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from gpu_extract.engines import Crops, Engine, Ticket
+from gpu_extract.errors import FrameError
+from gpu_extract.frames import Frame, FrameFailure, FrameSource
+from gpu_extract.patch import Patch, Region
+from gpu_extract.plan import Failure, FrameTask, Plan
+
+CROPS_AT_ONCE_BYTES = 16 << 20  # a frame's faces are warped in groups of this size: 10,000 faces need no more memory
+DECODED_FRAMES_PER_WORKER = 2  # decoded frames that wait for a worker; 3 MB each at 1080p
+TICKETS_IN_FLIGHT = 3  # batches on the device at once: one uploads, one computes, one is read by the encoders
+POLL_SECONDS = 0.2  # how long a blocked thread takes at most to see that the run was stopped
+
+
+@dataclass(frozen=True)
+class FaceResult:
+    """One face, written."""
+
+    row: int
+    index: int
+    file_name: str
+    sha1: str
+    nbytes: int
+
+
+@dataclass
+class FrameResult:
+    """What became of one frame's faces."""
+
+    task: FrameTask
+    faces: list[FaceResult] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    decoded: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Busy seconds by stage."""
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+Finish = Callable[[FrameTask, int, np.ndarray, FrameResult], FaceResult | Failure]
+"""finish(task, k, crop [S, S, 3] uint8 BGR, result): encode, hash and write face k; adds its stages' seconds."""
+
+
+@dataclass
+class Waits:
+    """Seconds of the threads that belong to no frame; the waits among them tell the limiting stage."""
+
+    reader_for_workers: float = 0.0
+    workers_for_reader: float = 0.0
+    device_for_regions: float = 0.0
+    regions_for_device: float = 0.0
+    read: float = 0.0
+    """Busy seconds of the reader: decoding, or listing files."""
+    device: float = 0.0
+    """Seconds of the device thread in submitting batches and waiting for them."""
+
+
+class _Stopped(Exception):
+    """Raised inside a thread that has to end early."""
+
+
+class _ByteBudget:
+    """A bound in bytes; one item larger than the whole budget passes alone."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity, self._used = capacity, 0
+        self._changed = threading.Condition()
+
+    def acquire(self, nbytes: int, stopped: threading.Event) -> None:
+        with self._changed:
+            while self._used and self._used + nbytes > self._capacity:
+                if stopped.is_set():
+                    raise _Stopped
+                self._changed.wait(POLL_SECONDS)
+            self._used += nbytes
+
+    def release(self, nbytes: int) -> None:
+        with self._changed:
+            self._used -= nbytes
+            self._changed.notify_all()
+
+
+@dataclass
+class _Loaded:
+    """A frame's regions on their way to the device."""
+
+    result: FrameResult
+    patches: list[Patch]
+    patch_of: np.ndarray  # [K]
+    nbytes: int
+    remaining: int
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass
+class _Share:
+    """Faces start..stop of one frame inside a batch."""
+
+    loaded: _Loaded
+    start: int
+    stop: int
+    crops: np.ndarray | None = None
+    batch: _Batch | None = None
+
+
+@dataclass
+class _Batch:
+    ticket: Ticket
+    shares: list[_Share]
+    remaining: int
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Pipeline:
+    """One run over a plan. Iterate it once; `stop()` ends it after the frames in flight."""
+
+    def __init__(self, plan: Plan, source: FrameSource, engine: Engine, finish: Finish, workers: int) -> None:
+        self._plan, self._source, self._engine, self._finish = plan, source, engine, finish
+        self._workers = workers
+        self.waits = Waits()
+        self._stop_reading = threading.Event()
+        self._abandon = threading.Event()
+        self._decoded = threading.Semaphore(workers * DECODED_FRAMES_PER_WORKER)
+        self._work: queue.SimpleQueue[tuple[int, Frame | FrameFailure] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[FrameResult | BaseException | None] = queue.SimpleQueue()
+        self._loaded: queue.SimpleQueue[_Loaded | None] = queue.SimpleQueue()
+        self._budget = _ByteBudget(engine.batch_bytes * TICKETS_IN_FLIGHT)
+        self._to_finish: queue.SimpleQueue[_Share | None] = queue.SimpleQueue()
+        self._waits_lock = threading.Lock()
+
+    def stop(self) -> None:
+        """Take no further frames; those in flight are finished and reported. May be called from a signal handler."""
+        self._stop_reading.set()
+
+    def __iter__(self) -> Iterator[FrameResult]:
+        threads = self._start()
+        ended, alive = 0, len(threads)
+        try:
+            while ended < alive:
+                item = self._results.get()
+                if item is None:
+                    ended += 1
+                elif isinstance(item, BaseException):
+                    raise item
+                else:
+                    yield item
+        finally:
+            self._stop_reading.set()
+            if ended < alive:
+                self._abandon.set()
+            for thread in threads:
+                thread.join()
+
+    def _start(self) -> list[threading.Thread]:
+        crew: list[tuple[str, Callable[[], None]]] = [("reader", self._read)]
+        crew += [(f"worker-{i}", self._work_loop) for i in range(self._workers)]
+        self._workers_left = self._workers
+        if not self._engine.inline:
+            crew.append(("device", self._device_loop))
+            crew += [(f"finisher-{i}", self._finish_loop) for i in range(self._workers)]
+        threads = [threading.Thread(target=self._guarded, args=(run,), name=f"gpu-extract-{name}") for name, run in crew]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _guarded(self, run: Callable[[], None]) -> None:
+        """Run a thread's body; its error goes to the caller, and its end is always announced."""
+        try:
+            run()
+        except _Stopped:
+            pass
+        except BaseException as error:
+            self._abandon.set()
+            self._results.put(error)
+        finally:
+            self._results.put(None)
+
+    def _read(self) -> None:
+        plan = self._plan
+        clock = time.perf_counter
+        next_task = 0
+        try:
+            frames = iter(self._source.frames(plan.positions))
+            while not self._stop_reading.is_set():
+                began = clock()
+                item = next(frames, None)
+                self.waits.read += clock() - began
+                if item is None:
+                    break
+                while plan.positions[next_task] < item.index:
+                    self._never_came(next_task)
+                    next_task += 1
+                began = clock()
+                while not self._decoded.acquire(timeout=POLL_SECONDS):
+                    if self._abandon.is_set():
+                        raise _Stopped
+                self.waits.reader_for_workers += clock() - began
+                self._work.put((next_task, item))
+                next_task += 1
+            else:
+                return
+            while next_task < plan.frame_count:
+                self._never_came(next_task)
+                next_task += 1
+        finally:
+            for _ in range(self._workers):
+                self._work.put(None)
+
+    def _never_came(self, i: int) -> None:
+        result = FrameResult(self._plan.task(i))
+        result.failures.append(Failure(result.task.name, None, "the source ended before this frame"))
+        self._results.put(result)
+
+    def _work_loop(self) -> None:
+        waited = 0.0
+        try:
+            while True:
+                began = time.perf_counter()
+                item = self._work.get()
+                waited += time.perf_counter() - began
+                if item is None:
+                    return
+                if self._abandon.is_set():
+                    raise _Stopped
+                i, frame = item
+                result = FrameResult(self._plan.task(i))
+                try:
+                    loaded = self._load(frame, result)
+                finally:
+                    del item, frame
+                    self._decoded.release()
+                if loaded is None:
+                    self._results.put(result)
+                elif self._engine.inline:
+                    self._cut(loaded)
+                    self._results.put(result)
+                else:
+                    began = time.perf_counter()
+                    self._budget.acquire(loaded.nbytes, self._abandon)
+                    with self._waits_lock:
+                        self.waits.regions_for_device += time.perf_counter() - began
+                    self._loaded.put(loaded)
+        finally:
+            with self._waits_lock:
+                self.waits.workers_for_reader += waited
+                self._workers_left -= 1
+                last = self._workers_left == 0
+            if last:
+                self._loaded.put(None)
+
+    def _load(self, frame: Frame | FrameFailure, result: FrameResult) -> _Loaded | None:
+        """The regions of a frame that its faces touch; None, with a failure in the result, if it cannot be read."""
+        task = result.task
+        began = time.perf_counter()
+        if isinstance(frame, FrameFailure):
+            result.failures.append(Failure(task.name, None, frame.reason))
+            return None
+        try:
+            patches, patch_of = load_regions(frame, task.region)
+        except FrameError as error:
+            result.failures.append(Failure(task.name, None, str(error)))
+            return None
+        result.decoded = True
+        result.add_seconds("load", time.perf_counter() - began)
+        nbytes = sum(patch.pixels.nbytes for patch in patches)
+        return _Loaded(result, patches, patch_of, nbytes, len(task))
+
+    def _crops(self, loaded: _Loaded, start: int, stop: int, first_patch: int = 0) -> Crops:
+        task = loaded.result.task
+        faces = slice(start, stop)
+        patch_of = loaded.patch_of[faces] + first_patch
+        return Crops(patch_of, task.crop_from_frame[faces], task.cubic[faces], self._plan.size)
+
+    def _cut(self, loaded: _Loaded) -> None:
+        """Warp and finish all faces of a frame on this thread."""
+        result = loaded.result
+        step = max(1, CROPS_AT_ONCE_BYTES // (3 * self._plan.size**2))
+        for start in range(0, len(result.task), step):
+            if self._abandon.is_set():
+                raise _Stopped
+            stop = min(start + step, len(result.task))
+            began = time.perf_counter()
+            crops = self._engine.warp(loaded.patches, self._crops(loaded, start, stop))
+            result.add_seconds("warp", time.perf_counter() - began)
+            for k, crop in enumerate(crops, start):
+                self._finish_one(result, k, crop)
+
+    def _finish_one(self, result: FrameResult, k: int, crop: np.ndarray) -> None:
+        done = self._finish(result.task, k, crop, result)
+        if isinstance(done, Failure):
+            result.failures.append(done)
+        else:
+            result.faces.append(done)
+
+    def _device_loop(self) -> None:
+        pending: deque[_Batch] = deque()
+        try:
+            for shares in self._batches(pending):
+                while len(pending) >= TICKETS_IN_FLIGHT:
+                    self._hand_out(pending.popleft())
+                pending.append(self._submit(shares))
+            while pending:
+                self._hand_out(pending.popleft())
+        finally:
+            for _ in range(self._workers):
+                self._to_finish.put(None)
+
+    def _batches(self, pending: deque[_Batch]) -> Iterator[list[_Share]]:
+        """Full batches, or whatever there is when nothing more is loaded yet."""
+        face_bytes = 3 * self._plan.size**2
+        shares: list[_Share] = []
+        nbytes = 0
+        waited = 0.0
+        while True:
+            if self._abandon.is_set():
+                raise _Stopped
+            began = time.perf_counter()
+            try:
+                item = self._loaded.get_nowait()
+            except queue.Empty:
+                if shares:
+                    yield shares
+                    shares, nbytes = [], 0
+                if pending:
+                    self._hand_out(pending.popleft())
+                    continue
+                item = self._loaded.get()
+                waited += time.perf_counter() - began
+            if item is None:
+                break
+            nbytes += item.nbytes
+            start, count = 0, len(item.result.task)
+            while start < count:
+                room = max(1, (self._engine.batch_bytes - nbytes) // face_bytes)
+                stop = min(count, start + room)
+                shares.append(_Share(item, start, stop))
+                nbytes += (stop - start) * face_bytes
+                start = stop
+                if nbytes >= self._engine.batch_bytes:
+                    yield shares
+                    shares, nbytes = [], item.nbytes
+        if shares:
+            yield shares
+        self.waits.device_for_regions = waited
+
+    def _submit(self, shares: list[_Share]) -> _Batch:
+        began = time.perf_counter()
+        patches: list[Patch] = []
+        parts = []
+        for share in shares:
+            parts.append(self._crops(share.loaded, share.start, share.stop, len(patches)))
+            patches += share.loaded.patches
+        crops = Crops(
+            np.concatenate([part.patch for part in parts]),
+            np.concatenate([part.crop_from_frame for part in parts]),
+            np.concatenate([part.cubic for part in parts]),
+            self._plan.size,
+        )
+        batch = _Batch(self._engine.submit(patches, crops), shares, len(shares))
+        self.waits.device += time.perf_counter() - began
+        return batch
+
+    def _hand_out(self, batch: _Batch) -> None:
+        """Wait for a batch and give its faces to the finishers."""
+        began = time.perf_counter()
+        crops = batch.ticket.result()
+        self.waits.device += time.perf_counter() - began
+        ends = np.cumsum([0] + [share.stop - share.start for share in batch.shares])
+        for share, (start, stop) in zip(batch.shares, pairwise(ends), strict=True):
+            share.crops, share.batch = crops[start:stop], batch
+            self._to_finish.put(share)
+
+    def _finish_loop(self) -> None:
+        while (share := self._to_finish.get()) is not None:
+            if self._abandon.is_set():
+                raise _Stopped
+            loaded, batch = share.loaded, share.batch
+            assert share.crops is not None
+            assert batch is not None
+            part = FrameResult(loaded.result.task)
+            for k, crop in enumerate(share.crops, share.start):
+                self._finish_one(part, k, crop)
+            share.crops = None
+            with batch.lock:
+                batch.remaining -= 1
+                spent = batch.remaining == 0
+            if spent:
+                batch.ticket.release()
+            with loaded.lock:
+                loaded.result.faces += part.faces
+                loaded.result.failures += part.failures
+                for stage, seconds in part.seconds.items():
+                    loaded.result.add_seconds(stage, seconds)
+                loaded.remaining -= share.stop - share.start
+                complete = loaded.remaining == 0
+            if complete:
+                self._budget.release(loaded.nbytes)
+                self._results.put(loaded.result)
+
+
+def load_regions(frame: Frame, region: np.ndarray) -> tuple[list[Patch], np.ndarray]:
+    """The patches that a frame's faces need, and for each face [K] which of them it reads.
+
+    A source may return more than was asked for (an image file is decoded whole), and then that serves other faces too.
+    """
+    regions, region_of = group_regions(region, frame.height, frame.width)
+    patches: list[Patch] = []
+    patch_of_region = []
+    for wanted in regions:
+        for i, patch in enumerate(patches):
+            if covers(patch, wanted):
+                break
+        else:
+            i = len(patches)
+            patches.append(frame.load(wanted))
+        patch_of_region.append(i)
+    return patches, np.array(patch_of_region)[region_of]
+
+
+def covers(patch: Patch, region: Region) -> bool:
+    """Whether a patch holds every pixel of a region."""
+    height, width = patch.pixels.shape[:2]
+    return (
+        patch.x0 <= region.x0
+        and patch.y0 <= region.y0
+        and region.x1 <= patch.x0 + width
+        and region.y1 <= patch.y0 + height
+    )
+
+
+def group_regions(region: np.ndarray, height: int, width: int) -> tuple[list[Region], np.ndarray]:
+    """Which rectangles of a frame to load for its faces.
+
+    Faces whose regions overlap so much that one rectangle around all is no larger than the sum share that rectangle.
+
+    Args:
+        region: [K, 4] int64, what each face may touch, not clipped.
+
+    Returns:
+        The regions, inside the frame, at least 1 x 1 pixel, and for each face [K] which of them it reads.
+    """
+    low = np.clip(region[:, :2], 0, (width - 1, height - 1))
+    high = np.clip(region[:, 2:], low + 1, (width, height))
+    around = (*low.min(axis=0), *high.max(axis=0))
+    area = (around[2] - around[0]) * (around[3] - around[1])
+    if len(region) == 1 or area <= (high - low).prod(axis=1).sum():
+        return [Region(*(int(v) for v in around))], np.zeros(len(region), np.int64)
+    each = np.concatenate([low, high], axis=1).tolist()
+    return [Region(*bounds) for bounds in each], np.arange(len(region))

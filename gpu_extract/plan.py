@@ -1,0 +1,218 @@
+"""What to cut: which faces of which frames, with which matrix and filter, under which file name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from gpu_extract import geometry
+from gpu_extract.alignments import Alignments
+from gpu_extract.alignments.rotation import legacy_rotation
+from gpu_extract.frames import FrameSource
+from gpu_extract.geometry import Centering, CropGeometry
+from gpu_extract.kernels import tables
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose about the faces themselves. Defaults are the command line's."""
+
+    size: int = 256
+    extract_every_n: int = 1
+    align_eyes: bool = False
+    min_box_px: float = 0.0
+    """Only faces whose source box is at least this many frame pixels wide."""
+    centering: Centering = "legacy"
+    extension: str | None = None
+    """Of the face files; None takes each frame key's own."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A face, or a whole frame (`index` None), that could not be cut, and why."""
+
+    frame: str
+    index: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class FrameTask:
+    """All faces to cut from one frame, in file order."""
+
+    position: int
+    """Of the frame in its source, from 0."""
+    name: str
+    """The frame's key in the alignments file."""
+    rows: np.ndarray  # [K] int64, faces in the file
+    index: np.ndarray  # [K] int32, position of each in its frame's list
+    crop_from_frame: np.ndarray  # [K, 2, 3] float64
+    cubic: np.ndarray  # [K] bool
+    region: np.ndarray  # [K, 4] int64: x0, y0, x1, y1 of the frame pixels that a crop may touch, not clipped
+    extension: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def file_name(self, k: int) -> str:
+        """Name of the k-th face's file: frame key without extension, face index, extension."""
+        return f"{stem_of(self.name)}_{self.index[k]}{self.extension}"
+
+
+@dataclass
+class Plan:
+    """The faces of a run, ordered by frame position and face index."""
+
+    size: int
+    frame_names: list[str]
+    positions: np.ndarray  # [N] int64 ascending, frames of the source to be read
+    rows: np.ndarray  # [K] int64
+    starts: np.ndarray  # [N + 1] int64, faces of frame i are starts[i] .. starts[i + 1]
+    index: np.ndarray  # [K] int32
+    frame_of: np.ndarray  # [N] int32, entry of the alignments file
+    geometry: CropGeometry  # K rows
+    region: np.ndarray  # [K, 4] int64
+    extension: str | None
+    faces_filtered: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """Keys of the alignments file that hold faces but have no frame in the source."""
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.positions)
+
+    @property
+    def face_count(self) -> int:
+        return len(self.rows)
+
+    def task(self, i: int) -> FrameTask:
+        """The i-th frame's faces."""
+        faces = slice(self.starts[i], self.starts[i + 1])
+        name = self.frame_names[self.frame_of[i]]
+        return FrameTask(
+            int(self.positions[i]),
+            name,
+            self.rows[faces],
+            self.index[faces],
+            self.geometry.crop_from_frame[faces],
+            self.geometry.cubic[faces],
+            self.region[faces],
+            self.extension or face_extension(name),
+        )
+
+    def tasks(self) -> Iterator[FrameTask]:
+        return (self.task(i) for i in range(self.frame_count))
+
+
+VIDEO_KEY_EXTENSION = ".png"
+WRITTEN_LIKE_THE_FRAME = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+def stem_of(name: str) -> str:
+    """A frame key without its extension; `.png` alone is all stem, as `os.path.splitext` has it."""
+    return PurePosixPath(name).stem
+
+
+def face_extension(name: str) -> str:
+    """Extension of a frame's face files: the frame's own where it is an image's, else PNG."""
+    extension = PurePosixPath(name).suffix
+    return extension if extension.lower() in WRITTEN_LIKE_THE_FRAME else VIDEO_KEY_EXTENSION
+
+
+def crop_all(alignments: Alignments, options: Options, sizes: dict[int, tuple[int, int]]) -> CropGeometry:
+    """Geometry of every face of a file, F rows; faces that cannot be cut are not usable.
+
+    Args:
+        sizes: (height, width) of the frames, by entry of the file, that hold faces found in a rotated frame.
+    """
+    faces = alignments.faces
+    seed = alignments.version < 2
+    parts = []
+    for group in faces.groups:
+        points = group.points
+        turned = np.flatnonzero(faces.rotation[group.rows])
+        if len(turned):
+            points = points.copy()
+            for k in turned:
+                row = group.rows[k]
+                if int(faces.frame[row]) in sizes:
+                    height, width = sizes[int(faces.frame[row])]
+                    degrees = int(faces.rotation[row])
+                    points[k] = legacy_rotation(points[k], faces.box[row], degrees, height, width)[0]
+        n = points.shape[1]
+        centering = "legacy" if n == 51 else options.centering
+        cut = geometry.crop_geometry(points, options.size, centering, seed=seed, align_eyes=options.align_eyes)
+        parts.append((group.rows, cut))
+    return geometry.stack(parts, len(faces.frame))
+
+
+def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> Plan:
+    """Match faces with frames, filter, and work out every crop.
+
+    Raises:
+        InputError: if the source cannot tell the size of a frame that a rotated face needs.
+    """
+    faces = alignments.faces
+    names = alignments.frame_names
+    found = [source.index_of(name) for name in names]
+    position = np.array([-1 if i is None else i for i in found], np.int64)
+    selected = (position >= 0) & (position % options.extract_every_n == 0)
+    has_faces = np.zeros(len(names), bool)
+    has_faces[faces.frame] = True
+
+    failures = _drop_same_frame(names, position, selected & has_faces, selected)
+    wanted_face = selected[faces.frame]
+    turned = np.unique(faces.frame[wanted_face & (faces.rotation != 0)])
+    sizes = {int(i): source.size_of(int(position[i])) for i in turned}
+    cut = crop_all(alignments, options, sizes)
+
+    failures += [
+        Failure(names[faces.frame[row]], int(faces.index[row]), reason)
+        for row, reason in faces.invalid.items()
+        if wanted_face[row]
+    ]
+    degenerate = wanted_face & ~cut.usable
+    degenerate[list(faces.invalid)] = False
+    failures += [
+        Failure(names[faces.frame[row]], int(faces.index[row]), "its landmarks do not define a crop (all in one place)")
+        for row in np.flatnonzero(degenerate)
+    ]
+
+    keep = wanted_face & cut.usable
+    large = geometry.box_px(cut.crop_from_frame, options.size) >= options.min_box_px - geometry.FILTER_TOLERANCE_PX
+    filtered = int((keep & ~large).sum())
+    rows = np.flatnonzero(keep & large)
+    rows = rows[np.lexsort((faces.index[rows], faces.frame[rows], position[faces.frame[rows]]))]
+    frame_of_face = faces.frame[rows]
+    first = np.flatnonzero(np.diff(frame_of_face, prepend=-1))
+    crop_from_frame = cut.crop_from_frame[rows]
+    return Plan(
+        size=options.size,
+        frame_names=names,
+        positions=position[frame_of_face[first]],
+        rows=rows,
+        starts=np.append(first, len(rows)),
+        index=faces.index[rows],
+        frame_of=frame_of_face[first],
+        geometry=CropGeometry(crop_from_frame, cut.cubic[rows], cut.usable[rows]),
+        region=tables.source_region(crop_from_frame, cut.cubic[rows], options.size),
+        extension=options.extension,
+        faces_filtered=filtered,
+        failures=failures,
+        missing=[name for name, i, faces_in in zip(names, position, has_faces, strict=True) if i < 0 and faces_in],
+    )
+
+
+def _drop_same_frame(
+    names: list[str], position: np.ndarray, candidates: np.ndarray, selected: np.ndarray
+) -> list[Failure]:
+    """Of entries that name the same frame (`clip_000001.png` and `clip_000001.mp4`) the first stays selected."""
+    entries = np.flatnonzero(candidates)
+    _, first = np.unique(position[entries], return_index=True)
+    later = np.delete(entries, first)
+    selected[later] = False
+    return [Failure(names[i], None, "another entry of the alignments file names the same frame") for i in later]

@@ -1,0 +1,127 @@
+"""What a run did: counts, times, failures; as JSON with stable keys and as a short table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL
+
+LISTED = 20
+"""Failures and missing frames that the table lists; the JSON holds all."""
+
+
+@dataclass
+class Report:
+    """The result of a run. Every field is a key of the JSON."""
+
+    frames_expected: int = 0
+    """Frames that hold faces to cut, of those the source has or should have."""
+    frames_decoded: int = 0
+    """Of these, frames that were read."""
+    frames_without_alignments: int | None = None
+    """Frames of the source, among those selected, without an entry; None where the source was not read to its end."""
+    alignments_without_frame: int = 0
+    """Entries with faces whose frame the source does not have."""
+    faces_written: int = 0
+    faces_filtered: int = 0
+    faces_failed: int = 0
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    """Each with `frame` (key), `index` (face, or null for the whole frame) and `reason`."""
+    bytes_written: int = 0
+    seconds: float = 0.0
+    frames_per_second: float = 0.0
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    """Busy seconds by stage, summed over threads."""
+    wait_seconds: dict[str, float] = field(default_factory=dict)
+    limiting_stage: str = ""
+    engine: str = ""
+    engine_implementation: str = ""
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    alignments_version: float = 0.0
+    alignments_generation: str = ""
+    hashes_updated: int = 0
+    """Faces whose hash in the alignments file is this run's."""
+    hashes_changed: int = 0
+    """Of these, faces that had another hash or none."""
+    backup: str | None = None
+    size: int = 0
+    faces_folder: str = ""
+    notes: list[str] = field(default_factory=list)
+    exit_code: int = EXIT_OK
+
+    def add_error(self, frame: str, index: int | None, reason: str) -> None:
+        self.errors.append({"frame": frame, "index": index, "reason": reason})
+
+    def finish(self, seconds: float) -> None:
+        """Set what follows from the counts: the rate, the order of the errors, the exit code."""
+        self.seconds = round(seconds, 3)
+        self.frames_per_second = round(self.frames_decoded / seconds, 2) if seconds else 0.0
+        self.stage_seconds = {stage: round(spent, 3) for stage, spent in self.stage_seconds.items()}
+        self.wait_seconds = {stage: round(spent, 3) for stage, spent in self.wait_seconds.items()}
+        self.errors.sort(key=lambda error: (error["frame"], -1 if error["index"] is None else error["index"]))
+        if self.errors and self.exit_code == EXIT_OK:
+            self.exit_code = EXIT_PARTIAL
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def table(self) -> str:
+        """The report for a person, some ten lines."""
+        lines = [
+            ("faces", f"{self.faces_written:,} written to {self.faces_folder} ({self.size} px)"),
+            ("", f"{self.faces_filtered:,} too small, left out" if self.faces_filtered else ""),
+            ("", f"{self.faces_failed:,} failed" if self.faces_failed else ""),
+            ("frames", f"{self.frames_decoded:,} of {self.frames_expected:,} read"),
+            ("", f"{self.frames_without_alignments:,} without alignments" if self.frames_without_alignments else ""),
+            ("", f"{self.alignments_without_frame:,} in the file but not found" if self.alignments_without_frame else ""),
+            ("time", f"{self.seconds:.2f} s, {self.frames_per_second:,.1f} frames/s; the limit was {self.limiting_stage}"),
+            ("engine", f"{self.engine} on {self.device} ({self.engine_implementation})"),
+            ("hashes", self._hash_line()),
+        ]
+        text = [f"{head:<8}{body}" for head, body in lines if body]
+        text += [f"{'note':<8}{note}" for note in self.notes]
+        for error in self.errors[:LISTED]:
+            where = error["frame"] if error["index"] is None else f"{error['frame']} face {error['index']}"
+            text.append(f"{'failed':<8}{where}: {error['reason']}")
+        if len(self.errors) > LISTED:
+            text.append(f"{'':8}… and {len(self.errors) - LISTED:,} more; --json lists all")
+        return "\n".join(text)
+
+    def _hash_line(self) -> str:
+        if not self.hashes_updated:
+            return ""
+        if not self.hashes_changed:
+            return f"{self.hashes_updated:,} equal to those stored; the alignments file is unchanged"
+        saved = f"{self.hashes_updated:,} in the alignments file, {self.hashes_changed:,} of them new"
+        return f"{saved}; the old file is {self.backup}" if self.backup else saved
+
+
+PACKAGES = ("numpy", "opencv-python", "av", "torch", "kornia", "triton", "isal", "kornia_rs", "PyYAML", "tqdm")
+
+
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Versions of Python, of this package, and of the libraries that are installed, without importing them."""
+    found = {"python": platform.python_version(), "gpu-extract": _version("gpu-extract")}
+    found |= {name: version for name in packages if (version := _version(name))}
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "" if package != "gpu-extract" else _own_version()
+
+
+def _own_version() -> str:
+    return str(getattr(sys.modules["gpu_extract"], "__version__", ""))
