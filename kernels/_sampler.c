@@ -146,8 +146,14 @@ INLINE_AVX2 __m256i at_most(__m256i value, __m256i limit) /* and not negative */
     return _mm256_cmpeq_epi32(_mm256_min_epu32(value, limit), value);
 }
 
-/* Byte offset of the first tap and weight index of BLOCK pixels; returns a bit for each that may be read there. */
-INLINE_AVX2 int locate(const Window *window, const Positions *at, int32_t x, int32_t y, int32_t *offset, int32_t *weight)
+/* BLOCK neighbouring pixels of a crop's row. */
+typedef struct {
+    __m256i offset;   /* of the first tap, in bytes */
+    __m256i fx, fy;
+    int readable;     /* a bit for each pixel that may be read at its offset */
+} Block;
+
+INLINE_AVX2 Block locate(const Window *window, const Positions *at, int32_t x, int32_t y)
 {
     const __m256i fraction = _mm256_set1_epi32(FRACTION);
     __m256i X = _mm256_add_epi32(_mm256_set1_epi32(at->X0[y]), _mm256_loadu_si256((const __m256i *)(at->dx + x)));
@@ -156,15 +162,13 @@ INLINE_AVX2 int locate(const Window *window, const Positions *at, int32_t x, int
     Y = _mm256_srai_epi32(Y, POSITION_SHIFT);
     const __m256i left = _mm256_sub_epi32(_mm256_srai_epi32(X, FRACTION_BITS), window->x0);
     const __m256i top = _mm256_sub_epi32(_mm256_srai_epi32(Y, FRACTION_BITS), window->y0);
-    const __m256i bytes = _mm256_add_epi32(_mm256_mullo_epi32(top, window->stride),
-                                           _mm256_add_epi32(left, _mm256_add_epi32(left, left)));
-    const __m256i index = _mm256_or_si256(_mm256_slli_epi32(_mm256_and_si256(Y, fraction), FRACTION_BITS),
-                                          _mm256_and_si256(X, fraction));
-    _mm256_store_si256((__m256i *)offset, bytes);
-    _mm256_store_si256((__m256i *)weight, index);
+    const __m256i offset = _mm256_add_epi32(_mm256_mullo_epi32(top, window->stride),
+                                            _mm256_add_epi32(left, _mm256_add_epi32(left, left)));
     const __m256i inside = _mm256_and_si256(at_most(left, window->max_left), at_most(top, window->max_top));
-    const __m256i beyond = _mm256_cmpgt_epi32(bytes, window->max_offset);
-    return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_andnot_si256(beyond, inside)));
+    const __m256i readable = _mm256_andnot_si256(_mm256_cmpgt_epi32(offset, window->max_offset), inside);
+    Block block = {offset, _mm256_and_si256(X, fraction), _mm256_and_si256(Y, fraction),
+                   _mm256_movemask_ps(_mm256_castsi256_ps(readable))};
+    return block;
 }
 
 INLINE_AVX2 void store_12(uint8_t *out, __m128i value)
@@ -203,51 +207,80 @@ INLINE_AVX2 __m128i cubic_bytes(__m256i a, __m256i b, __m256i c, __m256i d)
         _mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1)), order);
 }
 
-/* Two rows of two taps of one pixel: int32 x 4 = b g r 0. */
-INLINE_AVX2 __m128i linear_sums(const uint8_t *pixels, Py_ssize_t stride, const int16_t *weight)
+/* Two pixels, one a lane: eight bytes of the upper row of taps, then eight of the lower. */
+INLINE_AVX2 __m256i linear_taps(const uint8_t *first, const uint8_t *second, Py_ssize_t stride)
 {
-    const __m128i spread = _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1);
-    int32_t upper, lower;
-    memcpy(&upper, weight, sizeof upper);
-    memcpy(&lower, weight + 2, sizeof lower);
-    const __m128i first = _mm_shuffle_epi8(_mm_loadl_epi64((const __m128i *)pixels), spread);
-    const __m128i second = _mm_shuffle_epi8(_mm_loadl_epi64((const __m128i *)(pixels + stride)), spread);
-    return _mm_add_epi32(_mm_madd_epi16(first, _mm_set1_epi32(upper)), _mm_madd_epi16(second, _mm_set1_epi32(lower)));
+    const __m128i upper_a = _mm_loadl_epi64((const __m128i *)first);
+    const __m128i upper_b = _mm_loadl_epi64((const __m128i *)second);
+    const __m128i a = _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(upper_a), (const __m64 *)(first + stride)));
+    const __m128i b = _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(upper_b), (const __m64 *)(second + stride)));
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1);
 }
 
-/* The 12 bytes of four pixels from their linear_sums. */
-INLINE_AVX2 __m128i linear_bytes(__m128i a, __m128i b, __m128i c, __m128i d)
+/* Two neighbouring pixels: int32 x 8 = b g r 0 | b g r 0. across holds the weights (32 - fx, fx) as bytes, down
+   (32 - fy, fy) as int16. Their products are the linear table less a factor 32; its entry 0 alone is not a product,
+   [[32767, 0], [0, 1]] for [[32768, 0], [0, 0]], and rounds to the same byte. */
+INLINE_AVX2 __m256i linear_pair(__m256i taps, __m256i across, __m256i down)
 {
-    const __m128i round = _mm_set1_epi32(ROUND);
-    const __m128i order = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
-    a = _mm_srai_epi32(_mm_add_epi32(a, round), WEIGHT_BITS);
-    b = _mm_srai_epi32(_mm_add_epi32(b, round), WEIGHT_BITS);
-    c = _mm_srai_epi32(_mm_add_epi32(c, round), WEIGHT_BITS);
-    d = _mm_srai_epi32(_mm_add_epi32(d, round), WEIGHT_BITS);
-    return _mm_shuffle_epi8(_mm_packus_epi16(_mm_packus_epi32(a, b), _mm_packus_epi32(c, d)), order);
+    const __m256i spread = _mm256_setr_epi8(0, 3, 8, 11, 1, 4, 9, 12, 2, 5, 10, 13, -1, -1, -1, -1,
+                                            0, 3, 8, 11, 1, 4, 9, 12, 2, 5, 10, 13, -1, -1, -1, -1);
+    const __m256i sums = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_shuffle_epi8(taps, spread), across), down);
+    return _mm256_srai_epi32(_mm256_add_epi32(sums, _mm256_set1_epi32(512)), 10);
+}
+
+/* Eight neighbouring pixels of a crop's row, all of them readable. */
+INLINE_AVX2 void linear_8(const Source *source, const int32_t *offset, __m256i fx, __m256i fy, uint8_t *out)
+{
+    const __m256i one = _mm256_set1_epi32(32);
+    __m256i across = _mm256_or_si256(_mm256_sub_epi32(one, fx), _mm256_slli_epi32(fx, 8));
+    across = _mm256_or_si256(across, _mm256_slli_epi32(across, 16));
+    const __m256i down = _mm256_or_si256(_mm256_sub_epi32(one, fy), _mm256_slli_epi32(fy, 16));
+    const __m256i order = _mm256_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1,
+                                           0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+    __m256i pair[4];
+    for (int p = 0; p < 4; p++) {
+        /* the lanes of pair p are the pixels p and p + 4, so that packing leaves the pixels in order */
+        const __m256i pick = _mm256_setr_epi32(p, p, p, p, p + 4, p + 4, p + 4, p + 4);
+        pair[p] = linear_pair(linear_taps(source->pixels + offset[p], source->pixels + offset[p + 4], source->stride),
+                              _mm256_permutevar8x32_epi32(across, pick), _mm256_permutevar8x32_epi32(down, pick));
+    }
+    const __m256i bytes = _mm256_shuffle_epi8(_mm256_packus_epi16(_mm256_packus_epi32(pair[0], pair[1]),
+                                                                  _mm256_packus_epi32(pair[2], pair[3])), order);
+    store_12(out, _mm256_castsi256_si128(bytes));
+    store_12(out + 12, _mm256_extracti128_si256(bytes, 1));
 }
 
 /* Four neighbouring pixels of a crop's row, all of them readable. */
-INLINE_AVX2 __m128i sample_4(const Source *source, const int16_t *weights, int k, const int32_t *offset,
-                             const int32_t *weight)
+INLINE_AVX2 void cubic_4(const Source *source, const int16_t *weights, const int32_t *offset, const int32_t *weight,
+                         uint8_t *out)
 {
-    const uint8_t *pixels = source->pixels;
-    const Py_ssize_t stride = source->stride;
-    if (k == 4)
-        return cubic_bytes(cubic_sums(pixels + offset[0], stride, weights + weight[0] * 16),
-                           cubic_sums(pixels + offset[1], stride, weights + weight[1] * 16),
-                           cubic_sums(pixels + offset[2], stride, weights + weight[2] * 16),
-                           cubic_sums(pixels + offset[3], stride, weights + weight[3] * 16));
-    return linear_bytes(linear_sums(pixels + offset[0], stride, weights + weight[0] * 4),
-                        linear_sums(pixels + offset[1], stride, weights + weight[1] * 4),
-                        linear_sums(pixels + offset[2], stride, weights + weight[2] * 4),
-                        linear_sums(pixels + offset[3], stride, weights + weight[3] * 4));
+    __m256i sums[4];
+    for (int p = 0; p < 4; p++)
+        sums[p] = cubic_sums(source->pixels + offset[p], source->stride, weights + weight[p] * 16);
+    store_12(out, cubic_bytes(sums[0], sums[1], sums[2], sums[3]));
+}
+
+INLINE_AVX2 void warp_block(const Source *source, const Positions *at, const int16_t *weights, int k,
+                            const Window *window, int32_t x, int32_t y, uint8_t *row)
+{
+    _Alignas(32) int32_t offset[BLOCK], weight[BLOCK];
+    const Block block = locate(window, at, x, y);
+    _mm256_store_si256((__m256i *)offset, block.offset);
+    if (k == 2 && block.readable == 0xff) {
+        linear_8(source, offset, block.fx, block.fy, row + 3 * x);
+    } else if (k == 4 && block.readable == 0xff) {
+        _mm256_store_si256((__m256i *)weight,
+                           _mm256_or_si256(_mm256_slli_epi32(block.fy, FRACTION_BITS), block.fx));
+        cubic_4(source, weights, offset, weight, row + 3 * x);
+        cubic_4(source, weights, offset + 4, weight + 4, row + 3 * (x + 4));
+    } else {
+        sample_span(source, at, weights, k, y, x, x + BLOCK, row);
+    }
 }
 
 INLINE_AVX2 void warp_avx2(const Source *source, const Positions *at, const int16_t *weights, int k, uint8_t *out)
 {
     const Window window = window_of(source, k, k == 4 ? 16 : 8);
-    _Alignas(32) int32_t offset[BLOCK], weight[BLOCK];
     const int vectors = window.usable && at->size >= BLOCK;
     for (int32_t y = 0; y < at->size; y++) {
         uint8_t *row = out + (Py_ssize_t)y * at->size * 3;
@@ -255,16 +288,10 @@ INLINE_AVX2 void warp_avx2(const Source *source, const Positions *at, const int1
             sample_span(source, at, weights, k, y, 0, at->size, row);
             continue;
         }
-        for (int32_t next = 0; next < at->size; next += BLOCK) {
-            /* the last block of a row overlaps the one before it; both write the same bytes */
-            const int32_t x = next <= at->size - BLOCK ? next : at->size - BLOCK;
-            const int readable = locate(&window, at, x, y, offset, weight);
-            for (int part = 0; part < BLOCK; part += 4)
-                if ((readable >> part & 15) == 15)
-                    store_12(row + 3 * (x + part), sample_4(source, weights, k, offset + part, weight + part));
-                else
-                    sample_span(source, at, weights, k, y, x + part, x + part + 4, row);
-        }
+        for (int32_t x = 0; x < at->size - BLOCK; x += BLOCK)
+            warp_block(source, at, weights, k, &window, x, y, row);
+        /* overlaps the block before it where BLOCK does not divide the size; both write the same bytes */
+        warp_block(source, at, weights, k, &window, at->size - BLOCK, y, row);
     }
 }
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from .tables import coordinate_tables, weights
+from gpu_extract.kernels.tables import coordinate_tables, weights
 
-_sampler: Any
 try:
-    from . import _sampler
+    import gpu_extract.kernels._sampler as _sampler
 except ImportError:  # built only where a C compiler was at hand
     _sampler = None
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .tables import FRACTION_BITS, POSITION_BITS, WEIGHT_BITS, coordinate_tables, weights
+from gpu_extract.kernels.tables import FRACTION_BITS, POSITION_BITS, WEIGHT_BITS, coordinate_tables, weights
 
 
 def warp_affine(

@@ -22,7 +22,7 @@ EVERYWHERE = (-(1 << 15) - 1, -(1 << 15) - 1, (1 << 15) + 2, (1 << 15) + 2)  # h
 
 @cache
 def weights(cubic: bool) -> np.ndarray:
-    """Tap weights, read-only int16 [1024, k, k], k = 4 for cubic and 2 for linear; entry `fy * 32 + fx`, tap [row, column].
+    """Tap weights, read-only int16 [1024, k, k], k = 4 (cubic) or 2 (linear); entry `fy * 32 + fx`, tap [row, column].
 
     The weights of one entry sum to 32768.
     """
@@ -107,7 +107,7 @@ def _positions(crop_from_frame: np.ndarray, steps: np.ndarray) -> np.ndarray:
 
 
 def source_region(crop_from_frame: np.ndarray, cubic: np.ndarray, size: int) -> np.ndarray:
-    """The frame pixels that the taps of each crop touch: int64 [K, 4] = x0, y0, x1, y1, half-open, not clipped to a frame.
+    """The frame pixels that the taps of each crop touch: int64 [K, 4] = x0, y0, x1, y1, half-open, not yet clipped.
 
     The bounds are exact: the positions are monotone along rows and columns, so the ends of the coordinate tables are
     enough. Where an entry of the tables overflows int32 that does not hold, and the region is `EVERYWHERE`: clipped to
