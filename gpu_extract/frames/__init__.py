@@ -1,0 +1,51 @@
+"""Where frames come from: a folder of images or a video.
+
+`open_frames` asks each module of this folder that offers `accepts(path)` and `open_source(path, options)`; a new kind
+of source is one new file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from pathlib import Path
+
+from gpu_extract.errors import InputError
+from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions
+
+__all__ = ["Frame", "FrameFailure", "FrameSource", "SourceOptions", "open_frames"]
+
+
+def open_frames(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    timing: str = "decoded",
+    rotate: bool = False,
+    skip_unwanted: bool = True,
+) -> FrameSource:
+    """Opens a folder of images or a video.
+
+    threads        decoder threads of a video, None = as many as pay on this machine
+    timing         how the frames of a video are numbered: "decoded" = every decoded frame once; "constant" = as a
+                   constant-frame-rate stream, frames repeated or dropped (SPEC 1.6, files made before March 2026)
+    rotate         whether a video's display matrix is applied (images always follow their EXIF orientation)
+    skip_unwanted  whether parts of a video that hold nothing wanted may be left undecoded; `frames_seen` stays unknown
+                   where that happened
+
+    Raises InputError if the path is missing, is not a known kind of source, or holds no frames.
+    """
+    source = Path(path)
+    if not source.exists():
+        raise InputError(f"no frames at '{source}': pass a folder of images or a video file.")
+    options = SourceOptions(threads=threads, timing=timing, rotate=rotate, skip_unwanted=skip_unwanted)
+    for entry in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name):
+        module = importlib.import_module(f"{__name__}.{entry.name}")
+        if hasattr(module, "accepts") and module.accepts(source):
+            opened: FrameSource = module.open_source(source, options)
+            return opened
+    raise InputError(
+        f"'{source}' is neither a folder of images nor a video in a known container "
+        "(mp4, mov, mkv, webm, avi, ts, mpg, vob, flv, wmv, ogv)."
+    )

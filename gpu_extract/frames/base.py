@@ -1,0 +1,132 @@
+"""What every source of frames offers: the contract between `frames/` and the pipeline.
+
+A source numbers its frames 0, 1, 2 … (`index`) and names them as alignments files do (`name`, the frame key). One
+reader thread walks `FrameSource.frames`; each `Frame` goes to a worker, which calls `Frame.load` to get pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import ClassVar, Self
+
+import numpy as np
+
+from gpu_extract.patch import Patch, Region
+
+VIDEO_EXTENSIONS = frozenset((".avi", ".flv", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv", ".ts", ".vob"))
+
+TIMINGS = ("decoded", "constant")
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """See `open_frames`."""
+
+    threads: int | None = None
+    timing: str = "decoded"
+    rotate: bool = False
+    skip_unwanted: bool = True
+
+    def __post_init__(self) -> None:
+        if self.timing not in TIMINGS:
+            raise ValueError(f"timing must be one of {', '.join(TIMINGS)}, got {self.timing!r}.")
+
+
+@dataclass(frozen=True)
+class FrameFailure:
+    """A wanted frame that cannot be had; `reason` is a sentence for the report."""
+
+    index: int
+    name: str
+    reason: str
+
+
+class Frame(ABC):
+    """One frame that was read but not yet turned into pixels."""
+
+    index: int
+    name: str
+
+    @property
+    @abstractmethod
+    def height(self) -> int:
+        """Rows of the frame as `load` gives it. Raises FrameError if an image's header cannot be read."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Columns of the frame as `load` gives it. Raises FrameError if an image's header cannot be read."""
+
+    @abstractmethod
+    def load(self, region: Region | None = None) -> Patch:
+        """The frame's pixels, BGR; with a region, a patch that covers at least the part of it inside the frame.
+
+        Safe to call from any thread. Raises FrameError if the pixels cannot be decoded.
+        """
+
+
+class FrameSource(ABC):
+    """A folder or a video; a context manager."""
+
+    kind: ClassVar[str]
+    frames_seen: int | None = None  # how many frames the source has, known exactly; None before and where it is not
+    frames_decoded: int = 0  # frames of which pixels or planes were made so far
+
+    @abstractmethod
+    def index_of(self, name: str) -> int | None:
+        """Position of a frame key; None if no frame of this source can have that name."""
+
+    @abstractmethod
+    def name_of(self, index: int) -> str: ...
+
+    @abstractmethod
+    def size_of(self, index: int) -> tuple[int, int]:
+        """(height, width) from headers, without decoding. Raises FrameError if the header cannot be read."""
+
+    @abstractmethod
+    def frames(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
+        """The wanted frames in ascending order, each exactly once, as a Frame or as a FrameFailure.
+
+        wanted: [N] integers, strictly ascending, >= 0. One iteration at a time, walked by one thread.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees files and decoder threads; safe while an iteration is unfinished, and more than once."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """("clip", ".mp4") of "clip.mp4"; the dot of a name that only begins with one starts no extension."""
+    stem, dot, extension = name.rpartition(".")
+    return (stem, dot + extension) if stem else (name, "")
+
+
+def check_wanted(wanted: np.ndarray) -> np.ndarray:
+    """The same as int64 [N]; raises ValueError unless strictly ascending and not negative."""
+    positions = np.asarray(wanted)
+    if positions.size == 0:
+        return np.empty(0, np.int64)
+    if positions.ndim != 1 or positions.dtype.kind not in "iu":
+        raise ValueError(f"wanted must be [N] integers, got {positions.dtype} {list(positions.shape)}.")
+    positions = positions.astype(np.int64)
+    if positions[0] < 0 or (np.diff(positions) <= 0).any():
+        raise ValueError("wanted must be strictly ascending positions from 0.")
+    return positions
+
+
+def clip_region(region: Region, height: int, width: int) -> Region:
+    """The part of a region inside a frame; at least one pixel, so that a patch is never empty."""
+    x0 = min(max(region.x0, 0), width - 1)
+    y0 = min(max(region.y0, 0), height - 1)
+    return Region(x0, y0, max(min(region.x1, width), x0 + 1), max(min(region.y1, height), y0 + 1))

@@ -1,0 +1,108 @@
+"""A folder of images as frames, in the order of SPEC 2.3: by full name, code point by code point."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gpu_extract.errors import InputError
+from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions, check_wanted
+from gpu_extract.patch import Patch, Region
+
+IMAGE_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
+
+
+def accepts(path: Path) -> bool:
+    return path.is_dir()
+
+
+def open_source(path: Path, options: SourceOptions) -> FolderSource:
+    return FolderSource(path)
+
+
+def is_frame_name(name: str) -> bool:
+    """Whether the loader takes an entry for a frame: it ends in an image extension, any case; `.png` itself counts."""
+    return name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+class FolderSource(FrameSource):
+    """Files of one folder, not recursive; a file is opened only when its frame is loaded.
+
+    A folder named like an image is no frame (the reference lists it and then fails to read it).
+    """
+
+    kind = "folder"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with os.scandir(path) as entries:
+                names = [entry.name for entry in entries if is_frame_name(entry.name) and not entry.is_dir()]
+        except OSError as error:
+            raise InputError(f"the frames folder '{path}' cannot be read: {error.strerror}.") from error
+        if not names:
+            extensions = " ".join(IMAGE_EXTENSIONS)
+            raise InputError(f"the folder '{path}' holds no frames: images end in one of {extensions}.")
+        self._names = sorted(names)
+        self._index = {name: index for index, name in enumerate(self._names)}
+        self._counting = threading.Lock()
+        self.frames_seen = len(self._names)
+
+    def index_of(self, name: str) -> int | None:
+        return self._index.get(name)
+
+    def name_of(self, index: int) -> str:
+        return self._names[index]
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        from gpu_extract.frames.images import image_size, read_file
+
+        return image_size(read_file(self.path / self._names[index]))
+
+    def frames(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
+        for index in check_wanted(wanted).tolist():
+            if index >= len(self._names):
+                yield FrameFailure(index, f"frame {index + 1}", f"the folder holds only {len(self._names)} frames.")
+            else:
+                yield FolderFrame(self, index)
+
+    def decode(self, name: str, region: Region | None) -> Patch:
+        from gpu_extract.frames.images import decode_image, read_file
+
+        patch = decode_image(read_file(self.path / name), region)
+        with self._counting:
+            self.frames_decoded += 1
+        return patch
+
+    def close(self) -> None:
+        pass
+
+
+class FolderFrame(Frame):
+    def __init__(self, source: FolderSource, index: int) -> None:
+        self.index = index
+        self.name = source.name_of(index)
+        self._source = source
+        self._size: tuple[int, int] | None = None
+
+    @property
+    def height(self) -> int:
+        return self._known_size()[0]
+
+    @property
+    def width(self) -> int:
+        return self._known_size()[1]
+
+    def _known_size(self) -> tuple[int, int]:
+        if self._size is None:
+            self._size = self._source.size_of(self.index)
+        return self._size
+
+    def load(self, region: Region | None = None) -> Patch:
+        patch = self._source.decode(self.name, region)
+        self._size = (patch.height, patch.width)
+        return patch

@@ -1,0 +1,167 @@
+"""What an image file says of itself in its header: enough to know its size, and whether to decode it at all.
+
+Only the five formats that frames come in are known. `read_header` returns None for anything else and for a header that
+ends early, so a caller can refuse a file before a decoder allocates what the file asks for.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+# A 16-bit or paletted image, APNG frames, transparency and orientation change what OpenCV makes of a file; the chunks
+# below do not: OpenCV ignores colour profiles and gamma, and text is text.
+PNG_PLAIN_CHUNKS = frozenset(
+    (b"IHDR", b"IDAT", b"IEND", b"tEXt", b"zTXt", b"iTXt", b"tIME", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"iCCP")
+)
+
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+
+_TRANSPOSING_ORIENTATIONS = frozenset((5, 6, 7, 8))
+_JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+@dataclass(frozen=True)
+class Header:
+    """height, width: pixels after EXIF orientation; plain_png: 8-bit RGB(A) with nothing that alters pixels, and then
+    `channels` is 3 or 4."""
+
+    format: str
+    height: int
+    width: int
+    plain_png: bool = False
+    channels: int = 0
+
+
+def read_header(data: bytes) -> Header | None:
+    try:
+        if data.startswith(PNG_SIGNATURE):
+            return _png(data)
+        if data.startswith(b"\xff\xd8"):
+            return _jpeg(data)
+        if data.startswith(b"BM"):
+            return _bmp(data)
+        if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return _tiff(data)
+        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+            return _webp(data)
+    except (struct.error, IndexError):
+        return None
+    return None
+
+
+def _oriented(name: str, height: int, width: int, orientation: int) -> Header:
+    if orientation in _TRANSPOSING_ORIENTATIONS:
+        return Header(name, width, height)
+    return Header(name, height, width)
+
+
+def _png(data: bytes) -> Header:
+    width, height, depth, colour, _, _, interlace = struct.unpack_from(">IIBBBBB", data, 16)
+    plain = depth == 8 and colour in (2, 6) and interlace == 0
+    orientation = 1
+    ended = False
+    position = len(PNG_SIGNATURE)
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        plain = plain and kind in PNG_PLAIN_CHUNKS
+        if kind == b"eXIf":
+            orientation = exif_orientation(data[position + 8 : position + 8 + length])
+        if kind == b"IEND":
+            ended = data[position : position + len(_PNG_END)] == _PNG_END
+            break
+        position += 12 + length
+    plain = plain and ended
+    header = _oriented("PNG", height, width, orientation)
+    return Header("PNG", height, width, True, 3 if colour == 2 else 4) if plain else header
+
+
+def _jpeg(data: bytes) -> Header | None:
+    position = 2
+    orientation = 1
+    while True:
+        while data[position] == 0xFF and data[position + 1] == 0xFF:
+            position += 1
+        if data[position] != 0xFF:
+            return None
+        marker = data[position + 1]
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            position += 2
+            continue
+        if marker in (0xD9, 0xDA):
+            return None
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        if marker in _JPEG_FRAME_MARKERS:
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            return _oriented("JPEG", height, width, orientation)
+        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
+            orientation = exif_orientation(data[position + 10 : position + 2 + length])
+        position += 2 + length
+
+
+def _bmp(data: bytes) -> Header:
+    (size,) = struct.unpack_from("<I", data, 14)
+    width, height = struct.unpack_from("<HH" if size == 12 else "<ii", data, 18)
+    return Header("BMP", abs(height), width)
+
+
+def _tiff(data: bytes) -> Header | None:
+    tags = _tiff_tags(data)
+    if 256 not in tags or 257 not in tags:
+        return None
+    return _oriented("TIFF", tags[257], tags[256], tags.get(274, 1))
+
+
+def _webp(data: bytes) -> Header | None:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+        if data[20] & 0x08:
+            return _oriented("WebP", height, width, _webp_orientation(data))
+        return Header("WebP", height, width)
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return Header("WebP", (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return Header("WebP", height & 0x3FFF, width & 0x3FFF)
+    return None
+
+
+def _webp_orientation(data: bytes) -> int:
+    position = 12
+    while position + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, position)
+        if kind == b"EXIF":
+            return exif_orientation(data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0"))
+        position += 8 + length + length % 2
+    return 1
+
+
+def exif_orientation(tiff: bytes) -> int:
+    """Orientation 1–8 of an EXIF block (a TIFF without pixels); 1 where there is none or the block is broken."""
+    try:
+        orientation = _tiff_tags(tiff).get(274, 1)
+    except (struct.error, IndexError):
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+def _tiff_tags(data: bytes) -> dict[int, int]:
+    """First value of each one-number tag of the first directory, classic or big."""
+    order = "<" if data[:1] == b"I" else ">"
+    (version,) = struct.unpack_from(order + "H", data, 2)
+    big = version == 43
+    (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
+    entry_size, value_at = (20, 12) if big else (12, 8)
+    first = start + (8 if big else 2)
+    tags = {}
+    for entry in range(first, first + min(count, 4096) * entry_size, entry_size):
+        tag, kind = struct.unpack_from(order + "HH", data, entry)
+        letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
+        if letter and tag not in tags and (big or letter != "Q"):
+            (tags[tag],) = struct.unpack_from(order + letter, data, entry + value_at)
+    return tags

@@ -1,0 +1,297 @@
+"""The folder source: which entries are frames, their order, their pixels."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from gpu_extract.errors import FrameError, InputError
+from gpu_extract.frames import Frame, FrameFailure, open_frames
+from gpu_extract.frames.image_header import read_header
+from gpu_extract.frames.images import MAX_PIXELS, decode_image, image_size
+from gpu_extract.patch import Region
+
+VECTORS = Path(__file__).parent / "vectors"
+
+
+def noise(height: int, width: int, channels: int = 3, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
+    high = int(np.iinfo(dtype).max) + 1
+    return np.random.default_rng(seed).integers(0, high, (height, width, channels), dtype=dtype).squeeze()
+
+
+def encoded(extension: str, pixels: np.ndarray, *options: int) -> bytes:
+    ok, data = cv2.imencode(extension, pixels, list(options))
+    assert ok
+    return data.tobytes()
+
+
+def plain_opencv(data: bytes) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    return pixels
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: tuple[bytes, ...] = (), end: bytes = b""):
+    """A PNG written here; rows hold a filter byte each."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    body = b"".join((chunk(b"IHDR", header), *extra, chunk(b"IDAT", zlib.compress(rows)), end, chunk(b"IEND", b"")))
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def rgb_png(pixels: np.ndarray, extra: tuple[bytes, ...] = (), end: bytes = b"") -> bytes:
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    return png(width, height, 8, {3: 2, 4: 6}[pixels.shape[2]], rows, extra, end)
+
+
+def exif(orientation: int) -> bytes:
+    return b"II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
+
+
+def jpeg_with_exif(data: bytes, orientation: int) -> bytes:
+    body = b"Exif\0\0" + exif(orientation)
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
+
+
+def load_all(folder: Path) -> list[Frame | FrameFailure]:
+    with open_frames(folder) as source:
+        assert source.frames_seen is not None
+        return list(source.frames(np.arange(source.frames_seen)))
+
+
+def test_order_equals_the_reference_loader(tmp_path: Path) -> None:
+    listing = json.loads((VECTORS / "expected" / "listing_order.json").read_text("utf-8"))
+    for name in listing["files_in_folder"]:
+        if name == "sub.png":
+            (tmp_path / name).mkdir()
+        else:
+            (tmp_path / name).write_bytes(b"")
+    expected = [name for name in listing["seed"]["loader_order"] if name != "sub.png"]
+    with open_frames(tmp_path) as source:
+        assert [source.name_of(index) for index in range(len(expected))] == expected
+        assert source.frames_seen == len(expected)
+        assert [source.index_of(name) for name in expected] == list(range(len(expected)))
+        assert source.index_of("sub.png") is None
+        assert source.index_of("y.exr") is None
+
+
+def test_vector_frames_equal_opencv() -> None:
+    for frame in load_all(VECTORS / "frames"):
+        assert isinstance(frame, Frame)
+        patch = frame.load()
+        assert np.array_equal(patch.pixels, cv2.imread(str(VECTORS / "frames" / frame.name)))
+        assert (patch.x0, patch.y0, patch.height, patch.width) == (0, 0, 240, 320)
+        assert (frame.height, frame.width) == (240, 320)
+
+
+def test_wanted_frames_only_and_none_is_opened_before_load(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(b"not an image")
+    with open_frames(tmp_path) as source:
+        frames = list(source.frames(np.array([1, 3, 9])))
+        assert [frame.index for frame in frames] == [1, 3, 9]
+        assert isinstance(frames[2], FrameFailure)
+        assert "only 4 frames" in frames[2].reason
+        assert source.frames_decoded == 0
+        assert isinstance(frames[0], Frame)
+        with pytest.raises(FrameError, match="damaged, or not a"):
+            frames[0].load()
+
+
+@pytest.mark.parametrize("wanted", [[2, 1], [1, 1], [-1, 0]])
+def test_wanted_must_ascend(wanted: list[int]) -> None:
+    with open_frames(VECTORS / "frames") as source, pytest.raises(ValueError, match="ascending"):
+        list(source.frames(np.array(wanted)))
+
+
+def test_non_ascii_and_undecodable_names(tmp_path: Path) -> None:
+    names = ["é ü 顔.png", os.fsdecode(b"\xff\xfe.png")]
+    for name in names:
+        (tmp_path / name).write_bytes(encoded(".png", noise(5, 7)))
+    with open_frames(tmp_path) as source:
+        for frame in source.frames(np.arange(2)):
+            assert isinstance(frame, Frame)
+            assert np.array_equal(frame.load().pixels, noise(5, 7))
+        assert {source.name_of(0), source.name_of(1)} == set(names)
+
+
+def test_empty_and_missing_folders(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match="holds no frames"):
+        open_frames(tmp_path)
+    with pytest.raises(InputError, match="no frames at"):
+        open_frames(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="neither a folder"):
+        open_frames(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"\x89PNG\r\n\x1a\n", "damaged"),
+        (b"\xff\xd8\xff", "damaged"),
+        (encoded(".png", noise(20, 30))[:-30], "cut off"),
+        (encoded(".jpg", noise(20, 30))[:-200], "cut off|cannot decode"),
+        (encoded(".bmp", noise(20, 30))[:-200], "cut off|cannot decode"),
+        (png(1 << 20, 1 << 20, 8, 2, b""), "at most"),
+        (png(0, 10, 8, 2, b""), "at least 1"),
+    ],
+)
+def test_bad_files_are_frame_errors(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    (frame,) = load_all(tmp_path)
+    assert isinstance(frame, Frame)
+    with pytest.raises(FrameError, match=message):
+        frame.load()
+
+
+def test_pipes_and_dangling_links_do_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    for frame, message in zip(load_all(tmp_path), ("regular file", "not there"), strict=True):
+        assert isinstance(frame, Frame)
+        with pytest.raises(FrameError, match=message):
+            frame.load()
+
+
+def test_seed_semantics_of_unusual_images() -> None:
+    deep = noise(9, 13, 3, np.uint16)
+    assert np.array_equal(decode_image(encoded(".png", deep)).pixels, (deep >> 8).astype(np.uint8))
+    four = noise(9, 13, 4)
+    assert np.array_equal(decode_image(encoded(".png", four)).pixels, four[..., :3])
+    grey = noise(9, 13, 1)
+    assert np.array_equal(decode_image(encoded(".png", grey)).pixels, np.repeat(grey[..., None], 3, 2))
+    palette = noise(1, 256, 3)[None].reshape(256, 3)
+    indices = noise(9, 13, 1)
+    rows = b"".join(b"\0" + row.tobytes() for row in indices)
+    paletted = png(13, 9, 8, 3, rows, (chunk(b"PLTE", palette.tobytes()),))
+    assert np.array_equal(decode_image(paletted).pixels, palette[indices][..., ::-1])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = noise(16, 24)
+    turns = {
+        1: lambda p: p,
+        2: lambda p: p[:, ::-1],
+        3: lambda p: p[::-1, ::-1],
+        4: lambda p: p[::-1],
+        5: lambda p: p.transpose(1, 0, 2),
+        6: lambda p: np.rot90(p, -1),
+        7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda p: np.rot90(p, 1),
+    }
+    jpeg = encoded(".jpg", upright)
+    files = {
+        "jpeg": (jpeg_with_exif(jpeg, orientation), plain_opencv(jpeg)),
+        "png, before the pixels": (rgb_png(upright[..., ::-1], (chunk(b"eXIf", exif(orientation)),)), upright),
+        "png, after the pixels": (rgb_png(upright[..., ::-1], (), chunk(b"eXIf", exif(orientation))), upright),
+    }
+    for data, pixels in files.values():
+        expected = turns[orientation](pixels)
+        patch = decode_image(data)
+        assert np.array_equal(patch.pixels, expected)
+        assert image_size(data) == expected.shape[:2]
+
+
+def png_variants() -> dict[str, bytes]:
+    rgb = noise(31, 47)
+    ancillary = {
+        "gamma": chunk(b"gAMA", struct.pack(">I", 100000)),
+        "chromaticities": chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)),
+        "srgb": chunk(b"sRGB", b"\1"),
+        "broken profile": chunk(b"iCCP", b"profile\0\0" + zlib.compress(b"not a profile")),
+        "density": chunk(b"pHYs", struct.pack(">IIB", 2835, 2835, 1)),
+        "text": chunk(b"tEXt", b"Comment\0hello"),
+        "compressed text": chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"hello" * 99)),
+        "unicode text": chunk(b"iTXt", b"faceswap\0\0\0\0\0" + b"{'a': 1}"),
+        "time": chunk(b"tIME", struct.pack(">HBBBBB", 2020, 1, 2, 3, 4, 5)),
+        "transparent colour": chunk(b"tRNS", struct.pack(">HHH", *rgb[0, 0].tolist())),
+        "background": chunk(b"bKGD", struct.pack(">HHH", 1, 2, 3)),
+        "significant bits": chunk(b"sBIT", b"\5\6\5"),
+        "histogram of nothing": chunk(b"sPLT", b"x\0\x08"),
+        "unknown": chunk(b"prVt", b"private"),
+        "animation": chunk(b"acTL", struct.pack(">II", 1, 0)),
+    }
+    variants = {name: rgb_png(rgb, (extra,)) for name, extra in ancillary.items()}
+    variants["rgb"] = rgb_png(rgb)
+    variants["rgba"] = rgb_png(noise(31, 47, 4))
+    variants["rgba, invisible"] = rgb_png(noise(31, 47, 4) * np.array([1, 1, 1, 0], np.uint8))
+    variants["1 x 1"] = rgb_png(noise(1, 1)[None, None])
+    variants["suggested palette"] = rgb_png(rgb, (chunk(b"PLTE", bytes(range(48))),))
+    variants["trailing bytes"] = rgb_png(rgb) + b"trailing" * 9
+    for level in (0, 1, 6, 9):
+        variants[f"opencv {level}"] = encoded(".png", rgb, cv2.IMWRITE_PNG_COMPRESSION, level)
+    for strategy in range(5):
+        variants[f"strategy {strategy}"] = encoded(".png", rgb, cv2.IMWRITE_PNG_STRATEGY, strategy)
+    variants["16-bit rgb"] = encoded(".png", noise(31, 47, 3, np.uint16))
+    variants["16-bit rgba"] = encoded(".png", noise(31, 47, 4, np.uint16))
+    variants["16-bit grey"] = encoded(".png", noise(31, 47, 1, np.uint16))
+    variants["bilevel"] = encoded(".png", noise(31, 47, 1), cv2.IMWRITE_PNG_BILEVEL, 1)
+    return variants
+
+
+@pytest.mark.parametrize("name", png_variants())
+def test_every_png_kind_equals_opencv(name: str) -> None:
+    data = png_variants()[name]
+    assert np.array_equal(decode_image(data).pixels, plain_opencv(data))
+
+
+def test_which_pngs_take_the_fast_path() -> None:
+    headers = {name: read_header(data) for name, data in png_variants().items()}
+    fast = {name for name, header in headers.items() if header and header.plain_png}
+    assert {"rgb", "rgba", "gamma", "srgb", "text", "opencv 1", "strategy 3"} <= fast
+    slow = {"transparent colour", "16-bit rgb", "bilevel", "animation", "background", "unknown", "suggested palette"}
+    assert not slow & fast
+
+
+def test_damaged_pngs_never_differ_from_opencv() -> None:
+    """Every single-byte fault in a small PNG: the same pixels as OpenCV, or a FrameError where OpenCV gives none."""
+    good = rgb_png(noise(6, 9), (chunk(b"tEXt", b"a\0b"),))
+    for position in range(24, len(good)):  # past the size, which is checked on its own
+        for flip in (0x01, 0x80):
+            data = bytearray(good)
+            data[position] ^= flip
+            expected = cv2.imdecode(np.frombuffer(bytes(data), np.uint8), cv2.IMREAD_COLOR)
+            try:
+                pixels = decode_image(bytes(data)).pixels
+            except FrameError:
+                pixels = None
+            assert (pixels is None) == (expected is None), (position, flip)
+            assert expected is None or np.array_equal(pixels, expected), (position, flip)
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".bmp", ".tiff", ".webp"])
+def test_size_comes_from_the_header(extension: str) -> None:
+    data = encoded(extension, noise(37, 53))
+    assert image_size(data) == (37, 53)
+    assert decode_image(data).pixels.shape == (37, 53, 3)
+    assert MAX_PIXELS >= 16384 * 16384
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg"])
+@pytest.mark.parametrize(
+    "region", [Region(0, 0, 53, 37), Region(5, 3, 20, 30), Region(-9, -9, 4, 4), Region(50, 30, 99, 99)]
+)
+def test_a_region_is_that_part_of_the_whole(extension: str, region: Region) -> None:
+    data = encoded(extension, noise(37, 53))
+    whole, part = decode_image(data).pixels, decode_image(data, region)
+    height, width = part.pixels.shape[:2]
+    assert np.array_equal(part.pixels, whole[part.y0 : part.y0 + height, part.x0 : part.x0 + width])
+    assert part.x0 <= max(region.x0, 0)
+    assert part.x0 + width >= min(region.x1, 53)
+    assert part.y0 <= max(region.y0, 0)
+    assert part.y0 + height >= min(region.y1, 37)
+    assert (part.height, part.width) == (37, 53)
