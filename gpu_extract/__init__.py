@@ -1,0 +1,76 @@
+"""Re-extract aligned faces from an alignments file and the frames it was made from.
+
+    >>> import gpu_extract
+    >>> report = gpu_extract.extract("alignments.fsa", "clip.mp4", "faces/", size=256)
+    >>> report.faces_written, report.exit_code
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from gpu_extract.alignments import Alignments
+    from gpu_extract.errors import (
+        AlignmentsChangedError,
+        AlignmentsError,
+        DeviceError,
+        FrameError,
+        GpuExtractError,
+        InputError,
+        Interrupted,
+        OutputError,
+        UnsafePickleError,
+        UsageError,
+    )
+    from gpu_extract.extract import extract
+    from gpu_extract.report import Report
+
+_HOME = {
+    "Alignments": "alignments",
+    "AlignmentsChangedError": "errors",
+    "AlignmentsError": "errors",
+    "DeviceError": "errors",
+    "FrameError": "errors",
+    "GpuExtractError": "errors",
+    "InputError": "errors",
+    "Interrupted": "errors",
+    "OutputError": "errors",
+    "Report": "report",
+    "UnsafePickleError": "errors",
+    "UsageError": "errors",
+    "extract": "extract",
+}
+
+__all__ = [
+    "Alignments",
+    "AlignmentsChangedError",
+    "AlignmentsError",
+    "DeviceError",
+    "FrameError",
+    "GpuExtractError",
+    "InputError",
+    "Interrupted",
+    "OutputError",
+    "Report",
+    "UnsafePickleError",
+    "UsageError",
+    "extract",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Names are loaded when first used: `gpu-extract --help` must not wait for NumPy."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

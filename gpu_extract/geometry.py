@@ -78,15 +78,15 @@ def umeyama(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     Returns:
         [K, 2, 3] float64; all NaN for a face whose points coincide.
     """
-    n = points.shape[1]
-    points_mean = points.mean(axis=1)
-    points_centred = points - points_mean[:, None]
-    target_mean = target.mean(axis=0)
-    target_centred = target - target_mean
-    covariance = np.matmul(target_centred.T, points_centred.astype(np.float64)) / n
-    finite = np.isfinite(covariance).all(axis=(1, 2))
-    u, s, vh = np.linalg.svd(np.where(finite[:, None, None], covariance, 0.0))
     with np.errstate(all="ignore"):
+        n = points.shape[1]
+        points_mean = points.mean(axis=1)
+        points_centred = points - points_mean[:, None]
+        target_mean = target.mean(axis=0)
+        target_centred = target - target_mean
+        covariance = np.matmul(target_centred.T, points_centred.astype(np.float64)) / n
+        finite = np.isfinite(covariance).all(axis=(1, 2))
+        u, s, vh = np.linalg.svd(np.where(finite[:, None, None], covariance, 0.0))
         tolerance = s[:, 0] * 2 * np.finfo(np.float64).eps
         rank = (s > tolerance[:, None]).sum(axis=1)
         proper = np.where(rank == 1, np.linalg.det(u) * np.linalg.det(vh) > 0, np.linalg.det(covariance) >= 0)

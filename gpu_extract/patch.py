@@ -34,3 +34,35 @@ class Patch(NamedTuple):
 def whole_frame(pixels: np.ndarray) -> Patch:
     """The patch that holds all of a frame; pixels [H, W, 3] uint8 BGR."""
     return Patch(pixels, 0, 0, pixels.shape[0], pixels.shape[1])
+
+
+def covers(patch: Patch, region: Region) -> bool:
+    """Whether a patch holds every pixel of a region."""
+    height, width = patch.pixels.shape[:2]
+    return (
+        patch.x0 <= region.x0
+        and patch.y0 <= region.y0
+        and region.x1 <= patch.x0 + width
+        and region.y1 <= patch.y0 + height
+    )
+
+
+def group_regions(region: np.ndarray, height: int, width: int) -> tuple[list[Region], np.ndarray]:
+    """Which rectangles of a frame to load for its faces.
+
+    Faces whose regions overlap so much that one rectangle around all is no larger than the sum share that rectangle.
+
+    Args:
+        region: [K, 4] int64, what each face may touch, not clipped.
+
+    Returns:
+        The regions, inside the frame, at least 1 x 1 pixel, and for each face [K] which of them it reads.
+    """
+    low = np.clip(region[:, :2], 0, (width - 1, height - 1))
+    high = np.clip(region[:, 2:], low + 1, (width, height))
+    around = (*low.min(axis=0), *high.max(axis=0))
+    area = (around[2] - around[0]) * (around[3] - around[1])
+    if len(region) == 1 or area <= (high - low).prod(axis=1).sum():
+        return [Region(*(int(v) for v in around))], np.zeros(len(region), np.int64)
+    each = np.concatenate([low, high], axis=1).tolist()
+    return [Region(*bounds) for bounds in each], np.arange(len(region))

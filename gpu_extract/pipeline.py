@@ -25,7 +25,7 @@ import numpy as np
 from gpu_extract.engines import Crops, Engine, Ticket
 from gpu_extract.errors import FrameError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
-from gpu_extract.patch import Patch, Region
+from gpu_extract.patch import Patch, covers, group_regions
 from gpu_extract.plan import Failure, FrameTask, Plan
 
 CROPS_AT_ONCE_BYTES = 16 << 20  # a frame's faces are warped in groups of this size: 10,000 faces need no more memory
@@ -438,35 +438,3 @@ def load_regions(frame: Frame, region: np.ndarray) -> tuple[list[Patch], np.ndar
             patches.append(frame.load(wanted))
         patch_of_region.append(i)
     return patches, np.array(patch_of_region)[region_of]
-
-
-def covers(patch: Patch, region: Region) -> bool:
-    """Whether a patch holds every pixel of a region."""
-    height, width = patch.pixels.shape[:2]
-    return (
-        patch.x0 <= region.x0
-        and patch.y0 <= region.y0
-        and region.x1 <= patch.x0 + width
-        and region.y1 <= patch.y0 + height
-    )
-
-
-def group_regions(region: np.ndarray, height: int, width: int) -> tuple[list[Region], np.ndarray]:
-    """Which rectangles of a frame to load for its faces.
-
-    Faces whose regions overlap so much that one rectangle around all is no larger than the sum share that rectangle.
-
-    Args:
-        region: [K, 4] int64, what each face may touch, not clipped.
-
-    Returns:
-        The regions, inside the frame, at least 1 x 1 pixel, and for each face [K] which of them it reads.
-    """
-    low = np.clip(region[:, :2], 0, (width - 1, height - 1))
-    high = np.clip(region[:, 2:], low + 1, (width, height))
-    around = (*low.min(axis=0), *high.max(axis=0))
-    area = (around[2] - around[0]) * (around[3] - around[1])
-    if len(region) == 1 or area <= (high - low).prod(axis=1).sum():
-        return [Region(*(int(v) for v in around))], np.zeros(len(region), np.int64)
-    each = np.concatenate([low, high], axis=1).tolist()
-    return [Region(*bounds) for bounds in each], np.arange(len(region))

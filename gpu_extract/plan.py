@@ -80,6 +80,8 @@ class Plan:
     failures: list[Failure] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     """Keys of the alignments file that hold faces but have no frame in the source."""
+    faces_missing: int = 0
+    """Faces of those keys."""
 
     @property
     def frame_count(self) -> int:
@@ -203,7 +205,8 @@ def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> 
         extension=options.extension,
         faces_filtered=filtered,
         failures=failures,
-        missing=[name for name, i, faces_in in zip(names, position, has_faces, strict=True) if i < 0 and faces_in],
+        missing=[names[i] for i in np.flatnonzero(has_faces & (position < 0))],
+        faces_missing=int((position[faces.frame] < 0).sum()),
     )
 
 

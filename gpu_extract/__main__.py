@@ -1,0 +1,3 @@
+from gpu_extract.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,244 @@
+"""Files that are whole at every instant: replacing writes, back-up copies, locks, fingerprints.
+
+A reader of the target sees the old bytes or the new ones, never a mixture and never nothing: new content goes to a
+temporary file in the same folder, is flushed to the disk, and is renamed over the target.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import itertools
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpu_extract.errors import AlignmentsError, InputError, OutputError
+
+COPY_BLOCK = 1 << 20  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a file was when it was read: enough to see later whether it is still the same."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+    digest: bytes  # BLAKE2b of the content
+
+    def matches(self, path: Path) -> bool:
+        """True while `path` holds the same bytes; they are read again only where the time stamps leave a doubt."""
+        try:
+            status = path.stat()
+            if status.st_size != self.size:
+                return False
+            if (status.st_mtime_ns, status.st_ino) == (self.mtime_ns, self.inode):
+                return True
+            return digest_of(path) == self.digest
+        except OSError:
+            return False
+
+
+def digest_of(path: Path) -> bytes:
+    """BLAKE2b of a file's content, 32 bytes."""
+    digest = hashlib.blake2b(digest_size=32)
+    with path.open("rb") as file:
+        while block := file.read(COPY_BLOCK):
+            digest.update(block)
+    return digest.digest()
+
+
+def write_whole(path: str | Path, chunks: Iterable[bytes], *, before_replace: Callable[[], None] | None = None) -> None:
+    """Write `chunks` to `path` so that `path` is the old file or the new one at every instant, also after a crash.
+
+    The new file gets the old one's mode (and owner where permitted); a symbolic link stays a link and its target is
+    replaced. `before_replace` is called when the new content is safely on the disk; what it raises stops the write.
+    On any failure the temporary file is removed, the old file is untouched, and OSErrors arrive as OutputError.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        with _temporary(target, chunks) as temporary:
+            if before_replace is not None:
+                before_replace()
+            temporary.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        message = f"{path} could not be written ({_meaning(error)}); what was there before is untouched."
+        raise OutputError(message) from error
+
+
+def write_new(path: str | Path, chunks: Iterable[bytes], *, suffix: str = "", numbered: str | None = None) -> Path:
+    """Write `chunks` whole to a name that no file has yet: `<stem><suffix><ext>` beside `path`; returns the name.
+
+    Where that name is taken, `<stem><numbered>(1)<ext>`, `(2)`, … are tried (`numbered` is `suffix` by default). An
+    existing file is never replaced. OSErrors arrive as OutputError.
+    """
+    target = Path(os.path.realpath(path))
+    numbered = suffix if numbered is None else numbered
+    try:
+        with _temporary(target, chunks) as temporary:
+            for number in itertools.count():
+                name = target.stem + (suffix if number == 0 else f"{numbered}({number})") + target.suffix
+                candidate = target.with_name(name)
+                try:
+                    _publish_new(temporary, candidate)
+                except FileExistsError:
+                    continue
+                break
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise OutputError(f"A new file beside {path} could not be written ({_meaning(error)}).") from error
+    return candidate
+
+
+def backup_copy(path: str | Path, *, modern: bool = False) -> Path | None:
+    """Copy `path` to a time-stamped name beside it and return that name; None where there is no file to copy.
+
+    `modern` picks the naming: `<stem>_bk_YYYY-mm-dd_HH.MM.SS<ext>` as programs from 2024 on have it (and without
+    `_bk` but with a number in parentheses where that is taken), otherwise `<stem>_YYYYmmdd_HHMMSS<ext>`.
+    """
+    source = Path(os.path.realpath(path))
+    now = time.localtime()
+    numbered = time.strftime("_%Y-%m-%d_%H.%M.%S" if modern else "_%Y%m%d_%H%M%S", now)
+    try:
+        with source.open("rb") as file:
+            blocks = iter(lambda: file.read(COPY_BLOCK), b"")
+            backup = write_new(source, blocks, suffix=f"_bk{numbered}" if modern else numbered, numbered=numbered)
+            status = os.fstat(file.fileno())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path} could not be read for its back-up copy ({_meaning(error)}).") from error
+    with suppress(OSError):
+        os.utime(backup, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return backup
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Hold `<path>.lock` so that a second run on the same file is refused while this one lasts.
+
+    The lock belongs to the process, not to the file's existence: what a killed run leaves behind is recognised as
+    stale and taken over, and its unfinished temporary files are removed. Where the folder cannot be written there is
+    nothing to protect and no lock is taken. Raises AlignmentsError when another run holds the lock.
+    """
+    target = Path(os.path.realpath(path))
+    lock = target.with_name(target.name + ".lock")
+    descriptor = _acquire(lock, path)
+    if descriptor is None:
+        yield
+        return
+    try:
+        for leftover in _leftovers(target):
+            with suppress(OSError):
+                leftover.unlink()
+        yield
+    finally:
+        with suppress(OSError):
+            lock.unlink()
+        os.close(descriptor)
+
+
+def _acquire(lock: Path, path: str | Path) -> int | None:
+    while True:
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except (PermissionError, FileNotFoundError):
+            return None
+        except OSError as error:
+            if error.errno == errno.EROFS:
+                return None
+            raise OutputError(f"The lock {lock} could not be made ({_meaning(error)}).") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The holder before us removes its lock file: only a lock on the file that still has the name counts.
+            if os.fstat(descriptor).st_ino == lock.stat().st_ino:
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()}\n".encode())
+                return descriptor
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            who = f" (process {holder})" if holder.isdigit() else ""
+            raise AlignmentsError(f"{path} is in use by another run{who}; wait until it has finished.") from None
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            os.close(descriptor)
+            raise OutputError(f"The lock {lock} could not be taken ({_meaning(error)}).") from error
+        os.close(descriptor)
+
+
+@contextmanager
+def _temporary(target: Path, chunks: Iterable[bytes]) -> Iterator[Path]:
+    """A flushed temporary file beside `target` that holds `chunks`; gone at the end, whatever happens."""
+    temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            _inherit(descriptor, target)
+            for chunk in chunks:
+                _write_all(descriptor, chunk)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        yield temporary
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _publish_new(temporary: Path, candidate: Path) -> None:
+    try:
+        os.link(temporary, candidate)
+    except FileExistsError:
+        raise
+    except OSError:
+        # No hard links on this file system: between this look and the rename another program could take the name.
+        if os.path.lexists(candidate):
+            raise FileExistsError(candidate) from None
+        temporary.replace(candidate)
+
+
+def _leftovers(target: Path) -> Iterator[Path]:
+    pattern = re.compile(rf"\.{re.escape(target.name[:40])}\.\d+-[0-9a-f]{{8}}\.tmp")
+    with suppress(OSError):
+        yield from [entry for entry in target.parent.iterdir() if pattern.fullmatch(entry.name)]
+
+
+def _inherit(descriptor: int, target: Path) -> None:
+    try:
+        old = target.stat()
+    except FileNotFoundError:
+        return
+    with suppress(OSError):
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+
+
+def _write_all(descriptor: int, chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some network file systems refuse to sync a folder; the rename itself has succeeded by then.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _meaning(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,173 @@
+"""The command line: flags to one library call, its result to the terminal, its error to an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gpu_extract import __version__
+from gpu_extract.errors import EXIT_OK, GpuExtractError, UsageError
+
+EXIT_CODES = """\
+exit codes:
+  0 all done      1 unexpected    2 usage      3 an input is missing or unreadable
+  4 finished, but some frames or faces failed  5 device or engine not available
+  6 output not writable, or disk full          7 alignments file rejected
+  130 / 143 interrupted
+"""
+PROGRESS = ("auto", "bar", "plain", "none")
+ENGINES = ("auto", "exact", "kornia")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{message}; see {self.prog} --help.")
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, example: str) -> _Parser:
+    parser: _Parser = commands.add_parser(
+        name,
+        help=text.partition("\n")[0],
+        description=text,
+        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more; show the traceback of an error")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    return parser
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="auto", help="how pixels are sampled: exact gives the same bytes everywhere"
+    )
+    parser.add_argument("--device", metavar="DEVICE", default="auto", help="where: auto, cpu, cuda or cuda:N")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="gpu-extract",
+        description="Re-extract aligned faces from an alignments file and the frames it was made from.",
+        epilog=f"example:\n  gpu-extract extract -a alignments.fsa -fr clip.mp4 -fc faces/ -sz 256\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gpu-extract {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    extract = _command(
+        commands,
+        "extract",
+        _extract,
+        "Cut every face out again, aligned, and record its hash in the alignments file.",
+        "gpu-extract extract -a alignments.fsa -fr clip.mp4 -fc faces/ -sz 256",
+    )
+    add = extract.add_argument
+    add("-a", "--alignments", metavar="FILE", required=True, help="alignments file: .fsa .json .p .pickle .yaml .yml")
+    add("-fr", "--frames", metavar="PATH", required=True, help="the video or the folder of images it was made from")
+    add("-fc", "--faces", metavar="DIR", required=True, help="folder for the faces; created, refused unless empty")
+    add("-sz", "--size", metavar="N", type=int, default=256, help="crop side in pixels, 16 to 4096 (default 256)")
+    add(
+        "-een", "--extract-every-n", metavar="N", type=int, default=1, help="take frames 0, N, 2N … (default 1: every one)"
+    )
+    add("-ae", "--align-eyes", action="store_true", help="turn each face until its eyes are exactly level")
+    add("-l", "--large", action="store_true", help="only faces whose source box is at least --size pixels")
+    _add_device(extract)
+    add("--workers", metavar="N", type=int, help="threads that cut and encode (default: one a core)")
+    add("--json", metavar="FILE", help="write the report as JSON; - is standard output")
+    add("--no-update", action="store_true", help="leave the alignments file as it is")
+    add("--progress", choices=PROGRESS, default="auto", help="a bar on a terminal, else a line every 10 s (default auto)")
+
+    demo = _command(
+        commands,
+        "demo",
+        _demo,
+        "Draw a small clip with cartoon faces, extract them, and leave a contact sheet to look at.",
+        "gpu-extract demo demo/",
+    )
+    demo.add_argument("folder", metavar="DIR", nargs="?", default="demo", help="where to leave it all (default demo)")
+
+    doctor = _command(
+        commands,
+        "doctor",
+        _doctor,
+        "Tell what would be used on this machine, and why: versions, devices, engines, codecs.",
+        "gpu-extract doctor",
+    )
+    doctor.add_argument("--json", metavar="FILE", help="write it as JSON; - is standard output")
+    _add_device(doctor)
+    return parser
+
+
+def _library_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags of a command as keyword arguments: they have the same names and defaults in Python."""
+    return {name: value for name, value in vars(arguments).items() if name not in ("run", "verbose", "quiet")}
+
+
+def _extract(arguments: argparse.Namespace) -> int:
+    from gpu_extract.extract import extract
+
+    if arguments.quiet:
+        arguments.progress = "none"
+    report = extract(**_library_arguments(arguments))
+    if not arguments.quiet:
+        print(report.table(), file=sys.stderr if arguments.json == "-" else sys.stdout)
+    return report.exit_code
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from gpu_extract.demo import run_demo
+
+    made = run_demo(arguments.folder)
+    if not arguments.quiet:
+        print(made.table())
+    return made.report.exit_code
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from gpu_extract.doctor import examine
+
+    findings = examine(engine=arguments.engine, device=arguments.device)
+    if arguments.json is not None:
+        findings.write_json(arguments.json)
+    if arguments.json != "-":
+        print(findings.table())
+    return findings.exit_code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. No traceback reaches a user without -v."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    verbose = "-v" in given or "--verbose" in given
+    try:
+        arguments = build_parser().parse_args(given)
+        logging.basicConfig(format="%(message)s", level=logging.INFO if verbose else logging.WARNING)
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except GpuExtractError as error:
+        return _fail(str(error), error.exit_code, verbose)
+    except KeyboardInterrupt:
+        return _fail("interrupted.", 130, False)
+    except BrokenPipeError:
+        # Whoever read our output is gone; keep the interpreter from complaining while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except MemoryError:
+        return _fail("this machine ran out of memory; fewer --workers or a smaller --size need less.", 1, verbose)
+    except Exception as error:  # the last resort of a program: one sentence, and the traceback for those who ask
+        return _fail(f"unexpected {type(error).__name__}: {error} (run again with -v for the traceback).", 1, verbose)
+
+
+def _fail(message: str, exit_code: int, verbose: bool) -> int:
+    if verbose:
+        traceback.print_exc()
+    print(f"gpu-extract: {message}", file=sys.stderr)
+    return exit_code

@@ -1,0 +1,45 @@
+"""Exact sampling by our own C sampler: the same integers as everywhere, whatever OpenCV is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpu_extract.engines import Crops, Engine, Limits
+from gpu_extract.kernels import cpu
+from gpu_extract.patch import Patch
+
+KIND = "exact"
+RANK = 10
+
+
+def obstacle(device: str) -> str | None:
+    """Runs on a CPU where a C compiler was at hand when this package was built."""
+    if device != "cpu":
+        return "the C sampler runs on the CPU only"
+    return None if cpu.is_available() else "the C sampler was not built here (no C compiler at install time)"
+
+
+class CpuEngine(Engine):
+    name = "exact"
+    device = "cpu"
+    inline = True
+
+    def __init__(self) -> None:
+        self.implementation = f"own C sampler, {cpu.variant()}"
+
+    def warp(self, patches: Sequence[Patch], crops: Crops) -> np.ndarray:
+        return cpu.warp_affine(
+            [patch.pixels for patch in patches],
+            crops.patch,
+            crops.crop_from_frame,
+            crops.cubic,
+            crops.size,
+            origins=[(patch.x0, patch.y0) for patch in patches],
+        )
+
+
+def create(device: str, limits: Limits) -> Engine:
+    """The engine; `obstacle(device)` must be None."""
+    return CpuEngine()
