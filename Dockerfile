@@ -1,0 +1,29 @@
+# Works with and without a GPU: the CUDA libraries come with the torch wheel, the driver from the host.
+#   docker build -t gpu-extract .
+#   docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD:/data" gpu-extract \
+#       extract -a /data/alignments.fsa -fr /data/clip.mp4 -fc /data/faces
+FROM python:3.12-slim AS build
+# The C sampler needs a compiler once.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+RUN python -m venv /opt/gpu-extract
+WORKDIR /src
+COPY pyproject.toml setup.py README.md LICENSE ./
+COPY kernels kernels/
+COPY gpu_extract gpu_extract/
+RUN /opt/gpu-extract/bin/pip install --no-cache-dir .
+
+FROM python:3.12-slim
+# gcc and libc6-dev: Triton compiles its launcher on first use. libgl1 and libglib2.0-0: opencv-python links them.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev libgl1 libglib2.0-0 \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 1000 app
+COPY --from=build /opt/gpu-extract /opt/gpu-extract
+ENV PATH=/opt/gpu-extract/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    TRITON_CACHE_DIR=/tmp/triton \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
+USER app
+WORKDIR /data
+ENTRYPOINT ["gpu-extract"]
