@@ -23,6 +23,10 @@ class DemoResult(NamedTuple):
     sheet: Path
     report: Report
 
+    def table(self) -> str:
+        """The report, and what to look at."""
+        return f"{self.report.table()}\n{'sheet':<8}{self.sheet} shows every face: upright, level, centred"
+
 
 def run_demo(folder: Path | str = "demo", *, size: int = 256, **options: Any) -> DemoResult:
     """Draw a clip into `folder`, extract its faces with the real job and put them on a contact sheet.
@@ -44,8 +48,7 @@ def run_demo(folder: Path | str = "demo", *, size: int = 256, **options: Any) ->
 
     from gpu_extract.extract import extract
 
-    report = extract(alignments=clip.alignments, frames=clip.video, faces=faces, size=size, **options)
-    report_json.write_text(report.to_json() + "\n", encoding="utf-8")
+    report = extract(clip.alignments, clip.video, faces, size=size, json=report_json, **options)
     contact_sheet(faces, sheet)
     return DemoResult(clip.video, clip.alignments, faces, report_json, sheet, report)
 
