@@ -268,13 +268,11 @@ def warp_affine(
         fill(slab, place, source)
     if out is None:
         out = torch.empty((K, size, size, 3), dtype=torch.uint8, device=device)
-    on_device = [
-        torch.from_numpy(array).to(device)
-        for array in (slab, layout, source_of, coordinate_tables(crop_from_frame, size))
-    ]
+    arrays = (slab, layout, source_of, coordinate_tables(crop_from_frame, size))
+    slab_there, layout_there, source_of_there, tables = (torch.from_numpy(array).to(device) for array in arrays)
     for is_cubic in (True, False):
         rows = torch.from_numpy(np.flatnonzero(cubic == is_cubic).astype(np.int32)).to(device)
-        launch(*on_device, rows=rows, cubic=is_cubic, crops=out, reverse=reverse)
+        launch(slab_there, layout_there, source_of_there, tables, rows, is_cubic, out, reverse)
     return out
 
 
