@@ -1,8 +1,7 @@
 """An image file's bytes → BGR pixels, as OpenCV's `imread` gives them by default.
 
 That is: three channels, alpha dropped, EXIF orientation applied, 16-bit values shifted right by 8, CMYK and palettes
-converted. `kornia_rs` decodes the plain 8-bit RGB(A) PNGs that frame dumps consist of in well under half the time, to
-the same bytes; everything else is OpenCV's.
+converted. The plain 8-bit RGB(A) PNGs that frame dumps consist of have a faster way (`png`); everything else is OpenCV's.
 """
 
 from __future__ import annotations
@@ -18,12 +17,8 @@ import numpy as np
 from gpu_extract.errors import FrameError
 from gpu_extract.frames.base import clip_region
 from gpu_extract.frames.image_header import Header, read_header
+from gpu_extract.frames.png import decode_plain_png
 from gpu_extract.patch import Patch, Region
-
-try:
-    from kornia_rs.io import decode_image_png_u8 as _decode_png
-except ImportError:
-    _decode_png = None
 
 MAX_PIXELS = 1 << 28  # 16384 x 16384: 805 MB of BGR
 MAX_FILE_BYTES = 1 << 31
@@ -58,7 +53,7 @@ def image_size(data: bytes) -> tuple[int, int]:
 def decode_image(data: bytes, region: Region | None = None) -> Patch:
     """The pixels, or a patch of just the region's; raises FrameError."""
     header = _checked_header(data)
-    pixels = _decode_plain_png(data, header, region) if header.plain_png else None
+    pixels = decode_plain_png(data, header, region) if header.plain_png else None
     return pixels or _decode_any(data, header, region)
 
 
@@ -74,21 +69,6 @@ def _checked_header(data: bytes) -> Header:
             "are decoded."
         )
     return header
-
-
-def _decode_plain_png(data: bytes, header: Header, region: Region | None) -> Patch | None:
-    """None where OpenCV has to judge the file: no kornia_rs here, or it refuses the data."""
-    if _decode_png is None:
-        return None
-    try:
-        pixels = _decode_png(data, (header.height, header.width), "rgb" if header.channels == 3 else "rgba")
-    except Exception:  # each kornia_rs release raises another kind
-        return None
-    if pixels.shape != (header.height, header.width, header.channels) or pixels.dtype != np.uint8:
-        return None
-    conversion = cv2.COLOR_RGB2BGR if header.channels == 3 else cv2.COLOR_RGBA2BGR
-    x0, y0, x1, y1 = clip_region(region or Region(0, 0, header.width, header.height), header.height, header.width)
-    return Patch(cv2.cvtColor(pixels[y0:y1, x0:x1], conversion), x0, y0, header.height, header.width)
 
 
 def _decode_any(data: bytes, header: Header, region: Region | None) -> Patch:
