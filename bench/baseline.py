@@ -68,7 +68,7 @@ def extract(alignments_file: Path, frames: Path, faces: Path, size: int, reader:
 
     waiting: queue.Queue = queue.Queue(maxsize=QUEUE_FRAMES)
     read = read_folder if not is_video else read_pipe if reader == "pipe" else read_video
-    thread = threading.Thread(target=read, args=(frames, waiting), daemon=True)
+    thread = threading.Thread(target=read_ahead, args=(read(frames), waiting, stages), daemon=True)
     thread.start()
     hashes: dict[str, str] = {}
     seen = 0
@@ -116,14 +116,13 @@ def extract(alignments_file: Path, frames: Path, faces: Path, size: int, reader:
     }
 
 
-def read_video(video: Path, waiting: queue.Queue) -> None:
-    """Put (frame name, BGR picture) for every frame, then None."""
+def read_video(video: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(frame name, BGR picture) of every frame."""
     for number, frame in enumerate(decode(video), start=1):
-        waiting.put((f"{video.stem}_{number:06d}.png", frame.to_ndarray(format="bgr24")))
-    waiting.put(None)
+        yield f"{video.stem}_{number:06d}.png", frame.to_ndarray(format="bgr24")
 
 
-def read_pipe(video: Path, waiting: queue.Queue) -> None:
+def read_pipe(video: Path) -> Iterator[tuple[str, np.ndarray]]:
     """The same from a process that writes raw RGB frames to its standard output."""
     with av.open(str(video)) as container:
         shape = (container.streams.video[0].height, container.streams.video[0].width, 3)
@@ -131,14 +130,22 @@ def read_pipe(video: Path, waiting: queue.Queue) -> None:
         number = 0
         while data := process.stdout.read(shape[0] * shape[1] * 3):
             number += 1
-            waiting.put((f"{video.stem}_{number:06d}.png", np.frombuffer(data, np.uint8).reshape(shape)[:, :, ::-1]))
-    waiting.put(None)
+            yield f"{video.stem}_{number:06d}.png", np.frombuffer(data, np.uint8).reshape(shape)[:, :, ::-1]
 
 
-def read_folder(folder: Path, waiting: queue.Queue) -> None:
+def read_folder(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     for path in list_images(folder):
-        waiting.put((path.name, cv2.imread(str(path))))
-    waiting.put(None)
+        yield path.name, cv2.imread(str(path))
+
+
+def read_ahead(frames: Iterator[tuple[str, np.ndarray]], waiting: queue.Queue, stages: Stages) -> None:
+    """Put every frame, then None."""
+    while True:
+        with stages("read"):
+            item = next(frames, None)
+        waiting.put(item)
+        if item is None:
+            return
 
 
 def list_images(folder: Path) -> list[Path]:
