@@ -1,7 +1,7 @@
 """An image file's bytes → BGR pixels, as OpenCV's `imread` gives them by default.
 
 That is: three channels, alpha dropped, EXIF orientation applied, 16-bit values shifted right by 8, CMYK and palettes
-converted. The plain 8-bit RGB(A) PNGs that frame dumps consist of have a faster way (`png`); everything else is OpenCV's.
+converted. The plain 8-bit RGB(A) PNGs that frame dumps consist of have a faster way (`png`); all else is OpenCV's.
 """
 
 from __future__ import annotations

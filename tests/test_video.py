@@ -1,0 +1,368 @@
+"""The video source: names, order, pixels of regions, damaged and foreign files."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from gpu_extract.errors import FrameError, InputError
+from gpu_extract.frames import Frame, FrameFailure, FrameSource, open_frames
+from gpu_extract.frames.container import container_format
+from gpu_extract.frames.yuv import to_bgr
+from gpu_extract.patch import Region
+
+VECTORS = Path(__file__).parent / "vectors"
+CLIP = VECTORS / "video" / "clip.mp4"
+
+
+def picture(number: int, height: int, width: int) -> np.ndarray:
+    """[H, W, 3] RGB: a smooth texture that moves, its number readable from nowhere but the pixels."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin((x * (2 + c) + number * 7) / 19) + np.cos((y * (3 - c) - number * 5) / 13) for c in range(3)]
+    return ((np.stack(waves, -1) + 2) * 63).astype(np.uint8)
+
+
+def write_clip(
+    path: Path,
+    count: int = 30,
+    size: tuple[int, int] = (48, 64),
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    prepare: Callable[[av.video.stream.VideoStream], None] = lambda stream: None,
+    pts: Callable[[int], int] = lambda number: number,
+) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.height, stream.width = size
+        stream.pix_fmt = pixel_format
+        prepare(stream)
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(picture(number, *size), "rgb24").reformat(format=pixel_format)
+            frame.pts = pts(number)
+            frame.time_base = Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def plain_decode(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+
+
+def read(path: Path, wanted: list[int], **options: object) -> tuple[dict[int, np.ndarray], dict[int, str], FrameSource]:
+    pixels, failures = {}, {}
+    with open_frames(path, **options) as source:  # type: ignore[arg-type]
+        for frame in source.frames(np.array(wanted, np.int64)):
+            assert frame.name == source.name_of(frame.index)
+            if isinstance(frame, FrameFailure):
+                failures[frame.index] = frame.reason
+            else:
+                pixels[frame.index] = frame.load().pixels
+    assert list(pixels) == sorted(pixels)
+    return pixels, failures, source
+
+
+def random_frame(
+    height: int, width: int, pixel_format: str, colorspace: int = 2, color_range: int = 0
+) -> av.VideoFrame:
+    frame = av.VideoFrame(width, height, pixel_format)
+    random = np.random.default_rng(height * width)
+    for plane in frame.planes:
+        plane.update(random.integers(0, 256, plane.buffer_size, dtype=np.uint8).tobytes())
+    frame.colorspace = colorspace
+    frame.color_range = color_range
+    return frame
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip_rgb.mkv"])
+def test_all_frames_equal_a_plain_decode(name: str) -> None:
+    path = VECTORS / "video" / name
+    pixels, failures, source = read(path, list(range(7)))
+    assert not failures
+    assert all(np.array_equal(pixels[index], frame) for index, frame in enumerate(plain_decode(path)))
+    stem = name.split(".")[0]
+    assert source.name_of(0) == f"{stem}_000001.{name.split('.')[1]}"
+    assert source.size_of(0) == pixels[0].shape[:2]
+
+
+def test_keys_of_both_generations_have_an_index(tmp_path: Path) -> None:
+    path = tmp_path / "my_clip.2_x.MP4"
+    shutil.copy(CLIP, path)
+    with open_frames(path) as source:
+        assert source.index_of("my_clip.2_x_000001.png") == 0
+        assert source.index_of("my_clip.2_x_000012.MP4") == 11
+        assert source.index_of("my_clip.2_x_999999.mp4") == 999998
+        assert source.index_of("my_clip.2_x_1000000.png") == 999999
+        assert source.name_of(999999) == "my_clip.2_x_1000000.MP4"
+        for foreign in (
+            "my_clip.2_x_000000.png",
+            "my_clip.2_x_00001.png",
+            "my_clip.2_x_0000001.png",
+            "my_clip.2_x_00001a.png",
+            "my_clip.2_x_²²²²²².png",
+            "my_clip.2_x_000001.jpg",
+            "my_clip.2_x_000001",
+            "other_000001.png",
+            "my_clip.2_x000001.png",
+            "my_clip.2_x_" + "9" * 4000 + ".png",
+            "../my_clip.2_x_000001.png",
+            "",
+            ".png",
+        ):
+            assert source.index_of(foreign) is None, foreign
+
+
+def test_non_ascii_name(tmp_path: Path) -> None:
+    for name in ("köpfe 顔 %d.mp4", os.fsdecode(b"\xff\xfe.mp4"), "-i.mp4", "http:x.mp4"):
+        shutil.copy(CLIP, tmp_path / name)
+        pixels, _, _ = read(tmp_path / name, [0])
+        assert np.array_equal(pixels[0], plain_decode(CLIP)[0])
+
+
+def test_wanted_frames_past_the_end_are_failures() -> None:
+    pixels, failures, source = read(CLIP, [5, 7, 100])
+    assert list(pixels) == [5]
+    assert list(failures) == [7, 100]
+    assert "7 frames" in failures[7]
+    assert source.frames_seen == 7
+
+
+def test_decoding_stops_after_the_last_wanted_frame_if_allowed(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", 200)
+    _, _, stopped = read(path, [0, 1, 2])
+    assert stopped.frames_seen is None
+    assert stopped.frames_decoded < 60
+    _, _, finished = read(path, [0, 1, 2], skip_unwanted=False)
+    assert (finished.frames_seen, finished.frames_decoded) == (200, 200)
+
+
+@pytest.mark.parametrize(
+    "pixel_format", ["yuv420p", "yuvj420p", "yuv444p", "yuv422p", "yuv420p10le", "gray", "bgr24", "nv12"]
+)
+@pytest.mark.parametrize("size", [(34, 66), (33, 50), (48, 51), (2, 2), (18, 130)])
+def test_a_region_equals_that_part_of_the_whole(pixel_format: str, size: tuple[int, int]) -> None:
+    height, width = size
+    for colorspace, color_range in ((2, 0), (1, 1), (1, 2), (5, 1), (5, 2), (9, 1)):
+        frame = random_frame(height, width, pixel_format, colorspace, color_range)
+        whole = frame.to_ndarray(format="bgr24")
+        assert np.array_equal(to_bgr(frame).pixels, whole)
+        for y0 in range(0, height, 5):
+            for x0 in range(0, width, 7):
+                for reach in (1, 8, 33):
+                    region = Region(x0, y0, x0 + reach, y0 + reach)
+                    part = to_bgr(frame, region)
+                    rows, columns = part.pixels.shape[:2]
+                    assert np.array_equal(part.pixels, whole[part.y0 : part.y0 + rows, part.x0 : part.x0 + columns])
+                    assert part.x0 <= x0
+                    assert part.y0 <= y0
+                    assert part.x0 + columns >= min(x0 + reach, width)
+                    assert part.y0 + rows >= min(y0 + reach, height)
+                    assert (part.height, part.width) == size
+
+
+def test_a_region_far_outside_is_still_a_patch() -> None:
+    frame = random_frame(48, 64, "yuv420p")
+    whole = frame.to_ndarray(format="bgr24")
+    for region in (Region(-50, -50, -20, -20), Region(900, 900, 901, 950)):
+        part = to_bgr(frame, region)
+        rows, columns = part.pixels.shape[:2]
+        assert rows * columns > 0
+        assert np.array_equal(part.pixels, whole[part.y0 : part.y0 + rows, part.x0 : part.x0 + columns])
+
+
+def test_frames_load_in_many_threads_at_once() -> None:
+    expected = plain_decode(CLIP)
+    wrong: list[int] = []
+
+    def work(frame: Frame) -> None:
+        for _ in range(20):
+            part = frame.load(Region(40, 40, 90, 80))
+            rows, columns = part.pixels.shape[:2]
+            cut = expected[frame.index][part.y0 : part.y0 + rows, part.x0 : part.x0 + columns]
+            if not (np.array_equal(part.pixels, cut) and np.array_equal(frame.load().pixels, expected[frame.index])):
+                wrong.append(frame.index)
+
+    with open_frames(CLIP) as source:
+        frames = [frame for frame in source.frames(np.arange(7)) if isinstance(frame, Frame)]
+        threads = [threading.Thread(target=work, args=(frame,)) for frame in frames * 2]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format"),
+    [
+        ("a.mkv", "libx264", "yuv420p"),
+        ("a.mov", "libx264", "yuv420p10le"),
+        ("a.mp4", "libx264", "yuv444p"),
+        ("a.avi", "mpeg4", "yuv420p"),
+        ("a.ts", "libx264", "yuv420p"),
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("a.flv", "flv", "yuv420p"),
+        ("a.mpg", "mpeg2video", "yuv420p"),
+        ("a.vob", "mpeg2video", "yuv420p"),
+        ("a.wmv", "wmv2", "yuv420p"),
+        ("a.mp4", "libx265", "yuv420p"),
+    ],
+)
+def test_containers_and_codecs(tmp_path: Path, name: str, codec: str, pixel_format: str) -> None:
+    path = write_clip(tmp_path / name, 12, codec=codec, pixel_format=pixel_format)
+    expected = plain_decode(path)
+    pixels, failures, _ = read(path, list(range(len(expected))))
+    assert not failures
+    assert len(expected) == 12
+    assert all(np.array_equal(pixels[index], frame) for index, frame in enumerate(expected))
+    renamed = path.rename(tmp_path / "wrong.txt")
+    assert len(read(renamed, [3])[0]) == 1
+
+
+def test_a_change_of_size_in_mid_stream(tmp_path: Path) -> None:
+    first = write_clip(tmp_path / "a.ts", 6, (48, 64), options={"tune": "zerolatency"})
+    second = write_clip(tmp_path / "b.ts", 6, (64, 96), options={"tune": "zerolatency"})
+    both = tmp_path / "both.ts"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    expected = plain_decode(both)
+    assert {frame.shape for frame in expected} == {(48, 64, 3), (64, 96, 3)}
+    with open_frames(both) as source:
+        for frame in source.frames(np.arange(len(expected))):
+            assert isinstance(frame, Frame)
+            assert (frame.height, frame.width) == expected[frame.index].shape[:2]
+            part = frame.load(Region(30, 20, 62, 46))
+            rows, columns = part.pixels.shape[:2]
+            cut = expected[frame.index][part.y0 : part.y0 + rows, part.x0 : part.x0 + columns]
+            assert np.array_equal(part.pixels, cut)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.9])
+def test_a_truncated_video_gives_what_decodes_and_names_the_rest(tmp_path: Path, keep: float) -> None:
+    path = write_clip(tmp_path / "a.mkv", 60, options={"g": "10"})
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    expected = plain_decode(path)
+    assert 10 < len(expected) < 60
+    pixels, failures, source = read(path, list(range(60)))
+    assert sorted(pixels) == list(range(len(expected)))
+    assert sorted(failures) == list(range(len(expected), 60))
+    assert all(np.array_equal(pixels[index], frame) for index, frame in enumerate(expected))
+    assert source.frames_seen == len(expected)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
+def test_damage_in_the_middle_is_passed_over(tmp_path: Path, name: str) -> None:
+    path = write_clip(tmp_path / name, 60, options={"g": "5"})
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 600] = np.random.default_rng(1).integers(0, 256, 600, dtype=np.uint8).tobytes()
+    path.write_bytes(data)
+    pixels, failures, source = read(path, list(range(60)))
+    assert source.frames_seen == len(pixels)
+    assert len(pixels) >= 40
+    assert len(pixels) + len(failures) == 60
+
+
+FOREIGN = {
+    "hls.mp4": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/passwd\n#EXT-X-ENDLIST\n",
+    "concat.mp4": b"ffconcat version 1.0\nfile '/etc/passwd'\n",
+    "dash.mp4": b"<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011'></MPD>",
+    "sdp.mp4": b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+    "text.mkv": b"hello",
+    "empty.mp4": b"",
+    "image.mp4": b"\x89PNG\r\n\x1a\n" + bytes(64),
+    "%06d.mp4": b"\xff\xd8\xff\xe0" + bytes(64),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_playlists_and_other_files_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(FOREIGN[name])
+    with pytest.raises(InputError, match="not a video in a known container"):
+        open_frames(tmp_path / name)
+
+
+def test_headers_without_a_video_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(CLIP.read_bytes()[:100])
+    with pytest.raises(InputError, match="cannot be read"):
+        open_frames(tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "sound.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    with pytest.raises(InputError, match="no video stream"):
+        open_frames(tmp_path / "sound.mkv")
+
+
+def test_a_video_without_frames_is_an_input_error(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", 2)
+    data = path.read_bytes()
+    start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    path.write_bytes(data[:start] + bytes(end - start) + data[end:])
+    with open_frames(path) as source, pytest.raises(InputError, match="no frame of the video"):
+        list(source.frames(np.arange(2)))
+
+
+@pytest.mark.parametrize("head", [b"", b"G", b"\x47" * 3, b"RIFF", bytes(2048), b"\x00\x00\x01"])
+def test_short_heads_are_no_container(head: bytes) -> None:
+    assert container_format(head) is None
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.fixture
+def _no_leaks() -> Iterator[None]:
+    gc.collect()
+    files, threads = open_files(), threading.active_count()
+    yield
+    gc.collect()
+    assert open_files() == files
+    assert threading.active_count() == threads
+
+
+@pytest.mark.usefixtures("_no_leaks")
+def test_closing_in_mid_iteration_frees_everything() -> None:
+    tasks = len(list(Path("/proc/self/task").iterdir()))
+    for _ in range(30):
+        source = open_frames(CLIP, threads=2)
+        frames = source.frames(np.arange(7))
+        first = next(frames)
+        assert isinstance(first, Frame)
+        source.close()
+        source.close()
+        assert list(frames) == [] or all(isinstance(frame, FrameFailure) for frame in frames)
+        assert first.load().pixels.shape == (240, 320, 3)
+    del first, frames, source
+    gc.collect()
+    assert len(list(Path("/proc/self/task").iterdir())) <= tasks + 1
+
+
+def test_a_source_can_be_walked_again() -> None:
+    with open_frames(CLIP) as source:
+        for _ in range(3):
+            frames = [frame.load().pixels for frame in source.frames(np.array([1, 6])) if isinstance(frame, Frame)]
+            assert len(frames) == 2
+            assert np.array_equal(frames[1], plain_decode(CLIP)[6])
+    with pytest.raises(ValueError, match="closed"):
+        list(source.frames(np.array([1])))
+
+
+def test_pixels_that_cannot_be_converted_are_a_frame_error() -> None:
+    from gpu_extract.frames.video import VideoFrame
+
+    frame = VideoFrame(0, "x", random_frame(16, 16, "yuv420p", colorspace=8))
+    with pytest.raises(FrameError, match="cannot be converted"):
+        frame.load()
