@@ -125,6 +125,16 @@ class _Share:
     crops: np.ndarray | None = None
     batch: _Batch | None = None
 
+    def release(self) -> None:
+        """This share's part of the batch's memory is no longer read."""
+        self.crops = None
+        assert self.batch is not None
+        with self.batch.lock:
+            self.batch.remaining -= 1
+            spent = self.batch.remaining == 0
+        if spent:
+            self.batch.ticket.release()
+
 
 @dataclass
 class _Batch:
@@ -193,10 +203,14 @@ class Pipeline:
         except _Stopped:
             pass
         except BaseException as error:
-            self._abandon.set()
-            self._results.put(error)
+            self._give_up(error)
         finally:
             self._results.put(None)
+
+    def _give_up(self, error: BaseException) -> None:
+        """Hand an error to the caller and make every thread end early."""
+        self._abandon.set()
+        self._results.put(error)
 
     def _read(self) -> None:
         plan = self._plan
@@ -395,20 +409,15 @@ class Pipeline:
 
     def _finish_loop(self) -> None:
         while (share := self._to_finish.get()) is not None:
-            if self._abandon.is_set():
-                raise _Stopped
-            loaded, batch = share.loaded, share.batch
-            assert share.crops is not None
-            assert batch is not None
+            loaded = share.loaded
             part = FrameResult(loaded.result.task)
-            for k, crop in enumerate(share.crops, share.start):
-                self._finish_one(part, k, crop)
-            share.crops = None
-            with batch.lock:
-                batch.remaining -= 1
-                spent = batch.remaining == 0
-            if spent:
-                batch.ticket.release()
+            try:
+                if not self._abandon.is_set():
+                    self._finish_share(share, part)
+            except BaseException as error:
+                self._give_up(error)
+            # Also when the run was given up, and by a thread that stays: the device thread may be waiting for this memory.
+            share.release()
             with loaded.lock:
                 loaded.result.faces += part.faces
                 loaded.result.failures += part.failures
@@ -419,6 +428,11 @@ class Pipeline:
             if complete:
                 self._budget.release(loaded.nbytes)
                 self._results.put(loaded.result)
+
+    def _finish_share(self, share: _Share, part: FrameResult) -> None:
+        assert share.crops is not None
+        for k, crop in enumerate(share.crops, share.start):
+            self._finish_one(part, k, crop)
 
 
 def load_regions(frame: Frame, region: np.ndarray) -> tuple[list[Patch], np.ndarray]:

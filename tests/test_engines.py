@@ -27,7 +27,7 @@ RUNNABLE = [(m, place) for place in places() for m in engines.modules() if m.obs
 @pytest.fixture(params=RUNNABLE, ids=[f"{m.__name__.rpartition('.')[2]}-{place}" for m, place in RUNNABLE])
 def engine(request: pytest.FixtureRequest) -> Any:
     module, place = request.param
-    with module.create(place, Limits(batch_mb=8, pinned_mb=32)) as made:
+    with module.create(place, Limits(batch_mb=8, pinned_mb=32), print) as made:
         yield made
 
 
@@ -104,9 +104,9 @@ def test_a_patch_gives_the_same_bytes_as_its_frame(engine: Engine) -> None:
 
 def test_many_more_crops_than_a_batch_holds(engine: Engine) -> None:
     frame = natural(200, 300, 5)
-    count = 60
-    matrices = np.array([turned(0.5 + 0.04 * i, 7 * i, (3 * i, 2 * i), 160) for i in range(count)])
-    crops = Crops(np.zeros(count, int), matrices, np.arange(count) % 3 > 0, 160)
+    count, size = (60, 160) if "interpreted" not in engine.implementation else (7, 24)
+    matrices = np.array([turned(0.5 + 0.04 * i, 7 * i, (3 * i, 2 * i), size) for i in range(count)])
+    crops = Crops(np.zeros(count, int), matrices, np.arange(count) % 3 > 0, size)
     ticket = engine.submit([whole_frame(frame)], crops)
     got = ticket.result().copy()
     ticket.release()
@@ -188,3 +188,26 @@ def test_without_the_c_sampler_opencv_cuts_the_same_bytes(monkeypatch: pytest.Mo
     assert any("not built" in line for line in passed_over)
     frames, crops = some_crops(50)
     np.testing.assert_array_equal(picked.warp([whole_frame(f) for f in frames], crops), truth(frames, crops))
+
+
+def test_the_cuda_engine_keeps_the_contract_in_the_interpreter() -> None:
+    """The contract tests of this file over the CUDA engine, its kernel run by Triton's interpreter on the CPU."""
+    pytest.importorskip("triton")
+    import os
+    import subprocess
+    import sys
+
+    chosen = f"{__file__}::test_equals_the_reference[exact_cuda-cpu-37]"
+    others = [f"{__file__}::{name}[exact_cuda-cpu]" for name in CONTRACT]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", chosen, *others]
+    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert f"{1 + len(CONTRACT)} passed" in run.stdout
+
+
+CONTRACT = (
+    "test_a_patch_gives_the_same_bytes_as_its_frame",
+    "test_many_more_crops_than_a_batch_holds",
+    "test_batches_in_flight_do_not_disturb_each_other",
+    "test_no_crops",
+)

@@ -6,7 +6,7 @@ folder offers
     KIND: str                                      "exact" or "kornia"
     RANK: int                                      lower is taken first among those that can run
     def obstacle(device: str) -> str | None        why it cannot run on "cpu", "cuda:1", …; None if it can
-    def create(device: str, limits: Limits) -> Engine
+    def create(device: str, limits: Limits, say) -> Engine
 
 Adding an engine is adding a module.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -51,8 +51,8 @@ class Crops:
 class Limits:
     """Memory that an engine may hold, in MiB."""
 
-    batch_mb: int = 256
-    """One batch on the device: patches and crops."""
+    batch_mb: int = 64
+    """One batch on its way through the device: patches and crops."""
     pinned_mb: int = 512
     """Page-locked memory on the host, all slots together (CUDA only)."""
 
@@ -68,7 +68,9 @@ class Ticket(ABC):
         """Give the memory that holds the result back to the engine."""
 
 
-class _Done(Ticket):
+class Ready(Ticket):
+    """A batch that is done already."""
+
     def __init__(self, crops: np.ndarray) -> None:
         self._crops = crops
 
@@ -106,7 +108,7 @@ class Engine(ABC):
 
     def submit(self, patches: Sequence[Patch], crops: Crops) -> Ticket:
         """Start a batch and return at once where the device allows it."""
-        return _Done(self.warp(patches, crops))
+        return Ready(self.warp(patches, crops))
 
     def close(self) -> None:
         """Give back what the engine holds on its device."""
@@ -161,12 +163,22 @@ def _cuda_driver_present() -> bool:
     return True
 
 
-def pick_engine(kind: str = "auto", device: str = "auto", limits: Limits | None = None) -> tuple[Engine, list[str]]:
+def _silent(message: str) -> None:
+    pass
+
+
+def pick_engine(
+    kind: str = "auto",
+    device: str = "auto",
+    limits: Limits | None = None,
+    say: Callable[[str], None] = _silent,
+) -> tuple[Engine, list[str]]:
     """The engine that a run takes, and one line for each better one that could not be taken.
 
     Args:
         kind: "exact" (the same bytes everywhere), "kornia", or "auto": exact where the device has it, else kornia.
         device: "auto", "cpu", "cuda", "cuda:N".
+        say: told what takes a while.
 
     Raises:
         UsageError: if a name is not understood.
@@ -181,7 +193,7 @@ def pick_engine(kind: str = "auto", device: str = "auto", limits: Limits | None 
             obstacle = module.obstacle(place)
             if obstacle is None:
                 try:
-                    return module.create(place, limits or Limits()), passed_over
+                    return module.create(place, limits or Limits(), say), passed_over
                 except DeviceError as error:
                     obstacle = str(error)
             passed_over.append(f"{module.__name__.rpartition('.')[2]}: {obstacle}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -57,6 +57,6 @@ class OpenCvEngine(Engine):
         return out
 
 
-def create(device: str, limits: Limits) -> Engine:
+def create(device: str, limits: Limits, say: Callable[[str], None]) -> Engine:
     """The engine; `obstacle(device)` must be None."""
     return OpenCvEngine()

@@ -6,7 +6,7 @@ sample positions are the exact sampler's, on its 1/32 px grid; what differs is f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,6 +104,6 @@ class KorniaEngine(Engine):
         return x, y
 
 
-def create(device: str, limits: Limits) -> Engine:
+def create(device: str, limits: Limits, say: Callable[[str], None]) -> Engine:
     """The engine; `obstacle(device)` must be None."""
     return KorniaEngine(device, limits)
