@@ -1,0 +1,28 @@
+"""`.fsa`: a zlib-compressed pickle, the only format that has been written since October 2019."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from gpu_extract.alignments import safe_pickle
+from gpu_extract.alignments.containers import Document
+from gpu_extract.alignments.deflate import deflated, inflated
+from gpu_extract.alignments.limits import Limits
+from gpu_extract.alignments.pickle_writer import DEFAULT_PROTOCOL, pickled
+
+EXTENSIONS = (".fsa",)
+
+
+def read(file: BinaryIO, stored: int, limits: Limits, label: str) -> Document:
+    def stream() -> Iterator[bytes]:
+        file.seek(0)
+        return inflated(file, stored, limits, label)
+
+    root, protocol = safe_pickle.load(stream, stored, limits, label)
+    return Document(root, protocol)
+
+
+def write(document: Document) -> Iterator[bytes]:
+    protocol = DEFAULT_PROTOCOL if document.protocol is None else document.protocol
+    return deflated(pickled(document.root, protocol))

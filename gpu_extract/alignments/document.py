@@ -1,0 +1,314 @@
+"""An alignments file in memory: what it says, what changes, and its way back to the disk."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from gpu_extract.alignments.containers import Document, container_for
+from gpu_extract.alignments.faces import LANDMARK_KEYS, FaceTable, face_table
+from gpu_extract.alignments.generation import NEWEST, generation_of, holds_lists_only
+from gpu_extract.alignments.limits import Limits
+from gpu_extract.alignments.packed import unpack
+from gpu_extract.atomic import Fingerprint, backup_copy, digest_of, write_new, write_whole
+from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError
+
+HASHES_END = 2.1  # the version from which on files hold no hashes
+
+
+class Alignments:
+    """One alignments file of any container and generation.
+
+    Frames and faces keep the file's order. Everything that is not changed through this class, unknown keys included,
+    is written back as it was read.
+
+    Attributes:
+        path: the file.
+        container: its extension without the dot, in lower case: "fsa", "json", "p", "pickle", "yml", "yaml".
+        version: 1.0 where the file does not say.
+        generation: "g0" … "g7b", "2.0" … "2.4".
+        stores_hashes: whether faces of this version have a `hash`, which is before 2.1.
+        lists_only: whether no landmarks are arrays, which from 2.0 on tells files since March 2026.
+        frame_names: [N] frame keys.
+        faces: the columns of all faces.
+    """
+
+    path: Path
+    container: str
+    version: float
+    generation: str
+    stores_hashes: bool
+    lists_only: bool
+    frame_names: list[str]
+    faces: FaceTable
+
+    def __init__(self, path: str | os.PathLike[str], document: Document) -> None:
+        """Take the content of `document`, which belongs to this object from now on; `path` need not exist."""
+        self.path = Path(path)
+        self.container = self.path.suffix.lower().removeprefix(".")
+        self._document = document
+        self._fingerprint: Fingerprint | None = None
+        self._changed = False
+        frames, self.version = _frames_and_version(document.root, self.path.name)
+        self.frame_names = list(frames)
+        self._frames = list(frames.values())
+        lists = _face_lists(frames, self.path.name)
+        self._records: list[Any] = [record for faces in lists for record in faces]
+        self._separate(lists)
+        self.generation = generation_of(self.version, self._frames, self._records)
+        self.stores_hashes = self.version < HASHES_END
+        self.lists_only = holds_lists_only(self._records)
+        self.faces = face_table(self._records, list(map(len, lists)))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, limits: Limits | None = None) -> Self:
+        """Read a file; the extension says how.
+
+        Raises InputError where it is missing or unreadable, AlignmentsError where it is no alignments file, damaged or
+        of an unknown version, UnsafePickleError where it holds anything but data.
+        """
+        path = Path(path)
+        limits = limits or Limits()
+        with _without_garbage_collection():
+            document, fingerprint = _read(path, limits)
+            alignments = cls(path, document)
+        alignments._fingerprint = fingerprint
+        return alignments
+
+    def record(self, row: int) -> dict[str, Any]:
+        """A copy of the face's own dict, as stored: arrays where the file has arrays, lists where it has lists."""
+        record = self._records[row]
+        return unpack(record) if isinstance(record, dict) else {}
+
+    def stored_hash(self, row: int) -> str | None:
+        """The face's `hash`: 40 hexadecimal digits, or None where it has none."""
+        record = self._records[row]
+        value = record.get("hash") if isinstance(record, dict) else None
+        return value if isinstance(value, str) else None
+
+    def set_hashes(self, rows: Iterable[int], hashes: Iterable[str]) -> None:
+        """Store a hash for each of `rows`; raises AlignmentsError where the file's version has none."""
+        if not self.stores_hashes:
+            raise AlignmentsError(
+                f"{self.path.name} has version {self.version}, whose faces hold no hashes; its own program would "
+                "refuse the file with them."
+            )
+        records = self._records
+        for row, value in zip(rows, hashes, strict=True):
+            record = records[row]
+            if "hash" in record or "mask" not in record:
+                record["hash"] = value
+            else:
+                _insert_after_landmarks(record, "hash", value)
+        self._changed = True
+
+    def set_field(self, row: int, key: str, value: Any) -> None:
+        """Set any field of a face, such as `thumb`; arrays and plain values are allowed."""
+        self._records[row][key] = value
+        self._changed = True
+
+    def video_meta(self, frame: int) -> dict[str, Any]:
+        """What frame number `frame` (an index into `frame_names`) says about its place in a video; often nothing."""
+        entry = self._frames[frame]
+        meta = entry.get("video_meta") if isinstance(entry, dict) else None
+        return dict(meta) if isinstance(meta, dict) else {}
+
+    def root(self) -> dict[str, Any]:
+        """A copy of everything in the file, in plain values and arrays."""
+        root: dict[str, Any] = unpack(self._document.root)
+        return root
+
+    def save(self) -> Path | None:
+        """Write the changes back: a time-stamped copy of the old file first, then the new one whole in its place.
+
+        Returns the copy's path; None where nothing was changed, or no file was there to copy. Raises
+        AlignmentsChangedError when the file is no longer the one that was loaded: it is left alone, and what would
+        have been written stands beside it under the name that the error gives. Raises OutputError when the disk
+        refuses; the file is then untouched.
+        """
+        if not self._changed:
+            return None
+        if not self._is_as_loaded():
+            raise self._beside()
+        backup = backup_copy(self.path, modern=self.version >= 2)
+        try:
+            write_whole(self.path, self.content(), before_replace=self._check_unchanged)
+        except _ChangedMeanwhileError:
+            raise self._beside() from None
+        self._fingerprint = _fingerprint(self.path)
+        self._changed = False
+        return backup
+
+    def content(self) -> Iterator[bytes]:
+        """The bytes of the file as it is now, in pieces, in the container that its path names."""
+        return container_for(self.path).write(self._document)
+
+    def _separate(self, lists: list[list[Any]]) -> None:
+        """Give each face a dict of its own where a file shares one, or setting one's hash would set the other's."""
+        if len(set(map(id, self._records))) == len(self._records) and len(set(map(id, lists))) == len(lists):
+            return
+        shared: set[int] = set()
+        row = 0
+        for name, entry in zip(self.frame_names, self._frames, strict=True):
+            faces = entry if isinstance(entry, list) else entry["faces"]
+            own = []
+            for record in faces:
+                if id(record) in shared and isinstance(record, dict):
+                    record = dict(record)
+                shared.add(id(record))
+                own.append(record)
+                self._records[row] = record
+                row += 1
+            if isinstance(entry, list):
+                _frames(self._document.root)[name] = own
+            else:
+                _frames(self._document.root)[name] = {**entry, "faces": own}
+        self._frames = list(_frames(self._document.root).values())
+
+    def _is_as_loaded(self) -> bool:
+        # A file that is gone is written again: what is in memory may be its only copy.
+        return self._fingerprint is None or not self.path.exists() or self._fingerprint.matches(self.path)
+
+    def _check_unchanged(self) -> None:
+        if not self._is_as_loaded():
+            raise _ChangedMeanwhileError
+
+    def _beside(self) -> AlignmentsChangedError:
+        """Keep what cannot be saved under a name of its own, and the error that says so."""
+        stamp = time.strftime("_unsaved_%Y%m%d_%H%M%S")
+        try:
+            kept = f"what was to be saved is in {write_new(self.path, self.content(), suffix=stamp).name}"
+        except OutputError as error:
+            kept = f"and what was to be saved could not be kept beside it ({error})"
+        return AlignmentsChangedError(
+            f"{self.path} was changed by another program since it was loaded, so it was not overwritten; {kept}."
+        )
+
+
+class _ChangedMeanwhileError(Exception):
+    """The file changed while its successor was being written."""
+
+
+class _Digesting:
+    """A file that is digested while it is read from its beginning to its end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.blake2b(digest_size=32)
+        self._digested = 0
+
+    def read(self, count: int = -1) -> bytes:
+        start = self._file.tell()
+        block = self._file.read(count)
+        fresh = block[max(0, self._digested - start) :]
+        self._digest.update(fresh)
+        self._digested += len(fresh)
+        return block
+
+    def seek(self, position: int) -> int:
+        return self._file.seek(position)
+
+    def digest(self) -> bytes:
+        self._file.seek(self._digested)
+        while self.read(1 << 20):
+            pass
+        return self._digest.digest()
+
+
+def _read(path: Path, limits: Limits) -> tuple[Document, Fingerprint]:
+    container = container_for(path)
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size > limits.max_bytes:
+                raise AlignmentsError(f"{path} has {status.st_size} bytes; at most {limits.max_bytes} are read.")
+            digesting: Any = _Digesting(file)
+            document = container.read(digesting, status.st_size, limits, path.name)
+            fingerprint = Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino, digesting.digest())
+    except FileNotFoundError as error:
+        raise InputError(f"The alignments file {path} does not exist; check its name and folder.") from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"The alignments file {path} could not be read ({reason}).") from error
+    except MemoryError as error:
+        raise AlignmentsError(f"{path.name} needs more memory than there is.") from error
+    return document, fingerprint
+
+
+def _fingerprint(path: Path) -> Fingerprint:
+    status = path.stat()
+    return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino, digest_of(path))
+
+
+def _frames(root: dict[str, Any]) -> dict[str, Any]:
+    frames: dict[str, Any] = root.get("__data__", root)
+    return frames
+
+
+def _frames_and_version(root: Any, name: str) -> tuple[dict[str, Any], float]:
+    if not isinstance(root, dict):
+        raise AlignmentsError(f"{name} is no alignments file: it holds a {type(root).__name__}, not frames with faces.")
+    version: Any = 1.0
+    if "__data__" in root:
+        meta = root.get("__meta__")
+        version = meta.get("version", 1.0) if isinstance(meta, dict) else 1.0
+    frames = _frames(root)
+    if not isinstance(version, int | float) or isinstance(version, bool) or not math.isfinite(version):
+        raise AlignmentsError(f"{name} says that its version is {version!r}; a number is wanted.")
+    if not 1 <= version < math.floor(NEWEST) + 1:
+        raise AlignmentsError(f"{name} has version {version}; versions 1.0 to {NEWEST} are known.")
+    if not isinstance(frames, dict):
+        raise AlignmentsError(f"{name} is no alignments file: its frames are a {type(frames).__name__}, not a dict.")
+    for key in frames:
+        if not isinstance(key, str):
+            raise AlignmentsError(
+                f"{name} is no alignments file: one of its frames is called {key!r}, which is not text."
+            )
+    return frames, float(version)
+
+
+def _face_lists(frames: dict[str, Any], name: str) -> list[list[Any]]:
+    lists = []
+    for key, entry in frames.items():
+        faces = entry.get("faces") if isinstance(entry, dict) else entry
+        if not isinstance(faces, list):
+            raise AlignmentsError(
+                f"{name} is no alignments file: its entry {key[:80]!r} is neither a list of faces nor a dict with one."
+            )
+        lists.append(faces)
+    first = next((faces[0] for faces in lists if faces), None)
+    if isinstance(first, dict) and "landmarks_2d" in first:
+        raise AlignmentsError(
+            f"{name} holds landmarks for exchange, not an alignments file; turn it into one with gpu-extract import."
+        )
+    return lists
+
+
+def _insert_after_landmarks(record: dict[str, Any], key: str, value: Any) -> None:
+    """Set a key where files of its time have it."""
+    entries = list(record.items())
+    record.clear()
+    for name, entry in entries:
+        record[name] = entry
+        if name in LANDMARK_KEYS:
+            record[key] = value
+    record.setdefault(key, value)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Millions of new containers make the collector look at all of them again and again, for nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

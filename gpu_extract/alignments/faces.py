@@ -1,0 +1,172 @@
+"""The faces of a whole file as columns, so that geometry works on all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
+
+POINT_COUNTS = (68, 98, 51, 4)  # landmark sets that the format knows
+LANDMARK_KEYS = ("landmarks_xy", "landmarksXY")  # today's name first; the other until September 2019
+
+
+@dataclass(frozen=True)
+class LandmarkGroup:
+    """Faces with landmark sets of one size and number type."""
+
+    rows: np.ndarray  # [K] int64, ascending rows of the FaceTable
+    points: np.ndarray  # [K, n, 2] float32 or float64, frame pixels (x, y), all finite; not writable
+
+
+@dataclass(frozen=True)
+class FaceTable:
+    """F faces in file order; boxes and landmarks in frame pixels, (0, 0) the centre of the top-left pixel."""
+
+    frame: np.ndarray  # [F] int32, index into the frame names
+    index: np.ndarray  # [F] int32, position in its frame's list
+    box: np.ndarray  # [F, 4] float64: x, y, w, h; NaN where a value is missing or no number
+    rotation: np.ndarray  # [F] int16, degrees that the frame was turned by when the face was found; 0 from 2018-11 on
+    groups: list[LandmarkGroup]
+    invalid: dict[int, str]  # row -> why this face cannot be cut
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def face_table(records: Sequence[Any], counts: Sequence[int]) -> FaceTable:
+    """The table of `records`, the face dicts in file order; `counts[i]` of them belong to frame i."""
+    sizes = np.asarray(counts, np.int64)
+    frame = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    starts = np.cumsum(sizes) - sizes
+    index = (np.arange(len(frame)) - starts[frame]).astype(np.int32)
+    invalid: dict[int, str] = {}
+    box = np.stack([_numbers(records, key) for key in "xywh"], axis=-1)
+    rotation = _rotations(records, invalid)
+    groups = _landmarks(records, invalid)
+    return FaceTable(frame, index, box, rotation, groups, invalid)
+
+
+def _numbers(records: Sequence[Any], key: str) -> np.ndarray:
+    try:
+        values = [record[key] for record in records]
+    except (KeyError, TypeError):
+        values = [record.get(key) if isinstance(record, dict) else None for record in records]
+    if not set(map(type, values)) <= {int, float}:
+        values = [float(value) if _is_number(value) else np.nan for value in values]
+    try:
+        return np.array(values, np.float64)
+    except OverflowError:
+        return np.array([value if abs(value) < 1e300 else np.nan for value in values], np.float64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _rotations(records: Sequence[Any], invalid: dict[int, str]) -> np.ndarray:
+    rotation = np.zeros(len(records), np.int16)
+    for row, record in enumerate(records):
+        if isinstance(record, dict) and "r" in record:
+            degrees = record["r"]
+            if degrees is None:
+                continue
+            if _is_number(degrees) and degrees == degrees // 1 and abs(degrees) <= 360:
+                rotation[row] = degrees
+            else:
+                invalid[row] = f"its rotation r is {_shown(degrees)}, not a whole number of degrees from -360 to 360"
+    return rotation
+
+
+def _landmarks(records: Sequence[Any], invalid: dict[int, str]) -> list[LandmarkGroup]:
+    sorts: dict[tuple[int, str], tuple[list[int], list[bytes]]] = {}
+    loose: list[tuple[int, Any]] = []
+    for row, record in enumerate(records):
+        try:
+            points = record["landmarks_xy"]
+        except (KeyError, TypeError):
+            points = record.get("landmarksXY") if isinstance(record, dict) else None
+        kind = type(points)
+        # Most faces by far: packed, of a known size, and as float32 or float64 in the machine's own byte order.
+        if (
+            (kind is PackedList or (kind is PackedArray and not points.fortran))
+            and points.shape[1:] == (2,)
+            and (points.dtype.str in _AS_STORED[kind])
+        ):
+            sort = sorts.setdefault((points.shape[0], points.dtype.str), ([], []))
+            sort[0].append(row)
+            sort[1].append(points.raw)
+        else:
+            loose.append((row, points))
+    found: dict[tuple[int, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+    for (count, dtype), (rows, raws) in sorts.items():
+        values = np.frombuffer(b"".join(raws), dtype).reshape(-1, count, 2)
+        raws.clear()
+        found.setdefault((count, dtype), []).append((np.array(rows, np.int64), values))
+    for row, points in loose:
+        values, fault = _as_points(points)
+        if fault:
+            invalid.setdefault(row, fault)
+        else:
+            found.setdefault((values.shape[0], values.dtype.str), []).append((np.array([row], np.int64), values[None]))
+    return [
+        group
+        for key in sorted(found, key=lambda key: (key[0] not in POINT_COUNTS, -key[0], key[1]))
+        if (group := _group(*key, found[key], invalid)) is not None
+    ]
+
+
+# Lists are float32 in memory whatever they hold; arrays keep float64.
+_AS_STORED = {PackedList: ("<f4",), PackedArray: ("<f4", "<f8")}
+
+
+def _as_points(points: Any) -> tuple[np.ndarray, str]:
+    """Landmarks of any kind as [n, 2] float32 or float64, or the reason why they are none."""
+    none = np.empty((0, 2), np.float32)
+    if points is None:
+        return none, "it has no landmarks"
+    is_array = isinstance(points, PackedArray | np.ndarray)
+    try:
+        values = np.asarray(unpack(points) if not isinstance(points, np.ndarray) else points)
+    except (ValueError, TypeError, OverflowError):
+        return none, "its landmarks are not a list of points (x, y)"
+    if values.dtype.kind not in "iuf":
+        return none, "its landmarks are not numbers"
+    if values.ndim != 2 or values.shape[1] != 2:
+        return none, f"its landmarks have the shape {list(values.shape)}; points [n, 2] are wanted"
+    dtype = np.float64 if is_array and values.dtype.kind == "f" and values.dtype.itemsize == 8 else np.float32
+    with np.errstate(all="ignore"):
+        return np.ascontiguousarray(values, dtype), ""
+
+
+def _group(
+    count: int, dtype: str, parts: list[tuple[np.ndarray, np.ndarray]], invalid: dict[int, str]
+) -> LandmarkGroup | None:
+    rows, points = parts[0] if len(parts) == 1 else (np.concatenate(part) for part in zip(*parts, strict=True))
+    if count not in POINT_COUNTS:
+        allowed = ", ".join(map(str, POINT_COUNTS))
+        for row in rows.tolist():
+            invalid.setdefault(row, f"it has {count} landmarks; sets of {allowed} are known")
+        return None
+    good = np.isfinite(points).all(axis=(1, 2))
+    for row in rows[~good].tolist():
+        invalid.setdefault(row, "its landmarks hold values that are not finite numbers")
+    if invalid:
+        good &= ~np.isin(rows, np.fromiter(invalid, np.int64, len(invalid)))
+    if not good.all():
+        rows, points = rows[good], points[good]
+    if not len(rows):
+        return None
+    order = np.argsort(rows, kind="stable")
+    if not np.array_equal(order, np.arange(len(order))):
+        rows, points = rows[order], points[order]
+    points.flags.writeable = False
+    return LandmarkGroup(rows, points)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
