@@ -56,7 +56,7 @@ def _word(address, inside):
 
 @triton.jit
 def _to_uint8(total):
-    return tl.minimum(tl.maximum((total + (1 << 14)) >> 15, 0), 255).to(tl.uint8)
+    return tl.minimum(tl.maximum(total >> 15, 0), 255).to(tl.uint8)
 
 
 @triton.jit
@@ -102,9 +102,9 @@ def _kernel(
     has2 = in_crop & _is_below(word + 2, stride)
     has3 = in_crop & _is_below(word + 3, stride)
     address = slab + (first_word + top.to(tl.int64) * stride + word)
-    blue = tl.zeros([TILE_Y, TILE_X], tl.int32)
-    green = tl.zeros([TILE_Y, TILE_X], tl.int32)
-    red = tl.zeros([TILE_Y, TILE_X], tl.int32)
+    blue = tl.full([TILE_Y, TILE_X], 1 << 14, tl.int32)  # one half, to round by
+    green = tl.full([TILE_Y, TILE_X], 1 << 14, tl.int32)
+    red = tl.full([TILE_Y, TILE_X], 1 << 14, tl.int32)
     for i in tl.static_range(TAPS):
         has_row = _is_below(top + i, height)
         word1 = _word(address + 1, has_row & has1)
@@ -285,5 +285,5 @@ def self_check(device: torch.device | str = "cuda") -> bool:
     frame = np.stack([(x * x + 7 * y) % 256, (x * y) % 251, 255 * ((x ^ y) & 1)], axis=2).astype(np.uint8)
     turn = np.array([[0.9, -0.5], [0.5, 0.9]])
     matrices = np.stack([np.c_[scale * turn, [9.3, -4.7]] for scale in (1.7, 1.7, 0.45, 0.45)])
-    case = ([frame], np.zeros(4, dtype=np.int32), matrices, [True, False, True, False], 40)
+    case = ([frame], np.zeros(4, dtype=np.int32), matrices, [True, False, True, False], 24)
     return np.array_equal(warp_affine(*case, device=device).cpu().numpy(), reference.warp_affine(*case))

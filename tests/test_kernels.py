@@ -248,8 +248,16 @@ class Guarded:
 @needs_sampler
 @pytest.mark.parametrize("at_end", [True, False], ids=["ends-at-guard", "starts-at-guard"])
 def test_sampler_reads_nothing_outside_the_source(at_end):
+    """Random crops, and enlarged ones of which eight neighbouring pixels touch the very corners with their taps."""
+    frame = np.random.default_rng(2).integers(0, 256, (24, 31, 3), dtype=np.uint8)
+    corners = [
+        Case(frame, np.array([[8.0, 0, -8.0 * x], [0, 8.0, -8.0 * y]]), cubic, 64)
+        for cubic in (True, False)
+        for x in (*range(-1, 3), *range(31 - 12, 31 - 6))
+        for y in (*range(-1, 3), *range(24 - 12, 24 - 6))
+    ]
     memory = Guarded(130 * 130 * 3)
-    for case in CASES[:200]:
+    for case in CASES[:200] + corners:
         n = case.frame.size
         place = memory.readable[-n:] if at_end else memory.readable[:n]
         place[:] = case.frame.reshape(-1)

@@ -1,0 +1,322 @@
+"""The Triton kernel: in Triton's interpreter and through its compiler without a GPU, compiled and run with one."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+
+from gpu_extract import kernels
+from gpu_extract.kernels import reference, tables
+
+torch = pytest.importorskip("torch")
+triton = pytest.importorskip("triton")
+
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+SOURCE = Path(kernels.__file__).with_name("warp_affine.py")
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    """A second copy of the module, imported so that its kernel runs in Triton's interpreter on CPU tensors."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        spec = importlib.util.spec_from_file_location("warp_affine_interpreted", SOURCE)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def compiled() -> ModuleType:
+    from gpu_extract.kernels import warp_affine
+
+    return warp_affine
+
+
+def random_crops(seed: int, K: int, size: int, sizes: list[tuple[int, int]]):
+    """Arguments of warp_affine: K crops of frames of noise, turned, scaled 0.15 - 4, partly and wholly outside."""
+    rng = np.random.default_rng(seed)
+    frames = [rng.integers(1, 256, (h, w, 3), dtype=np.uint8) for h, w in sizes]
+    frame_of = rng.integers(0, len(frames), K).astype(np.int32)
+    matrices = np.empty((K, 2, 3))
+    for matrix, frame in zip(matrices, frame_of, strict=True):
+        angle, scale = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(np.log(0.15), np.log(4)))
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        height, width = sizes[frame]
+        matrix[:] = np.c_[turn, size / 2 - turn @ rng.uniform((-8, -8), (width + 8, height + 8))]
+    return frames, frame_of, matrices, rng.random(K) < 0.6, size
+
+
+SMALL = random_crops(1, 40, 15, [(1, 1), (23, 31), (40, 17), (3, 2), (12, 64)])
+LARGER_THAN_A_TILE = random_crops(2, 4, 37, [(33, 51), (20, 19)])
+
+
+@pytest.fixture(scope="module")
+def small_crops(interpreted) -> np.ndarray:
+    return interpreted.warp_affine(*SMALL, device="cpu").numpy()
+
+
+def test_kernel_equals_reference(small_crops):
+    np.testing.assert_array_equal(small_crops, reference.warp_affine(*SMALL))
+    shares = [(crop == 0).all(axis=2).mean() for crop in small_crops]
+    assert min(shares) == 0, "no crop lies wholly inside"
+    assert max(shares) == 1, "no crop lies wholly outside"
+    assert sum(0 < share < 1 for share in shares) > 5, "too few crops lie partly outside"
+
+
+def test_kernel_equals_opencv(small_crops):
+    frames, frame_of, matrices, cubic, size = SMALL
+    for crop, frame, matrix, is_cubic in zip(small_crops, frame_of, matrices, cubic, strict=True):
+        flags = cv2.INTER_CUBIC if is_cubic else cv2.INTER_AREA
+        np.testing.assert_array_equal(crop, cv2.warpAffine(frames[frame], matrix, (size, size), flags=flags))
+
+
+def test_kernel_cuts_crops_larger_than_a_tile(interpreted):
+    crops = interpreted.warp_affine(*LARGER_THAN_A_TILE, device="cpu").numpy()
+    np.testing.assert_array_equal(crops, reference.warp_affine(*LARGER_THAN_A_TILE))
+
+
+def test_kernel_follows_wrapped_and_saturated_positions(interpreted):
+    frame = np.random.default_rng(3).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+    matrices = np.array([
+        np.where(np.arange(6).reshape(2, 3) == place, value, [[1.1, 0.2, 3.0], [-0.2, 1.1, 5.0]])
+        for place, value in ((0, 1e-9), (2, 7e4), (2, -1e9), (4, 0.0), (5, np.nan), (1, np.inf))
+    ])
+    case = ([frame], [0] * 6, matrices, [True, False] * 3, 11)
+    np.testing.assert_array_equal(interpreted.warp_affine(*case, device="cpu").numpy(), reference.warp_affine(*case))
+
+
+@pytest.mark.parametrize("cubic", [True, False])
+def test_kernel_reads_pieces_and_nothing_around_them(interpreted, cubic):
+    """Each crop from the piece that it touches; what lies around the slab, and in it, would change the crops."""
+    frames, frame_of, matrices, _, size = (list(v) if isinstance(v, list) else v for v in SMALL)
+    chosen = np.flatnonzero(np.array([frame.size > 9 for frame in frames])[frame_of])[:8]
+    pieces, origins = [], []
+    for region, frame in zip(
+        tables.source_region(matrices[chosen], np.full(len(chosen), cubic), size), frame_of[chosen], strict=True
+    ):
+        height, width = frames[frame].shape[:2]
+        x0, y0 = np.clip(region[:2], 0, [width - 1, height - 1])
+        x1, y1 = np.clip(region[2:], [x0 + 1, y0 + 1], [width, height])
+        pieces.append(frames[frame][y0:y1, x0:x1])
+        origins.append((int(x0), int(y0)))
+    layout, n_bytes = interpreted.slab_layout([piece.shape[:2] for piece in pieces], origins)
+    around = np.full(n_bytes + 256, 0xEE, np.uint8)
+    slab = around[128:-128]
+    for place, piece in zip(layout, pieces, strict=True):
+        interpreted.fill(slab, place, piece)
+    expected = reference.warp_affine(frames, frame_of[chosen], matrices[chosen], [cubic] * len(chosen), size)
+    for prefill in (0x00, 0xFF):
+        crops = torch.full((len(chosen), size, size, 3), prefill, dtype=torch.uint8)
+        interpreted.launch(
+            torch.from_numpy(slab),
+            torch.from_numpy(layout),
+            torch.arange(len(chosen), dtype=torch.int32),
+            torch.from_numpy(tables.coordinate_tables(matrices[chosen], size)),
+            torch.arange(len(chosen), dtype=torch.int32),
+            cubic,
+            crops,
+        )
+        np.testing.assert_array_equal(crops.numpy(), expected)
+
+
+def test_kernel_writes_only_the_crops_it_was_asked_for(interpreted):
+    frames, frame_of, matrices, cubic, size = SMALL
+    rows = np.flatnonzero(cubic)[:3].astype(np.int32)
+    layout, n_bytes = interpreted.slab_layout([frame.shape[:2] for frame in frames])
+    slab = np.empty(n_bytes, np.uint8)
+    for place, frame in zip(layout, frames, strict=True):
+        interpreted.fill(slab, place, frame)
+    crops = torch.full((len(matrices), size, size, 3), 0xA5, dtype=torch.uint8)
+    arrays = (slab, layout, frame_of, tables.coordinate_tables(matrices, size), rows)
+    interpreted.launch(*(torch.from_numpy(array) for array in arrays), True, crops)
+    expected = np.full(crops.shape, 0xA5, np.uint8)
+    expected[rows] = reference.warp_affine(frames, frame_of[rows], matrices[rows], cubic[rows], size)
+    np.testing.assert_array_equal(crops.numpy(), expected)
+
+
+def test_reverse_swaps_the_channels(interpreted, small_crops):
+    frames, frame_of, matrices, cubic, size = SMALL
+    some = slice(0, 6)
+    crops = interpreted.warp_affine(
+        frames, frame_of[some], matrices[some], cubic[some], size, device="cpu", reverse=True
+    )
+    np.testing.assert_array_equal(crops.numpy(), small_crops[some, :, :, ::-1])
+
+
+def test_no_crops_is_no_launch(interpreted):
+    crops = interpreted.warp_affine([], [], np.empty((0, 2, 3)), [], 16, device="cpu")
+    assert crops.shape == (0, 16, 16, 3)
+
+
+def test_self_check_tells_a_right_kernel_from_a_wrong_one(interpreted, monkeypatch):
+    assert interpreted.self_check("cpu") is True
+    right = reference.warp_affine
+    monkeypatch.setattr(reference, "warp_affine", lambda *case: right(*case) ^ np.uint8(1))
+    assert interpreted.self_check("cpu") is False
+
+
+def test_slab_rows_start_on_words_and_end_in_zeros(interpreted):
+    sizes = [(3, 5), (0, 4), (2, 4), (1, 1)]
+    layout, n_bytes = interpreted.slab_layout(sizes, [(7, 9), (0, 0), (1, 2), (3, 4)])
+    assert layout.tolist() == [[0, 3, 4, 7, 9], [12, 0, 3, 0, 0], [12, 2, 3, 1, 2], [18, 1, 1, 3, 4]]
+    assert n_bytes == 4 * 19
+    slab = np.full(n_bytes, 0xEE, np.uint8)
+    for place, (height, width) in zip(layout, sizes, strict=True):
+        interpreted.fill(slab, place, np.full((height, width, 3), width, np.uint8))
+    assert slab.tolist() == 3 * ([5] * 15 + [0]) + 2 * [4] * 12 + [1, 1, 1, 0]
+
+
+def test_an_empty_slab_has_a_word(interpreted):
+    layout, n_bytes = interpreted.slab_layout([])
+    assert layout.shape == (0, 5)
+    assert n_bytes == 4
+
+
+def test_fill_refuses_pixels_of_another_size(interpreted):
+    layout, n_bytes = interpreted.slab_layout([(3, 5)])
+    for pixels in (np.zeros((3, 9, 3), np.uint8), np.zeros((2, 5, 3), np.uint8), np.zeros((3, 5, 3), np.int8)):
+        with pytest.raises(ValueError, match="pixels must be"):
+            interpreted.fill(np.zeros(n_bytes, np.uint8), layout[0], pixels)
+
+
+def good_arguments() -> dict[str, object]:
+    return {
+        "slab": torch.zeros(16, dtype=torch.uint8),
+        "sources": torch.zeros((1, 5), dtype=torch.int64),
+        "source_of": torch.zeros(2, dtype=torch.int32),
+        "tables": torch.zeros((2, 4, 6), dtype=torch.int32),
+        "rows": torch.arange(2, dtype=torch.int32),
+        "cubic": True,
+        "crops": torch.zeros((2, 6, 6, 3), dtype=torch.uint8),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"tables": np.zeros((2, 4, 6), np.int32)}, TypeError, r"tables must be a torch tensor .*, got ndarray"),
+        ({"tables": torch.zeros((2, 3, 6), dtype=torch.int32)}, ValueError, r"tables must be \[any, 4, any\] int32"),
+        ({"slab": torch.zeros(16, dtype=torch.int8)}, ValueError, r"slab must be \[any\] uint8, got \[16\] int8"),
+        ({"slab": torch.zeros(18, dtype=torch.uint8)}, ValueError, "whole 32-bit words, got 18 bytes"),
+        ({"slab": torch.zeros(20, dtype=torch.uint8)[1:17]}, ValueError, "whole 32-bit words"),
+        ({"sources": torch.zeros((1, 4), dtype=torch.int64)}, ValueError, r"sources must be \[any, 5\] int64"),
+        ({"source_of": torch.zeros(3, dtype=torch.int32)}, ValueError, r"source_of must be \[2\] int32, got \[3\]"),
+        ({"rows": torch.arange(2)}, ValueError, r"rows must be \[any\] int32, got \[2\] int64"),
+        ({"crops": torch.zeros((2, 6, 5, 3), dtype=torch.uint8)}, ValueError, r"crops must be \[2, 6, 6, 3\]"),
+        ({"crops": torch.zeros((2, 6, 3, 6), dtype=torch.uint8).transpose(2, 3)}, ValueError, "contiguous"),
+        ({"rows": torch.empty(2, dtype=torch.int32, device="meta")}, ValueError, "rows must be on cpu"),
+    ],
+)
+def test_launch_refuses_what_the_kernel_cannot_read(interpreted, change, error, message):
+    arguments = good_arguments()
+    interpreted.launch(**arguments)
+    with pytest.raises(error, match=message):
+        interpreted.launch(**(arguments | change))
+
+
+def test_warp_affine_refuses_an_index_without_a_source(interpreted):
+    frames, _, matrices, cubic, size = SMALL
+    for frame_of in ([0, 5], [-1, 0]):
+        with pytest.raises(ValueError, match=r"source_of must lie in 0 \.\. 4"):
+            interpreted.warp_affine(frames, frame_of, matrices[:2], cubic[:2], size, device="cpu")
+    with pytest.raises(ValueError, match=r"must be \[2\]"):
+        interpreted.warp_affine(frames, [0], matrices[:2], cubic[:2], size, device="cpu")
+
+
+def test_the_compiled_kernel_wants_a_cuda_device(compiled):
+    assert not compiled.is_interpreted()
+    with pytest.raises(ValueError, match="must be on a CUDA device, got cpu"):
+        compiled.launch(**good_arguments())
+
+
+def compile_for(compiled: ModuleType, architecture: int, taps: int, **options: object):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = ("*i32", "*i64", "*i32", "*i32", "*i32", "*i32", "*u8", "i32")
+    constants = {"TAPS": taps, "REVERSE": False, "TILE_X": compiled.TILE_X, "TILE_Y": compiled.TILE_Y}
+    signature = dict(zip(compiled._kernel.arg_names, (*types, *["constexpr"] * len(constants)), strict=True))
+    return triton.compile(
+        ASTSource(compiled._kernel, signature, constants),
+        target=GPUTarget("cuda", architecture, 32),
+        options=compiled.COMPILE_OPTIONS | options,
+    )
+
+
+def local_bytes(cubin: bytes) -> int:
+    """Bytes of local memory that a thread of a cubin's kernels takes, spilled registers among them.
+
+    Reads EIATTR_FRAME_SIZE (0x11: symbol, bytes) from the ELF sections named .nv.info; an entry there is a format and
+    an attribute byte and 16 bits, which for format 4 are the length of what follows.
+    """
+    (table,) = struct.unpack_from("<Q", cubin, 0x28)
+    entry_size, n_sections, names_index = struct.unpack_from("<HHH", cubin, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQ", cubin, table + i * entry_size) for i in range(n_sections)]
+    frames = []
+    for name, _, _, _, start, size in sections:
+        label = cubin[sections[names_index][4] + name :].split(b"\0", 1)[0]
+        position = start
+        while label == b".nv.info" and position < start + size:
+            form, attribute, value = struct.unpack_from("<BBH", cubin, position)
+            if attribute == 0x11:
+                frames.append(struct.unpack_from("<II", cubin, position + 4)[1])
+            position += 4 + (value if form == 4 else 0)
+    assert frames, "the cubin does not say what it takes"
+    return max(frames)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+@pytest.mark.parametrize("taps", [4, 2], ids=["cubic", "linear"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_kernel_compiles_without_spills_or_floats(compiled, architecture, taps):
+    kernel = compile_for(compiled, architecture, taps)
+    assert kernel.asm["cubin"][:4] == b"\x7fELF"
+    assert local_bytes(kernel.asm["cubin"]) == 0
+    assert not re.search(r"\.b?f(16|32|64)|\bfma\.|\.local\b", kernel.asm["ptx"])
+
+
+def test_local_bytes_sees_spills(compiled):
+    assert local_bytes(compile_for(compiled, 80, 4, maxnreg=24).asm["cubin"]) > 0
+
+
+def test_importing_kernels_imports_neither_torch_nor_triton():
+    code = (
+        "import sys; from gpu_extract import kernels; from gpu_extract.kernels import cpu, reference, tables;"
+        "print(sorted({'torch', 'triton', 'cv2', 'gpu_extract.errors'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_kernel_is_available_only_with_a_cuda_device():
+    assert kernels.is_available() == torch.cuda.is_available()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("seed", "size"), [(11, 64), (12, 256), (13, 129)])
+def test_compiled_kernel_equals_reference(compiled, seed, size):
+    case = random_crops(seed, 60, size, [(1, 1), (108, 192), (333, 217), (240, 320)])
+    crops = compiled.warp_affine(*case)
+    np.testing.assert_array_equal(crops.cpu().numpy(), reference.warp_affine(*case))
+    for prefill in (0x00, 0xFF):
+        again = compiled.warp_affine(*case, out=torch.full_like(crops, prefill))
+        assert torch.equal(crops, again)
+
+
+@pytest.mark.cuda
+def test_compiled_kernel_passes_its_self_check(compiled):
+    assert compiled.self_check("cuda") is True
