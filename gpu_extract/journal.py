@@ -1,0 +1,178 @@
+"""The run's own record in the faces folder: what was asked for, which frames are finished, each face's hash.
+
+One line an entry: a CRC-32 in hex, a space, JSON. Lines are only ever appended. A line that was torn by a crash, and
+whatever follows it, is cut off when the journal is opened again. A finished run leaves its journal in place: it is the
+record of the run, and tells a later `--resume` that nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpu_extract.errors import OutputError, UsageError
+from gpu_extract.pipeline import FaceResult
+
+NAME = ".gpu-extract.journal"
+VERSION = 1
+READ_BYTES = 1 << 20
+
+Settings = dict[str, Any]
+
+
+@dataclass
+class Finished:
+    """A frame whose faces are all on disk."""
+
+    position: int
+    faces: list[FaceResult] = field(default_factory=list)
+
+
+class Journal:
+    """An open journal; holds a lock on it, so that no second run writes into the folder."""
+
+    def __init__(self, handle: int, path: Path, finished: dict[int, Finished], *, resumed: bool) -> None:
+        self._handle, self.path = handle, path
+        self.finished = finished
+        """Frames that an earlier run finished, by position."""
+        self.resumed = resumed
+
+    @classmethod
+    def create(cls, folder: Path, settings: Settings) -> Journal:
+        """A new journal in a folder that has none.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        path = folder / NAME
+        handle = _open(path, os.O_CREAT | os.O_EXCL)
+        journal = cls(handle, path, {}, resumed=False)
+        journal._append({"journal": VERSION, "settings": settings})
+        os.fsync(handle)
+        return journal
+
+    @classmethod
+    def resume(cls, folder: Path, settings: Settings) -> Journal:
+        """Open the journal of an earlier run with the same settings and drop what a crash left half-written.
+
+        Raises:
+            UsageError: if a setting differs; the sentence names each.
+            OutputError: if the journal cannot be read or written, or another run holds it.
+        """
+        path = folder / NAME
+        handle = _open(path, 0)
+        try:
+            entries, whole_bytes = _read(handle)
+            first = next(iter(entries), None)
+            if first is None:
+                os.ftruncate(handle, 0)
+                journal = cls(handle, path, {}, resumed=True)
+                journal._append({"journal": VERSION, "settings": settings})
+                return journal
+            if first.get("journal") != VERSION:
+                raise UsageError(f"{path} was written by another version of this program; name another faces folder.")
+            _compare(first["settings"], settings)
+            os.ftruncate(handle, whole_bytes)
+            os.lseek(handle, 0, os.SEEK_END)
+            finished = {}
+            for entry in entries[1:]:
+                faces = [FaceResult(*face) for face in entry["faces"]]
+                finished[entry["frame"]] = Finished(entry["frame"], faces)
+            return cls(handle, path, finished, resumed=True)
+        except BaseException:
+            os.close(handle)
+            raise
+
+    def add(self, position: int, faces: list[FaceResult]) -> None:
+        """Record a frame whose faces are on disk.
+
+        Raises:
+            OutputError: if the disk takes no more.
+        """
+        rows = [[face.row, face.index, face.file_name, face.sha1, face.nbytes] for face in faces]
+        self._append({"frame": position, "faces": rows})
+
+    def sync(self) -> None:
+        """Make what was added survive a power cut."""
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        text = json.dumps(entry, separators=(",", ":"), ensure_ascii=True).encode()
+        line = b"%08x %s\n" % (zlib.crc32(text), text)
+        try:
+            if os.write(self._handle, line) != len(line):
+                raise OutputError(f"the journal {self.path} cannot grow: the disk is full.")
+        except OSError as error:
+            raise OutputError(f"the journal {self.path} cannot grow: {error.strerror}.") from error
+
+
+def exists(folder: Path) -> bool:
+    """Whether a folder holds the journal of a run."""
+    return (folder / NAME).is_file()
+
+
+def _open(path: Path, flags: int) -> int:
+    """A locked handle for reading and appending."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o666)
+    except OSError as error:
+        raise OutputError(f"the journal {path} cannot be opened: {error.strerror}.") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise OutputError(f"another run is writing into {path.parent}; wait for it, or name another folder.") from None
+    return handle
+
+
+def _read(handle: int) -> tuple[list[dict[str, Any]], int]:
+    """All whole entries, and how many bytes they take."""
+    entries, whole_bytes = [], 0
+    for line in _lines(handle):
+        entry = _parse(line)
+        if entry is None:
+            break
+        entries.append(entry)
+        whole_bytes += len(line)
+    return entries, whole_bytes
+
+
+def _lines(handle: int) -> Iterator[bytes]:
+    with open(handle, "rb", buffering=READ_BYTES, closefd=False) as file:
+        file.seek(0)
+        yield from file
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The entry of a line; None if the line is torn or altered."""
+    if not line.endswith(b"\n") or line[8:9] != b" ":
+        return None
+    text = line[9:-1]
+    if line[:8] != b"%08x" % zlib.crc32(text):
+        return None
+    entry: dict[str, Any] = json.loads(text)
+    return entry
+
+
+def _compare(before: Settings, now: Settings) -> None:
+    """Raise UsageError naming every setting that differs."""
+    now = json.loads(json.dumps(now))
+    changed = [
+        f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise UsageError(
+            f"this folder's run had other settings: {'; '.join(changed)}; "
+            "resume with the old ones, or name another faces folder."
+        )
