@@ -1,17 +1,20 @@
-"""What pyproject.toml cannot say: the optional C sampler. Everything works without it, more slowly."""
+"""What pyproject.toml cannot say: the optional C extensions. Everything works without them, more slowly."""
 
 from setuptools import Extension, setup
 
+
+def extension(name: str) -> Extension:
+    return Extension(
+        f"gpu_extract.kernels.{name}",
+        [f"kernels/{name}.c"],
+        define_macros=[("Py_LIMITED_API", "0x030B0000")],
+        extra_compile_args=["-O3", "-std=c11", "-Wall", "-Wextra"],
+        py_limited_api=True,
+        optional=True,  # no compiler: OpenCV and NumPy do the same work
+    )
+
+
 setup(
-    ext_modules=[
-        Extension(
-            "gpu_extract.kernels._sampler",
-            ["kernels/_sampler.c"],
-            define_macros=[("Py_LIMITED_API", "0x030B0000")],
-            extra_compile_args=["-O3", "-std=c11", "-Wall", "-Wextra"],
-            py_limited_api=True,
-            optional=True,  # no compiler: OpenCV samples instead, with the same bytes
-        )
-    ],
+    ext_modules=[extension("_sampler"), extension("_scanlines")],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )
