@@ -91,14 +91,14 @@ def umeyama(points: np.ndarray, target: np.ndarray) -> np.ndarray:
         rank = (s > tolerance[:, None]).sum(axis=1)
         proper = np.where(rank == 1, np.linalg.det(u) * np.linalg.det(vh) > 0, np.linalg.det(covariance) >= 0)
         sign = np.stack([np.ones(len(points)), np.where(proper, 1.0, -1.0)], axis=1)
-        rotation = np.matmul(u * sign[:, None, :], vh)
+        turn = np.matmul(u * sign[:, None, :], vh)
         # Releases with hashes ran under NumPy 1, which takes the reciprocal of the float32 variance in float64.
         variance = points_centred.var(axis=1).sum(axis=1)
         weight = np.where((rank == 1)[:, None], 1.0, sign)
         scale = (1.0 / variance.astype(np.float64)) * (s * weight).sum(axis=1)
         matrix = np.empty((len(points), 2, 3))
-        matrix[:, :, :2] = scale[:, None, None] * rotation
-        moved = np.matmul(rotation, points_mean.astype(np.float64)[:, :, None])[:, :, 0]
+        matrix[:, :, :2] = scale[:, None, None] * turn
+        moved = np.matmul(turn, points_mean.astype(np.float64)[:, :, None])[:, :, 0]
         matrix[:, :, 2] = target_mean - scale[:, None] * moved
     matrix[(rank == 0) | ~finite] = np.nan
     return matrix
@@ -121,44 +121,53 @@ def to_crop(normalized: np.ndarray, size: int, padding: int) -> np.ndarray:
     return crop_from_frame
 
 
-def eye_rotation(points: np.ndarray, normalized: np.ndarray) -> np.ndarray:
-    """Rotation [K, 2, 2] float64 that levels the line between the eyes' centres.
+def eye_angle(points: np.ndarray, crop_from_frame: np.ndarray) -> np.ndarray:
+    """Angle theta [K] float64, radians, by which a face must turn for its eyes to be level.
 
-    The reference takes theta = pi - arctan2(dy, dx) in float32, which differs by one unit in the last place between
-    builds of libm, and with it the hash. Here cos(theta) = -dx/h and sin(theta) = dy/h come from float64
-    multiplication, division and square root alone, which IEEE 754 rounds the same way on every machine; the result
-    is within 3e-7 of either build's.
+    The reference rounds as it goes, in float32: landmarks in the crop as x*m0 + y*m1 + m2 with the first sum fused, the
+    mean of each eye's six points, then arctan2. NumPy and libm builds disagree about float32 arctan2 by one unit in the
+    last place, and the hash changes with it. Here every float32 step is spelled out (a fused one is done in float64,
+    which holds the product exactly) and arctan2 is the float64 one, rounded to float32: the correctly rounded value,
+    the same on every machine, and the one that glibc gives. It equals the theta of all vectors made with glibc.
 
     Args:
-        points: [K, 68, 2] landmarks in frame pixels (98-point ones are mapped).
-        normalized: [K, 2, 3].
+        points: [K, n, 2] landmarks in frame pixels, n = 68 or 51.
+        crop_from_frame: [K, 2, 3] of the legacy crop before eye alignment.
 
     Returns:
-        NaN for a face whose eyes coincide.
+        NaN for a face whose eyes are not finite; a face whose eyes coincide gets pi.
     """
-    points = to_68(points)
-    first = 0 if points.shape[1] == 68 else 17
-    right = _sequential_mean(points[:, RIGHT_EYE.start - first : RIGHT_EYE.stop - first])
-    left = _sequential_mean(points[:, LEFT_EYE.start - first : LEFT_EYE.stop - first])
-    span = right - left
-    dx = normalized[:, 0, 0] * span[:, 0] + normalized[:, 0, 1] * span[:, 1]
-    dy = normalized[:, 1, 0] * span[:, 0] + normalized[:, 1, 1] * span[:, 1]
+    first = 68 - points.shape[1]
+    right = _mean_in_crop(points[:, RIGHT_EYE.start - first : RIGHT_EYE.stop - first], crop_from_frame)
+    left = _mean_in_crop(points[:, LEFT_EYE.start - first : LEFT_EYE.stop - first], crop_from_frame)
     with np.errstate(all="ignore"):
-        length = np.sqrt(dx * dx + dy * dy)
-        cos, sin = -dx / length, dy / length
+        span = (right - left).astype(np.float64)
+        return np.pi - np.arctan2(span[:, 1], span[:, 0]).astype(np.float32).astype(np.float64)
+
+
+def _mean_in_crop(points: np.ndarray, crop_from_frame: np.ndarray) -> np.ndarray:
+    """Mean position of points [K, n, 2] in the crop, [K, 2] float32, rounded as the reference does."""
+    x, y = points[:, :, 0].astype(np.float32), points[:, :, 1].astype(np.float32)
+    matrix = crop_from_frame.astype(np.float32)[:, :, :, None]
+    mean = np.zeros((len(points), 2), np.float32)
+    with np.errstate(all="ignore"):
+        for axis in range(2):
+            m0, m1, m2 = (matrix[:, axis, i] for i in range(3))
+            fused = (x.astype(np.float64) * m0 + (y * m1)).astype(np.float32)
+            for moved in (fused + m2).T:
+                mean[:, axis] += moved
+    return mean / np.float32(points.shape[1])
+
+
+def rotation(theta: np.ndarray) -> np.ndarray:
+    """[K, 2, 2] float64 from angles [K]."""
+    with np.errstate(all="ignore"):
+        cos, sin = np.cos(theta), np.sin(theta)
     return np.stack([np.stack([cos, -sin], axis=1), np.stack([sin, cos], axis=1)], axis=1)
 
 
-def _sequential_mean(points: np.ndarray) -> np.ndarray:
-    """Mean over axis 1 in float64, added one after another so that no SIMD width changes the sum."""
-    total = np.zeros((len(points), 2))
-    for i in range(points.shape[1]):
-        total += points[:, i]
-    return total / points.shape[1]
-
-
-def rotate(normalized: np.ndarray, rotation: np.ndarray, centre: tuple[float, float]) -> np.ndarray:
-    """Normalized matrices [K, 2, 3] turned by rotation [K, 2, 2] about a point of normalized space.
+def rotate(normalized: np.ndarray, turn: np.ndarray, centre: tuple[float, float]) -> np.ndarray:
+    """Normalized matrices [K, 2, 3] turned by `turn` [K, 2, 2] about a point of normalized space.
 
     Legacy crops turn about (0, 0), the top-left corner of the core square, because the reference does.
     """
@@ -167,7 +176,7 @@ def rotate(normalized: np.ndarray, rotation: np.ndarray, centre: tuple[float, fl
     turned = np.empty_like(moved)
     for i in range(2):
         for j in range(3):
-            turned[:, i, j] = rotation[:, i, 0] * moved[:, 0, j] + rotation[:, i, 1] * moved[:, 1, j]
+            turned[:, i, j] = turn[:, i, 0] * moved[:, 0, j] + turn[:, i, 1] * moved[:, 1, j]
     turned[:, :, 2] += centre
     return turned
 
@@ -253,7 +262,8 @@ def crop_geometry(
         normalized[:, :, 2] -= pose.offsets(to_68(points), legacy, centering)
     if align_eyes and n != 4:
         centre = (0.0, 0.0) if centering == "legacy" else (0.5, 0.5)
-        normalized = rotate(normalized, eye_rotation(points, legacy), centre)
+        plain = to_crop(legacy, size, padding_px(size, "legacy", seed=seed))
+        normalized = rotate(normalized, rotation(eye_angle(to_68(points), plain)), centre)
     crop_from_frame = to_crop(normalized, size, padding_px(size, centering, seed=seed))
     usable = np.isfinite(crop_from_frame).all(axis=(1, 2))
     with np.errstate(all="ignore"):

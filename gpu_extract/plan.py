@@ -11,6 +11,7 @@ import numpy as np
 from gpu_extract import geometry
 from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.rotation import legacy_rotation
+from gpu_extract.errors import InputError
 from gpu_extract.frames import FrameSource
 from gpu_extract.geometry import Centering, CropGeometry
 from gpu_extract.kernels import tables
@@ -156,12 +157,18 @@ def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> 
     """Match faces with frames, filter, and work out every crop.
 
     Raises:
-        InputError: if the source cannot tell the size of a frame that a rotated face needs.
+        InputError: if no face has a frame in the source, or the source cannot tell the size of a frame that a rotated
+            face needs.
     """
     faces = alignments.faces
     names = alignments.frame_names
     found = [source.index_of(name) for name in names]
     position = np.array([-1 if i is None else i for i in found], np.int64)
+    if len(faces.frame) and not (position[faces.frame] >= 0).any():
+        raise InputError(
+            f"no entry of {alignments.path.name} names a frame of {source.path}: the file has {names[faces.frame[0]]!r}, "
+            f"the frames are like {source.name_of(0)!r}; check that the two belong together."
+        )
     selected = (position >= 0) & (position % options.extract_every_n == 0)
     has_faces = np.zeros(len(names), bool)
     has_faces[faces.frame] = True

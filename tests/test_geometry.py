@@ -58,23 +58,21 @@ def test_interpolation_equals_the_vectors(vector_faces: Any, expected: Any) -> N
     assert seen == {True, False}
 
 
-def test_eye_matrices_equal_the_vectors_given_their_theta(vector_faces: Any, expected: Any) -> None:
+def test_eye_alignment_equals_the_vectors_angle_included(vector_faces: Any, expected: Any) -> None:
     for size, name, i, face in seed_cases(expected, eyes=1):
         if (name, i) == MIRRORED:
             continue
         points = vector_faces[name][i]["landmarks"][None]
         normalized = geometry.umeyama(geometry.core(points), geometry.mean_face(68, seed=True))
-        theta = face["eyes_theta"]
-        given = np.array([[[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]]])
-        used = geometry.rotate(normalized, given, (0.0, 0.0))
+        theta = geometry.eye_angle(points, geometry.to_crop(normalized, size, face["padding"]))
+        assert theta[0] == face["eyes_theta"], (size, name, i)
+        used = geometry.rotate(normalized, geometry.rotation(theta), (0.0, 0.0))
         np.testing.assert_allclose(used[0], face["matrix_used"], rtol=1e-13, atol=1e-13)
-        crop_from_frame = geometry.to_crop(used, size, face["padding"])
+        crop_from_frame = geometry.crop_geometry(points, size, seed=True, align_eyes=True).crop_from_frame
         np.testing.assert_array_equal(
             tables.coordinate_tables(crop_from_frame, size),
             tables.coordinate_tables(np.array([face["adjusted_matrix"]]), size),
         )
-        # Our own angle is float64; the vectors' is float32.
-        np.testing.assert_allclose(geometry.eye_rotation(points, normalized), given, atol=1e-6)
 
 
 def test_eyes_are_level_after_alignment(vector_faces: Any) -> None:
