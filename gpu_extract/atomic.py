@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from gpu_extract.errors import AlignmentsError, InputError, OutputError
 
@@ -47,9 +48,14 @@ class Fingerprint:
             return False
 
 
+def new_digest() -> Any:
+    """The hash object that fingerprints are made with."""
+    return hashlib.blake2b(digest_size=32)
+
+
 def digest_of(path: Path) -> bytes:
     """BLAKE2b of a file's content, 32 bytes."""
-    digest = hashlib.blake2b(digest_size=32)
+    digest = new_digest()
     with path.open("rb") as file:
         while block := file.read(COPY_BLOCK):
             digest.update(block)
@@ -99,18 +105,19 @@ def write_new(path: str | Path, chunks: Iterable[bytes], *, suffix: str = "", nu
     return candidate
 
 
-def backup_copy(path: str | Path, *, modern: bool = False) -> Path | None:
+def backup_copy(path: str | Path, *, modern: bool = False, digest: Any = None) -> Path | None:
     """Copy `path` to a time-stamped name beside it and return that name; None where there is no file to copy.
 
     `modern` picks the naming: `<stem>_bk_YYYY-mm-dd_HH.MM.SS<ext>` as programs from 2024 on have it (and without
-    `_bk` but with a number in parentheses where that is taken), otherwise `<stem>_YYYYmmdd_HHMMSS<ext>`.
+    `_bk` but with a number in parentheses where that is taken), otherwise `<stem>_YYYYmmdd_HHMMSS<ext>`. `digest`, an
+    object of hashlib, is fed what was copied.
     """
     source = Path(os.path.realpath(path))
     now = time.localtime()
     numbered = time.strftime("_%Y-%m-%d_%H.%M.%S" if modern else "_%Y%m%d_%H%M%S", now)
     try:
         with source.open("rb") as file:
-            blocks = iter(lambda: file.read(COPY_BLOCK), b"")
+            blocks = _blocks(file, digest or new_digest())
             backup = write_new(source, blocks, suffix=f"_bk{numbered}" if modern else numbered, numbered=numbered)
             status = os.fstat(file.fileno())
     except FileNotFoundError:
@@ -175,6 +182,12 @@ def _acquire(lock: Path, path: str | Path) -> int | None:
             os.close(descriptor)
             raise OutputError(f"The lock {lock} could not be taken ({_meaning(error)}).") from error
         os.close(descriptor)
+
+
+def _blocks(file: BinaryIO, digest: Any) -> Iterator[bytes]:
+    while block := file.read(COPY_BLOCK):
+        digest.update(block)
+        yield block
 
 
 @contextmanager

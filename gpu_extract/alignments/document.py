@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import math
 import os
 import time
@@ -17,7 +16,7 @@ from gpu_extract.alignments.faces import LANDMARK_KEYS, FaceTable, face_table
 from gpu_extract.alignments.generation import NEWEST, generation_of, holds_lists_only
 from gpu_extract.alignments.limits import Limits
 from gpu_extract.alignments.packed import unpack
-from gpu_extract.atomic import Fingerprint, backup_copy, digest_of, write_new, write_whole
+from gpu_extract.atomic import Fingerprint, backup_copy, digest_of, new_digest, write_new, write_whole
 from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError
 
 HASHES_END = 2.1  # the version from which on files hold no hashes
@@ -137,7 +136,11 @@ class Alignments:
             return None
         if not self._is_as_loaded():
             raise self._beside()
-        backup = backup_copy(self.path, modern=self.version >= 2)
+        digest = new_digest()
+        backup = backup_copy(self.path, modern=self.version >= 2, digest=digest)
+        if backup and self._fingerprint and self._fingerprint.digest != digest.digest():
+            backup.unlink()
+            raise self._beside()
         try:
             write_whole(self.path, self.content(), before_replace=self._check_unchanged)
         except _ChangedMeanwhileError:
@@ -201,7 +204,7 @@ class _Digesting:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._digest = hashlib.blake2b(digest_size=32)
+        self._digest = new_digest()
         self._digested = 0
 
     def read(self, count: int = -1) -> bytes:

@@ -82,7 +82,7 @@ def _rotations(records: Sequence[Any], invalid: dict[int, str]) -> np.ndarray:
 
 
 def _landmarks(records: Sequence[Any], invalid: dict[int, str]) -> list[LandmarkGroup]:
-    sorts: dict[tuple[int, str], tuple[list[int], list[bytes]]] = {}
+    sorts: dict[tuple[int, np.dtype, bool], tuple[list[int], list[bytes]]] = {}
     loose: list[tuple[int, Any]] = []
     for row, record in enumerate(records):
         try:
@@ -90,22 +90,20 @@ def _landmarks(records: Sequence[Any], invalid: dict[int, str]) -> list[Landmark
         except (KeyError, TypeError):
             points = record.get("landmarksXY") if isinstance(record, dict) else None
         kind = type(points)
-        # Most faces by far: packed, of a known size, and as float32 or float64 in the machine's own byte order.
-        if (
-            (kind is PackedList or (kind is PackedArray and not points.fortran))
-            and points.shape[1:] == (2,)
-            and (points.dtype.str in _AS_STORED[kind])
-        ):
-            sort = sorts.setdefault((points.shape[0], points.dtype.str), ([], []))
+        is_list = kind is PackedList
+        if (is_list or (kind is PackedArray and not points.fortran)) and points.shape[1:] == (2,):
+            sort = sorts.setdefault((points.shape[0], points.dtype, is_list), ([], []))
             sort[0].append(row)
             sort[1].append(points.raw)
         else:
             loose.append((row, points))
     found: dict[tuple[int, str], list[tuple[np.ndarray, np.ndarray]]] = {}
-    for (count, dtype), (rows, raws) in sorts.items():
-        values = np.frombuffer(b"".join(raws), dtype).reshape(-1, count, 2)
+    for (count, dtype, is_list), (rows, raws) in sorts.items():
+        values = np.frombuffer(b"".join(raws), dtype).reshape(len(rows), count, 2)
         raws.clear()
-        found.setdefault((count, dtype), []).append((np.array(rows, np.int64), values))
+        with np.errstate(all="ignore"):
+            values = values.astype(_width(dtype, is_list), copy=False)
+        found.setdefault((count, values.dtype.str), []).append((np.array(rows, np.int64), values))
     for row, points in loose:
         values, fault = _as_points(points)
         if fault:
@@ -119,8 +117,9 @@ def _landmarks(records: Sequence[Any], invalid: dict[int, str]) -> list[Landmark
     ]
 
 
-# Lists are float32 in memory whatever they hold; arrays keep float64.
-_AS_STORED = {PackedList: ("<f4",), PackedArray: ("<f4", "<f8")}
+def _width(dtype: np.dtype, is_list: bool) -> type:
+    """Lists are float32 in memory whatever they hold, and so are arrays of anything but float64."""
+    return np.float64 if dtype.kind == "f" and dtype.itemsize == 8 and not is_list else np.float32
 
 
 def _as_points(points: Any) -> tuple[np.ndarray, str]:
@@ -137,9 +136,8 @@ def _as_points(points: Any) -> tuple[np.ndarray, str]:
         return none, "its landmarks are not numbers"
     if values.ndim != 2 or values.shape[1] != 2:
         return none, f"its landmarks have the shape {list(values.shape)}; points [n, 2] are wanted"
-    dtype = np.float64 if is_array and values.dtype.kind == "f" and values.dtype.itemsize == 8 else np.float32
     with np.errstate(all="ignore"):
-        return np.ascontiguousarray(values, dtype), ""
+        return np.ascontiguousarray(values, _width(values.dtype, not is_array)), ""
 
 
 def _group(

@@ -207,7 +207,7 @@ class _Machine:
                     self.position = i
                     self.fill(LOOKAHEAD + 1)
                     buffer, i = self.buffer, 0
-                    safe = len(buffer) - (0 if self.ended else LOOKAHEAD)
+                    safe = len(buffer) - (1 if self.ended else LOOKAHEAD)
                 if i >= len(buffer):
                     raise AlignmentsError(f"{self.label} is truncated: its pickle ends in the middle.")
             op = buffer[i]
@@ -278,7 +278,7 @@ class _Machine:
                     raise _unsafe(self.label, op)
                 handler(self)
                 buffer, i = self.buffer, self.position
-                safe = len(buffer) - (0 if self.ended else LOOKAHEAD)
+                safe = len(buffer) - (1 if self.ended else LOOKAHEAD)
 
     def finish(self) -> Any:
         if len(self.stack) != 1 or self.marks:

@@ -1,0 +1,256 @@
+"""Whole-file writes under faults: at every instant the old file or the new one."""
+
+import errno
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gpu_extract import atomic
+from gpu_extract.errors import AlignmentsError, OutputError
+
+OLD, NEW = b"old content", [b"new ", b"", b"content" * 1000]
+
+
+@pytest.fixture
+def target(tmp_path):
+    path = tmp_path / "ümlaut alignments.fsa"
+    path.write_bytes(OLD)
+    return path
+
+
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_write_whole_replaces_the_content_and_leaves_nothing_else(target):
+    atomic.write_whole(target, NEW)
+    assert target.read_bytes() == b"".join(NEW)
+    assert names(target.parent) == [target.name]
+
+
+def test_write_whole_makes_a_new_file(tmp_path):
+    atomic.write_whole(tmp_path / "new.fsa", NEW)
+    assert (tmp_path / "new.fsa").read_bytes() == b"".join(NEW)
+
+
+def test_write_whole_keeps_the_mode(target):
+    target.chmod(0o640)
+    atomic.write_whole(target, NEW)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_write_whole_follows_a_link_and_keeps_it(target, tmp_path):
+    link = tmp_path / "elsewhere" / "link.fsa"
+    link.parent.mkdir()
+    link.symlink_to(target)
+    atomic.write_whole(link, NEW)
+    assert link.is_symlink()
+    assert target.read_bytes() == b"".join(NEW)
+
+
+def test_write_whole_takes_the_longest_name(tmp_path):
+    path = tmp_path / ("n" * 251 + ".fsa")
+    atomic.write_whole(path, NEW)
+    assert path.read_bytes() == b"".join(NEW)
+
+
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace", "chunks", "before_replace"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_failing_write_leaves_the_old_file_alone(target, monkeypatch, call, number):
+    calls = 0
+
+    def failing(real):
+        def maybe(*arguments, **keywords):
+            nonlocal calls
+            calls += 1
+            if calls > number:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*arguments, **keywords)
+
+        return maybe
+
+    before_replace = failing(lambda: None) if call == "before_replace" else None
+    chunks = NEW
+    if call == "chunks":
+        chunks = (failing(bytes)(chunk) for chunk in NEW)
+    elif call == "replace":
+        monkeypatch.setattr(atomic.Path, "replace", failing(atomic.Path.replace))
+    elif call != "before_replace":
+        monkeypatch.setattr(atomic.os, call, failing(getattr(os, call)))
+    if number and call in ("open", "fsync", "replace", "before_replace"):
+        # These come once a write (the second `open` and `fsync` are the folder's, whose failure does no harm).
+        atomic.write_whole(target, chunks, before_replace=before_replace)
+        assert target.read_bytes() == b"".join(NEW)
+    else:
+        with pytest.raises(OutputError, match=r"could not be written \(no space left on device\)"):
+            atomic.write_whole(target, chunks, before_replace=before_replace)
+        assert target.read_bytes() == OLD
+    monkeypatch.undo()
+    assert names(target.parent) == [target.name]
+
+
+def test_what_before_replace_raises_arrives_unchanged(target):
+    def refuse():
+        raise KeyError("changed")
+
+    with pytest.raises(KeyError, match="changed"):
+        atomic.write_whole(target, NEW, before_replace=refuse)
+    assert target.read_bytes() == OLD
+    assert names(target.parent) == [target.name]
+
+
+def test_short_writes_are_completed(target, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(atomic.os, "write", lambda descriptor, data: real(descriptor, data[:3]))
+    atomic.write_whole(target, NEW)
+    assert target.read_bytes() == b"".join(NEW)
+
+
+def test_missing_folder_is_an_output_error(tmp_path):
+    with pytest.raises(OutputError, match="no such file or directory"):
+        atomic.write_whole(tmp_path / "nowhere" / "file.fsa", NEW)
+
+
+def test_write_new_never_replaces(target):
+    first = atomic.write_new(target, [b"1"], suffix="_x")
+    second = atomic.write_new(target, [b"2"], suffix="_x")
+    assert (first.name, second.name) == ("ümlaut alignments_x.fsa", "ümlaut alignments_x(1).fsa")
+    assert (first.read_bytes(), second.read_bytes(), target.read_bytes()) == (b"1", b"2", OLD)
+    assert len(names(target.parent)) == 3
+
+
+def test_write_new_without_hard_links(target, monkeypatch):
+    def no_link(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(atomic.os, "link", no_link)
+    written = [atomic.write_new(target, [b"%d" % number], suffix="_x").read_bytes() for number in range(3)]
+    assert written == [b"0", b"1", b"2"]
+    assert len(names(target.parent)) == 4
+
+
+@pytest.mark.parametrize(
+    ("modern", "first", "second"),
+    [
+        (False, r"ümlaut alignments_\d{8}_\d{6}\.fsa", r"ümlaut alignments_\d{8}_\d{6}\(1\)\.fsa"),
+        (
+            True,
+            r"ümlaut alignments_bk_\d{4}-\d\d-\d\d_\d\d\.\d\d\.\d\d\.fsa",
+            r"ümlaut alignments_\d{4}-\d\d-\d\d_\d\d\.\d\d\.\d\d\(1\)\.fsa",
+        ),
+    ],
+)
+def test_backup_copies_are_named_as_the_programs_name_theirs(target, monkeypatch, modern, first, second):
+    now = time.localtime()
+    monkeypatch.setattr(atomic.time, "localtime", lambda: now)
+    copies = [atomic.backup_copy(target, modern=modern) for _ in range(2)]
+    assert re.fullmatch(first, copies[0].name)
+    assert re.fullmatch(second, copies[1].name)
+    assert [copy.read_bytes() for copy in copies] == [OLD, OLD]
+    assert target.read_bytes() == OLD
+    assert copies[0].stat().st_mtime_ns == target.stat().st_mtime_ns
+    assert len(names(target.parent)) == 3
+
+
+def test_backup_of_nothing_is_nothing(tmp_path):
+    assert atomic.backup_copy(tmp_path / "missing.fsa") is None
+    assert names(tmp_path) == []
+
+
+def test_backup_feeds_the_digest(target):
+    digest = atomic.new_digest()
+    atomic.backup_copy(target, digest=digest)
+    assert digest.digest() == atomic.digest_of(target)
+
+
+def test_fingerprint_sees_changes_but_not_touches(target):
+    status = target.stat()
+    fingerprint = atomic.Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino, atomic.digest_of(target))
+    assert fingerprint.matches(target)
+    os.utime(target, ns=(1, 1))
+    assert fingerprint.matches(target)
+    target.write_bytes(OLD[::-1])
+    assert not fingerprint.matches(target)
+    target.write_bytes(OLD + b"x")
+    assert not fingerprint.matches(target)
+    target.unlink()
+    assert not fingerprint.matches(target)
+
+
+def test_a_second_lock_is_refused_and_names_the_holder(target):
+    code = (
+        "import sys; from gpu_extract.atomic import locked\n"
+        f"with locked({str(target)!r}): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        in_use = rf"in use by another run \(process {holder.pid}\)"
+        with pytest.raises(AlignmentsError, match=in_use), atomic.locked(target):
+            pytest.fail("two runs hold the lock")
+        holder.stdin.close()
+        assert holder.wait(20) == 0
+    with atomic.locked(target):
+        assert names(target.parent) == [target.name, target.name + ".lock"]
+    assert names(target.parent) == [target.name]
+
+
+def test_a_killed_runs_lock_and_leftovers_are_taken_over(target):
+    code = (
+        "import os; from gpu_extract.atomic import locked, write_whole\n"
+        "def chunks():\n    yield b'half'; os.kill(os.getpid(), 9)\n"
+        f"with locked({str(target)!r}): write_whole({str(target)!r}, chunks())"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(names(target.parent)) == 3
+    assert target.read_bytes() == OLD
+    with atomic.locked(target):
+        assert names(target.parent) == [target.name, target.name + ".lock"]
+    assert names(target.parent) == [target.name]
+
+
+def test_a_lock_can_be_taken_again_after_an_error(target):
+    with pytest.raises(KeyError), atomic.locked(target):
+        raise KeyError
+    with atomic.locked(target):
+        pass
+
+
+def test_where_no_lock_file_can_be_made_none_is_taken(target, monkeypatch):
+    def read_only(*_arguments, **_keywords):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(atomic.os, "open", read_only)
+    with atomic.locked(target):
+        pass
+    monkeypatch.undo()
+    assert names(target.parent) == [target.name]
+
+
+def test_killed_at_any_moment_the_file_is_old_or_new(target):
+    """Runs that write 60 versions one after another are killed at random moments."""
+    code = (
+        "import sys; from gpu_extract.atomic import write_whole, backup_copy\n"
+        f"path = {str(target)!r}\n"
+        "print('up', flush=True)\n"
+        "for number in range(10 ** 6):\n"
+        "    write_whole(path, [b'%06d' % number] * 20_000)\n"
+    )
+    versions = set()
+    for attempt in range(12):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as run:
+            run.stdout.readline()
+            time.sleep(0.007 * attempt)
+            run.kill()
+        content = target.read_bytes()
+        if content != OLD:
+            assert len(content) == 120_000
+            assert content == content[:6] * 20_000
+            versions.add(content)
+    assert versions, "no run lived long enough to write"
