@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         UnsafePickleError,
         UsageError,
     )
-    from gpu_extract.extract import extract
+    from gpu_extract.job import extract
     from gpu_extract.report import Report
 
 _HOME = {
@@ -41,7 +41,7 @@ _HOME = {
     "Report": "report",
     "UnsafePickleError": "errors",
     "UsageError": "errors",
-    "extract": "extract",
+    "extract": "job",
 }
 
 __all__ = [

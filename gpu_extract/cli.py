@@ -112,7 +112,7 @@ def _library_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _extract(arguments: argparse.Namespace) -> int:
-    from gpu_extract.extract import extract
+    from gpu_extract.job import extract
 
     if arguments.quiet:
         arguments.progress = "none"

@@ -32,7 +32,8 @@ def prepare_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        occupied = next(iter(os.scandir(folder)), None)
+        with os.scandir(folder) as entries:
+            occupied = next(entries, None)
     except NotADirectoryError:
         raise OutputError(f"the faces folder {folder} cannot be made: a part of that path is a file.") from None
     except FileExistsError:

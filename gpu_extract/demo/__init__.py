@@ -46,7 +46,7 @@ def run_demo(folder: Path | str = "demo", *, size: int = 256, **options: Any) ->
     except OSError as error:
         raise OutputError(f"the demo cannot be written into {folder}: {error}; give a writable folder") from error
 
-    from gpu_extract.extract import extract
+    from gpu_extract.job import extract
 
     report = extract(clip.alignments, clip.video, faces, size=size, json=report_json, **options)
     contact_sheet(faces, sheet)
