@@ -110,7 +110,10 @@ static void warp_linear_portable(const Source *source, const Positions *at, cons
 #define AVX2 __attribute__((target("avx2")))
 #define INLINE_AVX2 static inline __attribute__((target("avx2"), always_inline))
 
-enum { BLOCK = 8 }; /* pixels whose positions are computed at once */
+enum {
+    BLOCK = 8, /* pixels whose positions are computed at once */
+    STRIP = 64 /* columns of a crop that are cut from top to bottom: the source rows of a turned strip stay in cache */
+};
 
 /* Which pixels of a block may be read with whole-register loads, and where. */
 typedef struct {
@@ -281,18 +284,17 @@ INLINE_AVX2 void warp_block(const Source *source, const Positions *at, const int
 INLINE_AVX2 void warp_avx2(const Source *source, const Positions *at, const int16_t *weights, int k, uint8_t *out)
 {
     const Window window = window_of(source, k, k == 4 ? 16 : 8);
-    const int vectors = window.usable && at->size >= BLOCK;
-    for (int32_t y = 0; y < at->size; y++) {
-        uint8_t *row = out + (Py_ssize_t)y * at->size * 3;
-        if (!vectors) {
-            sample_span(source, at, weights, k, y, 0, at->size, row);
-            continue;
-        }
-        for (int32_t x = 0; x < at->size - BLOCK; x += BLOCK)
-            warp_block(source, at, weights, k, &window, x, y, row);
-        /* overlaps the block before it where BLOCK does not divide the size; both write the same bytes */
-        warp_block(source, at, weights, k, &window, at->size - BLOCK, y, row);
+    if (!window.usable || at->size < BLOCK) {
+        for (int32_t y = 0; y < at->size; y++)
+            sample_span(source, at, weights, k, y, 0, at->size, out + (Py_ssize_t)y * at->size * 3);
+        return;
     }
+    for (int32_t first = 0; first < at->size; first += STRIP)
+        for (int32_t y = 0; y < at->size; y++)
+            for (int32_t x = first; x < first + STRIP && x < at->size; x += BLOCK)
+                /* the last block of a row may overlap the one before it; both write the same bytes */
+                warp_block(source, at, weights, k, &window, x <= at->size - BLOCK ? x : at->size - BLOCK, y,
+                           out + (Py_ssize_t)y * at->size * 3);
 }
 
 AVX2 static void warp_cubic_avx2(const Source *source, const Positions *at, const int16_t *weights, uint8_t *out)
