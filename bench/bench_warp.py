@@ -2,6 +2,7 @@
 
     python bench/bench_warp.py                     JSON to stdout, a table to stderr
     python bench/bench_warp.py --json FILE
+    python bench/bench_warp.py --table FILE        the Markdown table of such a file, for kernels/README.md
 
 Contenders run in turn, in an order that changes, in one process; the figure is the median over the rounds, the ratio
 the median over the rounds' pairs. Each finds its pixels freshly written, as in a pipeline: OpenCV the whole frame, ours
@@ -254,11 +255,31 @@ def cuda_rows(rounds: int) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def markdown(result: dict[str, Any]) -> str:
+    """The CPU figures as the table of kernels/README.md."""
+    lines = [
+        "| crop | sampling | crops are | OpenCV | C | | C, portable | | NumPy reference |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["cpu"]:
+        us, ratio = row["us_per_crop"], row["times_opencv"]
+        lines.append(
+            f"| {row['size']} px | {row['interpolation']} | {'turned' if row['turned'] else 'upright'} "
+            f"| {us['opencv']:.0f} µs | **{us['c']:.0f} µs** | {ratio['c']:.1f} × | {us['c_portable']:.0f} µs "
+            f"| {ratio['c_portable']:.1f} × | {us['reference'] / 1000:.0f} ms |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead of to stdout")
     parser.add_argument("--rounds", type=int, default=31, help="times that each contender runs (default 31)")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print the Markdown table of a result and stop")
     options = parser.parse_args()
+    if options.table:
+        print(markdown(json.loads(options.table.read_text())))
+        return
     cv2.setNumThreads(1)
     result: dict[str, Any] = {"metadata": run_metadata(), "sampler": cpu.variant(), "cpu": [], "cuda": []}
     for case in CPU_CASES:

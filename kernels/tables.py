@@ -67,15 +67,18 @@ def invert(crop_from_frame: np.ndarray) -> np.ndarray:
 
     The order of the operations is part of the result: another order differs in the last bit, and so may the pixels.
     """
+    m00, m01, m02, m10, m11, m12 = np.asarray(crop_from_frame, dtype=np.float64).reshape(-1, 6).T
+    inverse = np.empty((6, len(m00)))
     with np.errstate(all="ignore"):
-        (m00, m01, m02), (m10, m11, m12) = np.moveaxis(np.asarray(crop_from_frame, dtype=np.float64), 0, -1)
         determinant = m00 * m11 - m01 * m10
         reciprocal = np.divide(1.0, determinant, out=np.zeros_like(determinant), where=determinant != 0)
-        i00, i11 = m11 * reciprocal, m00 * reciprocal
-        i01, i10 = m01 * -reciprocal, m10 * -reciprocal
-        i02 = -i00 * m02 - i01 * m12
-        i12 = -i10 * m02 - i11 * m12
-    return np.stack([i00, i01, i02, i10, i11, i12], axis=-1).reshape(-1, 2, 3)
+        inverse[0] = i00 = m11 * reciprocal
+        inverse[1] = i01 = m01 * -reciprocal
+        inverse[2] = -i00 * m02 - i01 * m12
+        inverse[3] = i10 = m10 * -reciprocal
+        inverse[4] = i11 = m00 * reciprocal
+        inverse[5] = -i10 * m02 - i11 * m12
+    return inverse.T.reshape(-1, 2, 3)
 
 
 def coordinate_tables(crop_from_frame: np.ndarray, size: int) -> np.ndarray:
@@ -100,7 +103,8 @@ def _positions(crop_from_frame: np.ndarray, steps: np.ndarray) -> np.ndarray:
         table[:, 2:] += inverse[:, :, 2:]
         table *= 1 << POSITION_BITS
         np.rint(table, out=table)
-        table[~((table >= -(2.0**31)) & (table < 2.0**31))] = INDEFINITE
+        if not (table.min(initial=0) >= -(2.0**31) and table.max(initial=0) < 2.0**31):  # NaN is neither
+            table[~((table >= -(2.0**31)) & (table < 2.0**31))] = INDEFINITE
         positions = table.astype(np.int32)
         positions[:, 2:] += 1 << (POSITION_BITS - FRACTION_BITS - 1)
     return positions
