@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import mmap
 import threading
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -335,3 +337,15 @@ def test_a_missing_extension_is_one_sentence(monkeypatch):
     assert cpu.variant() == "none"
     with pytest.raises(RuntimeError, match="C compiler"):
         cut(cpu, CASES[0])
+
+
+def test_readme_table_is_the_measured_one():
+    root = Path(__file__).parent.parent
+    readme = (root / "kernels" / "README.md").read_text()
+    result = json.loads((root / "bench" / "results" / "warp.json").read_text())
+    assert result["metadata"]["commit"] in readme
+    for row in result["cpu"]:
+        turned = "turned" if row["turned"] else "upright"
+        us, ratio = row["us_per_crop"], row["times_opencv"]
+        line = f"| {row['size']} px | {row['interpolation']} | {turned} | {us['opencv']:.0f} µs | **{us['c']:.0f} µs** "
+        assert f"{line}| {ratio['c']:.1f} × |" in readme
