@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from gpu_extract.alignments.limits import Limits, check_tree
+from gpu_extract.alignments.number_lists import PUTS, decode, find
 from gpu_extract.alignments.packed import DTYPES, PackedArray, PackedList
 from gpu_extract.errors import AlignmentsError, UnsafePickleError
 
 LOOKAHEAD = 1 << 16  # bytes that are buffered at the start of every instruction, where the stream has them
 MAX_MEMO_GAP = 1000  # picklers number their memo entries one after the other
 MAX_STACK = 100_000  # picklers work in batches of 1000
-MIN_LIST = 16  # numbers from which a list is packed
 
 
 class _NeedsUnpackedError(Exception):
@@ -109,8 +109,7 @@ def load(open_stream: Callable[[], Iterator[bytes]], stored: int, limits: Limits
     raise AlignmentsError(f"{label} is damaged: its pickle refers to parts that it does not have.")
 
 
-# How picklers write an array behind the name of `_reconstruct`, and number lists behind EMPTY_LIST: with the memo
-# instruction of protocol 4 and 5, with that of protocols 2 and 3, and with none.
+# How picklers write an array behind the name of `_reconstruct`, with each way of filling the memo.
 _GET = rb"(h.|j.{4})"
 _ARRAY = (
     _GET
@@ -120,16 +119,8 @@ _ARRAY = (
     + _GET
     + rb"([\x88\x89])(?:C(.)|B(.{4}))"
 )
-_PUTS = (rb"\x94", rb"(?:q.|r.{4})", rb"")
-ARRAYS = [re.compile(_ARRAY.replace(rb"P", put), re.DOTALL) for put in _PUTS]
-ARRAY_ENDS = [re.compile(put + rb"t" + put + rb"b", re.DOTALL) for put in _PUTS]
-POINTS = {put: re.compile(put + rb"\((?:\]" + put + rb"\(G.{8}G.{8}e)++e(?!\()", re.DOTALL) for put in (rb"\x94", rb"")}
-FLOATS = {put: re.compile(put + rb"\((?:G.{8})++e(?!\()", re.DOTALL) for put in (rb"\x94", rb"")}
-# Picklers append in batches of 1000, and a single item that is left over on its own.
-SMALL_INTS = {
-    put: re.compile(put + rb"(?:\((?:K.){1000}e)*+(?:\((?:K.){2,999}+e|K.a)?", re.DOTALL) for put in (rb"\x94", rb"")
-}
-INT_BATCH = 2002  # bytes of a full batch: MARK, 1000 times BININT1, APPENDS
+ARRAYS = [re.compile(_ARRAY.replace(rb"P", put), re.DOTALL) for put in PUTS]
+ARRAY_ENDS = [re.compile(put + rb"t" + put + rb"b", re.DOTALL) for put in PUTS]
 
 
 class _Machine:
@@ -148,7 +139,7 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: list[Any] = []
         self.shapes: dict[bytes, tuple[int, ...]] = {}
-        self.pending: list[tuple[PackedList, int]] = []  # lists whose raw bytes still are pickle code, and their unit
+        self.pending: dict[str, list[PackedList]] = {}  # lists that still hold pickle code, by its form
 
     # ---- the stream
 
@@ -158,7 +149,7 @@ class _Machine:
             raise AlignmentsError(f"{self.label} holds too many values for its size; it looks built to exhaust memory.")
         if len(self.stack) > MAX_STACK or len(self.marks) > MAX_STACK:
             raise AlignmentsError(f"{self.label} is damaged: its pickle never closes what it opens.")
-        self.pack_pending()
+        self.decode_pending()
         pieces = [self.buffer[self.position :]]
         size = len(pieces[0])
         while size < needed:
@@ -287,7 +278,7 @@ class _Machine:
             raise AlignmentsError(
                 f"{self.label} has bytes after the end of its pickle; it was damaged or put together."
             )
-        self.pack_pending()
+        self.decode_pending()
         return self.stack[0]
 
     def pop_mark(self) -> list[Any]:
@@ -340,61 +331,21 @@ class _Machine:
 
     def list_at(self, i: int) -> int:
         """An EMPTY_LIST was read before `i`: push it, or all of it packed if it is a long list of numbers."""
-        buffer = self.buffer
-        memoized = buffer[i : i + 1] == b"\x94"
-        start = i + memoized + 1
-        kind = buffer[start : start + 1] if buffer[start - 1 : start] == b"(" and self.packing else b""
-        put = rb"\x94" if memoized else rb""
-        if kind == b"]" and (found := POINTS[put].match(buffer, i)):
-            unit = 21 + memoized
-            count = (found.end() - start - 1) // unit
-            if count * 2 >= MIN_LIST // 2:
-                return self.packed(found.end(), buffer[start : found.end() - 1], (count, 2), unit, memoized)
-        elif kind == b"G" and (found := FLOATS[put].match(buffer, i)):
-            count = (found.end() - start - 1) // 9
-            if count >= MIN_LIST:
-                return self.packed(found.end(), buffer[start : found.end() - 1], (count,), 9, memoized)
-        elif kind == b"K" and (found := SMALL_INTS[put].match(buffer, i)):
-            codes = buffer[start - 1 : found.end()]
-            raw = b"".join([codes[at + 2 : at + INT_BATCH : 2] for at in range(0, len(codes), INT_BATCH)])
-            if codes[-1:] == b"a":
-                raw = raw[:-1] + codes[-2:-1]
-            if len(raw) >= MIN_LIST and buffer[found.end() : found.end() + 1] not in (b"(", b""):
-                return self.packed(found.end(), raw, (len(raw),), 1, memoized)
-        self.stack.append([])
-        return i
+        found = find(self.buffer, i, len(self.memo)) if self.packing else None
+        if found is None:
+            self.stack.append([])
+            return i
+        self.stack.append(found.value)
+        if found.form:
+            self.pending.setdefault(found.form, []).append(found.value)
+        if found.memoized:
+            self.memo.append(found.value)
+            self.memo.extend(itertools.repeat(HOLE, found.inner))
+        return found.end
 
-    def packed(self, end: int, raw: bytes, shape: tuple[int, ...], unit: int, memoized: bool) -> int:
-        value = PackedList(raw, DTYPES["u1"], shape)
-        self.stack.append(value)
-        if unit > 1:
-            self.pending.append((value, unit))
-        if memoized:
-            self.memo.append(value)
-            if len(shape) == 2:
-                self.memo.extend(itertools.repeat(HOLE, shape[0]))
-        return end
-
-    def pack_pending(self) -> None:
-        """Turn the pickle code of the waiting lists into float32 where that holds them exactly, else float64."""
-        for unit in (21, 22, 9):
-            waiting = [value for value, its_unit in self.pending if its_unit == unit]
-            if not waiting:
-                continue
-            codes = np.frombuffer(b"".join([value.raw for value in waiting]), np.uint8).reshape(-1, unit)
-            ends = (9,) if unit == 9 else (unit - 10, unit - 1)
-            wide = np.stack([np.ascontiguousarray(codes[:, end - 8 : end]).view(">f8")[:, 0] for end in ends], -1)
-            wide = np.ascontiguousarray(wide, np.float64)
-            with np.errstate(all="ignore"):
-                narrow = wide.astype(np.float32)
-            same = (narrow == wide).all(-1)
-            counts = [value.shape[0] for value in waiting]
-            starts = np.cumsum([0, *counts])
-            exact = np.logical_and.reduceat(same, starts[:-1])
-            for value, start, stop, is_exact in zip(waiting, starts[:-1], starts[1:], exact, strict=True):
-                values = narrow[start:stop] if is_exact else wide[start:stop]
-                value.raw = values.tobytes()
-                value.dtype = values.dtype
+    def decode_pending(self) -> None:
+        for form, values in self.pending.items():
+            decode(form, values)
         self.pending.clear()
 
     def array_at(self, i: int) -> int:
