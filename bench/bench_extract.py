@@ -242,6 +242,11 @@ class Bench:
         return {key: self.report.get(key) for key in keys}
 
 
+def _in_memory(work: Path | None) -> bool:
+    """Whether the jobs wrote to memory, not to a disk."""
+    return work is not None and Path("/dev/shm") in (work, *work.parents)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--goals", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6, 7], choices=range(1, 8), metavar="N")
@@ -249,18 +254,26 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2, help="cores for goals 1 to 6 (default 2)")
     parser.add_argument("--device", default="cpu", help="for gpu-extract (default cpu)")
     parser.add_argument("--long", action="store_true", help="goal 5 with 20,400 frames")
+    parser.add_argument("--work", type=Path, help="where the jobs write, such as /dev/shm (default bench/data)")
     parser.add_argument("--name", default="extract", help="of the result file (default extract)")
     args = parser.parse_args()
 
     results = {}
-    with work_folder() as work:
+    with work_folder(args.work) as work:
         bench = Bench(work, args.device, args.repeats, args.cores, args.long)
         for goal in args.goals:
             method = getattr(bench, f"goal_{goal}")
             print(f"goal {goal}: {method.__doc__}", file=sys.stderr, flush=True)
             results[str(goal)] = {"what": method.__doc__, **method()}
     path = save_json(
-        args.name, {**run_metadata(), "cores_used": bench.cores, "repeats": args.repeats, "goals": results}
+        args.name,
+        {
+            **run_metadata(),
+            "cores_used": bench.cores,
+            "repeats": args.repeats,
+            "in_memory": _in_memory(args.work),
+            "goals": results,
+        },
     )
     for goal, result in results.items():
         print(f"{goal}  {'met ' if result['met'] else 'MISS'}  {result['target']}\n         {result['measured']}")

@@ -117,11 +117,11 @@ def save_json(name: str, data: dict[str, Any]) -> Path:
 
 
 @contextmanager
-def work_folder() -> Iterator[Path]:
-    """An empty folder on the disk that holds the clips; removed at the end."""
-    data = REPO / "bench" / "data"
-    data.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="work_", dir=data))
+def work_folder(parent: Path | None = None) -> Iterator[Path]:
+    """An empty folder for what the jobs write, by default on the disk that holds the clips; removed at the end."""
+    parent = parent or REPO / "bench" / "data"
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="work_", dir=parent))
     try:
         yield folder
     finally:

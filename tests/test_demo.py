@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import zlib
 
@@ -180,6 +182,19 @@ def test_sheet_errors(tmp_path):
         contact_sheet(tmp_path, tmp_path / "sheet.png", columns=5000)
     with pytest.raises(OutputError, match="cannot be written"):
         contact_sheet(tmp_path, tmp_path / "nowhere" / "sheet.png")
+
+
+def test_demo_leaves_faces_report_and_sheet(tmp_path):
+    for _ in range(2):  # the second run replaces the first
+        made = run_demo(tmp_path / "demo", size=64, progress="none", device="cpu")
+    assert made.report.exit_code == 0
+    assert len(list_faces(made.faces)) == made.report.faces_written == 118
+    assert json.loads(made.report_json.read_text())["faces_written"] == 118
+    assert cv2.imread(str(made.sheet)).shape[0] > 500
+    assert str(made.sheet) in made.table()
+    name, faces = next(iter(pickle.loads(zlib.decompress(made.alignments.read_bytes())).items()))
+    pixels = cv2.imread(str(made.faces / f"{name[:-4]}_0.png"), cv2.IMREAD_UNCHANGED)
+    assert faces[0]["hash"] == hashlib.sha1(pixels.tobytes()).hexdigest()
 
 
 def test_demo_refuses_a_folder_with_other_files(tmp_path):
