@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from itertools import groupby
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from gpu_extract.frames.base import clip_region
 from gpu_extract.frames.image_header import PNG_SIGNATURE, Header
 from gpu_extract.patch import Patch, Region
 
+isal_zlib: Any
 try:
     from isal import isal_zlib
 except ImportError:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -21,11 +25,29 @@ from gpu_extract.frames.base import (
     check_wanted,
     split_name,
 )
+from gpu_extract.frames.bitstream import DoubtError
 from gpu_extract.frames.container import open_container, probe
+from gpu_extract.frames.index import VideoIndex, read_index
+from gpu_extract.frames.skipping import IndexMismatchError, decode_stretches, plan_stretches
+from gpu_extract.frames.timing import ConstantRate, constant_rate_frames
+from gpu_extract.frames.turn import UPRIGHT, Turn, turn_of_matrix
 from gpu_extract.frames.yuv import to_bgr
 from gpu_extract.patch import Patch, Region
 
+MAX_DECODER_THREADS = 16  # each holds a frame or two
 MAX_DEMUX_ERRORS = 16  # in a row; a damaged file may need a few tries to find the next packet
+
+# Reading all packets of a file costs about a hundredth of decoding them; it must have a chance to pay.
+WORTHWHILE_GAP = 32  # frames between two wanted ones; shorter gaps seldom hold a whole group of pictures
+WORTHWHILE_SHARE = 0.1  # of the frames up to the last wanted one, those in such gaps
+
+
+class Picture:
+    """A decoded frame, and the lock that whoever converts it holds; several `VideoFrame`s may show one."""
+
+    def __init__(self, frame: av.VideoFrame) -> None:
+        self.frame = frame
+        self.guard = threading.Lock()
 
 
 def accepts(path: Path) -> bool:
@@ -37,21 +59,27 @@ def open_source(path: Path, options: SourceOptions) -> VideoSource:
 
 
 class VideoSource(FrameSource):
-    """The first video stream of a file that is not a cover picture."""
+    """The first video stream of a file that is not a cover picture.
+
+    `skipping` says after an iteration whether parts of the video were left undecoded, or why not.
+    """
 
     kind = "video"
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
         self.path = path
+        self.skipping = "not tried"
         self._options = options
         self._stem, self._extension = split_name(path.name)
         self._key_extensions = VIDEO_EXTENSIONS | {".png", self._extension.lower()}
-        self._guard = threading.Lock()  # held while FFmpeg works on the container, so that close() waits for it
+        self._guard = threading.Lock()  # held while FFmpeg works, so that close() waits for it
         self._closed = False
-        self._container: InputContainer | None = open_container(path)
-        stream = self._video_stream(self._container)
-        self._size = (stream.codec_context.height, stream.codec_context.width)
-        self._unused = True
+        self._container: InputContainer | None = None
+        self._turn = UPRIGHT
+        stream = self._reopened()
+        self._stored_size = (stream.codec_context.height, stream.codec_context.width)
+        if options.rotate:
+            self._turn = self._display_turn()
 
     def index_of(self, name: str) -> int | None:
         stem, extension = split_name(name)
@@ -68,25 +96,21 @@ class VideoSource(FrameSource):
         return f"{self._stem}_{index + 1:06d}{self._extension}"
 
     def size_of(self, index: int) -> tuple[int, int]:
-        return self._size
+        return self._turn.size(*self._stored_size)
 
     def frames(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
-        remaining = iter(check_wanted(wanted).tolist())
-        target = next(remaining, None)
-        index = -1
-        for index, picture in enumerate(self._decode()):
-            if index == target:
-                yield VideoFrame(index, self.name_of(index), picture)
-                target = next(remaining, None)
-            if target is None and self._options.skip_unwanted:
+        remaining = check_wanted(wanted)
+        index = self._read_index(remaining)
+        if index is not None:
+            try:
+                for frame in self._indexed(index, remaining):
+                    yield frame
+                    remaining = remaining[remaining > frame.index]
                 return
-        if index < 0:
-            raise InputError(f"no frame of the video '{self.path}' can be decoded.")
-        self.frames_seen = index + 1
-        while target is not None:
-            reason = f"the video ends after {index + 1} frames that can be decoded."
-            yield FrameFailure(target, self.name_of(target), reason)
-            target = next(remaining, None)
+            except (IndexMismatchError, av.error.FFmpegError):
+                self.frames_seen = None
+                self.skipping = "given up: the decoder gave other frames than the packets announced"
+        yield from self._sequential(remaining)
 
     def close(self) -> None:
         with self._guard:
@@ -95,13 +119,126 @@ class VideoSource(FrameSource):
                 self._container.close()
                 self._container = None
 
-    def _decode(self) -> Iterator[av.VideoFrame]:
+    def _sequential(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
+        """Decodes from the beginning, to the last wanted frame or to the end."""
+        remaining = iter(wanted.tolist())
+        target = next(remaining, None)
+        position = 0
+        for position, picture in self._numbered():
+            while target is not None and target == position:
+                yield self._frame(position, picture)
+                target = next(remaining, None)
+            position += 1
+            if target is None and self._options.skip_unwanted:
+                return
+        if self._closed:
+            return
+        if not position:
+            raise InputError(f"no frame of the video '{self.path}' can be decoded.")
+        self.frames_seen = position
+        while target is not None:
+            yield self._failure(target, position)
+            target = next(remaining, None)
+
+    def _indexed(self, index: VideoIndex, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
+        """Decodes only what the wanted frames need; raises IndexMismatchError once the index proves wrong."""
+        source_of = self._sources(index)
+        self.frames_seen = len(source_of)
+        present = wanted[wanted < len(source_of)]
+        pending = iter(present.tolist())
+        target = next(pending, None)
+        for number, picture in self._stretches(index, np.unique(source_of[present])):
+            while target is not None and source_of[target] == number:
+                yield self._frame(target, picture)
+                target = next(pending, None)
+        if self._closed:
+            return
+        for missing in wanted[len(present) :].tolist():
+            yield self._failure(missing, len(source_of))
+
+    def _sources(self, index: VideoIndex) -> np.ndarray:
+        """[M] the decoded frame that each frame, as numbered by `timing`, shows."""
+        if self._options.timing == "decoded":
+            return np.arange(index.frame_count)
+        with self._guard:
+            clock = self._clock(self._reopened())
+        return constant_rate_frames(index.pts[index.packet_of], index.duration[index.packet_of], clock)
+
+    def _stretches(self, index: VideoIndex, wanted: np.ndarray) -> Iterator[tuple[int, Picture]]:
+        with self._guard:
+            stream = self._reopened()
+            container = self._container
+        assert container is not None
+        steps = decode_stretches(container, stream, index, plan_stretches(index, wanted), self._count)
+        while True:
+            with self._guard:
+                if self._closed:
+                    return
+                try:
+                    step = next(steps)
+                except StopIteration:
+                    return
+            if step is not None:
+                yield step[0], Picture(step[1])
+
+    def _count(self, frames: int) -> None:
+        self.frames_decoded += frames
+
+    def _read_index(self, wanted: np.ndarray) -> VideoIndex | None:
+        """The index if skipping is allowed, may pay and is safe; else None."""
+        if not self._options.skip_unwanted or not len(wanted):
+            return None
+        gaps = np.diff(wanted, prepend=-1) - 1
+        if gaps[gaps >= WORTHWHILE_GAP].sum() < WORTHWHILE_SHARE * (wanted[-1] + 1):
+            self.skipping = "not tried: the wanted frames are too close to each other"
+            return None
+        with self._guard:
+            try:
+                stream = self._reopened()
+                assert self._container is not None
+                index = read_index(self._container, stream)
+            except DoubtError as doubt:
+                self.skipping = f"not possible: {doubt}"
+                return None
+        self.skipping = "done"
+        return index
+
+    def _numbered(self) -> Iterator[tuple[int, Picture]]:
+        """All frames with their numbers, as `timing` counts them."""
+        pictures = self._decoded()
+        if self._options.timing == "constant":
+            pictures = self._at_constant_rate(pictures)
+        return enumerate(pictures)
+
+    def _at_constant_rate(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
+        previous = None
+        clock = None
+        for picture in pictures:
+            if clock is None:
+                with self._guard:
+                    assert self._container is not None
+                    clock = self._clock(self._video_stream(self._container))
+            frame = picture.frame
+            repeats, copies = (0, 1) if frame.pts is None else clock.place(frame.pts, frame.duration or 0)
+            yield from repeat(previous or picture, repeats)
+            yield from repeat(picture, copies)
+            previous = picture
+        if clock is not None and previous is not None:
+            yield from repeat(previous, clock.finish())
+
+    def _clock(self, stream: VideoStream) -> ConstantRate:
+        assert self._container is not None
+        rate = stream.guessed_rate or Fraction(25)
+        unit = stream.time_base or Fraction(1, av.time_base)
+        start = round(Fraction(self._container.start_time or 0, av.time_base) / unit)
+        return ConstantRate(Fraction(rate), unit, start)
+
+    def _decoded(self) -> Iterator[Picture]:
         """Every frame that the decoder gives, in its order; packets that it refuses are passed over."""
         with self._guard:
-            container = self._restarted()
-            stream = self._video_stream(container)
-            stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = self._options.threads or 0
+            stream = self._reopened()
+            container = self._container
+        assert container is not None
         for packet in self._packets(container, stream):
             with self._guard:
                 if self._closed:
@@ -111,7 +248,7 @@ class VideoSource(FrameSource):
                 except av.error.FFmpegError:
                     pictures = []
             self.frames_decoded += len(pictures)
-            yield from pictures
+            yield from map(Picture, pictures)
 
     def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[av.Packet | None]:
         """The stream's packets, then None; an unreadable spot in the file is passed over where FFmpeg can go on."""
@@ -136,15 +273,17 @@ class VideoSource(FrameSource):
                     yield packet
         yield None
 
-    def _restarted(self) -> InputContainer:
+    def _reopened(self) -> VideoStream:
+        """The video stream at its beginning, of a container opened anew; replaces and closes the one before."""
         if self._closed:
             raise ValueError("the video is closed.")
-        if self._container is None or not self._unused:
-            if self._container is not None:
-                self._container.close()
-            self._container = open_container(self.path)
-        self._unused = False
-        return self._container
+        if self._container is not None:
+            self._container.close()
+        self._container = open_container(self.path)
+        stream = self._video_stream(self._container)
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = self._options.threads or _decoder_threads()
+        return stream
 
     def _video_stream(self, container: InputContainer) -> VideoStream:
         attached = av.stream.Disposition.attached_pic
@@ -157,27 +296,50 @@ class VideoSource(FrameSource):
             raise InputError(f"the codec of the video '{self.path}' has no decoder here; re-encode it as H.264.")
         return streams[0]
 
+    def _display_turn(self) -> Turn:
+        """What the display matrix of the first frame asks for."""
+        first = next(self._decoded(), None)
+        self.frames_decoded = 0
+        matrix: Any = first.frame.side_data.get("DISPLAYMATRIX") if first else None
+        return UPRIGHT if matrix is None else turn_of_matrix(bytes(matrix))
+
+    def _frame(self, index: int, picture: Picture) -> Frame:
+        return VideoFrame(index, self.name_of(index), picture, self._turn)
+
+    def _failure(self, index: int, count: int) -> FrameFailure:
+        return FrameFailure(index, self.name_of(index), f"the video ends after {count} frames that can be decoded.")
+
 
 class VideoFrame(Frame):
     """Keeps its decoded picture until it is dropped; drop it once it is loaded."""
 
-    def __init__(self, index: int, name: str, picture: av.VideoFrame) -> None:
+    def __init__(self, index: int, name: str, picture: Picture, turn: Turn = UPRIGHT) -> None:
         self.index = index
         self.name = name
         self._picture = picture
-        self._guard = threading.Lock()
+        self._turn = turn
+        self._height, self._width = turn.size(picture.frame.height, picture.frame.width)
 
     @property
     def height(self) -> int:
-        return int(self._picture.height)
+        return self._height
 
     @property
     def width(self) -> int:
-        return int(self._picture.width)
+        return self._width
 
     def load(self, region: Region | None = None) -> Patch:
-        with self._guard:
-            try:
-                return to_bgr(self._picture, region)
-            except (av.error.FFmpegError, ValueError) as error:
-                raise FrameError(f"its pixels ({self._picture.format.name}) cannot be converted: {error}.") from error
+        stored = None if region is None else self._turn.stored_region(region, self._height, self._width)
+        frame = self._picture.frame
+        try:
+            with self._picture.guard:
+                patch = to_bgr(frame, stored)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise FrameError(f"its pixels ({frame.format.name}) cannot be converted: {error}.") from error
+        return patch if self._turn == UPRIGHT else self._turn.patch(patch)
+
+
+def _decoder_threads() -> int:
+    """As many as there are cores: measured on 2, with 3 and more (FFmpeg's own choice) slower."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, MAX_DECODER_THREADS)

@@ -1,0 +1,73 @@
+"""Constant-frame-rate numbering: what files made before March 2026 count as the frames of a video (SPEC 1.6).
+
+Their frames came through a pipe from the ffmpeg program with its default options, which writes a stream of constant
+rate: a frame is repeated where the next one is late and left out where two fall on one tick. `ConstantRate` is that
+program's documented rule (`-vsync cfr`), from the releases that were bundled with imageio until 2024. Later releases
+keep a frame's duration unrounded and may then place a repeat one tick earlier or later.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+_SLACK = 1.1  # ticks by which a frame may be early or late before one is left out or repeated
+_ROUND_UP = 0.6
+_MIDPOINT_NUDGE = 1 / (1 << 17)  # keeps times that lie exactly between two ticks from depending on float noise
+
+
+class ConstantRate:
+    """Says of each decoded frame how often it, and how often the one before it, appears in the output.
+
+    rate: output frames a second; time_base: seconds a unit of pts; start: pts of the beginning of the whole file, from
+    which times are counted.
+    """
+
+    def __init__(self, rate: Fraction, time_base: Fraction, start: int) -> None:
+        self._ticks_per_unit = rate * time_base
+        self._start = start
+        self._next = 0  # the tick that the next output frame has
+        self._recent = [0, 0, 0]  # repeats of the previous frame, at the last three frames
+
+    def place(self, pts: int, duration: int) -> tuple[int, int]:
+        """(repeats of the previous frame, copies of this one) that the output has before the next frame comes."""
+        time = self._ticks(pts - self._start)
+        length = float(round(self._ticks_per_unit * duration)) or 1.0
+        early = time - self._next
+        end = early + length
+        if early < 0 < end:
+            early = 0.0
+        repeats, total = 0, 1
+        if end < -_SLACK:
+            total = 0
+        elif end > _SLACK:
+            total = round(end)
+            if early > _SLACK:
+                repeats = round(early - _ROUND_UP)
+        self._recent = [repeats, *self._recent[:2]]
+        self._next += total
+        repeats = min(repeats, total)
+        return repeats, total - repeats
+
+    def finish(self) -> int:
+        """Copies of the last frame at the end of the stream."""
+        return sorted(self._recent)[1]
+
+    def _ticks(self, units: int) -> float:
+        exact = self._ticks_per_unit * units
+        if exact.denominator == 1:
+            return float(exact)
+        return float(exact) + (_MIDPOINT_NUDGE if exact > 0 else -_MIDPOINT_NUDGE)
+
+
+def constant_rate_frames(pts: np.ndarray, duration: np.ndarray, clock: ConstantRate) -> np.ndarray:
+    """[M] number of the decoded frame that each output frame shows; pts, duration: [N], in the order shown."""
+    shown: list[int] = []
+    for number, (time, length) in enumerate(zip(pts.tolist(), duration.tolist(), strict=True)):
+        repeats, copies = clock.place(time, length)
+        shown.extend([max(number - 1, 0)] * repeats)
+        shown.extend([number] * copies)
+    if len(pts):
+        shown.extend([len(pts) - 1] * clock.finish())
+    return np.array(shown, np.int64)
