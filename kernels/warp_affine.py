@@ -59,7 +59,7 @@ def _to_uint8(total):
     return tl.minimum(tl.maximum(total >> 15, 0), 255).to(tl.uint8)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size"])  # one binary for every size: the one that the self-check checked
 def _kernel(
     slab,  # [n_words] int32: pixels of all sources, three bytes each
     sources,  # [N, 5] int64: first word, height, words a row, x0, y0
