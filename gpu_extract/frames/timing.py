@@ -21,13 +21,15 @@ class ConstantRate:
     """Says of each decoded frame how often it, and how often the one before it, appears in the output.
 
     rate: output frames a second; time_base: seconds a unit of pts; start: pts of the beginning of the whole file, from
-    which times are counted.
+    which times are counted; only_stream: the file has nothing but the video, and then its first frame is never repeated
+    to fill a late start.
     """
 
-    def __init__(self, rate: Fraction, time_base: Fraction, start: int) -> None:
+    def __init__(self, rate: Fraction, time_base: Fraction, start: int, only_stream: bool = False) -> None:
         self._ticks_per_unit = rate * time_base
         self._start = start
         self._next = 0  # the tick that the next output frame has
+        self._may_start_late = only_stream
         self._recent = [0, 0, 0]  # repeats of the previous frame, at the last three frames
 
     def place(self, pts: int, duration: int) -> tuple[int, int]:
@@ -35,6 +37,9 @@ class ConstantRate:
         time = self._ticks(pts - self._start)
         length = float(round(self._ticks_per_unit * duration)) or 1.0
         early = time - self._next
+        if self._may_start_late and early >= 0.5:
+            self._next, early = round(time), 0.0
+        self._may_start_late = False
         end = early + length
         if early < 0 < end:
             early = 0.0

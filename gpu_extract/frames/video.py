@@ -231,7 +231,7 @@ class VideoSource(FrameSource):
         rate = stream.guessed_rate or Fraction(25)
         unit = stream.time_base or Fraction(1, av.time_base)
         start = round(Fraction(self._container.start_time or 0, av.time_base) / unit)
-        return ConstantRate(Fraction(rate), unit, start)
+        return ConstantRate(Fraction(rate), unit, start, only_stream=len(self._container.streams) == 1)
 
     def _decoded(self) -> Iterator[Picture]:
         """Every frame that the decoder gives, in its order; packets that it refuses are passed over."""

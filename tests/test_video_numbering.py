@@ -1,0 +1,265 @@
+"""Old numbering of video frames: constant-rate timing and turned pictures (SPEC 1.6)."""
+
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from gpu_extract.frames import FrameFailure, open_frames, video
+from gpu_extract.frames.timing import ConstantRate, constant_rate_frames
+from gpu_extract.frames.turn import UPRIGHT, Turn, turn_of_matrix
+from gpu_extract.patch import Patch, Region, whole_frame
+
+HEIGHT, WIDTH = 48, 80
+
+
+def write(path: Path, times: list[int], options: dict[str, str] | None = None) -> Path:
+    """times: milliseconds."""
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options=options or {"g": "12", "bf": "2"})
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time in times:
+            coarse = random.integers(0, 256, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(coarse.repeat(8, 0).repeat(8, 1), "rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def plain_decode(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+
+
+def shown(path: Path, count: int, **options: object) -> list[int | None]:
+    """For each frame, the number of the decoded frame that it equals; None where there is no frame."""
+    expected = plain_decode(path)
+    numbers: list[int | None] = []
+    with open_frames(path, timing="constant", **options) as source:  # type: ignore[arg-type]
+        for frame in source.frames(np.arange(count)):
+            assert frame.index == len(numbers)
+            if isinstance(frame, FrameFailure):
+                numbers.append(None)
+            else:
+                (number,) = (n for n, pixels in enumerate(expected) if np.array_equal(pixels, frame.load().pixels))
+                numbers.append(number)
+    return numbers
+
+
+def outputs(
+    times: list[float],
+    lengths: list[float] | float = 1.0,
+    rate: int = 25,
+    start: float = 0,
+    only_stream: bool = False,
+) -> list[int]:
+    """times, lengths: in frames of the constant rate."""
+    lengths = lengths if isinstance(lengths, list) else [lengths] * len(times)
+    clock = ConstantRate(Fraction(rate), Fraction(1, 1000 * rate), round(start * 1000), only_stream)
+    pts = np.array([round(time * 1000) for time in times])
+    return constant_rate_frames(pts, np.array([round(length * 1000) for length in lengths]), clock).tolist()
+
+
+@pytest.mark.parametrize(
+    ("times", "lengths", "expected"),
+    [
+        ([0, 1, 2, 3], 1, [0, 1, 2, 3]),
+        ([0.4, 1.3, 1.7, 3.2], 1, [0, 1, 2, 3]),  # jitter below a tick
+        ([0, 1, 3, 4], [1, 2, 1, 1], [0, 1, 1, 2, 3]),  # a frame lasts two ticks and says so
+        ([0, 1, 3, 4], 1, [0, 1, 2, 2, 3]),  # it does not say so: the next one, found late, is given twice
+        ([0, 1, 3, 4], 0, [0, 1, 2, 2, 3]),  # no durations at all
+        ([0, 1, 6, 7], 1, [0, 1, 1, 1, 1, 2, 2, 3]),
+        ([0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5], 0.5, [0, 1, 2, 3, 4, 6, 8]),  # left out once two ticks ahead
+        ([3, 4, 5], 1, [0, 0, 0, 0, 1, 2]),  # a late start repeats the first frame
+        ([0], 1, [0]),
+        ([], 1, []),
+    ],
+)
+def test_constant_rate_by_hand(times: list[float], lengths: list[float] | float, expected: list[int]) -> None:
+    assert outputs(times, lengths) == expected
+
+
+def test_times_count_from_the_beginning_of_the_file() -> None:
+    assert outputs([100, 101, 103], start=100) == [0, 1, 2, 2]
+
+
+def test_a_late_start_is_not_filled_where_there_is_only_one_stream() -> None:
+    assert outputs([3, 4, 5], only_stream=True) == [0, 1, 2]
+    assert outputs([0, 1, 3, 4], only_stream=True) == [0, 1, 2, 2, 3]
+
+
+def test_a_stream_that_lags_at_its_end_repeats_its_last_frame() -> None:
+    times = [0.0]
+    for _ in range(6):
+        times.append(times[-1] + 3)
+    numbers = outputs(times)
+    assert numbers == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6]
+
+
+def test_a_long_regular_stream_does_not_drift() -> None:
+    for rate, step in ((30, 1001 / 1000), (25, 1.0001), (60, 0.9999)):
+        count = 3000
+        numbers = outputs([number * step for number in range(count)], rate=rate)
+        assert abs(len(numbers) - round(count * step)) <= 2
+        assert np.all(np.diff(numbers) >= 0)
+
+
+def every_40ms(count: int) -> list[int]:
+    return [number * 40 for number in range(count)]
+
+
+def test_a_constant_rate_clip_is_numbered_as_decoded(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", every_40ms(30))
+    assert shown(path, 30) == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("extension", "expected"),
+    [
+        ("mp4", [0, 1, 2, 3, 3, 4, 5, 6, 7, 8, 9]),  # knows how long each frame lasts
+        ("mkv", [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9]),  # does not
+    ],
+)
+def test_a_variable_rate_clip_repeats_frames(tmp_path: Path, extension: str, expected: list[int]) -> None:
+    """Ten frames, the fourth shown twice as long: eleven, as the reference's test clip gave."""
+    times = [number * 40 + (40 if number > 3 else 0) for number in range(10)]
+    path = write(tmp_path / f"a.{extension}", times, {"bf": "0"})
+    assert shown(path, 12) == [*expected, None]
+
+
+def test_frames_in_one_tick_are_left_out() -> None:
+    """Three frames too many within a tick: the output runs two ticks ahead, so the third is left out."""
+    times = sorted([*range(60), 10.125, 10.25, 10.375])
+    assert outputs(times) == [*range(13), *range(14, 63)]
+
+
+def test_constant_timing_is_the_same_with_and_without_skipping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "WORTHWHILE_GAP", 0)
+    monkeypatch.setattr(video, "WORTHWHILE_SHARE", 0)
+    random = np.random.default_rng(4)
+    times = np.cumsum(random.choice([20, 40, 40, 40, 80, 160], 50)).tolist()
+    path = write(tmp_path / "a.mp4", times)
+    with open_frames(path, timing="constant", skip_unwanted=False) as source:
+        everything = {
+            frame.index: frame.load().pixels
+            for frame in source.frames(np.arange(400))
+            if not isinstance(frame, FrameFailure)
+        }
+        count = source.frames_seen
+    assert count == len(everything) != 50
+    for wanted in ([0, 40], [17], [count - 1], [count], list(range(3, count, 13))):
+        with open_frames(path, timing="constant") as source:
+            frames = list(source.frames(np.array(wanted)))
+            assert source.skipping == "done"  # type: ignore[attr-defined]
+            assert source.frames_seen == count
+        for frame in frames:
+            if isinstance(frame, FrameFailure):
+                assert frame.index == count
+            else:
+                assert np.array_equal(frame.load().pixels, everything[frame.index])
+
+
+def test_frames_that_share_a_picture_load_apart(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", [0, 40, 400, 440])
+    with open_frames(path, timing="constant") as source:
+        frames = [frame for frame in source.frames(np.arange(9)) if not isinstance(frame, FrameFailure)]
+    assert len(frames) == 9
+    assert np.array_equal(frames[2].load().pixels, frames[5].load().pixels)
+    assert [frame.name for frame in frames[:2]] == ["a_000001.mp4", "a_000002.mp4"]
+
+
+def test_an_unknown_timing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="timing must be one of"):
+        open_frames(tmp_path, timing="vfr")
+
+
+MATRICES = [
+    *((1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)),
+    *((-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)),
+]
+
+
+def carried(pixels: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """Each pixel where the matrix puts it: x' = a x + c y, y' = b x + d y, then moved so that both start at 0."""
+    a, b, c, d = matrix
+    height, width = pixels.shape[:2]
+    y, x = np.mgrid[0:height, 0:width]
+    to_x, to_y = a * x + c * y, b * x + d * y
+    to_x, to_y = to_x - to_x.min(), to_y - to_y.min()
+    result = np.zeros((to_y.max() + 1, to_x.max() + 1, 3), np.uint8)
+    result[to_y, to_x] = pixels
+    return result
+
+
+def native(matrix: tuple[int, int, int, int]) -> bytes:
+    a, b, c, d = (value << 16 for value in matrix)
+    return struct.pack("=9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_turns_carry_pixels_where_the_matrix_says(matrix: tuple[int, int, int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    expected = carried(pixels, matrix)
+    turn = turn_of_matrix(native(matrix))
+    assert turn.size(30, 50) == expected.shape[:2]
+    assert np.array_equal(turn.patch(whole_frame(pixels)).pixels, expected)
+    height, width = expected.shape[:2]
+    for region in (Region(0, 0, 5, 9), Region(7, 3, 20, 29), Region(width - 4, height - 6, width, height)):
+        x0, y0, x1, y1 = turn.stored_region(region, height, width)
+        patch = turn.patch(Patch(pixels[y0:y1, x0:x1], x0, y0, 30, 50))
+        assert (patch.x0, patch.y0, patch.height, patch.width) == (region.x0, region.y0, height, width)
+        assert np.array_equal(patch.pixels, expected[region.y0 : region.y1, region.x0 : region.x1])
+
+
+@pytest.mark.parametrize("angle", [10, 45, 100])
+def test_other_angles_are_left_alone(angle: int) -> None:
+    sine, cosine = (round(f(np.radians(angle)) * 65536) for f in (np.sin, np.cos))
+    assert turn_of_matrix(struct.pack("=9i", cosine, sine, 0, -sine, cosine, 0, 0, 0, 1 << 30)) == UPRIGHT
+    assert turn_of_matrix(bytes(36)) == UPRIGHT
+    assert Turn() == UPRIGHT
+
+
+def turned(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """The same mp4 with another matrix in its track header, as a phone writes it."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44
+    a, b, c, d = (value << 16 for value in matrix)
+    struct.pack_into(">9i", data, at, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_a_turned_clip(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    path = turned(write(tmp_path / "a.mp4", every_40ms(4)), matrix)
+    stored = plain_decode(path)
+    assert stored[0].shape == (HEIGHT, WIDTH, 3)
+    with open_frames(path) as source:
+        assert source.size_of(0) == (HEIGHT, WIDTH)
+        assert all(np.array_equal(frame.load().pixels, stored[frame.index]) for frame in source.frames(np.arange(4)))
+    with open_frames(path, rotate=True) as source:
+        assert source.frames_decoded == 0
+        for frame in source.frames(np.arange(4)):
+            assert not isinstance(frame, FrameFailure)
+            expected = carried(stored[frame.index], matrix)
+            assert source.size_of(frame.index) == (frame.height, frame.width) == expected.shape[:2]
+            assert np.array_equal(frame.load().pixels, expected)
+            part = frame.load(Region(5, 7, 18, 20))
+            rows, columns = part.pixels.shape[:2]
+            assert part.x0 <= 5
+            assert part.y0 <= 7
+            assert part.x0 + columns >= 18
+            assert part.y0 + rows >= 20
+            assert part.pixels.flags.c_contiguous
+            cut = expected[part.y0 : part.y0 + rows, part.x0 : part.x0 + columns]
+            assert np.array_equal(part.pixels, cut)
