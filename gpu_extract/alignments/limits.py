@@ -20,7 +20,7 @@ class Limits:
     max_ratio: int = 250  # inflated bytes per stored byte; landmarks and thumbnails reach 1 to 5
     free_bytes: int = 64 << 20  # inflated size up to which the ratio does not matter
     max_string: int = 256 << 20  # bytes of one string, mask or thumbnail
-    free_values: int = 4_000_000  # values (list items, dict entries) of any file
+    free_values: int = 2_000_000  # values (list items, dict entries) of any file
     values_per_byte: int = 4  # further values per stored byte
 
     def inflated(self, stored: int) -> int:

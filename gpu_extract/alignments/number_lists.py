@@ -14,7 +14,8 @@ import numpy as np
 
 from gpu_extract.alignments.packed import DTYPES, PackedList
 
-MIN_NUMBERS = 8  # lists of fewer are not worth it
+MIN_NUMBERS = 16  # flat lists of fewer are not worth it
+MIN_POINTS = 4
 INT_POINTS = 68  # the landmark set of the files whose landmarks are integers
 BATCH = 1000  # picklers append so many items at a time
 INT_BATCH = 2 * BATCH + 2  # bytes of a full batch of small integers: MARK, 1000 times BININT1, APPENDS
@@ -75,7 +76,7 @@ def find(buffer: bytes, i: int, memo_size: int) -> Found | None:
 def _points(buffer: bytes, i: int, start: int, put: bytes) -> Found | None:
     match = _POINTS[put].match(buffer, i)
     unit = 22 if put else 21
-    if match is None or match.end() - start < unit * MIN_NUMBERS // 2:
+    if match is None or match.end() - start < unit * MIN_POINTS:
         return None
     count = (match.end() - 1 - start) // unit
     value = PackedList(buffer[start : match.end() - 1], DTYPES["f8"], (count, 2))

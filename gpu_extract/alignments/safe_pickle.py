@@ -26,6 +26,7 @@ from gpu_extract.errors import AlignmentsError, UnsafePickleError
 
 LOOKAHEAD = 1 << 16  # bytes that are buffered at the start of every instruction, where the stream has them
 MAX_MEMO_GAP = 1000  # picklers number their memo entries one after the other
+PACKED_COST = 4  # values that a packed list or array counts as, by the memory it takes beside its numbers
 MAX_STACK = 100_000  # picklers work in batches of 1000
 
 
@@ -336,6 +337,7 @@ class _Machine:
             self.stack.append([])
             return i
         self.stack.append(found.value)
+        self.values += PACKED_COST
         if found.form:
             self.pending.setdefault(found.form, []).append(found.value)
         if found.memoized:
@@ -365,6 +367,7 @@ class _Machine:
             shape = self.shapes.get(shape_code) or self.shape(shape_code)
             array = self.checked(buffer[start:end], dtype, shape, fortran == b"\x88")
             self.stack.append(array)
+            self.values += PACKED_COST
             if variant < 2:
                 # The memo entries of (0,), the three arguments, the array, its shape, its bytes, its state.
                 memo.extend((HOLE, HOLE, array, HOLE, HOLE, HOLE))

@@ -1,0 +1,526 @@
+"""The pickle reader: equal to Python's on data, deaf to everything else; the writer: readable by Python's."""
+
+import io
+import os
+import pickle
+import pickletools
+import random
+import resource
+import struct
+import subprocess
+import sys
+import time
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpu_extract.alignments import safe_pickle
+from gpu_extract.alignments.deflate import SMALL_STREAM, deflated, inflated
+from gpu_extract.alignments.limits import Limits
+from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
+from gpu_extract.alignments.pickle_writer import pickled
+from gpu_extract.errors import AlignmentsError, UnsafePickleError
+
+VECTORS = Path(__file__).parent / "vectors"
+PICKLES = sorted([*VECTORS.glob("*/*.fsa"), *VECTORS.glob("*/*.p"), *VECTORS.glob("*/*.pickle")])
+PICKLES = [path for path in PICKLES if not path.name.startswith("reject")]
+PROTOCOLS = range(6)
+
+
+def content(path):
+    raw = path.read_bytes()
+    return zlib.decompress(raw) if path.suffix == ".fsa" else raw
+
+
+def read(raw, *, stored=None, step=None, limits=None):
+    step = step or max(1, len(raw))
+
+    def stream():
+        return iter([raw[at : at + step] for at in range(0, len(raw), step)])
+
+    return safe_pickle.load(stream, stored or len(raw), limits or Limits(), "file.fsa")[0]
+
+
+def python_loads(raw):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # NumPy 2 on the older names of protocol 5 arrays
+        return pickle.loads(raw)
+
+
+def same(one, other):
+    """Equal in value, type, order of keys, dtype, shape and memory layout."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, np.ndarray | np.generic):
+        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    return one == other or (one != one and other != other)
+
+
+def points(seed, count=68, dtype=np.float32):
+    return (np.random.default_rng(seed).random((count, 2)) * 900).astype(dtype)
+
+
+@pytest.mark.parametrize("path", PICKLES, ids=lambda path: path.name)
+def test_real_files_read_as_python_reads_them(path):
+    raw = content(path)
+    expected = python_loads(raw)
+    assert same(unpack(read(raw)), expected)
+    assert same(unpack(read(raw, step=1000)), expected)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("path", PICKLES[::4], ids=lambda path: path.name)
+def test_real_data_in_every_protocol(path, protocol):
+    data = python_loads(content(path))
+    assert same(unpack(read(pickle.dumps(data, protocol))), data)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("path", PICKLES[1::4], ids=lambda path: path.name)
+def test_written_files_load_in_python_and_here(path, protocol):
+    data = python_loads(content(path))
+    for tree in (read(content(path)), data):
+        raw = b"".join(pickled(tree, protocol))
+        assert same(pickle.loads(raw), data)  # with warnings as errors: the names are those NumPy 2 still takes
+        assert same(unpack(read(raw)), data)
+
+
+def test_written_files_name_the_modules_of_numpy_1():
+    raw = b"".join(pickled({"a": points(1), "b": np.float64(1.5)}))
+    globals_named = {arg for op, arg, _ in pickletools.genops(raw) if op.name == "SHORT_BINUNICODE" and "numpy" in arg}
+    assert globals_named == {"numpy.core.multiarray", "numpy"}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("code", ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1", ">f4", ">i2"])
+def test_every_number_type_and_layout(protocol, code):
+    base = (np.random.default_rng(3).random((5, 7)) * 100).astype(code)
+    data = {"c": base, "f": np.asfortranarray(base), "strided": base[::2, 1::3], "none": base[:0], "one": base[0, 0]}
+    for raw in (pickle.dumps(data, protocol), b"".join(pickled(data, protocol))):
+        got = unpack(read(raw))
+        assert same(got, data)
+    # NumPy itself turns foreign byte orders into its own when it loads.
+    again = pickle.loads(b"".join(pickled(read(pickle.dumps(data, protocol)), protocol)))
+    assert same(again, python_loads(pickle.dumps(data, min(protocol, 4))))
+    assert again["f"].flags.f_contiguous
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=300)
+    | st.binary(max_size=300),
+    lambda part: (
+        st.lists(part, max_size=6)
+        | st.lists(part, max_size=5).map(tuple)
+        | st.dictionaries(st.text(max_size=20), part, max_size=6)
+    ),
+    max_leaves=25,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.text(max_size=20), plain, max_size=6), st.sampled_from(PROTOCOLS))
+def test_any_plain_data_goes_there_and_back(data, protocol):
+    assert same(unpack(read(pickle.dumps(data, protocol))), data)
+    raw = b"".join(pickled(data, protocol))
+    assert same(pickle.loads(raw), data)
+    assert same(unpack(read(raw)), data)
+
+
+NUMBER_LISTS = {
+    "float points": points(1).tolist(),
+    "float points, not float32": points(2, dtype=np.float64).tolist(),
+    "98 points": points(3, 98).tolist(),
+    "1000 points": points(4, 1000).tolist(),
+    "1001 points": points(5, 1001).tolist(),
+    "2500 points": points(6, 2500).tolist(),
+    "special floats": [[float("nan"), float("inf")], [-0.0, 1e300], [5e-324, 0.0], [-float("inf"), 3.0], [1.0, 2.0]],
+    "int points": points(7, dtype=np.int32).tolist(),
+    "int tuples": list(map(tuple, points(8, dtype=np.int32).tolist())),
+    "negative int tuples": [(-x, 70_000 * y) for x, y in points(9, dtype=np.int32).tolist()],
+    "98 int tuples": list(map(tuple, points(10, 98, np.int32).tolist())),
+    "mixed": [[1, 2.0]] * 68,
+    "bools": [[True, False]] * 68,
+    "big ints": [[1 << 40, 2]] * 68,
+    **{
+        f"{n} small ints": [number % 256 for number in range(n)]
+        for n in (7, 8, 999, 1000, 1001, 1002, 2000, 2001, 2137)
+    },
+    **{f"{n} floats": points(11, n)[:, 0].tolist() for n in (7, 8, 512, 1000, 1001, 3000)},
+    "int and list": [[number % 256 for number in range(1000)], 5],
+    "list of lists of ints": [[1] * 20, [2] * 20, 3],
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("name", NUMBER_LISTS)
+def test_number_lists(name, protocol):
+    # Two faces of everything, and text behind, so that memo numbers are used after the lists.
+    data = {
+        "a": {"points": pickle.loads(pickle.dumps(NUMBER_LISTS[name])), "late": 1},
+        "b": {"points": NUMBER_LISTS[name]},
+    }
+    data["c"] = {"late": "late", "points": [NUMBER_LISTS[name]], "more": ("late",)}
+    for raw in (pickle.dumps(data, protocol), b"".join(pickled(data, protocol))):
+        tree = read(raw)
+        assert same(unpack(tree), data)
+        assert same(pickle.loads(b"".join(pickled(tree, protocol))), data)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("float points", "f4"), ("float points, not float32", "f8"), ("int points", "i4"), ("int tuples", "i4")],
+)
+def test_landmark_lists_are_packed(name, dtype):
+    tree = read(pickle.dumps({"a": NUMBER_LISTS[name]}, 4))
+    assert type(tree["a"]) is PackedList
+    assert tree["a"].dtype == np.dtype(dtype)
+
+
+def test_arrays_are_packed_with_and_without_their_shortcut():
+    tree = read(pickle.dumps({"a": points(1), "b": points(2)}, 4))
+    assert [type(value) for value in tree.values()] == [PackedArray, PackedArray]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_shared_parts_of_packed_lists(protocol):
+    """A point of one list in another place, a list twice, an array twice: read again without packing if need be."""
+    outer, ints, array = points(1).tolist(), list(map(tuple, points(2, dtype=np.int32).tolist())), points(3)
+    data = {"a": outer, "b": outer[3], "c": outer, "d": ints, "e": [ints[5], ints[6]], "f": array, "g": array}
+    assert same(unpack(read(pickle.dumps(data, protocol))), data)
+
+
+@pytest.mark.parametrize("lookahead", [300, 1200, 5000])
+@pytest.mark.parametrize("step", [1, 7, 999])
+def test_any_cut_of_the_stream_reads_the_same(monkeypatch, lookahead, step):
+    monkeypatch.setattr(safe_pickle, "LOOKAHEAD", lookahead)
+    data = {
+        f"f{n}": {"lm": points(n).tolist(), "arr": points(n), "t": list(range(256)), "s": "x" * 300} for n in range(4)
+    }
+    for protocol in (2, 4):
+        assert same(unpack(read(pickle.dumps(data, protocol), step=step)), data)
+
+
+def test_values_larger_than_a_pickle_frame():
+    data = {
+        "a": b"m" * 100_000,
+        "b": points(1).tolist(),
+        "c": "t" * 70_000,
+        "d": [points(n).tolist() for n in range(90)],
+    }
+    for protocol in PROTOCOLS:
+        tree = read(pickle.dumps(data, protocol))
+        assert same(unpack(tree), data)
+    assert all(type(value) is PackedList for value in read(pickle.dumps(data, 4))["d"])
+
+
+# ---- what is refused
+
+
+def call(module, name, arguments=b"(", protocol=4):
+    return b"\x80%c" % protocol + f"c{module}\n{name}\n".encode() + arguments + b"tR."
+
+
+def short(text):
+    return b"\x8c%c" % len(text) + text.encode()
+
+
+ARRAY_OF = b"\x80\x04cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+DTYPE_OF = b"cnumpy\ndtype\n%s\x89\x88\x87R"
+
+UNSAFE = {
+    "eval": (call("builtins", "eval", b"(V1+1\n"), "asks for builtins.eval"),
+    "os.system": (call("os", "system", b"(Vid\n"), "asks for os.system"),
+    "stack global": (b"\x80\x04" + short("posix") + short("system") + b"\x93.", "asks for posix.system"),
+    "numpy beyond the list": (
+        call("numpy.f2py.crackfortran", "getlincoef"),
+        "asks for numpy.f2py.crackfortran.getlincoef",
+    ),
+    "numpy.load": (call("numpy", "load"), "asks for numpy.load"),
+    "dotted name": (b"\x80\x04" + short("numpy") + short("dtype.type") + b"\x93.", "asks for numpy.dtype.type"),
+    "name is no text": (b"\x80\x04K\x01K\x02\x93.", "asks for 1.2"),
+    "unhashable name": (b"\x80\x04]]\x93.", "asks for"),
+    "ndarray called": (call("numpy", "ndarray", b"(K\x01\x85"), "calls numpy.ndarray"),
+    "huge ndarray": (b"\x80\x04cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85\x85R.", "calls numpy.ndarray"),
+    "calls data": (b"\x80\x04" + short("x") + b")R.", "calls something that is not a function"),
+    "calls a dtype": (b"\x80\x04" + DTYPE_OF % short("f4") + b")R.", "calls something that is not a function"),
+    "object dtype": (b"\x80\x04" + DTYPE_OF % short("O8") + b".", "an array of type 'O8'"),
+    "text dtype": (b"\x80\x04" + DTYPE_OF % short("U4") + b".", "an array of type 'U4'"),
+    "record dtype": (
+        b"\x80\x04"
+        + DTYPE_OF % short("f4")
+        + b"(K\x03"
+        + short("<")
+        + b"N"
+        + short("x")
+        + b"\x85NJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb.",
+        "named or nested fields",
+    ),
+    "array of no dtype": (ARRAY_OF + b"(K\x01K\x01\x85Nh\x00C\x00tb.", None),
+    "state of a dict": (b"\x80\x04}}b.", "state of something that is not an array"),
+    "encode with another codec": (call("_codecs", "encode", b"(Vx\nVzlib\n"), "calls _codecs.encode"),
+    "bytearray of a size": (b"\x80\x04cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", "calls builtins.bytearray"),
+    "bytes of a size": (b"\x80\x04cbuiltins\nbytes\nJ\xff\xff\xff\x7f\x85R.", "calls builtins.bytes"),
+    "memo bomb": (b"\x80\x04}r\xff\xff\xff\x0f.", "memo number 268435455"),
+    "text memo bomb": (b"}p268435455\n.", "memo number 268435455"),
+    "persistent id": (b"\x80\x04K\x01Q.", "instruction BINPERSID"),
+    "text persistent id": (b"P1\n.", "instruction PERSID"),
+    "inst": (b"(ios\nsystem\n.", "instruction INST"),
+    "obj": (b"\x80\x04(cbuiltins\nbytes\no.", "instruction OBJ"),
+    "newobj": (b"\x80\x04cnumpy\nndarray\n)\x81.", "instruction NEWOBJ"),
+    "newobj_ex": (b"\x80\x04cnumpy\nndarray\n)}\x92.", "instruction NEWOBJ_EX"),
+    "extension": (b"\x80\x04\x82\x01.", "instruction EXT1"),
+    "set": (b"\x80\x04\x8f.", "instruction EMPTY_SET"),
+    "frozenset": (b"\x80\x04(\x91.", "instruction FROZENSET"),
+    "buffer": (b"\x80\x05\x97.", "instruction NEXT_BUFFER"),
+    "pop": (b"\x80\x04}}0.", "instruction POP"),
+}
+
+
+def nested(levels):
+    """`levels` tuples, each holding the one before twice."""
+    raw = b"\x80\x04)\x94"
+    for _ in range(levels):
+        raw += b"h\x00\x86q\x00"
+    return raw + b"."
+
+
+DAMAGED = {
+    "empty": (b"", "truncated"),
+    "only a header": (b"\x80\x04", "truncated"),
+    "no stop": (b"\x80\x04}", "truncated"),
+    "short text": (b"\x80\x04X\x10\x00\x00\x00abc.", "truncated"),
+    "short bytes": (b"\x80\x04C\xffabc.", "truncated"),
+    "endless line": (b"Vabc", "truncated"),
+    "future protocol": (b"\x80\x09}.", "protocol 9"),
+    "unknown instruction": (b"\x80\x04\xff.", "unknown instruction 0xff"),
+    "empty stack": (b"\x80\x04.", "loose ends"),
+    "two values": (b"\x80\x04}}.", "loose ends"),
+    "open mark": (b"\x80\x04(}.", "loose ends"),
+    "trailing bytes": (b"\x80\x04}.x", "after the end"),
+    "second pickle": (b"\x80\x04}.\x80\x04}.", "after the end"),
+    "unknown memo": (b"\x80\x04h\x07.", "makes no sense"),
+    "no mark": (b"\x80\x04}u.", "makes no sense"),
+    "odd items": (b"\x80\x04}(K\x01u.", "makes no sense"),
+    "items of a list": (b"\x80\x04](K\x01K\x02u.", "no dict"),
+    "append to a dict": (b"\x80\x04}K\x01a.", "no list"),
+    "tuple of nothing": (b"\x80\x04\x87.", "takes more than it has"),
+    "list as key": (b"\x80\x04}]K\x01s.", "dict key"),
+    "tuple as key": (b"\x80\x04})K\x01s.", "dict key"),
+    "bad utf-8": (b"\x80\x04\x8c\x02\xff\xfe.", "makes no sense"),
+    "bad int": (b"Iabc\n.", "makes no sense"),
+    "int of many digits": (b"I" + b"9" * 5000 + b"\n.", "makes no sense"),
+    "huge text": (b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b".", "at most"),
+    "huge bytes": (b"\x80\x04B\xff\xff\xff\xff.", "at most"),
+    "huge long": (b"\x80\x04\x8b\x00\x00\x00\x10.", "waste time"),
+    "negative shape": (
+        ARRAY_OF + b"(K\x01J\xff\xff\xff\xff\x85" + DTYPE_OF % short("f4") + b"\x89C\x00tb.", "shape of an array"),
+    "wrong size": (ARRAY_OF + b"(K\x01K\x05\x85" + DTYPE_OF % short("f4") + b"\x89C\x04abcdtb.", "has 4 bytes"),
+    "huge shape": (
+        ARRAY_OF + b"(K\x01" + b"J\xff\xff\xff\x7f" * 2 + b"\x86" + DTYPE_OF % short("f4") + b"\x89C\x00tb.", "0 bytes"),  # noqa: E501
+    "global as data": (b"\x80\x04cnumpy\nndarray\n\x85.", "not plain data"),
+    "dtype as data": (b"\x80\x04]" + DTYPE_OF % short("f4") + b"a.", "not plain data"),
+    "in itself": (b"\x80\x04]\x94h\x00a.", "nests deeper than 64"),
+    "deep lists": (b"\x80\x04" + b"]" * 50_000 + b"a" * 49_999 + b".", "nests deeper than 64"),
+    "deep tuples": (b"\x80\x04)" + b"\x85" * 300_000 + b".", "nests deeper than 64"),
+    "deep dicts": (b"\x80\x04" + b"}K\x01" * 40_000 + b"}" + b"s" * 40_000 + b".", "nests deeper than 64"),
+    "shared tuples": (nested(60), "more than|too many"),
+    "shared deep tuples": (nested(25), "more than|too many"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+def test_whatever_is_not_data_is_refused_by_name(name):
+    raw, message = UNSAFE[name]
+    with pytest.raises(UnsafePickleError if message else AlignmentsError, match=message):
+        read(raw)
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_is_a_sentence(name):
+    raw, message = DAMAGED[name]
+    began = time.perf_counter()
+    with pytest.raises(AlignmentsError, match=message) as caught:
+        read(raw)
+    assert time.perf_counter() - began < 5
+    assert not isinstance(caught.value, UnsafePickleError)
+
+
+# Beginning, what is repeated, and how often: 60 MiB each, in a file of some 60 KiB.
+BOMBS = {
+    "lists": (b"\x80\x04](", b"]", 60 << 20),
+    "appended lists": (b"\x80\x04]", b"]a", 30 << 20),
+    "memo": (b"\x80\x04}", b"\x94", 60 << 20),
+    "puts": (b"\x80\x04}", b"q\x00", 30 << 20),
+    "marks": (b"\x80\x04", b"(", 60 << 20),
+    "protocols": (b"", b"\x80\x04", 30 << 20),
+    "frames": (b"\x80\x04", b"\x95" + bytes(8), 6 << 20),
+    "tuples": (b"\x80\x04)", b"\x85", 60 << 20),
+    "floats": (b"\x80\x04](", b"G\x00\x00\x00\x00\x00\x00\x00\x01", 6 << 20),
+    "texts": (b"\x80\x04](", b"\x8c\x01a", 20 << 20),
+    "repeated references": (b"\x80\x04]\x94", b"h\x00a", 20 << 20),
+    "packed lists": (b"\x80\x04]", b"](" + b"K\x01" * 8 + b"ea", 3 << 20),
+    "nested dicts": (b"\x80\x04", b"}K\x01", 20 << 20),
+}
+
+
+def bombs_in_a_small_process():
+    """Run by the test below in a process whose memory is limited."""
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+    for name, (head, unit, count) in BOMBS.items():
+        packed = zlib.compress(head + unit * count, 1)
+        began = time.perf_counter()
+        file = io.BytesIO(packed)
+
+        def stream(file=file, packed=packed):
+            file.seek(0)
+            return inflated(file, len(packed), Limits(), "bomb.fsa")
+
+        try:
+            safe_pickle.load(stream, len(packed), Limits(), "bomb.fsa")
+        except AlignmentsError as error:
+            print(f"{name}: {time.perf_counter() - began:.2f} {error}")
+        else:
+            print(f"{name}: was read")
+
+
+@pytest.mark.slow
+def test_bombs_stay_below_a_gigabyte_and_five_seconds():
+    code = (
+        "import importlib.util as u, sys; spec = u.spec_from_file_location('bombs', sys.argv[1]);"
+        "module = u.module_from_spec(spec); spec.loader.exec_module(module); module.bombs_in_a_small_process()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, __file__], capture_output=True, text=True, check=False, timeout=300
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(BOMBS), done.stdout + done.stderr
+    for line in lines:
+        assert "was read" not in line
+        assert float(line.split(": ")[1].split()[0]) < 5, line
+
+
+# ---- the compressed stream
+
+
+def inflate(raw, limits=None):
+    return b"".join(inflated(io.BytesIO(raw), len(raw), limits or Limits(), "file.fsa"))
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, SMALL_STREAM + 5_000_000])
+def test_streams_are_what_zlib_writes_and_reads(size):
+    data = np.random.default_rng(size).integers(0, 60, size, np.uint8).tobytes()
+    raw = b"".join(deflated(data[at : at + 999_983] for at in range(0, size, 999_983)))
+    assert raw[:2] == b"\x78\x9c"
+    assert zlib.decompress(raw) == data
+    assert inflate(raw) == data
+    assert inflate(zlib.compress(data, 9)) == data
+
+
+def test_without_isal_the_streams_are_the_same_to_their_readers(monkeypatch):
+    from gpu_extract.alignments import deflate
+
+    monkeypatch.setattr(deflate, "fast", None)
+    data = os.urandom(SMALL_STREAM // 2) * 3
+    raw = b"".join(deflated([data, data]))
+    assert raw[:2] == b"\x78\x9c"
+    assert zlib.decompress(raw) == data * 2 == inflate(raw)
+    with pytest.raises(AlignmentsError, match="cannot be read"):
+        inflate(b"x" + raw)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 10, -5, -4, -1])
+def test_truncated_streams(cut):
+    raw = zlib.compress(os.urandom(3_000_000))
+    with pytest.raises(AlignmentsError, match="truncated"):
+        inflate(raw[:cut])
+
+
+def test_damaged_streams():
+    raw = bytearray(zlib.compress(os.urandom(3_000_000)))
+    raw[-2] ^= 1
+    with pytest.raises(AlignmentsError, match="cannot be read"):
+        inflate(bytes(raw))
+    with pytest.raises(AlignmentsError, match="cannot be read"):
+        inflate(b"\x80\x04}.")
+
+
+@pytest.mark.parametrize("tail", [b"x", b"x" * 1_000_000])
+def test_bytes_after_the_stream(tail):
+    with pytest.raises(AlignmentsError, match="bytes after its end"):
+        inflate(zlib.compress(os.urandom(3_000_000)) + tail)
+
+
+def test_zip_bombs_stop_early():
+    deflater = zlib.compressobj(9)
+    raw = b"".join(deflater.compress(bytes(1 << 20)) for _ in range(300)) + deflater.flush()
+    with pytest.raises(AlignmentsError, match=r"inflates to more than 7\d{7}"):
+        inflate(raw)
+    with pytest.raises(AlignmentsError, match="inflates to more than 1000000"):
+        inflate(raw, Limits(max_bytes=1_000_000))
+    assert len(inflate(raw, Limits(max_ratio=2000))) == 300 << 20
+
+
+# ---- mutations
+
+
+def mutated(raw, chance):
+    raw = bytearray(raw)
+    for _ in range(chance.randint(1, 6)):
+        at = chance.randrange(len(raw))
+        kind = chance.randrange(5)
+        if kind == 0:
+            raw[at] = chance.randrange(256)
+        elif kind == 1:
+            raw[at] ^= 1 << chance.randrange(8)
+        elif kind == 2:
+            del raw[at : at + chance.randint(1, 20)]
+        elif kind == 3:
+            raw[at:at] = raw[at - chance.randint(0, 40) : at]
+        else:
+            raw[at] = chance.choice(b"()]}.0123RbcihjqrtueaspQ\x80\x81\x82\x85\x86\x87\x88\x8c\x93\x94\x95")
+        raw = raw or bytearray(b".")
+    return bytes(raw)
+
+
+def fuzz(runs, seed):
+    """`runs` mutated pickles: each is read or refused, and nothing but data comes out."""
+    chance = random.Random(seed)
+    seeds = [content(path) for path in PICKLES]
+    small = [pickle.dumps(python_loads(raw)[next(iter(python_loads(raw)))], chance.randrange(6)) for raw in seeds]
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(runs):
+        raw = mutated(chance.choice(small), chance)
+        began = time.perf_counter()
+        try:
+            tree = read(raw)
+        except AlignmentsError:
+            outcomes["refused"] += 1
+        else:
+            outcomes["read"] += 1
+            raw = b"".join(pickled({"root": tree}))
+            assert same(unpack(read(raw))["root"], unpack(tree))
+        assert time.perf_counter() - began < 5
+    return outcomes
+
+
+def test_mutated_files_are_read_or_refused():
+    outcomes = fuzz(1500, 1)
+    assert min(outcomes.values()) > 50
+
+
+@pytest.mark.slow
+def test_many_mutated_files_are_read_or_refused():
+    assert min(fuzz(100_000, 2).values()) > 1000
