@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -295,3 +297,12 @@ def test_a_region_is_that_part_of_the_whole(extension: str, region: Region) -> N
     assert part.y0 <= max(region.y0, 0)
     assert part.y0 + height >= min(region.y1, 37)
     assert (part.height, part.width) == (37, 53)
+
+
+def test_a_folder_needs_neither_decoder_to_be_opened() -> None:
+    code = (
+        "import sys; from gpu_extract.frames import open_frames; "
+        f"open_frames({str(VECTORS / 'frames')!r}); print(sorted({{'av', 'cv2'}} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

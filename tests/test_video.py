@@ -361,7 +361,7 @@ def test_a_source_can_be_walked_again() -> None:
 
 
 def test_pixels_that_cannot_be_converted_are_a_frame_error() -> None:
-    from gpu_extract.frames.video import Picture, VideoFrame
+    from gpu_extract.frames.sources.video import Picture, VideoFrame
 
     frame = VideoFrame(0, "x", Picture(random_frame(16, 16, "yuv420p", colorspace=8)))
     with pytest.raises(FrameError, match="cannot be converted"):

@@ -10,7 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from gpu_extract.frames import FrameFailure, open_frames, video
+from gpu_extract.frames import FrameFailure, open_frames
+from gpu_extract.frames.sources import video
 from gpu_extract.frames.timing import ConstantRate, constant_rate_frames
 from gpu_extract.frames.turn import UPRIGHT, Turn, turn_of_matrix
 from gpu_extract.patch import Patch, Region, whole_frame

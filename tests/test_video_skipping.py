@@ -11,9 +11,10 @@ import av
 import numpy as np
 import pytest
 
-from gpu_extract.frames import FrameFailure, open_frames, video
+from gpu_extract.frames import FrameFailure, open_frames
 from gpu_extract.frames.bitstream import DoubtError, packet_reader
-from gpu_extract.frames.video import VideoSource
+from gpu_extract.frames.sources import video
+from gpu_extract.frames.sources.video import VideoSource
 
 HEIGHT, WIDTH = 48, 64
 COUNT = 70

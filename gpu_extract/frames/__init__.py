@@ -1,7 +1,7 @@
 """Where frames come from: a folder of images or a video.
 
-`open_frames` asks each module of this folder that offers `accepts(path)` and `open_source(path, options)`; a new kind
-of source is one new file.
+`open_frames` asks each module of `sources/` in turn: `accepts(path)`, then `open_source(path, options)`. A new kind of
+source is one new file there.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pkgutil
 from pathlib import Path
 
 from gpu_extract.errors import InputError
+from gpu_extract.frames import sources
 from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions
 
 __all__ = ["Frame", "FrameFailure", "FrameSource", "SourceOptions", "open_frames"]
@@ -40,9 +41,9 @@ def open_frames(
     if not source.exists():
         raise InputError(f"no frames at '{source}': pass a folder of images or a video file.")
     options = SourceOptions(threads=threads, timing=timing, rotate=rotate, skip_unwanted=skip_unwanted)
-    for entry in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name):
-        module = importlib.import_module(f"{__name__}.{entry.name}")
-        if hasattr(module, "accepts") and module.accepts(source):
+    for entry in sorted(pkgutil.iter_modules(sources.__path__), key=lambda info: info.name):
+        module = importlib.import_module(f"{sources.__name__}.{entry.name}")
+        if module.accepts(source):
             opened: FrameSource = module.open_source(source, options)
             return opened
     raise InputError(

@@ -1,0 +1,1 @@
+"""One module for each kind of source; see `gpu_extract.frames`."""
