@@ -59,9 +59,8 @@ def _clear(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise OutputError(f"{folder} is a file; the demo needs a folder of its own")
-    patterns = (
-        "demo.mp4", "demo_alignments*.fsa", "report.json", "sheet.png", "faces/demo_??????_?.png", "faces/.gpu-extract.*",
-    )  # fmt: skip
+    files = ("demo.mp4", "demo_alignments*.fsa", "report.json", "sheet.png")
+    patterns = (*files, "faces/demo_??????_?.png", "faces/.gpu-extract.*")
     ours = {path for pattern in patterns for path in folder.glob(pattern)}
     others = [path for path in folder.rglob("*") if path not in ours and path != folder / "faces"]
     if others:
