@@ -1,0 +1,15 @@
+"""All faces in one folder, under the names that the reference gives them."""
+
+from __future__ import annotations
+
+from gpu_extract.layouts import Layout, Sidecar, write_file
+from gpu_extract.plan import FrameTask
+
+
+class Flat(Layout):
+    def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:
+        write_file(self._folder, name, data)
+        return name
+
+
+LAYOUT = Flat
