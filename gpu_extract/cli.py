@@ -79,10 +79,46 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("-ae", "--align-eyes", action="store_true", help="turn each face until its eyes are exactly level")
     add("-l", "--large", action="store_true", help="only faces whose source box is at least --size pixels")
+    add("--min-size", metavar="PERCENT", type=int, default=0, help="only faces of at least this percentage of --size")
+    add(
+        "--centering",
+        choices=("auto", "legacy", "face", "head"),
+        default="auto",
+        help="what a crop is centred on; auto: legacy for files before version 2.0, head since",
+    )
+    add(
+        "--video-timing",
+        choices=("auto", "constant", "decoded"),
+        default="auto",
+        help="how a video's frames are numbered; auto: as the alignments file's generation did",
+    )
+    add(
+        "--rotate",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="whether a video's display rotation is applied; auto: as the alignments file's generation did",
+    )
+    add("--antialias", action="store_true", help="average over what a shrunken face leaves out, against shimmering")
+    add("--format", choices=("auto", "png", "jpg", "webp"), default="auto", help="auto: as the file's generation did")
+    add("--quality", metavar="Q", type=int, help="1 to 100, of jpg and webp")
+    add(
+        "--output-layout",
+        choices=("flat", "by-frame", "webdataset"),
+        default="flat",
+        help="one folder, nested folders past 10,000 faces, or tar shards",
+    )
+    add("--metadata", choices=("jsonl", "parquet"), help="also write one row a face: frame, matrix, landmarks, hash")
+    add("--refresh-thumbs", action="store_true", help="regenerate the thumbnails in the alignments file")
     _add_device(extract)
+    add("--batch-mb", metavar="MB", type=int, default=64, help="one batch on a device (default 64)")
+    add("--pinned-mb", metavar="MB", type=int, default=512, help="page-locked host memory, on CUDA (default 512)")
     add("--workers", metavar="N", type=int, help="threads that cut and encode (default: one a core)")
     add("--json", metavar="FILE", help="write the report as JSON; - is standard output")
     add("--no-update", action="store_true", help="leave the alignments file as it is")
+    add("--resume", action="store_true", help="continue an interrupted run in the same faces folder")
+    add("--dry-run", action="store_true", help="plan and estimate space and time; write nothing")
+    add("--on-error", choices=("skip", "stop"), default="skip", help="after a frame or face fails (default skip)")
+    add("--max-errors", metavar="N", type=int, help="end the run after N failures")
     add("--progress", choices=PROGRESS, default="auto", help="a bar on a terminal, else a line every 10 s (default auto)")
 
     demo = _command(

@@ -1,4 +1,4 @@
-"""Writing face files: encode, hash, and a file that is whole from the moment its name appears."""
+"""Finishing faces: encode, hash, and hand the bytes to a layout that puts them on disk."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from gpu_extract import journal
 from gpu_extract.encode import Encoder, encoder_for, face_hash
-from gpu_extract.errors import OutputError
+from gpu_extract.errors import InputError, OutputError
+from gpu_extract.layouts import Layout
 from gpu_extract.pipeline import FaceResult, FrameResult
 from gpu_extract.plan import Failure, FrameTask
 
-TEMPORARY_PREFIX = ".part-"
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 """What a file system says of one name; any other error would meet every face."""
 
-Header = Callable[[FrameTask, int], bytes | None]
-"""header(task, k): metadata for the k-th face's file, or None."""
+Header = Callable[[FrameTask, int, FrameResult], bytes | None]
+"""header(task, k, result): metadata that travels inside the k-th face's file."""
+
+Sidecar = Callable[[FrameTask, int, str], dict[str, Any]]
+"""sidecar(task, k, sha1): what a layout may put beside the k-th face's file."""
 
 
-def prepare_folder(folder: Path) -> None:
-    """Create a folder for face files, with parents; one that exists must be empty.
+def prepare_folder(folder: Path, *, resume: bool) -> None:
+    """Create a folder for face files, with parents; one that exists must be empty, or hold a run to resume.
 
     Raises:
-        OutputError: if it is not a folder, holds anything, or cannot be written.
+        OutputError: if it is not a folder, holds anything else, or cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,12 +45,17 @@ def prepare_folder(folder: Path) -> None:
         raise OutputError(f"the faces folder {folder} is a file; name a folder that is empty or not there yet.") from None
     except OSError as error:
         raise OutputError(f"the faces folder {folder} cannot be made: {error.strerror}.") from error
-    if occupied is not None:
-        raise OutputError(
-            f"the faces folder {folder} is not empty (it holds {occupied.name!r}); name another, or empty it first."
-        )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"the faces folder {folder} cannot be written: permission denied.")
+    if occupied is None or (resume and journal.exists(folder)):
+        return
+    if journal.exists(folder):
+        raise OutputError(
+            f"the faces folder {folder} holds an earlier run; add --resume to continue it, or name another folder."
+        )
+    raise OutputError(
+        f"the faces folder {folder} is not empty (it holds {occupied.name!r}); name another, or empty it first."
+    )
 
 
 @lru_cache(maxsize=16)
@@ -53,18 +63,17 @@ def _encoder(extension: str, quality: int | None) -> Encoder:
     return encoder_for(extension, quality)
 
 
-class FolderWriter:
-    """Finishes faces into one folder. Called from many threads at once."""
+class FaceWriter:
+    """The pipeline's last stage. Called from many threads at once."""
 
-    def __init__(self, folder: Path, quality: int | None = None, header: Header | None = None) -> None:
-        self._folder = os.fspath(folder)
-        self._quality = quality
-        self._header = header
+    def __init__(
+        self, layout: Layout, folder: Path, quality: int | None, header: Header | None, sidecar: Sidecar
+    ) -> None:
+        self._layout, self._folder, self._quality = layout, folder, quality
+        self._header, self._sidecar = header, sidecar
 
-    def __call__(
-        self, task: FrameTask, k: int, crop: np.ndarray, result: FrameResult
-    ) -> FaceResult | Failure:
-        """Encode, hash and write one face.
+    def __call__(self, task: FrameTask, k: int, crop: np.ndarray, result: FrameResult) -> FaceResult | Failure:
+        """Encode, hash and store one face.
 
         Raises:
             OutputError: if the folder or its disk takes no more files.
@@ -72,13 +81,17 @@ class FolderWriter:
         clock = time.perf_counter
         encoder = _encoder(task.extension, self._quality)
         began = clock()
-        data = encoder.encode(crop, self._header(task, k) if self._header else None)
+        try:
+            header = self._header(task, k, result) if self._header and encoder.extension == ".png" else None
+        except InputError as error:
+            return Failure(task.name, int(task.index[k]), str(error))
+        data = encoder.encode(crop, header)
         encoded = clock()
         sha1 = face_hash(crop, encoder, data)
         hashed = clock()
         name = task.file_name(k)
         try:
-            self._write(name, data)
+            stored = self._layout.store(task, k, name, data, lambda: self._sidecar(task, k, sha1))
         except OSError as error:
             if error.errno in NAME_ERRORS:
                 return Failure(task.name, int(task.index[k]), f"its file name {name!r} is refused: {error.strerror}")
@@ -86,21 +99,4 @@ class FolderWriter:
         result.add_seconds("encode", encoded - began)
         result.add_seconds("hash", hashed - encoded)
         result.add_seconds("write", clock() - hashed)
-        return FaceResult(int(task.rows[k]), int(task.index[k]), name, sha1, len(data))
-
-    def _write(self, name: str, data: bytes) -> None:
-        """All of a file or nothing: written under a temporary name, then renamed."""
-        final = os.path.join(self._folder, name)
-        temporary = os.path.join(self._folder, TEMPORARY_PREFIX + name)
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        try:
-            try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(handle, view) :]
-            finally:
-                os.close(handle)
-            os.rename(temporary, final)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        return FaceResult(int(task.rows[k]), int(task.index[k]), stored, sha1, len(data))

@@ -6,24 +6,36 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gpu_extract.alignments import Alignments
+from gpu_extract.antialias import AntialiasedEngine
+from gpu_extract.atomic import locked
 from gpu_extract.engines import Engine, Limits, pick_engine
-from gpu_extract.errors import OutputError, UsageError
-from gpu_extract.faces import FolderWriter, prepare_folder
+from gpu_extract.errors import OutputError
+from gpu_extract.estimate import check_space, estimate
+from gpu_extract.faces import FaceWriter, prepare_folder
 from gpu_extract.frames import FrameSource, open_frames
-from gpu_extract.pipeline import FaceResult, Pipeline
-from gpu_extract.plan import Options, Plan, make_plan
-from gpu_extract.progress import check_style, make_progress
+from gpu_extract.header import face_header
+from gpu_extract.journal import Journal
+from gpu_extract.journal import exists as journal_exists
+from gpu_extract.layouts import Layout, layout_for
+from gpu_extract.pipeline import FaceResult, FrameResult, Pipeline
+from gpu_extract.plan import FrameTask, Options, Plan, make_plan, subset
+from gpu_extract.progress import make_progress
+from gpu_extract.refresh import refresh_thumbnails
 from gpu_extract.report import Report, versions
+from gpu_extract.rows import FaceRows
+from gpu_extract.settings import Resolved, Settings
 from gpu_extract.signals import StopOnSignal
 
-SIZES = range(16, 4097)
+HEADERS_SINCE = 2.1  # the version from which on face PNGs carry their alignment
 log = logging.getLogger("gpu_extract")
 
 
@@ -36,74 +48,76 @@ def extract(
     extract_every_n: int = 1,
     align_eyes: bool = False,
     large: bool = False,
+    min_size: int = 0,
+    centering: str = "auto",
+    video_timing: str = "auto",
+    rotate: str = "auto",
+    antialias: bool = False,
+    format: str = "auto",
+    quality: int | None = None,
+    output_layout: str = "flat",
+    metadata: str | None = None,
+    refresh_thumbs: bool = False,
     engine: str = "auto",
     device: str = "auto",
+    batch_mb: int = 64,
+    pinned_mb: int = 512,
+    workers: int | None = None,
     json: str | os.PathLike[str] | None = None,
     no_update: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    on_error: str = "skip",
+    max_errors: int | None = None,
     progress: str = "auto",
-    workers: int | None = None,
 ) -> Report:
     """Cut every face out again and record its hash in the alignments file.
 
     Args:
         alignments: alignments file of any generation (`.fsa`, `.json`, `.p`, `.pickle`, `.yaml`, `.yml`).
         frames: the video, or the folder of images, that the file was made from.
-        faces: folder for the face images; created, and refused unless empty.
+        faces: folder for the face images; created, and refused unless empty (but see `resume`).
         size: crop side in pixels, 16 to 4096.
         extract_every_n: take frames 0, N, 2N … of the source.
         align_eyes: turn each face until its eyes are exactly level.
         large: only faces whose source box is at least `size` pixels.
+        min_size: only faces whose source box is at least this percentage of `size`; 0 takes all.
+        centering: "legacy", "face", "head", or "auto": legacy for files before version 2.0, head from then on.
+        video_timing: how a video's frames are numbered: "decoded" (each once), "constant" (as a constant-rate stream,
+            as files until March 2026 have it), or "auto" by the file.
+        rotate: "on" applies a video's display matrix (as files until March 2026 have it), "off" does not, "auto" by
+            the file.
+        antialias: prefilter faces that are larger than the crop.
+        format: "png", "jpg", "webp", or "auto" as the file's generation does.
+        quality: 1 to 100, of jpg and webp.
+        output_layout: "flat", "by-frame", "webdataset".
+        metadata: also write one row a face, as "jsonl" or "parquet".
+        refresh_thumbs: regenerate the thumbnails inside the alignments file.
         engine: "exact" (the same bytes everywhere), "kornia", or "auto": exact where the device has it.
         device: "auto", "cpu", "cuda", "cuda:N".
+        batch_mb: MiB of one batch on a device.
+        pinned_mb: MiB of page-locked host memory, on CUDA.
+        workers: threads that cut and encode; None takes one for each core this process may use.
         json: where to write the report; "-" is standard output.
         no_update: leave the alignments file as it is.
+        resume: continue an interrupted run in `faces`.
+        dry_run: plan and estimate, write nothing.
+        on_error: "skip" goes on after a frame or face that fails, "stop" ends the run.
+        max_errors: end the run after this many failures.
         progress: "auto", "bar", "plain" or "none".
-        workers: threads that cut and encode; None takes one for each core this process may use.
 
     Returns:
-        The report; `exit_code` is 0, or 4 if some frames or faces failed (each is named in `errors`).
+        The report; `exit_code` is 0, or 4 if some frames or faces failed (each is named in `errors`), or 130 or 143
+        if a signal stopped the run.
 
     Raises:
         GpuExtractError: one of its kinds, see `gpu_extract.errors`. The alignments file is then as it was.
     """
-    began = time.perf_counter()
-    if size not in SIZES:
-        raise UsageError(f"size must be {SIZES.start} to {SIZES.stop - 1} pixels, got {size}.")
-    if extract_every_n < 1:
-        raise UsageError(f"extract-every-n must be 1 or more, got {extract_every_n}.")
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers must be 1 or more, got {workers}.")
-    check_style(progress)
-
-    folder = Path(faces)
-    report = Report(size=size, faces_folder=os.fspath(folder), versions=versions())
-    with ExitStack() as stack:
-        loaded = Alignments.load(Path(alignments))
-        report.alignments_version, report.alignments_generation = loaded.version, loaded.generation
-        options = Options(
-            size=size,
-            extract_every_n=extract_every_n,
-            align_eyes=align_eyes,
-            min_box_px=size if large else 0.0,
-            extension=".png" if large else None,
-        )
-        source = stack.enter_context(open_frames(frames, threads=workers))
-        picked, passed_over = pick_engine(engine, device, Limits())
-        stack.enter_context(picked)
-        for line in passed_over:
-            log.info("engine passed over: %s", line)
-        report.engine, report.device = picked.name, picked.device
-        report.engine_implementation = picked.implementation
-        plan = make_plan(loaded, source, options)
-        prepare_folder(folder)
-        stack.enter_context(_one_opencv_thread())
-        hashes = _run(plan, source, picked, FolderWriter(folder), workers or _cores(), progress, report)
-        _count(plan, loaded, source, options, report)
-        if report.exit_code in (0, 4) and not no_update:
-            _save_hashes(loaded, hashes, report)
-    report.finish(time.perf_counter() - began)
-    if json is not None:
-        write_report(report, json)
+    options = {name: value for name, value in locals().items() if name not in ("alignments", "frames", "faces")}
+    settings = Settings(Path(alignments), Path(frames), Path(faces), **options)
+    report = Job(settings).run()
+    if settings.json is not None:
+        write_report(report, settings.json)
     return report
 
 
@@ -120,6 +134,64 @@ def write_report(report: Report, target: str | os.PathLike[str]) -> None:
         Path(target).write_text(report.to_json(), "utf-8")
     except OSError as error:
         raise OutputError(f"the report cannot be written to {target}: {error.strerror}.") from error
+
+
+@dataclass
+class Prepared:
+    """Inputs opened and matched: all that a run, a dry run and a verification share."""
+
+    alignments: Alignments
+    resolved: Resolved
+    source: FrameSource
+    engine: Engine
+    plan: Plan
+    workers: int
+
+
+@contextmanager
+def prepared(settings: Settings, report: Report) -> Iterator[Prepared]:
+    """Load, open, pick and plan; closes what it opened."""
+    with ExitStack() as stack:
+        alignments = Alignments.load(settings.alignments)
+        report.alignments_version, report.alignments_generation = alignments.version, alignments.generation
+        resolved = settings.resolve(alignments)
+        report.notes += resolved.notes
+        source = stack.enter_context(
+            open_frames(settings.frames, threads=settings.workers, timing=resolved.timing, rotate=resolved.rotate)
+        )
+        engine = _picked_engine(settings, report)
+        stack.enter_context(engine)
+        if settings.antialias:
+            engine = AntialiasedEngine(engine)
+        plan = make_plan(
+            alignments,
+            source,
+            Options(
+                size=settings.size,
+                extract_every_n=settings.extract_every_n,
+                align_eyes=settings.align_eyes,
+                min_box_px=settings.min_box_px,
+                centering=resolved.centering,
+                extension=resolved.extension,
+                antialias=settings.antialias,
+            ),
+        )
+        stack.enter_context(_one_opencv_thread())
+        yield Prepared(alignments, resolved, source, engine, plan, settings.workers or _cores())
+
+
+def _picked_engine(settings: Settings, report: Report) -> Engine:
+    say = log.info if settings.progress == "none" else _say
+    limits = Limits(settings.batch_mb, settings.pinned_mb)
+    engine, passed_over = pick_engine(settings.engine, settings.device, limits, say)
+    report.engine, report.device, report.engine_implementation = engine.name, engine.device, engine.implementation
+    if engine.device != "cpu":
+        report.notes += [f"engine passed over: {line}" for line in passed_over]
+    return engine
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def _cores() -> int:
@@ -139,59 +211,148 @@ def _one_opencv_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def _run(
-    plan: Plan, source: FrameSource, engine: Engine, writer: FolderWriter, workers: int, style: str, report: Report
-) -> list[FaceResult]:
-    """Run the pipeline into the report; returns the faces written."""
-    written: list[FaceResult] = []
-    pipeline = Pipeline(plan, source, engine, writer, workers)
-    progress = make_progress(style, plan.frame_count)
-    try:
-        with StopOnSignal(pipeline.stop) as signals:
-            for result in pipeline:
-                report.frames_decoded += result.decoded
-                written += result.faces
-                for failure in result.failures:
-                    report.add_error(failure.frame, failure.index, failure.reason)
-                    report.faces_failed += 1 if failure.index is not None else len(result.task)
-                for stage, seconds in result.seconds.items():
-                    report.stage_seconds[stage] = report.stage_seconds.get(stage, 0.0) + seconds
-                progress.advance(len(result.faces))
-    finally:
-        progress.close()
-    if signals.exit_code is not None:
-        report.exit_code = signals.exit_code
-    _name_limit(pipeline, engine, report)
-    report.faces_written = len(written)
-    report.bytes_written = sum(face.nbytes for face in written)
-    return written
+class Job:
+    """One extraction."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._report = Report(
+            size=settings.size, faces_folder=os.fspath(settings.faces), versions=versions(), dry_run=settings.dry_run
+        )
+
+    def run(self) -> Report:
+        """Do it; see `extract`."""
+        began = time.perf_counter()
+        settings, report = self._settings, self._report
+        with ExitStack() as stack:
+            made = stack.enter_context(prepared(settings, report))
+            if settings.dry_run:
+                estimate(made, settings, report)
+            else:
+                self._extract(made, stack)
+        report.finish(time.perf_counter() - began)
+        return report
+
+    def _extract(self, made: Prepared, stack: ExitStack) -> None:
+        settings, report = self._settings, self._report
+        self._updates = not settings.no_update and (made.alignments.stores_hashes or settings.refresh_thumbs)
+        if self._updates:
+            check_updatable(settings.alignments)
+            stack.enter_context(locked(settings.alignments))
+        prepare_folder(settings.faces, resume=settings.resume)
+        check_space(made.plan, settings.faces, report)
+        journal = self._open_journal(made)
+        stack.callback(journal.close)
+        layout_class = layout_for(settings.output_layout)
+        earlier = still_there(journal, settings.faces, layout_class)
+        todo = subset(made.plan, [position not in earlier for position in made.plan.positions.tolist()])
+        layout = layout_class(settings.faces, todo.positions, made.plan.face_count)
+        rows = FaceRows(made.alignments, made.plan)
+        writer = FaceWriter(layout, settings.faces, settings.quality, self._header(made), rows.sidecar)
+        written = [face for frame in earlier.values() for face in frame]
+        report.frames_decoded += len(earlier)
+        written += self._run_pipeline(replace(made, plan=todo), writer, layout, journal)
+        count(made, settings.extract_every_n, report)
+        report.faces_written = len(written)
+        report.bytes_written = sum(face.nbytes for face in written)
+        if report.complete:
+            if settings.metadata is not None:
+                write_metadata(settings.faces, settings.metadata, rows.rows(written))
+            if self._updates:
+                if settings.refresh_thumbs:
+                    refresh_thumbnails(made, settings.size, report)
+                save(made.alignments, written, report)
+            elif not made.alignments.stores_hashes:
+                report.notes.append(f"files of version {made.alignments.version} hold no hashes; none were stored.")
+
+    def _open_journal(self, made: Prepared) -> Journal:
+        settings = self._settings
+        fingerprint = settings.fingerprint(made.alignments, made.resolved, made.engine.name)
+        if settings.resume and journal_exists(settings.faces):
+            return Journal.resume(settings.faces, fingerprint)
+        return Journal.create(settings.faces, fingerprint)
+
+    def _header(self, made: Prepared) -> Any:
+        """The function that makes each face's PNG header, for files of a version that has them."""
+        alignments = made.alignments
+        if alignments.version < HEADERS_SINCE:
+            return None
+        is_video = made.source.kind == "video"
+
+        def header(task: FrameTask, k: int, result: FrameResult) -> bytes | None:
+            record = alignments.record(int(task.rows[k]))
+            index = int(task.index[k])
+            height, width = result.frame_size
+            return face_header(alignments.version, record, index, task.name, height, width, is_video)
+
+        return header
+
+    def _run_pipeline(self, made: Prepared, writer: FaceWriter, layout: Layout, journal: Journal) -> list[FaceResult]:
+        settings, report = self._settings, self._report
+        written: list[FaceResult] = []
+        pipeline = Pipeline(made.plan, made.source, made.engine, writer, made.workers)
+        progress = make_progress(settings.progress, made.plan.frame_count)
+
+        def keep(results: Iterable[FrameResult]) -> None:
+            for result in results:
+                written.extend(result.faces)
+                if not result.failures:
+                    journal.add(result.task.position, result.faces)
+
+        try:
+            with StopOnSignal(pipeline.stop) as signals:
+                for result in pipeline:
+                    tally(result, report)
+                    keep(layout.commit(result))
+                    progress.advance(len(result.faces))
+                    if self._too_many_errors(report):
+                        pipeline.stop()
+            if signals.exit_code is not None:
+                report.exit_code = signals.exit_code
+            keep(layout.finish())
+            if not report.complete:
+                self._note_how_to_resume(made.plan)
+        finally:
+            layout.abandon()
+            progress.close()
+            journal.sync()
+        report.wait_seconds = asdict(pipeline.waits)
+        report.stage_seconds |= pipeline.own_seconds()
+        report.limiting_stage = pipeline.limiting_stage(report.stage_seconds)
+        return written
+
+    def _too_many_errors(self, report: Report) -> bool:
+        settings = self._settings
+        allowed = 1 if settings.on_error == "stop" else settings.max_errors
+        if allowed is None or len(report.errors) < allowed:
+            return False
+        report.stopped = True
+        return True
+
+    def _note_how_to_resume(self, plan: Plan) -> None:
+        report = self._report
+        why = "stopped at the first error" if self._settings.on_error == "stop" else "stopped by too many errors"
+        if not report.stopped:
+            why = "interrupted"
+        report.notes.append(
+            f"{why} after {report.frames_decoded:,} of {plan.frame_count:,} frames; "
+            "run the same command with --resume to continue."
+        )
 
 
-def _name_limit(pipeline: Pipeline, engine: Engine, report: Report) -> None:
-    """Which stage the others waited for."""
-    waits = pipeline.waits
-    stages = report.stage_seconds
-    report.wait_seconds = {
-        "reader_for_workers": waits.reader_for_workers,
-        "workers_for_reader": waits.workers_for_reader,
-        "device_for_regions": waits.device_for_regions,
-        "regions_for_device": waits.regions_for_device,
-    }
-    work = {name: stages[name] for name in ("load", "warp", "encode", "hash", "write") if name in stages}
-    stages["read"] = waits.read
-    if not engine.inline:
-        stages["warp"] = waits.device
-    if engine.inline:
-        reader_limits = waits.workers_for_reader > waits.reader_for_workers
-        report.limiting_stage = "read" if reader_limits or not work else max(work, key=work.__getitem__)
-    elif waits.regions_for_device > waits.device_for_regions:
-        report.limiting_stage = "warp"
-    else:
-        report.limiting_stage = "read" if waits.workers_for_reader > waits.reader_for_workers else "encode"
+def tally(result: FrameResult, report: Report) -> None:
+    """Add one frame's counts, failures and times to the report."""
+    report.frames_decoded += result.decoded
+    for failure in result.failures:
+        report.add_error(failure.frame, failure.index, failure.reason)
+        report.faces_failed += 1 if failure.index is not None else len(result.task)
+    for stage, seconds in result.seconds.items():
+        report.stage_seconds[stage] = report.stage_seconds.get(stage, 0.0) + seconds
 
 
-def _count(plan: Plan, alignments: Alignments, source: FrameSource, options: Options, report: Report) -> None:
+def count(made: Prepared, every_n: int, report: Report) -> None:
     """The counts and failures that are known from the plan."""
+    plan, source = made.plan, made.source
     report.frames_expected = plan.frame_count
     report.faces_filtered = plan.faces_filtered
     report.alignments_without_frame = len(plan.missing)
@@ -203,25 +364,39 @@ def _count(plan: Plan, alignments: Alignments, source: FrameSource, options: Opt
     report.faces_failed += plan.faces_missing
     if source.frames_seen is not None:
         report.alignments_without_frame += int((plan.positions >= source.frames_seen).sum())
-        with_entry = {i for i in map(source.index_of, alignments.frame_names) if i is not None}
-        step = options.extract_every_n
-        selected = -(-source.frames_seen // step)
-        report.frames_without_alignments = selected - sum(
-            1 for i in with_entry if i < source.frames_seen and i % step == 0
+        with_entry = {i for i in map(source.index_of, made.alignments.frame_names) if i is not None}
+        report.frames_without_alignments = -(-source.frames_seen // every_n) - sum(
+            1 for i in with_entry if i < source.frames_seen and i % every_n == 0
         )
 
 
-def _save_hashes(alignments: Alignments, written: list[FaceResult], report: Report) -> None:
-    """Record the hashes where the file's generation has them; the file is replaced only if one changed."""
-    if not alignments.stores_hashes:
-        report.notes.append(
-            f"files of version {alignments.version} hold no hashes, so {alignments.path.name} was left as it is."
-        )
-        return
-    rows = np.array([face.row for face in written], np.int64)
-    report.hashes_updated = len(written)
-    report.hashes_changed = sum(alignments.stored_hash(face.row) != face.sha1 for face in written)
-    if report.hashes_changed:
-        alignments.set_hashes(rows, [face.sha1 for face in written])
-        backup = alignments.save()
-        report.backup = os.fspath(backup) if backup is not None else None
+def check_updatable(path: Path) -> None:
+    """Find out before hours of work that the result could not be saved.
+
+    Raises:
+        OutputError: if the alignments file's folder cannot be written.
+    """
+    folder = Path(os.path.realpath(path)).parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be updated, its folder is read-only; add --no-update to leave it as it is.")
+
+
+def still_there(journal: Journal, folder: Path, layout: type[Layout]) -> dict[int, list[FaceResult]]:
+    """The frames of an earlier run whose files are all in place and whole, by position."""
+    return {
+        position: frame.faces
+        for position, frame in journal.finished.items()
+        if all(layout.holds(folder, face.file_name, face.nbytes) for face in frame.faces)
+    }
+
+
+def save(alignments: Alignments, written: list[FaceResult], report: Report) -> None:
+    """Record the hashes where the file's generation has them; the file is replaced only if something changed."""
+    if alignments.stores_hashes:
+        report.hashes_updated = len(written)
+        report.hashes_changed = sum(alignments.stored_hash(face.row) != face.sha1 for face in written)
+        if report.hashes_changed:
+            rows = np.array([face.row for face in written], np.int64)
+            alignments.set_hashes(rows, [face.sha1 for face in written])
+    backup = alignments.save()
+    report.backup = os.fspath(backup) if backup is not None else None

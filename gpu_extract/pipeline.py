@@ -30,7 +30,8 @@ from gpu_extract.plan import Failure, FrameTask, Plan
 
 CROPS_AT_ONCE_BYTES = 16 << 20  # a frame's faces are warped in groups of this size: 10,000 faces need no more memory
 DECODED_FRAMES_PER_WORKER = 2  # decoded frames that wait for a worker; 3 MB each at 1080p
-TICKETS_IN_FLIGHT = 3  # batches on the device at once: one uploads, one computes, one is read by the encoders
+TICKETS_IN_FLIGHT = 3  # batches on the device at once: one uploads, one computes, one downloads
+TICKETS = TICKETS_IN_FLIGHT + 1  # batches that hold memory: those and one that the encoders read
 POLL_SECONDS = 0.2  # how long a blocked thread takes at most to see that the run was stopped
 
 
@@ -53,6 +54,8 @@ class FrameResult:
     faces: list[FaceResult] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     decoded: bool = False
+    frame_size: tuple[int, int] = (0, 0)
+    """(height, width) of the frame, once it was loaded."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Busy seconds by stage."""
 
@@ -66,16 +69,12 @@ Finish = Callable[[FrameTask, int, np.ndarray, FrameResult], FaceResult | Failur
 
 @dataclass
 class Waits:
-    """Seconds of the threads that belong to no frame; the waits among them tell the limiting stage."""
+    """Seconds that threads spent waiting for each other."""
 
     reader_for_workers: float = 0.0
     workers_for_reader: float = 0.0
     device_for_regions: float = 0.0
     regions_for_device: float = 0.0
-    read: float = 0.0
-    """Busy seconds of the reader: decoding, or listing files."""
-    device: float = 0.0
-    """Seconds of the device thread in submitting batches and waiting for them."""
 
 
 class _Stopped(Exception):
@@ -125,8 +124,8 @@ class _Share:
     crops: np.ndarray | None = None
     batch: _Batch | None = None
 
-    def release(self) -> None:
-        """This share's part of the batch's memory is no longer read."""
+    def release(self) -> bool:
+        """This share's part of the batch's memory is no longer read; returns whether it was the last part."""
         self.crops = None
         assert self.batch is not None
         with self.batch.lock:
@@ -134,6 +133,7 @@ class _Share:
             spent = self.batch.remaining == 0
         if spent:
             self.batch.ticket.release()
+        return spent
 
 
 @dataclass
@@ -151,6 +151,7 @@ class Pipeline:
         self._plan, self._source, self._engine, self._finish = plan, source, engine, finish
         self._workers = workers
         self.waits = Waits()
+        self._read_seconds = self._device_seconds = 0.0
         self._stop_reading = threading.Event()
         self._abandon = threading.Event()
         self._decoded = threading.Semaphore(workers * DECODED_FRAMES_PER_WORKER)
@@ -158,12 +159,34 @@ class Pipeline:
         self._results: queue.SimpleQueue[FrameResult | BaseException | None] = queue.SimpleQueue()
         self._loaded: queue.SimpleQueue[_Loaded | None] = queue.SimpleQueue()
         self._budget = _ByteBudget(engine.batch_bytes * TICKETS_IN_FLIGHT)
+        self._tickets = threading.Semaphore(TICKETS)
         self._to_finish: queue.SimpleQueue[_Share | None] = queue.SimpleQueue()
         self._waits_lock = threading.Lock()
 
     def stop(self) -> None:
         """Take no further frames; those in flight are finished and reported. May be called from a signal handler."""
         self._stop_reading.set()
+
+    def own_seconds(self) -> dict[str, float]:
+        """Busy seconds of the stages that belong to no frame: the reader, and a device that works in batches."""
+        seconds = {"read": self._read_seconds}
+        if not self._engine.inline:
+            seconds["warp"] = self._device_seconds
+        return seconds
+
+    def limiting_stage(self, stage_seconds: dict[str, float]) -> str:
+        """The stage that the others waited for: "read", "load", "warp", "encode", "hash" or "write".
+
+        Args:
+            stage_seconds: busy seconds of a whole run by stage.
+        """
+        reader_limits = self.waits.workers_for_reader > self.waits.reader_for_workers
+        if self._engine.inline:
+            work = {name: stage_seconds.get(name, 0.0) for name in ("load", "warp", "encode", "hash", "write")}
+            return "read" if reader_limits else max(work, key=work.__getitem__)
+        if self.waits.regions_for_device > self.waits.device_for_regions:
+            return "warp"
+        return "read" if reader_limits else "encode"
 
     def __iter__(self) -> Iterator[FrameResult]:
         threads = self._start()
@@ -221,7 +244,7 @@ class Pipeline:
             while not self._stop_reading.is_set():
                 began = clock()
                 item = next(frames, None)
-                self.waits.read += clock() - began
+                self._read_seconds += clock() - began
                 if item is None:
                     break
                 while plan.positions[next_task] < item.index:
@@ -298,6 +321,7 @@ class Pipeline:
             result.failures.append(Failure(task.name, None, str(error)))
             return None
         result.decoded = True
+        result.frame_size = (frame.height, frame.width)
         result.add_seconds("load", time.perf_counter() - began)
         nbytes = sum(patch.pixels.nbytes for patch in patches)
         return _Loaded(result, patches, patch_of, nbytes, len(task))
@@ -335,6 +359,9 @@ class Pipeline:
             for shares in self._batches(pending):
                 while len(pending) >= TICKETS_IN_FLIGHT:
                     self._hand_out(pending.popleft())
+                while not self._tickets.acquire(timeout=POLL_SECONDS):
+                    if self._abandon.is_set():
+                        raise _Stopped
                 pending.append(self._submit(shares))
             while pending:
                 self._hand_out(pending.popleft())
@@ -394,14 +421,14 @@ class Pipeline:
             self._plan.size,
         )
         batch = _Batch(self._engine.submit(patches, crops), shares, len(shares))
-        self.waits.device += time.perf_counter() - began
+        self._device_seconds += time.perf_counter() - began
         return batch
 
     def _hand_out(self, batch: _Batch) -> None:
         """Wait for a batch and give its faces to the finishers."""
         began = time.perf_counter()
         crops = batch.ticket.result()
-        self.waits.device += time.perf_counter() - began
+        self._device_seconds += time.perf_counter() - began
         ends = np.cumsum([0] + [share.stop - share.start for share in batch.shares])
         for share, (start, stop) in zip(batch.shares, pairwise(ends), strict=True):
             share.crops, share.batch = crops[start:stop], batch
@@ -410,14 +437,15 @@ class Pipeline:
     def _finish_loop(self) -> None:
         while (share := self._to_finish.get()) is not None:
             loaded = share.loaded
-            part = FrameResult(loaded.result.task)
+            part = FrameResult(loaded.result.task, frame_size=loaded.result.frame_size)
             try:
                 if not self._abandon.is_set():
                     self._finish_share(share, part)
             except BaseException as error:
                 self._give_up(error)
             # Also when the run was given up, and by a thread that stays: the device thread may be waiting for this memory.
-            share.release()
+            if share.release():
+                self._tickets.release()
             with loaded.lock:
                 loaded.result.faces += part.faces
                 loaded.result.failures += part.failures

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -14,7 +14,7 @@ from gpu_extract.alignments.rotation import legacy_rotation
 from gpu_extract.errors import InputError
 from gpu_extract.frames import FrameSource
 from gpu_extract.geometry import Centering, CropGeometry
-from gpu_extract.kernels import tables
+from gpu_extract.kernels import antialias, tables
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Options:
     centering: Centering = "legacy"
     extension: str | None = None
     """Of the face files; None takes each frame key's own."""
+    antialias: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,9 @@ def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> 
         index=faces.index[rows],
         frame_of=frame_of_face[first],
         geometry=CropGeometry(crop_from_frame, cut.cubic[rows], cut.usable[rows]),
-        region=tables.source_region(crop_from_frame, cut.cubic[rows], options.size),
+        region=(antialias if options.antialias else tables).source_region(
+            crop_from_frame, cut.cubic[rows], options.size
+        ),
         extension=options.extension,
         faces_filtered=filtered,
         failures=failures,
@@ -226,3 +229,25 @@ def _drop_same_frame(
     later = np.delete(entries, first)
     selected[later] = False
     return [Failure(names[i], None, "another entry of the alignments file names the same frame") for i in later]
+
+
+def subset(plan: Plan, keep: Sequence[bool] | np.ndarray) -> Plan:
+    """The same plan over some of its frames; keep [N] bool."""
+    chosen = np.flatnonzero(np.asarray(keep, bool))
+    if len(chosen) == plan.frame_count:
+        return plan
+    counts = np.diff(plan.starts)
+    faces = np.repeat(np.asarray(keep, bool), counts)
+    geometry_kept = CropGeometry(
+        plan.geometry.crop_from_frame[faces], plan.geometry.cubic[faces], plan.geometry.usable[faces]
+    )
+    return replace(
+        plan,
+        positions=plan.positions[chosen],
+        rows=plan.rows[faces],
+        starts=np.concatenate([[0], np.cumsum(counts[chosen])]),
+        index=plan.index[faces],
+        frame_of=plan.frame_of[chosen],
+        geometry=geometry_kept,
+        region=plan.region[faces],
+    )

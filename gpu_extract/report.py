@@ -51,10 +51,22 @@ class Report:
     hashes_changed: int = 0
     """Of these, faces that had another hash or none."""
     backup: str | None = None
+    thumbs_refreshed: int = 0
+    stopped: bool = False
+    """Ended early because of errors, as --on-error or --max-errors asked."""
+    dry_run: bool = False
+    faces_planned: int | None = None
+    bytes_estimated: int | None = None
+    seconds_estimated: float | None = None
     size: int = 0
     faces_folder: str = ""
     notes: list[str] = field(default_factory=list)
     exit_code: int = EXIT_OK
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run went over all frames, even if some failed."""
+        return self.exit_code in (EXIT_OK, EXIT_PARTIAL) and not self.stopped
 
     def add_error(self, frame: str, index: int | None, reason: str) -> None:
         self.errors.append({"frame": frame, "index": index, "reason": reason})
@@ -77,6 +89,8 @@ class Report:
 
     def table(self) -> str:
         """The report for a person, some ten lines."""
+        if self.dry_run:
+            return "\n".join(self._plan_lines())
         lines = [
             ("faces", f"{self.faces_written:,} written to {self.faces_folder} ({self.size} px)"),
             ("", f"{self.faces_filtered:,} too small, left out" if self.faces_filtered else ""),
@@ -96,6 +110,17 @@ class Report:
         if len(self.errors) > LISTED:
             text.append(f"{'':8}… and {len(self.errors) - LISTED:,} more; --json lists all")
         return "\n".join(text)
+
+    def _plan_lines(self) -> list[str]:
+        seconds, nbytes = self.seconds_estimated or 0.0, self.bytes_estimated or 0
+        return [
+            f"plan    {self.faces_planned:,} faces of {self.frames_expected:,} frames, {self.size} px",
+            f"        {self.faces_filtered:,} too small, {self.faces_failed:,} cannot be cut",
+            f"space   about {nbytes / 1e6:,.0f} MB",
+            f"time    about {seconds:,.0f} s on {self.device} ({self.engine_implementation})",
+            *(f"note    {note}" for note in self.notes),
+            "nothing was written",
+        ]
 
     def _hash_line(self) -> str:
         if not self.hashes_updated:

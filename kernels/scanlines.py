@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 try:
-    import gpu_extract.kernels._scanlines as _scanlines  # type: ignore[import-not-found]  # built in C
+    import gpu_extract.kernels._scanlines as _scanlines
 except ImportError:  # built only where a C compiler was at hand
     _scanlines = None
 

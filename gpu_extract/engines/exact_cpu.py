@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from gpu_extract.engines import Crops, Engine, Limits
+from gpu_extract.engines import Crops, Engine, Limits, exact_opencv
 from gpu_extract.kernels import cpu
 from gpu_extract.patch import Patch
 
@@ -18,7 +18,11 @@ def obstacle(device: str) -> str | None:
     """Runs on a CPU where a C compiler was at hand when this package was built."""
     if device != "cpu":
         return "the C sampler runs on the CPU only"
-    return None if cpu.is_available() else "the C sampler was not built here (no C compiler at install time)"
+    if not cpu.is_available():
+        return "the C sampler was not built here (no C compiler at install time)"
+    if cpu.variant() == "scalar" and exact_opencv.obstacle(device) is None:
+        return "this processor has no AVX2, and without it OpenCV 4 is the faster exact sampler"
+    return None
 
 
 class CpuEngine(Engine):
