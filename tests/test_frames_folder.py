@@ -89,8 +89,12 @@ def test_order_equals_the_reference_loader(tmp_path: Path) -> None:
 
 
 def test_vector_frames_equal_opencv() -> None:
-    for frame in load_all(VECTORS / "frames"):
-        assert isinstance(frame, Frame)
+    with open_frames(VECTORS / "frames") as source:
+        frames = [frame for frame in source.frames(np.arange(8)) if isinstance(frame, Frame)]
+    assert len(frames) == 8
+    for number, frame in enumerate(frames):
+        assert source.frames_decoded == number
+        frame.load(Region(0, 0, 9, 9))
         patch = frame.load()
         assert np.array_equal(patch.pixels, cv2.imread(str(VECTORS / "frames" / frame.name)))
         assert (patch.x0, patch.y0, patch.height, patch.width) == (0, 0, 240, 320)
@@ -109,6 +113,24 @@ def test_wanted_frames_only_and_none_is_opened_before_load(tmp_path: Path) -> No
         assert isinstance(frames[0], Frame)
         with pytest.raises(FrameError, match="damaged, or not a"):
             frames[0].load()
+        with pytest.raises(FrameError, match="damaged, or not a"):
+            _ = frames[0].height
+
+
+def test_a_file_is_read_and_decoded_once_for_all_its_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, options in (("a.png", ()), ("b.png", (cv2.IMWRITE_PNG_FILTER, 0x80)), ("c.jpg", ())):
+        (tmp_path / name).write_bytes(encoded(name[1:], noise(40, 60), *options))
+    frames = [frame for frame in load_all(tmp_path) if isinstance(frame, Frame)]
+    sizes = [(frame.height, frame.width) for frame in frames]
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert sizes == [(40, 60)] * 3
+    first = [frame.load(Region(0, 0, 20, 20)) for frame in frames]
+    monkeypatch.setattr(cv2, "imdecode", None)
+    for frame, patch in zip(frames, first, strict=True):
+        whole = frame.load().pixels
+        assert np.array_equal(patch.pixels[:20, :20], whole[:20, :20])
+        assert np.array_equal(frame.load(Region(30, 10, 60, 40)).pixels[-30:, -30:], whole[10:, 30:])
 
 
 @pytest.mark.parametrize("wanted", [[2, 1], [1, 1], [-1, 0]])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ import numpy as np
 from gpu_extract.errors import FrameError
 from gpu_extract.frames.base import clip_region
 from gpu_extract.frames.image_header import Header, read_header
-from gpu_extract.frames.png import decode_plain_png
+from gpu_extract.frames.png import PlainPng
 from gpu_extract.patch import Patch, Region
 
 MAX_PIXELS = 1 << 28  # 16384 x 16384: 805 MB of BGR
@@ -52,9 +53,38 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 def decode_image(data: bytes, region: Region | None = None) -> Patch:
     """The pixels, or a patch of just the region's; raises FrameError."""
-    header = _checked_header(data)
-    pixels = decode_plain_png(data, header, region) if header.plain_png else None
-    return pixels or _decode_any(data, header, region)
+    return Image(data).patch(region)
+
+
+class Image:
+    """An image file's bytes, decoded once however many regions are asked for. Raises FrameError from every method."""
+
+    def __init__(self, data: bytes) -> None:
+        self._header = _checked_header(data)
+        self._data = data
+        self._guard = threading.Lock()
+        self._plain: PlainPng | None = None
+        self._pixels: np.ndarray | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) as decoded."""
+        return self._header.height, self._header.width
+
+    def patch(self, region: Region | None = None) -> Patch:
+        with self._guard:
+            if self._plain is None and self._pixels is None:
+                if self._header.plain_png:
+                    self._plain = PlainPng.inflate(self._data, self._header)
+                if self._plain is None:
+                    self._pixels = _decoded(self._data, self._header)
+                self._data = b""
+        if self._plain is not None:
+            return self._plain.patch(region)
+        assert self._pixels is not None
+        height, width = self._pixels.shape[:2]
+        x0, y0, x1, y1 = clip_region(region or Region(0, 0, width, height), height, width)
+        return Patch(self._pixels[y0:y1, x0:x1], x0, y0, height, width)
 
 
 def _checked_header(data: bytes) -> Header:
@@ -71,13 +101,11 @@ def _checked_header(data: bytes) -> Header:
     return header
 
 
-def _decode_any(data: bytes, header: Header, region: Region | None) -> Patch:
+def _decoded(data: bytes, header: Header) -> np.ndarray:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise FrameError(f"OpenCV cannot decode this {header.format} file: {error.err}.") from error
     if pixels is None:
         raise FrameError(f"the {header.format} file is damaged or cut off, OpenCV cannot decode it.")
-    height, width = pixels.shape[:2]
-    x0, y0, x1, y1 = clip_region(region or Region(0, 0, width, height), height, width)
-    return Patch(pixels[y0:y1, x0:x1], x0, y0, height, width)
+    return pixels

@@ -30,16 +30,27 @@ _NONE, _SUB, _UP = 0, 1, 2
 _PEEK_BYTES = 1 << 16  # enough rows to see which filters a program uses, little enough to have cost nothing
 
 
-def decode_plain_png(data: bytes, header: Header, region: Region | None) -> Patch | None:
-    """The region's pixels, or the whole frame's; None where OpenCV should judge or do the file."""
-    height, width = header.height, header.width
-    x0, y0, x1, y1 = clip_region(region or Region(0, 0, width, height), height, width)
-    filtered = _inflated(data, height, width * header.channels + 1)
-    pixels = None if filtered is None else _unfiltered(filtered, header.channels, y0, y1, x1)
-    if pixels is None:
-        return None
-    conversion = cv2.COLOR_RGB2BGR if header.channels == 3 else cv2.COLOR_RGBA2BGR
-    return Patch(cv2.cvtColor(pixels[:, x0:], conversion), x0, y0, height, width)
+class PlainPng:
+    """An inflated PNG; regions of it are unfiltered as they are asked for."""
+
+    def __init__(self, filtered: np.ndarray, header: Header) -> None:
+        self._filtered = filtered  # [H, 1 + W * channels]
+        self._header = header
+
+    @classmethod
+    def inflate(cls, data: bytes, header: Header) -> PlainPng | None:
+        """None where OpenCV should judge or do the file: it is damaged, or a row has a filter not done here."""
+        filtered = _inflated(data, header.height, header.width * header.channels + 1)
+        if filtered is None or filtered[:, 0].max() > _UP:
+            return None
+        return cls(filtered, header)
+
+    def patch(self, region: Region | None = None) -> Patch:
+        height, width = self._header.height, self._header.width
+        x0, y0, x1, y1 = clip_region(region or Region(0, 0, width, height), height, width)
+        pixels = _unfiltered(self._filtered, self._header.channels, y0, y1, x1)
+        conversion = cv2.COLOR_RGB2BGR if self._header.channels == 3 else cv2.COLOR_RGBA2BGR
+        return Patch(cv2.cvtColor(pixels[:, x0:], conversion), x0, y0, height, width)
 
 
 def _inflated(data: bytes, rows: int, row_bytes: int) -> np.ndarray | None:
@@ -75,15 +86,13 @@ def _inflated(data: bytes, rows: int, row_bytes: int) -> np.ndarray | None:
     return np.frombuffer(inflated, np.uint8).reshape(rows, row_bytes)
 
 
-def _unfiltered(filtered: np.ndarray, channels: int, y0: int, y1: int, x1: int) -> np.ndarray | None:
-    """Pixels [y1 - y0, x1, channels] of rows y0..y1; None if a row that they depend on has another filter."""
+def _unfiltered(filtered: np.ndarray, channels: int, y0: int, y1: int, x1: int) -> np.ndarray:
+    """Pixels [y1 - y0, x1, channels] of rows y0..y1."""
     filters = filtered[:, 0]
     start = y0
     while start and filters[start] == _UP:
         start -= 1
     needed = filters[start:y1]
-    if needed.max() > _UP:
-        return None
     source = filtered[start:y1, 1:].reshape(y1 - start, -1, channels)[:, :x1]
     if (needed == _NONE).all():
         return source[y0 - start :]

@@ -6,12 +6,16 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpu_extract.errors import InputError
 from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions, check_wanted
 from gpu_extract.patch import Patch, Region
+
+if TYPE_CHECKING:
+    from gpu_extract.frames.images import Image
 
 IMAGE_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
 
@@ -70,13 +74,14 @@ class FolderSource(FrameSource):
             else:
                 yield FolderFrame(self, index)
 
-    def decode(self, name: str, region: Region | None) -> Patch:
-        from gpu_extract.frames.images import decode_image, read_file
+    def open_image(self, name: str) -> Image:
+        from gpu_extract.frames.images import Image, read_file
 
-        patch = decode_image(read_file(self.path / name), region)
+        return Image(read_file(self.path / name))
+
+    def count_decoded(self) -> None:
         with self._counting:
             self.frames_decoded += 1
-        return patch
 
     def close(self) -> None:
         pass
@@ -87,22 +92,29 @@ class FolderFrame(Frame):
         self.index = index
         self.name = source.name_of(index)
         self._source = source
-        self._size: tuple[int, int] | None = None
+        self._guard = threading.Lock()
+        self._image: Image | None = None
+        self._counted = False
 
     @property
     def height(self) -> int:
-        return self._known_size()[0]
+        return self._opened().size[0]
 
     @property
     def width(self) -> int:
-        return self._known_size()[1]
-
-    def _known_size(self) -> tuple[int, int]:
-        if self._size is None:
-            self._size = self._source.size_of(self.index)
-        return self._size
+        return self._opened().size[1]
 
     def load(self, region: Region | None = None) -> Patch:
-        patch = self._source.decode(self.name, region)
-        self._size = (patch.height, patch.width)
+        patch = self._opened().patch(region)
+        with self._guard:
+            first, self._counted = not self._counted, True
+        if first:
+            self._source.count_decoded()
         return patch
+
+    def _opened(self) -> Image:
+        """The file is read at the first question about it, and decoded at the first `load`."""
+        with self._guard:
+            if self._image is None:
+                self._image = self._source.open_image(self.name)
+            return self._image
