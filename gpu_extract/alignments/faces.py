@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +57,17 @@ def _numbers(records: Sequence[Any], key: str) -> np.ndarray:
         values = [record[key] for record in records]
     except (KeyError, TypeError):
         values = [record.get(key) if isinstance(record, dict) else None for record in records]
-    if not set(map(type, values)) <= {int, float}:
-        values = [float(value) if _is_number(value) else np.nan for value in values]
+    if set(map(type, values)) <= {int, float}:
+        with suppress(OverflowError):
+            return np.array(values, np.float64)
+    return np.array([_number(value) for value in values], np.float64)
+
+
+def _number(value: Any) -> float:
     try:
-        return np.array(values, np.float64)
+        return float(value) if _is_number(value) else math.nan
     except OverflowError:
-        return np.array([value if abs(value) < 1e300 else np.nan for value in values], np.float64)
+        return math.nan
 
 
 def _is_number(value: Any) -> bool:
@@ -91,7 +98,8 @@ def _landmarks(records: Sequence[Any], invalid: dict[int, str]) -> list[Landmark
             points = record.get("landmarksXY") if isinstance(record, dict) else None
         kind = type(points)
         is_list = kind is PackedList
-        if (is_list or (kind is PackedArray and not points.fortran)) and points.shape[1:] == (2,):
+        plain = is_list or (kind is PackedArray and not points.fortran and points.dtype.kind in "iuf")
+        if plain and points.shape[1:] == (2,):
             sort = sorts.setdefault((points.shape[0], points.dtype, is_list), ([], []))
             sort[0].append(row)
             sort[1].append(points.raw)
