@@ -55,7 +55,7 @@ def finished(layout: Layout, task: FrameTask, fail: Iterable[int] = ()) -> Frame
             continue
 
         def sidecar(k: int = k) -> dict[str, Any]:
-            return {"position": task.position, "index": int(task.index[k]), "frame": task.name, "box": [1.5, None]}
+            return {"frame": task.name, "position": task.position, "index": int(task.index[k]), "box": [1.5, np.nan]}
 
         stored = layout.store(task, k, name, data, sidecar)
         result.faces.append(FaceResult(int(task.rows[k]), int(task.index[k]), stored, "ab" * 20, len(data)))

@@ -31,7 +31,7 @@ TEMPORARY_PREFIX = ".part-"
 MAX_NAME_BYTES = 255  # of one path component, on every file system in common use
 
 Sidecar = Callable[[], dict[str, Any]]
-"""What is known of a face, as plain JSON values, `position` and `index` first; called only by layouts that store it."""
+"""What is known of a face, as plain JSON values; called only by layouts that store it."""
 
 
 class Layout(ABC):

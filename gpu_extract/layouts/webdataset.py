@@ -12,7 +12,6 @@ Loaders take what precedes the first dot of a name for the sample's key, so dots
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tarfile
@@ -28,6 +27,7 @@ import numpy as np
 
 from gpu_extract.errors import OutputError
 from gpu_extract.layouts import Layout, Sidecar, temporary_name, write_all
+from gpu_extract.metadata import json_line
 from gpu_extract.pipeline import FrameResult
 from gpu_extract.plan import FrameTask
 
@@ -122,7 +122,7 @@ class WebDataset(Layout):
     def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:
         stem, _, extension = name.rpartition(".")
         key = stem.replace("%", "%25").replace(".", "%2E")
-        text = json.dumps(sidecar(), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        text = json_line({"position": task.position, "index": int(task.index[k]), **sidecar()})
         member = f"{key}.{extension}"
         self._stash.put((task.position, int(task.index[k])), _Sample(member, data, text))
         return member
