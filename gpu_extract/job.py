@@ -26,6 +26,7 @@ from gpu_extract.header import face_header
 from gpu_extract.journal import Journal
 from gpu_extract.journal import exists as journal_exists
 from gpu_extract.layouts import Layout, layout_for
+from gpu_extract.metadata import write_metadata
 from gpu_extract.pipeline import FaceResult, FrameResult, Pipeline
 from gpu_extract.plan import FrameTask, Options, Plan, make_plan, subset
 from gpu_extract.progress import make_progress

@@ -36,17 +36,6 @@ def whole_frame(pixels: np.ndarray) -> Patch:
     return Patch(pixels, 0, 0, pixels.shape[0], pixels.shape[1])
 
 
-def covers(patch: Patch, region: Region) -> bool:
-    """Whether a patch holds every pixel of a region."""
-    height, width = patch.pixels.shape[:2]
-    return (
-        patch.x0 <= region.x0
-        and patch.y0 <= region.y0
-        and region.x1 <= patch.x0 + width
-        and region.y1 <= patch.y0 + height
-    )
-
-
 def group_regions(region: np.ndarray, height: int, width: int) -> tuple[list[Region], np.ndarray]:
     """Which rectangles of a frame to load for its faces.
 

@@ -25,7 +25,7 @@ import numpy as np
 from gpu_extract.engines import Crops, Engine, Ticket
 from gpu_extract.errors import FrameError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
-from gpu_extract.patch import Patch, covers, group_regions
+from gpu_extract.patch import Patch, group_regions
 from gpu_extract.plan import Failure, FrameTask, Plan
 
 CROPS_AT_ONCE_BYTES = 16 << 20  # a frame's faces are warped in groups of this size: 10,000 faces need no more memory
@@ -466,17 +466,8 @@ class Pipeline:
 def load_regions(frame: Frame, region: np.ndarray) -> tuple[list[Patch], np.ndarray]:
     """The patches that a frame's faces need, and for each face [K] which of them it reads.
 
-    A source may return more than was asked for (an image file is decoded whole), and then that serves other faces too.
+    Args:
+        region: [K, 4] int64, what each face may touch, not clipped.
     """
     regions, region_of = group_regions(region, frame.height, frame.width)
-    patches: list[Patch] = []
-    patch_of_region = []
-    for wanted in regions:
-        for i, patch in enumerate(patches):
-            if covers(patch, wanted):
-                break
-        else:
-            i = len(patches)
-            patches.append(frame.load(wanted))
-        patch_of_region.append(i)
-    return patches, np.array(patch_of_region)[region_of]
+    return [frame.load(wanted) for wanted in regions], region_of

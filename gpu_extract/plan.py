@@ -193,7 +193,7 @@ def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> 
     ]
 
     keep = wanted_face & cut.usable
-    large = geometry.box_px(cut.crop_from_frame, options.size) >= options.min_box_px - geometry.FILTER_TOLERANCE_PX
+    large = _is_large(cut, options)
     filtered = int((keep & ~large).sum())
     rows = np.flatnonzero(keep & large)
     rows = rows[np.lexsort((faces.index[rows], faces.frame[rows], position[faces.frame[rows]]))]
@@ -251,3 +251,16 @@ def subset(plan: Plan, keep: Sequence[bool] | np.ndarray) -> Plan:
         geometry=geometry_kept,
         region=plan.region[faces],
     )
+
+
+def _is_large(cut: CropGeometry, options: Options) -> np.ndarray:
+    """Which faces [F] have a source box of the wanted size.
+
+    The box's true side decides; a face whose whole-pixel length reaches the size by rounding stays, too, because the
+    reference keeps it.
+    """
+    large = geometry.box_px(cut.crop_from_frame, options.size) >= options.min_box_px - geometry.FILTER_TOLERANCE_PX
+    doubtful = np.flatnonzero(cut.usable & ~large)
+    corners = geometry.roi(cut.crop_from_frame[doubtful], options.size)
+    large[doubtful] = geometry.roi_size(corners) >= options.min_box_px
+    return large

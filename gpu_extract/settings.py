@@ -14,6 +14,7 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.errors import UsageError
 from gpu_extract.geometry import CENTERINGS, Centering
 from gpu_extract.layouts import layouts
+from gpu_extract.metadata import check_kind
 from gpu_extract.progress import check_style
 
 SIZES = range(16, 4097)
@@ -21,7 +22,6 @@ FORMATS = ("auto", "png", "jpg", "webp")
 TIMINGS = ("auto", "constant", "decoded")
 ROTATIONS = ("auto", "on", "off")
 ON_ERROR = ("skip", "stop")
-METADATA = ("jsonl", "parquet")
 SMALLEST_BOX_PX = 4  # of --min-size, as the file's own program has it
 NOT_IN_FINGERPRINT = (
     *("alignments", "frames", "faces", "json", "no_update", "progress", "workers", "resume", "dry_run"),
@@ -86,7 +86,7 @@ class Settings:
         ]:
             _check_word(name, getattr(self, name), allowed)
         if self.metadata is not None:
-            _check_word("metadata", self.metadata, METADATA)
+            check_kind(self.metadata)
         if self.quality is not None and self.format == "png":
             raise UsageError("quality is for jpg and webp; png is lossless.")
         if self.large and self.min_size not in (0, 100):

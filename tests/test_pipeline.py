@@ -14,7 +14,7 @@ from gpu_extract.engines import Crops, Engine, Ticket
 from gpu_extract.errors import DeviceError, FrameError, OutputError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
 from gpu_extract.geometry import CropGeometry
-from gpu_extract.patch import Patch, Region, covers, group_regions
+from gpu_extract.patch import Patch, Region, group_regions
 from gpu_extract.pipeline import FaceResult, FrameResult, Pipeline
 from gpu_extract.plan import Failure, FrameTask, Plan
 
@@ -243,7 +243,3 @@ def test_regions_are_grouped_where_that_loads_no_more() -> None:
 def test_a_region_outside_the_frame_is_one_pixel() -> None:
     regions, _ = group_regions(np.array([[-50, -60, -10, -20], [500, 10, 600, 20]]), 30, 40)
     assert regions == [Region(0, 0, 1, 1), Region(39, 10, 40, 20)]
-    patch = Patch(np.zeros((5, 6, 3), np.uint8), 2, 3, 30, 40)
-    assert covers(patch, Region(2, 3, 8, 8))
-    assert not covers(patch, Region(2, 3, 9, 8))
-    assert not covers(patch, Region(1, 3, 8, 8))
