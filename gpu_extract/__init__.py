@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         UnsafePickleError,
         UsageError,
     )
+    from gpu_extract.header import Face, read_face
     from gpu_extract.job import extract
     from gpu_extract.report import Report
 
@@ -33,6 +34,7 @@ _HOME = {
     "AlignmentsChangedError": "errors",
     "AlignmentsError": "errors",
     "DeviceError": "errors",
+    "Face": "header",
     "FrameError": "errors",
     "GpuExtractError": "errors",
     "InputError": "errors",
@@ -42,6 +44,7 @@ _HOME = {
     "UnsafePickleError": "errors",
     "UsageError": "errors",
     "extract": "job",
+    "read_face": "header",
 }
 
 __all__ = [
@@ -49,6 +52,7 @@ __all__ = [
     "AlignmentsChangedError",
     "AlignmentsError",
     "DeviceError",
+    "Face",
     "FrameError",
     "GpuExtractError",
     "InputError",
@@ -58,6 +62,7 @@ __all__ = [
     "UnsafePickleError",
     "UsageError",
     "extract",
+    "read_face",
 ]
 
 

@@ -84,6 +84,8 @@ class Plan:
     """Keys of the alignments file that hold faces but have no frame in the source."""
     faces_missing: int = 0
     """Faces of those keys."""
+    frame_sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """(height, width) by entry of the file, of frames that hold faces found in a turned frame."""
 
     @property
     def frame_count(self) -> int:
@@ -142,16 +144,23 @@ def crop_all(alignments: Alignments, options: Options, sizes: dict[int, tuple[in
         if len(turned):
             points = points.copy()
             for k in turned:
-                row = group.rows[k]
-                if int(faces.frame[row]) in sizes:
-                    height, width = sizes[int(faces.frame[row])]
-                    degrees = int(faces.rotation[row])
-                    points[k] = legacy_rotation(points[k], faces.box[row], degrees, height, width)[0]
+                points[k] = upright_landmarks(alignments, int(group.rows[k]), points[k], sizes)
         n = points.shape[1]
         centering = "legacy" if n == 51 else options.centering
         cut = geometry.crop_geometry(points, options.size, centering, seed=seed, align_eyes=options.align_eyes)
         parts.append((group.rows, cut))
     return geometry.stack(parts, len(faces.frame))
+
+
+def upright_landmarks(
+    alignments: Alignments, row: int, points: np.ndarray, sizes: dict[int, tuple[int, int]]
+) -> np.ndarray:
+    """A face's landmarks [n, 2] in its frame as it is, also where it was found in a turned one (generation g0)."""
+    faces = alignments.faces
+    size = sizes.get(int(faces.frame[row]))
+    if not faces.rotation[row] or size is None:
+        return points
+    return legacy_rotation(points, faces.box[row], int(faces.rotation[row]), *size)[0]
 
 
 def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> Plan:
@@ -215,6 +224,7 @@ def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> 
         extension=options.extension,
         faces_filtered=filtered,
         failures=failures,
+        frame_sizes=sizes,
         missing=[names[i] for i in np.flatnonzero(has_faces & (position < 0))],
         faces_missing=int((position[faces.frame] < 0).sum()),
     )

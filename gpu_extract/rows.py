@@ -10,14 +10,14 @@ import numpy as np
 from gpu_extract import geometry
 from gpu_extract.alignments import Alignments
 from gpu_extract.pipeline import FaceResult
-from gpu_extract.plan import FrameTask, Plan
+from gpu_extract.plan import FrameTask, Plan, upright_landmarks
 
 
 class FaceRows:
     """Rows for the faces of one plan."""
 
     def __init__(self, alignments: Alignments, plan: Plan) -> None:
-        self._faces = alignments.faces
+        self._alignments, self._faces = alignments, alignments.faces
         self._plan = plan
         self._group_of = np.full(len(self._faces.frame), -1, np.int32)
         self._place_in_group = np.zeros(len(self._faces.frame), np.int64)
@@ -35,6 +35,7 @@ class FaceRows:
         matrix = task.crop_from_frame[k]
         corners = geometry.roi(matrix[None], self._plan.size)
         points = self._faces.groups[self._group_of[row]].points[self._place_in_group[row]]
+        points = upright_landmarks(self._alignments, row, points, self._plan.frame_sizes)
         return {
             "frame": task.name,
             "position": task.position,
