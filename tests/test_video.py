@@ -11,11 +11,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
 from gpu_extract.errors import FrameError, InputError
-from gpu_extract.frames import Frame, FrameFailure, FrameSource, open_frames
+from gpu_extract.frames import Frame, FrameFailure, FrameSource, open_frames, yuv
 from gpu_extract.frames.container import container_format
 from gpu_extract.frames.yuv import to_bgr
 from gpu_extract.patch import Region
@@ -169,6 +170,21 @@ def test_a_region_equals_that_part_of_the_whole(pixel_format: str, size: tuple[i
                     assert part.x0 + columns >= min(x0 + reach, width)
                     assert part.y0 + rows >= min(y0 + reach, height)
                     assert (part.height, part.width) == size
+
+
+def test_a_build_that_mixes_neighbours_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    yuv.blocks_are_independent.cache_clear()
+    assert yuv.blocks_are_independent()
+    honest = yuv._convert
+    yuv.blocks_are_independent.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(yuv, "_convert", lambda scaler, frame: cv2.blur(honest(scaler, frame), (3, 3)))
+        assert not yuv.blocks_are_independent()
+        frame = random_frame(64, 96, "yuv420p")
+        part = to_bgr(frame, Region(10, 10, 20, 20)).pixels
+        assert part.shape == (10, 10, 3)
+        assert np.array_equal(part, cv2.blur(frame.to_ndarray(format="bgr24"), (3, 3))[10:20, 10:20])
+    yuv.blocks_are_independent.cache_clear()
 
 
 def test_a_region_far_outside_is_still_a_patch() -> None:

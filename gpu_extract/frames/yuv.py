@@ -2,13 +2,14 @@
 
 For 8-bit 4:2:0 of even size swscale computes each 2 × 2 block of pixels from its own four luma and two chroma samples,
 so converting a cut-out of the planes at even offsets gives the bytes of the whole conversion, at the cost of the
-cut-out. Any other layout is converted whole (odd sizes and most formats go through swscale's general path, which looks
-at neighbours) and then cut.
+cut-out. That is tried out once on noise, in case a build of swscale works otherwise. Any other layout is converted
+whole (odd sizes and most formats go through swscale's general path, which looks at neighbours) and then cut.
 """
 
 from __future__ import annotations
 
 import threading
+from functools import cache
 
 import av
 import numpy as np
@@ -43,7 +44,7 @@ def to_bgr(frame: av.VideoFrame, region: Region | None = None) -> Patch:
     if region is None:
         return whole_frame(_convert(_reformatters.whole, frame))
     x0, y0, x1, y1 = clip_region(region, height, width)
-    if width % 2 or height % 2 or frame.format.name not in _BLOCK_FORMATS:
+    if width % 2 or height % 2 or frame.format.name not in _BLOCK_FORMATS or not blocks_are_independent():
         pixels = _convert(_reformatters.whole, frame)
         return Patch(pixels[y0:y1, x0:x1], x0, y0, height, width)
     x0, x1 = _even_span(x0, x1, width)
@@ -52,6 +53,22 @@ def to_bgr(frame: av.VideoFrame, region: Region | None = None) -> Patch:
         pixels = _convert(_reformatters.whole, frame)
         return Patch(pixels[y0:y1, x0:x1], x0, y0, height, width)
     return Patch(_convert(_reformatters.region, _cut_out(frame, x0, y0, x1, y1)), x0, y0, height, width)
+
+
+@cache
+def blocks_are_independent() -> bool:
+    """Whether swscale, as built here, gives a cut-out the bytes that the whole frame has there."""
+    random = np.random.default_rng(0)
+    for name in _BLOCK_FORMATS:
+        frame = av.VideoFrame(134, 70, name)
+        for plane in frame.planes:
+            plane.update(random.bytes(plane.buffer_size))
+        whole = _convert(_reformatters.whole, frame)
+        for x0, y0, x1, y1 in ((0, 0, 32, 32), (38, 6, 70, 70), (102, 38, 134, 70), (2, 2, 98, 34)):
+            part = _convert(_reformatters.region, _cut_out(frame, x0, y0, x1, y1))
+            if not np.array_equal(part, whole[y0:y1, x0:x1]):
+                return False
+    return True
 
 
 def _even_span(low: int, high: int, limit: int) -> tuple[int, int]:
