@@ -119,6 +119,16 @@ class Alignments:
         meta = entry.get("video_meta") if isinstance(entry, dict) else None
         return dict(meta) if isinstance(meta, dict) else {}
 
+    def frame_extra(self, frame: int) -> dict[str, Any]:
+        """A copy of what frame number `frame` holds beside its faces."""
+        entry = self._frames[frame]
+        return {key: unpack(value) for key, value in entry.items() if key != "faces"} if isinstance(entry, dict) else {}
+
+    def shallow_record(self, row: int) -> dict[str, Any]:
+        """The face's fields as they are in memory, bulk numbers packed; the dict is a copy, what is in it is not."""
+        record = self._records[row]
+        return dict(record) if isinstance(record, dict) else {}
+
     def root(self) -> dict[str, Any]:
         """A copy of everything in the file, in plain values and arrays."""
         root: dict[str, Any] = unpack(self._document.root)

@@ -1,0 +1,299 @@
+"""Older files as newer ones: the rules by which the programs upgrade their own files, without the mistakes.
+
+The programs from version 2.2 on re-stamp any older file and keep what does not belong there, so that the current one
+refuses the result. Here every face is put together anew in the keys, types and order of the wanted generation, and
+whatever that generation cannot hold is counted and named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_extract.alignments.containers import Document, container_for
+from gpu_extract.alignments.document import Alignments
+from gpu_extract.alignments.faces import LANDMARK_KEYS
+from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
+from gpu_extract.alignments.rotation import legacy_rotation
+from gpu_extract.atomic import write_whole
+from gpu_extract.errors import AlignmentsError, UsageError
+
+GENERATIONS = ("g0", "g1", "g2", "g3", "g4", "g5", "g6", "g7a", "g7b", "2.0", "2.1", "2.2", "2.3", "2.4")
+TARGETS = GENERATIONS[GENERATIONS.index("g6") :]  # what is written since files are `.fsa`
+PROTOCOL = 4
+LANDMARK_MASKS = ("components", "extended")  # drawn from landmarks by the programs themselves, whenever needed
+MASK_KEYS = ("mask", "affine_matrix", "interpolator", "stored_size", "stored_centering")
+OBSOLETE = {"r", "frame_dims", *LANDMARK_KEYS}
+
+FrameSize = Callable[[str], tuple[int, int] | None]  # frame key -> (height, width), or None where that is not known
+
+
+@dataclass
+class Migration:
+    """What an upgrade did, and what the new generation could not take along."""
+
+    old: str
+    new: str
+    from_generation: str
+    to_generation: str
+    frames: int = 0
+    faces: int = 0
+    hashes_dropped: int = 0
+    thumbnails_dropped: int = (
+        0  # of before 2.0, which show another crop; the programs make new ones when they are missing
+    )
+    rotations_converted: int = 0
+    frames_renamed: int = 0
+    masks_dropped: dict[str, int] = field(default_factory=dict)  # by name: landmark masks, damaged records
+    keys_dropped: dict[str, int] = field(default_factory=dict)  # by name: keys that the new generation does not know
+    faces_dropped: list[dict[str, Any]] = field(default_factory=list)  # frame, index and reason
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def migrate(
+    old: str | os.PathLike[str],
+    new: str | os.PathLike[str],
+    to: str = "2.4",
+    *,
+    frame_size: FrameSize | None = None,
+    video: str | None = None,
+) -> Migration:
+    """Write the alignments file `old`, of any generation, as the new file `new` of a newer one.
+
+    Args:
+        old: any alignments file; it is not changed.
+        new: a `.fsa` file that does not exist yet.
+        to: "g6", "g7a", "g7b" or "2.0" … "2.4"; 2.4 is written as lists, which is how the current program has it.
+        frame_size: tells the size of frames, for faces of 2018 that were found in turned frames.
+        video: file name of the video that the frames are from; from 2.4 on their keys end in its extension.
+
+    Raises UsageError where `new` or `to` will not do, AlignmentsError where the file cannot be upgraded.
+    """
+    new = Path(new)
+    if to not in TARGETS:
+        raise UsageError(f"Alignments files cannot be migrated to {to!r}; choose one of {', '.join(TARGETS)}.")
+    if new.suffix.lower() != ".fsa":
+        raise UsageError(f"{new.name} is not a name for a file of generation {to}; such files end in .fsa.")
+    if os.path.lexists(new):
+        raise UsageError(f"{new} exists; choose a new name.")
+    alignments = Alignments.load(old)
+    root, report = upgraded(alignments, to, frame_size=frame_size, video=video)
+    report.new = str(new)
+    write_whole(new, container_for(new).write(Document(root, PROTOCOL)))
+    return report
+
+
+def upgraded(
+    alignments: Alignments, to: str, *, frame_size: FrameSize | None = None, video: str | None = None
+) -> tuple[dict[str, Any], Migration]:
+    """The content of `alignments` as a file of generation `to`, and what became of it; see `migrate`."""
+    source = alignments.generation
+    if GENERATIONS.index(to) < GENERATIONS.index(source) or (to == source != "2.4"):
+        raise AlignmentsError(
+            f"{alignments.path.name} is of generation {source}; it can be migrated to newer ones only, not to {to}."
+        )
+    report = Migration(str(alignments.path), "", source, to, frames=len(alignments.frame_names))
+    upgrade = _Upgrade(alignments, to, report, frame_size)
+    faces: list[list[dict[str, Any]]] = [[] for _ in alignments.frame_names]
+    table = alignments.faces
+    for row, frame, points in _rows_with_points(alignments):
+        name = alignments.frame_names[frame]
+        if points is None:
+            reason = {"frame": name, "index": int(table.index[row]), "reason": table.invalid[row]}
+            report.faces_dropped.append(reason)
+        else:
+            faces[frame].append(upgrade.face(row, name, points))
+    report.faces = sum(map(len, faces))
+    frames = {}
+    for number, name in enumerate(alignments.frame_names):
+        renamed = frame_key_of_video(name, video) if video and to == "2.4" else name
+        if renamed in frames:
+            raise AlignmentsError(f"{alignments.path.name} has two entries that both become {renamed!r}; remove one.")
+        report.frames_renamed += renamed != name
+        frames[renamed] = upgrade.frame(number, faces[number])
+    report.masks_dropped, report.keys_dropped = dict(upgrade.masks_dropped), dict(+upgrade.keys_dropped)
+    if to.startswith("g"):
+        return frames, report
+    return {"__meta__": {"version": float(to)}, "__data__": frames}, report
+
+
+def frame_key_of_video(key: str, video: str) -> str:
+    """A frame's key as files from 2.4 on have it: with the video's extension, where the key belongs to that video."""
+    path = Path(video)
+    stem, dot, _extension = key.rpartition(".")
+    return stem + path.suffix if dot and stem.rpartition("_")[0] == path.stem else key
+
+
+def current_face(box: tuple[Any, Any, Any, Any], points: np.ndarray, **extra: Any) -> dict[str, Any]:
+    """A face of version 2.4: box (x, y, w, h), points [n, 2] float32 as a list, and `mask`, `identity`, `thumb`."""
+    x, y, w, h = box
+    landmarks = PackedList(np.ascontiguousarray(points, np.float32).tobytes(), np.dtype(np.float32), points.shape)
+    face = {"x": x, "y": y, "w": w, "h": h, "landmarks_xy": landmarks}
+    return face | {"mask": {}, "identity": {}, "thumb": None} | extra
+
+
+def box_around(points: np.ndarray) -> tuple[int, int, int, int]:
+    """x, y, w, h of the smallest box around points [n, 2], rounded to whole pixels."""
+    low, high = np.rint(points.min(0)), np.rint(points.max(0))
+    return int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1])
+
+
+def _rows_with_points(alignments: Alignments) -> Iterator[tuple[int, int, np.ndarray | None]]:
+    """Every face in file order: row, frame, and points [n, 2], which are None where they are no landmarks."""
+    table = alignments.faces
+    group_of = np.full(len(table), -1)
+    place = np.zeros(len(table), np.int64)
+    for number, group in enumerate(table.groups):
+        group_of[group.rows] = number
+        place[group.rows] = np.arange(len(group.rows))
+    for row, (frame, number, at) in enumerate(
+        zip(table.frame.tolist(), group_of.tolist(), place.tolist(), strict=True)
+    ):
+        yield row, frame, table.groups[number].points[at] if number >= 0 else None
+
+
+class _Upgrade:
+    """Faces and frames of one file in the form of generation `to`."""
+
+    def __init__(self, alignments: Alignments, to: str, report: Migration, frame_size: FrameSize | None) -> None:
+        self.alignments = alignments
+        self.to = to
+        self.report = report
+        self.frame_size = frame_size
+        self.before_2 = alignments.version < 2
+        self.target = 1.0 if to.startswith("g") else float(to)
+        self.masks_dropped: Counter[str] = Counter()
+        self.keys_dropped: Counter[str] = Counter()
+
+    def frame(self, number: int, faces: list[dict[str, Any]]) -> Any:
+        if self.to == "g6":
+            return faces
+        stored = self.alignments.frame_extra(number)
+        entry: dict[str, Any] = {"faces": faces}
+        meta = stored.pop("video_meta", None)
+        if meta or self.target >= 2.3:
+            entry["video_meta"] = _python(meta) if isinstance(meta, dict) else {}
+        if self.target >= 2.4:
+            self.keys_dropped.update(stored.keys())
+            return entry
+        return entry | stored
+
+    def face(self, row: int, frame: str, points: np.ndarray) -> dict[str, Any]:
+        record = self.alignments.shallow_record(row)
+        box, points = self.upright(row, frame, record, points)
+        mask = self.masks(record.pop("mask", None))
+        identity = record.pop("identity", None)
+        thumb = self.thumbnail(record.pop("thumb", None))
+        stored_hash = record.pop("hash", None)
+        if self.target >= 2.1:
+            self.report.hashes_dropped += stored_hash is not None
+        self.keys_dropped["frame_dims"] += "frame_dims" in record
+        for key in OBSOLETE | set("xywh"):
+            record.pop(key, None)
+        if self.target >= 2.4:
+            self.keys_dropped.update(record.keys())
+            identity = _python(identity) if isinstance(identity, dict) else {}
+            return current_face(box, points, mask=mask, identity=identity, thumb=thumb)
+        x, y, w, h = box
+        kept = np.float64 if points.dtype == np.float64 else np.float32
+        landmarks = PackedArray(np.ascontiguousarray(points, kept).tobytes(), np.dtype(kept), points.shape)
+        face: dict[str, Any] = {"x": x, "w": w, "y": y, "h": h, "landmarks_xy": landmarks}
+        if self.target < 2.1:
+            face["hash"] = stored_hash
+        face["mask"] = mask
+        if self.target >= 2.3:
+            face["identity"] = identity if isinstance(identity, dict) else {}
+        if self.target >= 2 or (self.to == "g7b" and thumb is not None):
+            face["thumb"] = thumb
+        return face | record
+
+    def upright(
+        self, row: int, frame: str, record: dict[str, Any], points: np.ndarray
+    ) -> tuple[tuple[Any, Any, Any, Any], np.ndarray]:
+        """Box and points in the frame as it is; the box made anew where the file has none."""
+        box = self.alignments.faces.box[row]
+        degrees = int(self.alignments.faces.rotation[row])
+        if degrees == 0:
+            if not np.isfinite(box).all():
+                return box_around(points), points
+            x, y, w, h = (_python(record[key]) for key in "xywh")
+            return (x, y, w, h), points
+        if not np.isfinite(box).all():
+            box = np.array(box_around(points), np.float64)
+        size = _pair(record.get("frame_dims")) or (self.frame_size(frame) if self.frame_size else None)
+        if size is None:
+            raise AlignmentsError(
+                f"A face of frame {frame!r} was found in a frame turned by {degrees} degrees; to turn it back the size "
+                "of that frame must be known, so name the frames too."
+            )
+        height, width = size
+        points, box = legacy_rotation(points, box, degrees, height, width)
+        self.report.rotations_converted += 1
+        x, y, w, h = (int(value) for value in box)
+        return (x, y, w, h), points
+
+    def masks(self, stored: Any) -> dict[str, Any]:
+        """Mask records with the keys of the target, centred as the old program had them."""
+        masks: dict[str, Any] = {}
+        for name, record in (stored if isinstance(stored, dict) else {}).items():
+            if name in LANDMARK_MASKS and (self.target >= 2.4 or (self.before_2 and self.target >= 2)):
+                self.masks_dropped[name] += 1
+                continue
+            if isinstance(record, dict) and "intepolator" in record:
+                record = {("interpolator" if key == "intepolator" else key): value for key, value in record.items()}
+            if not isinstance(record, dict) or any(record.get(key) is None for key in MASK_KEYS[:4]):
+                self.masks_dropped[f"{name} (incomplete)"] += 1
+                continue
+            if self.before_2 and 2 <= self.target < 2.2:
+                raise AlignmentsError(
+                    f"{self.alignments.path.name} has masks of before version 2.0, which versions 2.0 and 2.1 take for "
+                    "differently centred ones; migrate to 2.2 or newer."
+                )
+            entry = {key: record[key] for key in MASK_KEYS[:4]}
+            if self.target >= 2.2:
+                entry["stored_centering"] = record.get("stored_centering") or ("legacy" if self.before_2 else "face")
+            masks[name] = _python(entry) if self.target >= 2.4 else entry
+        return masks
+
+    def thumbnail(self, stored: Any) -> Any:
+        """JPEG bytes as a list from 2.4 on, as an array before."""
+        if stored is None:
+            return None
+        if self.before_2 and self.target >= 2:
+            self.report.thumbnails_dropped += 1
+            return None
+        values = np.asarray(unpack(stored))
+        if values.size and values.dtype.kind not in "iu":
+            self.keys_dropped["thumb"] += 1
+            return None
+        raw = values.astype(np.uint8).tobytes()
+        if self.target >= 2.4:
+            return PackedList(raw, np.dtype(np.uint8), (len(raw),))
+        return PackedArray(raw, np.dtype(np.uint8), (len(raw),))
+
+
+def _pair(value: Any) -> tuple[int, int] | None:
+    if isinstance(value, list | tuple) and len(value) == 2 and all(type(size) is int and size > 0 for size in value):
+        return value[0], value[1]
+    return None
+
+
+def _python(value: Any) -> Any:
+    """`value` in Python's own types: arrays as lists, NumPy's numbers as numbers."""
+    if isinstance(value, PackedArray):
+        return value.unpack().tolist()
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: _python(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_python(item) for item in value]
+    return value

@@ -1,0 +1,422 @@
+"""Older files as newer ones, landmarks in and out as JSON, and faces of 2018 turned back."""
+
+import json
+import math
+import pickle
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from gpu_extract.alignments import Alignments
+from gpu_extract.alignments.exchange import export_json, import_json
+from gpu_extract.alignments.rotation import legacy_rotation
+from gpu_extract.alignments.upgrade import GENERATIONS, TARGETS, frame_key_of_video, migrate
+from gpu_extract.errors import AlignmentsError, InputError, UsageError
+
+VECTORS = Path(__file__).parent / "vectors"
+FOLDER = VECTORS / "alignments"
+REJECTED = ("reject_builtins_eval.fsa", "export_job_v2_3_0.json")
+FILES = sorted(path for path in FOLDER.iterdir() if path.name not in REJECTED)
+ROTATIONS = json.loads((VECTORS / "expected" / "legacy_rotation.json").read_text())
+FACES = json.loads((VECTORS / "faces.json").read_text())
+
+
+def ids(path):
+    return path.name
+
+
+def frame_size(name):
+    return (240, 320)
+
+
+def content(path):
+    return pickle.loads(zlib.decompress(path.read_bytes()))
+
+
+def written(path, root):
+    path.write_bytes(zlib.compress(pickle.dumps(root, 4)))
+    return path
+
+
+def face(**fields):
+    points = (np.arange(136, dtype=np.float32) / 7).reshape(68, 2)
+    return {"x": 1, "w": 2, "y": 3, "h": 4, "landmarks_xy": points, "hash": "a" * 40, "mask": {}} | fields
+
+
+def mask(**fields):
+    raw = zlib.compress(bytes(16))
+    return {"mask": raw, "affine_matrix": np.eye(2, 3) / 3, "interpolator": 2, "stored_size": 4} | fields
+
+
+def check_current(root):
+    """What the current program's loader asks of a file (its strict schema), and its types."""
+    assert list(root) == ["__meta__", "__data__"]
+    assert root["__meta__"] == {"version": 2.4}
+    for name, frame in root["__data__"].items():
+        assert type(name) is str
+        assert list(frame) == ["faces", "video_meta"]
+        assert type(frame["faces"]) is list
+        assert set(frame["video_meta"]) in (set(), {"pts_time", "keyframe"})
+        for one in frame["faces"]:
+            assert list(one) == ["x", "y", "w", "h", "landmarks_xy", "mask", "identity", "thumb"]
+            assert all(type(one[key]) is int for key in "xywh")
+            assert type(one["landmarks_xy"]) is list
+            assert len(one["landmarks_xy"]) in (68, 98, 51, 4)
+            for point in one["landmarks_xy"]:
+                assert list(map(type, point)) == [float, float]
+                assert all(float(np.float32(value)) == value for value in point)
+            for name, record in one["mask"].items():
+                assert type(name) is str
+                assert set(record) == {"mask", "affine_matrix", "interpolator", "stored_size", "stored_centering"}
+                assert [type(record[key]) for key in ("mask", "interpolator", "stored_size")] == [bytes, int, int]
+                assert len(zlib.decompress(record["mask"])) == record["stored_size"] ** 2
+                assert np.array(record["affine_matrix"]).shape in ((2, 3), (3, 3))
+                assert {type(value) for row in record["affine_matrix"] for value in row} == {float}
+                assert record["stored_centering"] in ("legacy", "face", "head")
+            for embedding in one["identity"].values():
+                assert set(map(type, embedding)) == {float}
+            assert one["thumb"] is None or set(map(type, one["thumb"])) == {int}
+
+
+# ---- migrate
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_every_file_becomes_one_that_the_current_program_loads(path, tmp_path):
+    new = tmp_path / "new.fsa"
+    before = path.read_bytes()
+    old = Alignments.load(path)
+    report = migrate(path, new, frame_size=frame_size)
+    assert path.read_bytes() == before
+    assert zlib.decompress(new.read_bytes())[:2] == b"\x80\x04"
+    root = content(new)
+    check_current(root)
+    assert list(root["__data__"]) == old.frame_names
+    assert (report.frames, report.faces, report.faces_dropped) == (len(old.frame_names), len(old.faces), [])
+    assert report.hashes_dropped == sum(old.stored_hash(row) is not None for row in range(len(old.faces)))
+    assert report.as_dict()["from_generation"] == old.generation
+    upgraded = Alignments.load(new)
+    turned = old.faces.rotation != 0
+    assert report.rotations_converted == turned.sum()
+    assert np.array_equal(upgraded.faces.groups[0].points[~turned], old.faces.groups[0].points[~turned])
+    assert np.array_equal(upgraded.faces.box[~turned], old.faces.box[~turned])
+    for row in range(len(old.faces)):
+        before, after = old.record(row), upgraded.record(row)
+        assert list(before.get("mask") or {}) == list(after["mask"])
+        for name, record in after["mask"].items():
+            was = before["mask"][name]
+            assert record["mask"] == was["mask"]
+            assert np.array_equal(record["affine_matrix"], was["affine_matrix"])
+            assert record["stored_centering"] == was.get("stored_centering", "legacy" if old.version < 2 else "face")
+        thumb = before.get("thumb")
+        assert after["thumb"] == (None if thumb is None or old.version < 2 else np.asarray(thumb).ravel().tolist())
+        assert after["identity"] == before.get("identity", {})
+        meta = old.video_meta(int(old.faces.frame[row]))
+        assert upgraded.video_meta(int(upgraded.faces.frame[row])) == meta
+
+
+@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize(
+    "name", ["g0_2018-05.p", "g4_2019-09.json", "g6_2019-12.json", "g7b_2020-08.fsa", "v2_0.fsa", "v2_2.fsa"]
+)
+def test_every_newer_generation_can_be_made(name, to, tmp_path):
+    path, new = FOLDER / name, tmp_path / "new.fsa"
+    old = Alignments.load(path)
+    older = GENERATIONS.index(to) < GENERATIONS.index(old.generation) or to == old.generation
+    centred_otherwise = to in ("2.0", "2.1") and "mask" in old.record(0) and old.version < 2
+    if older or centred_otherwise:
+        with pytest.raises(AlignmentsError, match="newer ones only" if older else "migrate to 2.2 or newer"):
+            migrate(path, new, to, frame_size=frame_size)
+        assert not new.exists()
+        return
+    migrate(path, new, to, frame_size=frame_size)
+    made = Alignments.load(new)
+    assert made.generation == to or (to in ("g7a", "g7b") and made.generation == "g7a")
+    upright = old.faces.rotation == 0
+    assert np.array_equal(made.faces.groups[0].points[upright], old.faces.groups[0].points[upright])
+    keys = list(made.record(0))
+    wanted = ["x", "w", "y", "h", "landmarks_xy", "hash", "mask", "identity", "thumb"]
+    if made.version >= 2.1:
+        wanted.remove("hash")
+    if made.version < 2.3:
+        wanted.remove("identity")
+    if made.version < 2 and not (to == "g7b" and "thumb" in old.record(0)):
+        wanted.remove("thumb")
+    if to == "2.4":
+        wanted[:4] = "xywh"
+    assert keys == wanted
+    assert type(made.record(0)["landmarks_xy"]) is (list if to == "2.4" else np.ndarray)
+    assert made.stored_hash(0) == (old.stored_hash(0) if made.version < 2.1 else None)
+
+
+def test_an_upgrade_of_a_2_4_file_of_arrays_or_with_left_over_hashes(tmp_path):
+    for number, name in enumerate(("v2_4_numpy.fsa", "v2_4_from_g7b_by_v2_3_0.fsa", "v2_4_list.fsa")):
+        report = migrate(FOLDER / name, tmp_path / f"{number}.fsa")
+        check_current(content(tmp_path / f"{number}.fsa"))
+        assert report.hashes_dropped == (18 if "g7b" in name else 0)
+    # What the current program wrote itself comes out as it was.
+    assert content(tmp_path / "2.fsa") == content(FOLDER / "v2_4_list.fsa")
+
+
+def test_what_cannot_be_taken_along_is_named(tmp_path):
+    masks = {
+        "components": mask(),
+        "extended": mask(),
+        "unet-dfl": mask(intepolator=3),
+        "vgg-clear": mask(),
+        "half": {"mask": b""},
+    }
+    del masks["unet-dfl"]["interpolator"]
+    faces = [
+        face(mask=masks, note="mine", thumb=np.zeros((7, 1), np.uint8), frame_dims=(240, 320)),
+        face(landmarks_xy=np.full((68, 2), np.nan, np.float32)),
+        face(hash=None, x=1.0, w=np.float32(2), y=None),
+        face(landmarks_xy=np.random.default_rng(1).random((68, 2)) * 1e5),
+    ]
+    old = written(tmp_path / "old.fsa", {"f.png": {"faces": faces, "seen": True}})
+    report = migrate(old, tmp_path / "new.fsa")
+    assert report.masks_dropped == {"components": 1, "extended": 1, "half (incomplete)": 1}
+    assert report.keys_dropped == {"note": 1, "frame_dims": 1, "seen": 1}
+    assert report.faces_dropped == [
+        {"frame": "f.png", "index": 1, "reason": "its landmarks hold values that are not finite numbers"}
+    ]
+    assert (report.hashes_dropped, report.thumbnails_dropped, report.faces) == (2, 1, 3)
+    first, second, third = content(tmp_path / "new.fsa")["__data__"]["f.png"]["faces"]
+    assert list(first["mask"]) == ["unet-dfl", "vgg-clear"]
+    assert first["mask"]["unet-dfl"]["interpolator"] == 3
+    assert {record["stored_centering"] for record in first["mask"].values()} == {"legacy"}
+    assert first["mask"]["vgg-clear"]["affine_matrix"] == (np.eye(2, 3) / 3).tolist()
+    assert [second[key] for key in "xywh"] == [0, 0, 19, 19]  # made from the landmarks
+    assert third["landmarks_xy"] == faces[3]["landmarks_xy"].astype(np.float32).tolist()
+    json.dumps(report.as_dict())
+
+
+def test_unknown_keys_stay_below_2_4(tmp_path):
+    old = written(tmp_path / "old.fsa", {"f.png": {"faces": [face(note="mine")], "seen": True}})
+    report = migrate(old, tmp_path / "new.fsa", "2.3")
+    frame = content(tmp_path / "new.fsa")["__data__"]["f.png"]
+    assert (frame["seen"], frame["video_meta"], frame["faces"][0]["note"]) == (True, {}, "mine")
+    assert report.keys_dropped == {}
+
+
+def test_turned_faces_need_the_size_of_their_frame(tmp_path):
+    path = FOLDER / "g0_2018-05.p"
+    with pytest.raises(AlignmentsError, match=r"frame 'f_000008\.png' was found in a frame turned by 90 degrees"):
+        migrate(path, tmp_path / "new.fsa")
+    assert not (tmp_path / "new.fsa").exists()
+    migrate(path, tmp_path / "new.fsa", frame_size=frame_size)
+    got = content(tmp_path / "new.fsa")["__data__"]["f_000008.png"]["faces"][2]
+    old = FACES["f_000008.png"][2]
+    landmarks = np.rint(np.array(old["landmarks"]))
+    points, box = legacy_rotation(landmarks, np.array([old[key] for key in "xywh"]), 90, *frame_size(""))
+    assert got["landmarks_xy"] == points.tolist()
+    assert [got[key] for key in "xywh"] == box.tolist()
+
+
+@pytest.mark.parametrize("vector", ROTATIONS, ids=lambda vector: str(vector["before"]["r"]))
+def test_the_size_in_the_file_is_enough(vector, tmp_path):
+    old = written(tmp_path / "old.fsa", {"f.png": [vector["before"]]})
+    migrate(old, tmp_path / "new.fsa")
+    (got,) = content(tmp_path / "new.fsa")["__data__"]["f.png"]["faces"]
+    assert got["landmarks_xy"] == vector["after"]["landmarksXY"]
+    assert [got[key] for key in "xywh"] == [vector["after"][key] for key in "xywh"]
+
+
+def test_frames_of_a_video_get_its_extension(tmp_path):
+    report = migrate(VECTORS / "video" / "clip_alignments_v2_3_pngkeys.fsa", tmp_path / "new.fsa", video="clip.MP4")
+    names = Alignments.load(tmp_path / "new.fsa").frame_names
+    assert names == [name.replace(".png", ".MP4") for name in names]
+    assert names[0] == "clip_000001.MP4"
+    assert report.frames_renamed == len(names)
+
+
+@pytest.mark.parametrize(
+    ("key", "video", "expected"),
+    [
+        ("my.clip_000012.png", "folder/my.clip.mkv", "my.clip_000012.mkv"),
+        ("other_000012.png", "clip.mkv", "other_000012.png"),
+        ("clip.png", "clip.mkv", "clip.png"),
+        ("clip_000001", "clip.mkv", "clip_000001"),
+        ("clip_a_1.png", "clip_a.webm", "clip_a_1.webm"),
+    ],
+)
+def test_keys_of_videos(key, video, expected):
+    assert frame_key_of_video(key, video) == expected
+
+
+def test_two_frames_cannot_become_one(tmp_path):
+    old = written(tmp_path / "old.fsa", {"clip_000001.png": [], "clip_000001.jpg": []})
+    with pytest.raises(AlignmentsError, match=r"both become 'clip_000001\.mp4'"):
+        migrate(old, tmp_path / "new.fsa", video="clip.mp4")
+
+
+def test_migration_refuses_what_it_cannot_do(tmp_path):
+    path = FOLDER / "g6_2019-12.fsa"
+    existing = written(tmp_path / "existing.fsa", {})
+    with pytest.raises(UsageError, match="exists; choose a new name"):
+        migrate(path, existing)
+    assert content(existing) == {}
+    with pytest.raises(UsageError, match=r"end in \.fsa"):
+        migrate(path, tmp_path / "new.json")
+    with pytest.raises(UsageError, match="choose one of g6, g7a"):
+        migrate(path, tmp_path / "new.fsa", "g3")
+    with pytest.raises(InputError, match="does not exist"):
+        migrate(tmp_path / "missing.fsa", tmp_path / "new.fsa")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["existing.fsa"]
+
+
+# ---- exchange
+
+
+def test_export_is_what_the_export_job_writes(tmp_path):
+    path, report = export_json(FOLDER / "v2_4_numpy.fsa", tmp_path / "out.json")
+    expected = FOLDER / "export_job_v2_3_0.json"
+    assert path.read_bytes() == expected.read_bytes()
+    assert report.faces == 18
+
+
+@pytest.mark.parametrize("path", FILES[::3], ids=ids)
+def test_export_and_import_keep_every_landmark(path, tmp_path):
+    old = Alignments.load(path)
+    exported, _ = export_json(path, tmp_path / "out.json", frame_size=frame_size)
+    made = import_json(exported, tmp_path / "new.fsa")
+    check_current(content(tmp_path / "new.fsa"))
+    assert made.frame_names == old.frame_names
+    upright = old.faces.rotation == 0
+    assert np.array_equal(made.faces.groups[0].points[upright], old.faces.groups[0].points[upright])
+    assert np.array_equal(made.faces.box[upright], old.faces.box[upright])
+
+
+def test_export_names_its_files(tmp_path):
+    path = tmp_path / "alignments.fsa"
+    path.write_bytes((FOLDER / "g6_2019-12.fsa").read_bytes())
+    assert [export_json(path)[0].name for _ in range(3)] == [
+        "alignments.json",
+        "alignments_1.json",
+        "alignments_2.json",
+    ]
+    with pytest.raises(UsageError, match="exists"):
+        export_json(path, tmp_path / "alignments.json")
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 600])
+def test_export_of_any_number_of_frames_is_one_document(count, tmp_path):
+    root = {f"frame_{number}.png": [face()] * (number % 2) for number in range(count)}
+    exported, _ = export_json(written(tmp_path / "a.fsa", root))
+    text = exported.read_text()
+    data = json.loads(text)
+    assert list(data) == list(root)
+    assert text == json.dumps(data, indent=2)
+
+
+POINTS = (np.random.default_rng(2).random((68, 2)) * 500).tolist()
+FORMS = {
+    "exchange": {"a.png": [{"detected": [1, 2, 31, 42], "landmarks_2d": POINTS}], "b.png": []},
+    "float box": {"a.png": [{"detected": [0.6, 2.2, 31.4, 41.7], "landmarks_2d": POINTS}], "b.png": []},
+    "no box": {"a.png": [{"landmarks_2d": POINTS}], "b.png": []},
+    "plain": {"a.png": [POINTS], "b.png": []},
+    "one face": {"a.png": POINTS, "b.png": []},
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_landmarks_from_elsewhere(name, tmp_path):
+    source = tmp_path / "landmarks.json"
+    source.write_text(json.dumps(FORMS[name]))
+    made = import_json(source, tmp_path / "new.fsa")
+    check_current(content(tmp_path / "new.fsa"))
+    assert (made.version, made.frame_names, len(made.faces)) == (2.4, ["a.png", "b.png"], 1)
+    assert np.array_equal(made.faces.groups[0].points[0], np.array(POINTS, np.float32))
+    low, high = np.rint(np.min(POINTS, 0)), np.rint(np.max(POINTS, 0))
+    expected = [1, 2, 30, 40] if "detected" in str(FORMS[name]) else [*low, *(high - low)]
+    assert made.faces.box[0].tolist() == expected
+
+
+@pytest.mark.parametrize("count", [4, 51, 98])
+def test_other_sets_of_landmarks(count, tmp_path):
+    source = tmp_path / "landmarks.json"
+    source.write_text(json.dumps({"a.png": [(POINTS + POINTS)[:count]]}))
+    assert import_json(source, tmp_path / "new.fsa").faces.groups[0].points.shape == (1, count, 2)
+
+
+WRONG = {
+    "67 points": ({"a.png": [POINTS[:67]]}, r"landmarks\.json, frame 'a\.png', face 0: its landmarks are not 68, 98"),
+    "second face": ({"a.png": [POINTS, [1, 2]]}, "face 1: its landmarks"),
+    "text": ({"a.png": ["points"]}, "face 0"),
+    "texts": ({"a.png": [[["1", "2"]] * 68]}, "face 0"),
+    "ragged": ({"a.png": [[[1, 2]] * 67 + [[1]]]}, "face 0"),
+    "nothing": ({"a.png": [None]}, "face 0"),
+    "nan": ({"a.png": [[[math.nan, 1]] * 68]}, "finite"),
+    "huge": ({"a.png": [[[1e300, 1]] * 68]}, "finite"),
+    "huger": ({"a.png": [[[10**400, 1]] * 68]}, "finite"),
+    "box": ({"a.png": [{"detected": [1, 2, 3], "landmarks_2d": POINTS}]}, "its box"),
+    "box of text": ({"a.png": [{"detected": ["1", 2, 3, 4], "landmarks_2d": POINTS}]}, "its box"),
+    "nan box": ({"a.png": [{"detected": [math.nan, 2, 3, 4], "landmarks_2d": POINTS}]}, "its box"),
+    "no frames": ([POINTS], "holds a list"),
+    "frame": ({"a.png": {"faces": []}}, "no list of faces for frame 'a.png'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_landmarks_that_are_none_are_refused_by_name(name, tmp_path):
+    data, message = WRONG[name]
+    source = tmp_path / "landmarks.json"
+    source.write_text(json.dumps(data))
+    with pytest.raises(AlignmentsError, match=message):
+        import_json(source, tmp_path / "new.fsa")
+    assert not (tmp_path / "new.fsa").exists()
+
+
+def test_import_refuses_what_it_cannot_do(tmp_path):
+    source = tmp_path / "landmarks.json"
+    with pytest.raises(InputError, match="does not exist"):
+        import_json(source, tmp_path / "new.fsa")
+    source.write_text("{")
+    with pytest.raises(AlignmentsError, match="not proper JSON"):
+        import_json(source, tmp_path / "new.fsa")
+    source.write_text("[" * 100_000)
+    with pytest.raises(AlignmentsError, match="not proper JSON"):
+        import_json(source, tmp_path / "new.fsa")
+    with pytest.raises(UsageError, match=r"end in \.fsa"):
+        import_json(source, tmp_path / "new.json")
+    existing = written(tmp_path / "existing.fsa", {})
+    with pytest.raises(UsageError, match="exists"):
+        import_json(source, existing)
+
+
+# ---- turned frames
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("vector", ROTATIONS, ids=lambda vector: str(vector["before"]["r"]))
+def test_rotation_equals_the_old_programs(vector, dtype):
+    before, after = vector["before"], vector["after"]
+    height, width = before["frame_dims"]
+    box = np.array([before[key] for key in "xywh"], np.float64)
+    points, box = legacy_rotation(np.array(before["landmarksXY"], dtype), box, before["r"], height, width)
+    assert points.dtype == dtype
+    assert points.tolist() == after["landmarksXY"]
+    assert box.tolist() == [after[key] for key in "xywh"]
+
+
+@pytest.mark.parametrize("degrees", [*range(-360, 361, 15), 1, 89, 91, -179])
+def test_rotation_equals_opencv_on_an_odd_frame(degrees):
+    """The conversion in OpenCV's own calls, on a frame of odd, unequal sides."""
+    height, width = 241, 317
+    points = np.random.default_rng(degrees + 360).integers(-50, 400, (68, 2)).astype(np.int32)
+    x, y, w, h = 11, 23, 97, 131
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), -degrees, 1.0)
+    new_width = int(height * abs(matrix[0, 1]) + width * abs(matrix[0, 0]))
+    new_height = int(height * abs(matrix[0, 0]) + width * abs(matrix[0, 1]))
+    matrix[0, 2] += new_width / 2 - width / 2
+    matrix[1, 2] += new_height / 2 - height / 2
+    inverse = cv2.invertAffineTransform(matrix)
+    corners = np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]], np.int32)
+    moved = cv2.transform(np.concatenate([corners, points])[None], inverse)[0]
+    got, box = legacy_rotation(points.astype(np.float32), np.array([x, y, w, h], np.float64), degrees, height, width)
+    assert np.array_equal(got, moved[4:])
+    low, high = moved[:4].min(0), moved[:4].max(0)
+    assert box.tolist() == [*low, *(high - low)]
