@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -33,6 +34,7 @@ DECODED_FRAMES_PER_WORKER = 2  # decoded frames that wait for a worker; 3 MB eac
 TICKETS_IN_FLIGHT = 3  # batches on the device at once: one uploads, one computes, one downloads
 TICKETS = TICKETS_IN_FLIGHT + 1  # batches that hold memory: those and one that the encoders read
 POLL_SECONDS = 0.2  # how long a blocked thread takes at most to see that the run was stopped
+_STOPPING = object()  # wakes the caller's loop
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,37 @@ class Waits:
 
 class _Stopped(Exception):
     """Raised inside a thread that has to end early."""
+
+
+class _Backlog:
+    """Frames that wait for a worker. The n-th worker takes one only while more than n wait.
+
+    So a decoder that needs most of the machine keeps it: the workers that it outpaces join in one by one, and no more
+    of them than that fight over the cores.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[int, Frame | FrameFailure]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, item: tuple[int, Frame | FrameFailure]) -> None:
+        with self._changed:
+            self._waiting.append(item)
+            self._changed.notify_all()
+
+    def take(self, worker: int) -> tuple[int, Frame | FrameFailure] | None:
+        """The next frame, or None when there will be no more."""
+        with self._changed:
+            while len(self._waiting) <= worker and not self._closed:
+                self._changed.wait()
+            return self._waiting.popleft() if self._waiting else None
+
+    def close(self) -> None:
+        """Nothing more comes; all workers take what is left."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 class _ByteBudget:
@@ -155,17 +188,24 @@ class Pipeline:
         self._stop_reading = threading.Event()
         self._abandon = threading.Event()
         self._decoded = threading.Semaphore(workers * DECODED_FRAMES_PER_WORKER)
-        self._work: queue.SimpleQueue[tuple[int, Frame | FrameFailure] | None] = queue.SimpleQueue()
-        self._results: queue.SimpleQueue[FrameResult | BaseException | None] = queue.SimpleQueue()
+        self._work = _Backlog()
+        self._results: queue.SimpleQueue[FrameResult | BaseException | object | None] = queue.SimpleQueue()
+        self._deadline: float | None = None
         self._loaded: queue.SimpleQueue[_Loaded | None] = queue.SimpleQueue()
         self._budget = _ByteBudget(engine.batch_bytes * TICKETS_IN_FLIGHT)
         self._tickets = threading.Semaphore(TICKETS)
         self._to_finish: queue.SimpleQueue[_Share | None] = queue.SimpleQueue()
         self._waits_lock = threading.Lock()
 
-    def stop(self) -> None:
-        """Take no further frames; those in flight are finished and reported. May be called from a signal handler."""
+    def stop(self, within: float | None = None) -> None:
+        """Take no further frames; those in flight are finished and reported. May be called from a signal handler.
+
+        Args:
+            within: seconds after which frames that are still in flight are given up.
+        """
+        self._deadline = None if within is None else time.monotonic() + within
         self._stop_reading.set()
+        self._results.put(_STOPPING)
 
     def own_seconds(self) -> dict[str, float]:
         """Busy seconds of the stages that belong to no frame: the reader, and a device that works in batches."""
@@ -193,13 +233,16 @@ class Pipeline:
         ended, alive = 0, len(threads)
         try:
             while ended < alive:
-                item = self._results.get()
+                item = self._next_result()
                 if item is None:
                     ended += 1
                 elif isinstance(item, BaseException):
                     raise item
-                else:
+                elif isinstance(item, FrameResult):
                     yield item
+                else:
+                    # A reader may be far away between two wanted frames; a closed source ends its iteration.
+                    self._source.close()
         finally:
             self._stop_reading.set()
             if ended < alive:
@@ -207,9 +250,17 @@ class Pipeline:
             for thread in threads:
                 thread.join()
 
+    def _next_result(self) -> FrameResult | BaseException | object | None:
+        if self._deadline is not None and not self._abandon.is_set():
+            try:
+                return self._results.get(timeout=max(0.0, self._deadline - time.monotonic()))
+            except queue.Empty:
+                self._abandon.set()
+        return self._results.get()
+
     def _start(self) -> list[threading.Thread]:
         crew: list[tuple[str, Callable[[], None]]] = [("reader", self._read)]
-        crew += [(f"worker-{i}", self._work_loop) for i in range(self._workers)]
+        crew += [(f"worker-{i}", partial(self._work_loop, i)) for i in range(self._workers)]
         self._workers_left = self._workers
         if not self._engine.inline:
             crew.append(("device", self._device_loop))
@@ -245,6 +296,8 @@ class Pipeline:
                 began = clock()
                 item = next(frames, None)
                 self._read_seconds += clock() - began
+                if self._stop_reading.is_set():
+                    return
                 if item is None:
                     break
                 while plan.positions[next_task] < item.index:
@@ -263,20 +316,19 @@ class Pipeline:
                 self._never_came(next_task)
                 next_task += 1
         finally:
-            for _ in range(self._workers):
-                self._work.put(None)
+            self._work.close()
 
     def _never_came(self, i: int) -> None:
         result = FrameResult(self._plan.task(i))
         result.failures.append(Failure(result.task.name, None, "the source ended before this frame"))
         self._results.put(result)
 
-    def _work_loop(self) -> None:
+    def _work_loop(self, worker: int) -> None:
         waited = 0.0
         try:
             while True:
                 began = time.perf_counter()
-                item = self._work.get()
+                item = self._work.take(worker)
                 waited += time.perf_counter() - began
                 if item is None:
                     return
@@ -323,6 +375,8 @@ class Pipeline:
         result.decoded = True
         result.frame_size = (frame.height, frame.width)
         result.add_seconds("load", time.perf_counter() - began)
+        if not self._engine.inline:
+            patches = [_detached(patch) for patch in patches]
         nbytes = sum(patch.pixels.nbytes for patch in patches)
         return _Loaded(result, patches, patch_of, nbytes, len(task))
 
@@ -371,7 +425,8 @@ class Pipeline:
 
     def _batches(self, pending: deque[_Batch]) -> Iterator[list[_Share]]:
         """Full batches, or whatever there is when nothing more is loaded yet."""
-        face_bytes = 3 * self._plan.size**2
+        S = self._plan.size
+        face_bytes = S * (3 * S + 16)  # a crop and its coordinate tables
         shares: list[_Share] = []
         nbytes = 0
         waited = 0.0
@@ -392,6 +447,9 @@ class Pipeline:
                 waited += time.perf_counter() - began
             if item is None:
                 break
+            if shares and nbytes + item.nbytes + face_bytes > self._engine.batch_bytes:
+                yield shares
+                shares, nbytes = [], 0
             nbytes += item.nbytes
             start, count = 0, len(item.result.task)
             while start < count:
@@ -461,6 +519,14 @@ class Pipeline:
         assert share.crops is not None
         for k, crop in enumerate(share.crops, share.start):
             self._finish_one(part, k, crop)
+
+
+def _detached(patch: Patch) -> Patch:
+    """The patch without the rest of its frame, where that is most of what it keeps in memory while it waits."""
+    base = patch.pixels.base
+    if isinstance(base, np.ndarray) and base.nbytes > 2 * patch.pixels.nbytes:
+        return patch._replace(pixels=patch.pixels.copy())
+    return patch
 
 
 def load_regions(frame: Frame, region: np.ndarray) -> tuple[list[Patch], np.ndarray]:
