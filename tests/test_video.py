@@ -18,6 +18,7 @@ import pytest
 from gpu_extract.errors import FrameError, InputError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource, open_frames, yuv
 from gpu_extract.frames.container import container_format
+from gpu_extract.frames.sources import video
 from gpu_extract.frames.yuv import to_bgr
 from gpu_extract.patch import Region
 
@@ -91,6 +92,7 @@ def test_all_frames_equal_a_plain_decode(name: str) -> None:
     path = VECTORS / "video" / name
     pixels, failures, source = read(path, list(range(7)))
     assert not failures
+    assert source.damaged == 0
     assert all(np.array_equal(pixels[index], frame) for index, frame in enumerate(plain_decode(path)))
     stem = name.split(".")[0]
     assert source.name_of(0) == f"{stem}_000001.{name.split('.')[1]}"
@@ -285,6 +287,7 @@ def test_damage_in_the_middle_is_passed_over(tmp_path: Path, name: str) -> None:
     path.write_bytes(data)
     pixels, failures, source = read(path, list(range(60)))
     assert source.frames_seen == len(pixels)
+    assert source.damaged > 0
     assert len(pixels) >= 40
     assert len(pixels) + len(failures) == 60
 
@@ -326,6 +329,13 @@ def test_a_video_without_frames_is_an_input_error(tmp_path: Path) -> None:
     data = path.read_bytes()
     start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
     path.write_bytes(data[:start] + bytes(end - start) + data[end:])
+    with open_frames(path) as source, pytest.raises(InputError, match="no frame of the video"):
+        list(source.frames(np.arange(2)))
+
+
+def test_frames_of_absurd_size_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clip(tmp_path / "a.mp4", 3, (96, 128))
+    monkeypatch.setattr(video, "MAX_PIXELS", 96 * 127)
     with open_frames(path) as source, pytest.raises(InputError, match="no frame of the video"):
         list(source.frames(np.arange(2)))
 

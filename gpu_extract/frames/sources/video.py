@@ -35,6 +35,7 @@ from gpu_extract.frames.yuv import to_bgr
 from gpu_extract.patch import Patch, Region
 
 MAX_DECODER_THREADS = 16  # each holds a frame or two
+MAX_PIXELS = 1 << 27  # of a frame; a decoder may hold twenty of them
 MAX_DEMUX_ERRORS = 16  # in a row; a damaged file may need a few tries to find the next packet
 
 # Reading all packets of a file costs about a hundredth of decoding them; it must have a chance to pay.
@@ -247,7 +248,9 @@ class VideoSource(FrameSource):
                     pictures = stream.codec_context.decode(packet)
                 except av.error.FFmpegError:
                     pictures = []
+                    self.damaged += 1
             self.frames_decoded += len(pictures)
+            self.damaged += sum(picture.is_corrupt for picture in pictures)
             yield from map(Picture, pictures)
 
     def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[av.Packet | None]:
@@ -263,6 +266,7 @@ class VideoSource(FrameSource):
                         packet = next(demuxed, None)
                     except av.error.FFmpegError:
                         errors += 1
+                        self.damaged += 1
                         break
                 if packet is None:
                     yield None
@@ -270,6 +274,7 @@ class VideoSource(FrameSource):
                 # FFmpeg's decoders take an empty packet for the end of the stream; AVI has them where a frame repeats.
                 if packet.size:
                     errors = 0
+                    self.damaged += packet.is_corrupt
                     yield packet
         yield None
 
@@ -283,6 +288,7 @@ class VideoSource(FrameSource):
         stream = self._video_stream(self._container)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = self._options.threads or _decoder_threads()
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         return stream
 
     def _video_stream(self, container: InputContainer) -> VideoStream:
