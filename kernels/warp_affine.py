@@ -1,7 +1,7 @@
 """The exact warp on a CUDA device: one Triton kernel, all crops of one interpolation in one launch.
 
 The kernel reads uint8 pixels where they lie and writes uint8 crops; every operation on the way is an integer one, so
-the bytes equal those of `reference.warp_affine`. Pieces of frames of any sizes lie in one buffer, the *slab*:
+the bytes equal those of `reference.warp_affine`. Pieces of frames of any sizes lie in one buffer, the slab:
 
     sources, n_bytes = slab_layout(sizes, origins)         where each piece goes
     fill(slab, sources[i], pixels)                         on the host, in pinned memory if there is any
@@ -24,9 +24,9 @@ import triton
 import triton.language as tl
 
 from gpu_extract.kernels import reference
+from gpu_extract.kernels.slab import WORD, fill, slab_layout
 from gpu_extract.kernels.tables import coordinate_tables, weights
 
-WORD = 4  # the kernel reads the slab in 32-bit words
 TILE_X, TILE_Y = 32, 8  # crop pixels of one program; a tile, so that the rows of a turned crop share cache lines
 MAX_CROPS = 65535  # of one launch: the third axis of a CUDA grid
 COMPILE_OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
@@ -129,39 +129,6 @@ def _kernel(
     tl.store(pixel + (2 if REVERSE else 0), _to_uint8(blue), mask=in_crop)
     tl.store(pixel + 1, _to_uint8(green), mask=in_crop)
     tl.store(pixel + (0 if REVERSE else 2), _to_uint8(red), mask=in_crop)
-
-
-def slab_layout(
-    sizes: Sequence[tuple[int, int]],  # (height, width) of each source
-    origins: Sequence[tuple[int, int]] | None = None,  # frame pixel (x, y) of each source's [0, 0]; None: all (0, 0)
-) -> tuple[np.ndarray, int]:
-    """Where each source lies in a slab: sources [N, 5] int64 (first word, height, words a row, x0, y0), and its bytes.
-
-    Rows start on 32-bit words. The number of bytes is a multiple of 4 and never 0.
-    """
-    sources = np.zeros((len(sizes), 5), dtype=np.int64)
-    if len(sizes):
-        height, width = np.asarray(sizes, dtype=np.int64).T
-        sources[:, 1], sources[:, 2] = height, -(-3 * width // WORD)
-        words = sources[:, 1] * sources[:, 2]
-        sources[:, 0] = np.cumsum(words) - words
-        if origins is not None:
-            sources[:, 3:] = origins
-    return sources, WORD * max(1, int((sources[:, 1] * sources[:, 2]).sum()))
-
-
-def fill(slab: np.ndarray, source: np.ndarray, pixels: np.ndarray) -> None:
-    """Put a source where `slab_layout` placed it: slab [n_bytes] uint8, source [5] int64, pixels [h, w, 3] uint8."""
-    first, height, stride = (int(v) for v in source[:3])
-    width = pixels.shape[1] if pixels.ndim == 3 else 0
-    if pixels.dtype != np.uint8 or pixels.shape != (height, width, 3) or -(-3 * width // WORD) != stride:
-        raise ValueError(
-            f"pixels must be the [h, w, 3] uint8 that slab_layout was asked for ({height} rows), "
-            f"got {list(pixels.shape)} {pixels.dtype}"
-        )
-    lines = slab[WORD * first : WORD * (first + height * stride)].reshape(height, WORD * stride)
-    lines[:, : 3 * width].reshape(height, width, 3)[:] = pixels
-    lines[:, 3 * width :] = 0
 
 
 @cache

@@ -6,14 +6,15 @@ sample positions are the exact sampler's, on its 1/32 px grid; what differs is f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpu_extract.device_slots import SlotEngine, Upload, Work
 from gpu_extract.engines import Crops, Engine, Limits
-from gpu_extract.errors import DeviceError
 from gpu_extract.kernels import tables
+from gpu_extract.kernels.slab import WORD
 from gpu_extract.patch import Patch
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 KIND = "kornia"
 RANK = 30
-FLOATS_PER_PIXEL = 3 + 3 + 2 + 2  # source, result, kornia's map and its normalised copy, in units of the larger side
+FLOATS_PER_PIXEL = 3 + 3 + 2 + 2  # source, result, the map and kornia's copy of it, in units of the larger side
 
 
 def obstacle(device: str) -> str | None:
@@ -31,77 +32,93 @@ def obstacle(device: str) -> str | None:
     return None if find_spec("kornia") is not None else "kornia is not installed"
 
 
-class KorniaEngine(Engine):
+class KorniaEngine(SlotEngine):
     """`kornia.geometry.remap` over regions padded with zeros to a common size, a bounded number at a time."""
 
     name = "kornia"
-    inline = False
 
     def __init__(self, device: str, limits: Limits) -> None:
         import kornia
         import torch
 
-        self.device = device
-        self.batch_bytes = max(limits.batch_mb << 20, 1) // 4
         self.implementation = f"kornia {kornia.__version__}, torch {torch.__version__}"
-        self._torch = torch
         self._remap = kornia.geometry.transform.remap
-        self._device = torch.device(device)
-        self._budget = limits.batch_mb << 20
+        self._float_bytes = limits.batch_mb << 20
+        super().__init__(device, limits, limits.batch_mb / 4)
 
-    def warp(self, patches: Sequence[Patch], crops: Crops) -> np.ndarray:
-        S = crops.size
-        out = np.empty((len(crops), S, S, 3), np.uint8)
+    def _work(self, patches: Sequence[Patch], crops: Crops) -> Work:
+        order = self._order(patches, crops)
+        patch = crops.patch[order]
+        upload = Upload(patches, [order, patch, tables.coordinate_tables(crops.crop_from_frame[order], crops.size)])
+        sizes = [patch.pixels.shape[:2] for patch in patches]
+
+        def compute(memory: torch.Tensor, out: torch.Tensor) -> None:
+            slab, (layout, rows, patch_there, positions) = upload.views(memory)
+            origins = layout[patch_there, 3:].float()
+            for start, stop in self._parts(order, sizes, crops):
+                part = slice(start, stop)
+                frames = self._padded(slab, [(upload.layout[i], sizes[i]) for i in patch[part]])
+                mode = "bicubic" if crops.cubic[order[start]] else "bilinear"
+                out[rows[part]] = self._warped(frames, positions[part], origins[part], mode)
+
+        return Work(upload, compute)
+
+    def _order(self, patches: Sequence[Patch], crops: Crops) -> np.ndarray:
+        """Crops by filter and size of their patch, [K] int64, so that padding to the largest costs little."""
         area = np.array([patch.pixels.shape[0] * patch.pixels.shape[1] for patch in patches], np.int64)
-        # Crops of like size share a batch, so that padding to the largest costs little.
-        order = np.lexsort((area[crops.patch], crops.cubic))
+        return np.lexsort((area[crops.patch], crops.cubic))
+
+    def _parts(self, order: np.ndarray, sizes: Sequence[tuple[int, ...]], crops: Crops) -> Iterator[tuple[int, int]]:
+        """Runs of one filter, each as long as its floats fit into the budget, but of one crop at least."""
         start = 0
         while start < len(order):
-            stop = self._batch_end(order, start, patches, crops)
-            chosen = order[start:stop]
-            out[chosen] = self._warp_batch([patches[i] for i in crops.patch[chosen]], crops, chosen)
+            height = width = 0
+            stop = start
+            while stop < len(order) and crops.cubic[order[stop]] == crops.cubic[order[start]]:
+                h, w = sizes[crops.patch[order[stop]]]
+                height, width = max(height, h), max(width, w)
+                pixels = max(height * width, crops.size**2)
+                if stop > start and (stop - start + 1) * pixels * FLOATS_PER_PIXEL * 4 > self._float_bytes:
+                    break
+                stop += 1
+            yield start, stop
             start = stop
-        return out
 
-    def _batch_end(self, order: np.ndarray, start: int, patches: Sequence[Patch], crops: Crops) -> int:
-        """How far a batch of one filter reaches before its floats outgrow the budget; at least one crop."""
-        height = width = 0
-        stop = start
-        while stop < len(order) and crops.cubic[order[stop]] == crops.cubic[order[start]]:
-            h, w = patches[crops.patch[order[stop]]].pixels.shape[:2]
-            height, width = max(height, h), max(width, w)
-            pixels = max(height * width, crops.size**2)
-            if stop > start and (stop - start + 1) * pixels * FLOATS_PER_PIXEL * 4 > self._budget:
-                break
-            stop += 1
-        return stop
-
-    def _warp_batch(self, patches: Sequence[Patch], crops: Crops, chosen: np.ndarray) -> np.ndarray:
+    def _padded(self, slab: torch.Tensor, places: list[tuple[np.ndarray, tuple[int, ...]]]) -> torch.Tensor:
+        """The patches of a part, [n, 3, height, width] float32, zeros where the largest is larger."""
         torch = self._torch
-        height = max(patch.pixels.shape[0] for patch in patches)
-        width = max(patch.pixels.shape[1] for patch in patches)
-        sources = np.zeros((len(patches), height, width, 3), np.uint8)
-        for source, patch in zip(sources, patches, strict=True):
-            source[: patch.pixels.shape[0], : patch.pixels.shape[1]] = patch.pixels
-        origin = np.array([(patch.x0, patch.y0) for patch in patches], np.int64)
-        position = tables.coordinate_tables(crops.crop_from_frame[chosen], crops.size)
-        try:
-            frames = torch.from_numpy(sources).to(self._device).permute(0, 3, 1, 2).float()
-            x, y = self._maps(torch.from_numpy(position).to(self._device), torch.from_numpy(origin).to(self._device))
-            mode = "bicubic" if crops.cubic[chosen[0]] else "bilinear"
-            warped = self._remap(frames, x, y, mode=mode, padding_mode="zeros", align_corners=True)
-            rounded = torch.floor(warped + 0.5).clamp_(0, 255).to(torch.uint8)
-            crops_out: np.ndarray = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        except RuntimeError as error:
-            raise DeviceError(f"kornia failed on {self.device}: {str(error).splitlines()[0]}") from error
-        return crops_out
+        height = max(h for _, (h, _) in places)
+        width = max(w for _, (_, w) in places)
+        frames = torch.zeros((len(places), height, width, 3), dtype=torch.uint8, device=slab.device)
+        for frame, ((first, _, stride, _, _), (h, w)) in zip(frames, places, strict=True):
+            lines = slab[WORD * first : WORD * (first + h * stride)].view(h, WORD * stride)
+            frame[:h, :w] = lines[:, : 3 * w].unflatten(1, (w, 3))
+        return frames.permute(0, 3, 1, 2).float()
 
-    def _maps(self, position: torch.Tensor, origin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions in the padded sources, [K, S, S] float32 each, from the integer tables int32 [K, 4, S]."""
-        dx, dy, x0, y0 = (position[:, i] for i in range(4))
-        x = ((x0[:, :, None] + dx[:, None, :]) >> 5).float() / 32 - origin[:, 0, None, None].float()
-        y = ((y0[:, :, None] + dy[:, None, :]) >> 5).float() / 32 - origin[:, 1, None, None].float()
-        return x, y
+    def _warped(
+        self,
+        frames: torch.Tensor,
+        positions: torch.Tensor,  # [n, 4, S] int32
+        origins: torch.Tensor,  # [n, 2] float32: frame pixel (x, y) of each patch's [0, 0]
+        mode: str,
+    ) -> torch.Tensor:
+        """Crops [n, S, S, 3] uint8."""
+        torch = self._torch
+        height, width = frames.shape[2:]
+        dx, dy, x0, y0 = (positions[:, i] for i in range(4))
+        x = ((x0[:, :, None] + dx[:, None, :]) >> 5).float() / 32 - origins[:, 0, None, None]
+        y = ((y0[:, :, None] + dy[:, None, :]) >> 5).float() / 32 - origins[:, 1, None, None]
+        # Normalised here: kornia would do the same with two constants that it uploads, and wait for each.
+        maps = (_normalised(x, width), _normalised(y, height))
+        warped = self._remap(
+            frames, *maps, mode=mode, padding_mode="zeros", align_corners=True, normalized_coordinates=True
+        )
+        return torch.floor(warped + 0.5).clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _normalised(position: torch.Tensor, length: int) -> torch.Tensor:
+    """Pixels 0 to length - 1 as -1 to 1."""
+    return position * (2.0 / (length - 1.0)) - 1.0 if length > 1 else position
 
 
 def create(device: str, limits: Limits, say: Callable[[str], None]) -> Engine:
