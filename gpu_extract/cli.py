@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpu_extract import __version__
-from gpu_extract.errors import EXIT_OK, GpuExtractError, UsageError
+from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, GpuExtractError, UsageError
 
 EXIT_CODES = """\
 exit codes:
@@ -130,6 +130,53 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("folder", metavar="DIR", nargs="?", default="demo", help="where to leave it all (default demo)")
 
+    migrate = _command(
+        commands,
+        "migrate",
+        _migrate,
+        "Write an alignments file of any generation as a new file of a newer one.",
+        "gpu-extract migrate old.json alignments.fsa --to 2.4",
+    )
+    migrate.add_argument("old", metavar="OLD", help="alignments file of any generation; it is not changed")
+    migrate.add_argument("new", metavar="NEW", help="a .fsa file that does not exist yet")
+    migrate.add_argument("--to", metavar="VERSION", default="2.4", help="g6, g7a, g7b or 2.0 to 2.4 (default 2.4)")
+    migrate.add_argument(
+        "-fr", "--frames", metavar="PATH", help="the frames: needed for turned faces of 2018, and names a video's keys"
+    )
+
+    export = _command(
+        commands,
+        "export",
+        _export,
+        "Write the landmarks of an alignments file as JSON, in the form that other programs import.",
+        "gpu-extract export alignments.fsa --json",
+    )
+    export.add_argument("file", metavar="FILE", help="alignments file of any generation")
+    export.add_argument("new", metavar="NEW", nargs="?", help="the JSON file (default: FILE's name with .json)")
+    export.add_argument("--json", action="store_true", default=True, help="the exchange form, which is the only one so far")
+
+    import_ = _command(
+        commands,
+        "import",
+        _import,
+        "Make an alignments file from landmarks: the JSON exchange form, or plain lists of points a frame.",
+        "gpu-extract import landmarks.json alignments.fsa",
+    )
+    import_.add_argument("landmarks", metavar="LANDMARKS", help="{frame: [{landmarks_2d: …}]} or {frame: [[[x, y], …]]}")
+    import_.add_argument("new", metavar="NEW", help="a .fsa file that does not exist yet")
+
+    sheet = _command(
+        commands,
+        "sheet",
+        _sheet,
+        "Put the faces of a folder on one picture to look through.",
+        "gpu-extract sheet faces/ sheet.png",
+    )
+    sheet.add_argument("faces", metavar="DIR", help="a folder of faces")
+    sheet.add_argument("out_png", metavar="PNG", help="the picture; further pages get _2, _3, …")
+    sheet.add_argument("--columns", metavar="N", type=int, help="faces in a row")
+    sheet.add_argument("--cell", metavar="PX", type=int, help="side of a face on the sheet")
+
     doctor = _command(
         commands,
         "doctor",
@@ -165,6 +212,42 @@ def _demo(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         print(made.table())
     return made.report.exit_code
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    from gpu_extract.migration import migrate
+
+    report = migrate(**_library_arguments(arguments))
+    if not arguments.quiet:
+        print(report.table())
+    return EXIT_PARTIAL if report.faces_dropped else EXIT_OK
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from gpu_extract.alignments.exchange import export_json
+
+    _, report = export_json(arguments.file, arguments.new)
+    if not arguments.quiet:
+        print(report.table())
+    return EXIT_PARTIAL if report.faces_dropped else EXIT_OK
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from gpu_extract.alignments.exchange import import_json
+
+    made = import_json(arguments.landmarks, arguments.new)
+    if not arguments.quiet:
+        print(f"{made.path}: {len(made.faces.frame):,} faces of {len(made.frame_names):,} frames, version {made.version}")
+    return EXIT_OK
+
+
+def _sheet(arguments: argparse.Namespace) -> int:
+    from gpu_extract.demo.sheet import contact_sheet
+
+    for page in contact_sheet(arguments.faces, arguments.out_png, columns=arguments.columns, cell=arguments.cell):
+        if not arguments.quiet:
+            print(page)
+    return EXIT_OK
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -275,3 +275,33 @@ def test_a_cpu_run_does_not_import_torch(alignments: Path, tmp_path: Path, vecto
     code += "print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "False"
+
+
+def test_migrate_export_import_and_sheet(cli: Cli, tmp_path: Path, vectors: Path) -> None:
+    old, new = vectors / "alignments" / "g0_2018-05.json", tmp_path / "new.fsa"
+    code, _, err = cli("migrate", old, new)
+    assert code == 7
+    assert "turned by 90 degrees" in sentence(err)
+    code, out, _ = cli("migrate", old, new, "-fr", vectors / "frames")
+    assert code == 0
+    assert "1 faces turned back" in out
+    code, _, err = cli("migrate", old, new, "-fr", vectors / "frames")
+    assert code == 2
+    assert "exists" in sentence(err)
+    code, out, _ = cli("export", new, tmp_path / "landmarks.json", "--json")
+    assert code == 0
+    code, out, _ = cli("import", tmp_path / "landmarks.json", tmp_path / "again.fsa")
+    assert code == 0
+    assert "18 faces of 8 frames, version 2.4" in out
+    hashes = []
+    for name in (new, tmp_path / "again.fsa"):
+        faces = tmp_path / name.stem
+        code, _, _ = cli("extract", "-a", name, "-fr", vectors / "frames", "-fc", faces, "-sz", "64")
+        assert code == 4
+        pictures = sorted(faces.glob("*.png"))
+        hashes.append([cv2.imread(str(path)).tobytes() for path in pictures])
+    assert hashes[0] == hashes[1]
+    assert len(hashes[0]) == 17
+    code, out, _ = cli("sheet", tmp_path / "new", tmp_path / "sheet.png")
+    assert code == 0
+    assert cv2.imread(str(tmp_path / "sheet.png")) is not None

@@ -19,6 +19,7 @@ import numpy as np
 from gpu_extract.alignments.containers import Document, container_for
 from gpu_extract.alignments.document import Alignments
 from gpu_extract.alignments.faces import LANDMARK_KEYS
+from gpu_extract.alignments.limits import shown
 from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
 from gpu_extract.alignments.rotation import legacy_rotation
 from gpu_extract.atomic import write_whole
@@ -56,6 +57,24 @@ class Migration:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def table(self) -> str:
+        """The result for a person: one line, and one for each thing that was changed or left behind."""
+        lines = [
+            f"{self.new}: {self.faces:,} faces of {self.frames:,} frames, {self.from_generation} to {self.to_generation}"
+        ]
+        for count, text in (
+            (self.hashes_dropped, "hashes dropped; the new generation has none"),
+            (self.thumbnails_dropped, "thumbnails dropped; programs make new ones"),
+            (self.rotations_converted, "faces turned back into their frames as they are"),
+            (self.frames_renamed, "frame keys given the video's extension"),
+        ):
+            if count:
+                lines.append(f"  {count:,} {text}")
+        lines += [f"  {count:,} masks {name!r} dropped" for name, count in self.masks_dropped.items()]
+        lines += [f"  {count:,} keys {name!r} dropped" for name, count in self.keys_dropped.items()]
+        lines += [f"  left out: {face['frame']} face {face['index']}: {face['reason']}" for face in self.faces_dropped]
+        return "\n".join(lines)
 
 
 def migrate(
@@ -116,7 +135,9 @@ def upgraded(
     for number, name in enumerate(alignments.frame_names):
         renamed = frame_key_of_video(name, video) if video and to == "2.4" else name
         if renamed in frames:
-            raise AlignmentsError(f"{alignments.path.name} has two entries that both become {renamed!r}; remove one.")
+            raise AlignmentsError(
+                f"{alignments.path.name} has two entries that both become {shown(renamed)}; remove one."
+            )
         report.frames_renamed += renamed != name
         frames[renamed] = upgrade.frame(number, faces[number])
     report.masks_dropped, report.keys_dropped = dict(upgrade.masks_dropped), dict(+upgrade.keys_dropped)
@@ -231,8 +252,8 @@ class _Upgrade:
         size = _pair(record.get("frame_dims")) or (self.frame_size(frame) if self.frame_size else None)
         if size is None:
             raise AlignmentsError(
-                f"A face of frame {frame!r} was found in a frame turned by {degrees} degrees; to turn it back the size "
-                "of that frame must be known, so name the frames too."
+                f"A face of frame {shown(frame)} was found in a frame turned by {degrees} degrees; to turn it back the "
+                "size of that frame must be known, so name the frames too."
             )
         height, width = size
         points, box = legacy_rotation(points, box, degrees, height, width)
@@ -270,9 +291,12 @@ class _Upgrade:
         if self.before_2 and self.target >= 2:
             self.report.thumbnails_dropped += 1
             return None
-        values = np.asarray(unpack(stored))
-        if values.size and values.dtype.kind not in "iu":
-            self.keys_dropped["thumb"] += 1
+        try:
+            values = np.asarray(unpack(stored))
+        except ValueError:
+            values = np.empty(0, object)
+        if values.size == 0 or values.dtype.kind not in "iu":
+            self.keys_dropped["thumb (damaged)"] += 1
             return None
         raw = values.astype(np.uint8).tobytes()
         if self.target >= 2.4:
