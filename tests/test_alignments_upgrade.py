@@ -194,6 +194,14 @@ def test_what_cannot_be_taken_along_is_named(tmp_path):
     json.dumps(report.as_dict())
 
 
+@pytest.mark.parametrize("thumb", ["jpeg", [1, [2]], [], [0.5], {"a": 1}])
+def test_damaged_thumbnails_are_dropped_and_named(thumb, tmp_path):
+    root = {"__meta__": {"version": 2.3}, "__data__": {"f.png": {"faces": [face(thumb=thumb)], "video_meta": {}}}}
+    report = migrate(written(tmp_path / "old.fsa", root), tmp_path / "new.fsa")
+    check_current(content(tmp_path / "new.fsa"))
+    assert report.keys_dropped == {"thumb (damaged)": 1}
+
+
 def test_unknown_keys_stay_below_2_4(tmp_path):
     old = written(tmp_path / "old.fsa", {"f.png": {"faces": [face(note="mine")], "seen": True}})
     report = migrate(old, tmp_path / "new.fsa", "2.3")

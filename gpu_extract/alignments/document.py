@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Self
 from gpu_extract.alignments.containers import Document, container_for
 from gpu_extract.alignments.faces import LANDMARK_KEYS, FaceTable, face_table
 from gpu_extract.alignments.generation import NEWEST, generation_of, holds_lists_only
-from gpu_extract.alignments.limits import Limits
+from gpu_extract.alignments.limits import Limits, shown
 from gpu_extract.alignments.packed import unpack
 from gpu_extract.atomic import Fingerprint, backup_copy, digest_of, new_digest, write_new, write_whole
 from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError
@@ -274,7 +274,7 @@ def _frames_and_version(root: Any, name: str) -> tuple[dict[str, Any], float]:
         version = meta.get("version", 1.0) if isinstance(meta, dict) else 1.0
     frames = _frames(root)
     if not isinstance(version, int | float) or isinstance(version, bool) or not math.isfinite(version):
-        raise AlignmentsError(f"{name} says that its version is {version!r}; a number is wanted.")
+        raise AlignmentsError(f"{name} says that its version is {shown(version)}; a number is wanted.")
     if not 1 <= version < math.floor(NEWEST) + 1:
         raise AlignmentsError(f"{name} has version {version}; versions 1.0 to {NEWEST} are known.")
     if not isinstance(frames, dict):
@@ -282,7 +282,7 @@ def _frames_and_version(root: Any, name: str) -> tuple[dict[str, Any], float]:
     for key in frames:
         if not isinstance(key, str):
             raise AlignmentsError(
-                f"{name} is no alignments file: one of its frames is called {key!r}, which is not text."
+                f"{name} is no alignments file: one of its frames is called {shown(key)}, which is not text."
             )
     return frames, float(version)
 
@@ -293,7 +293,7 @@ def _face_lists(frames: dict[str, Any], name: str) -> list[list[Any]]:
         faces = entry.get("faces") if isinstance(entry, dict) else entry
         if not isinstance(faces, list):
             raise AlignmentsError(
-                f"{name} is no alignments file: its entry {key[:80]!r} is neither a list of faces nor a dict with one."
+                f"{name} is no alignments file: its entry {shown(key)} is neither a list of faces nor a dict with one."
             )
         lists.append(faces)
     first = next((faces[0] for faces in lists if faces), None)

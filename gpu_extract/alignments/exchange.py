@@ -23,7 +23,7 @@ import numpy as np
 from gpu_extract.alignments.containers import Document, container_for
 from gpu_extract.alignments.document import Alignments
 from gpu_extract.alignments.faces import POINT_COUNTS
-from gpu_extract.alignments.limits import Limits
+from gpu_extract.alignments.limits import Limits, reason, shown
 from gpu_extract.alignments.packed import unpack
 from gpu_extract.alignments.upgrade import PROTOCOL, FrameSize, Migration, box_around, current_face, upgraded
 from gpu_extract.atomic import write_whole
@@ -76,10 +76,11 @@ def import_json(path: str | os.PathLike[str], new: str | os.PathLike[str]) -> Al
     for name, faces in data.items():
         if not isinstance(faces, list):
             raise AlignmentsError(
-                f"{path.name} has no list of faces for frame {name!r}; see the form in the documentation."
+                f"{path.name} has no list of faces for frame {shown(name)}; see the form in the documentation."
             )
         made = [
-            _imported(face, f"{path.name}, frame {name!r}, face {index}") for index, face in enumerate(_faces(faces))
+            _imported(face, f"{path.name}, frame {shown(name)}, face {index}")
+            for index, face in enumerate(_faces(faces))
         ]
         frames[name] = {"faces": made, "video_meta": {}}
     root = {"__meta__": {"version": 2.4}, "__data__": frames}
@@ -138,7 +139,7 @@ def _read_json(path: Path) -> Any:
             f"The landmarks file {path} could not be read ({(error.strerror or str(error)).lower()})."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise AlignmentsError(f"{path.name} is damaged: it is not proper JSON ({error}).") from error
+        raise AlignmentsError(f"{path.name} is damaged: it is not proper JSON ({reason(error)}).") from error
 
 
 def _free_json(path: Path) -> Path:

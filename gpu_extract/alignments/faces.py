@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_extract.alignments.limits import shown
 from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
 
 POINT_COUNTS = (68, 98, 51, 4)  # landmark sets that the format knows
@@ -84,7 +85,7 @@ def _rotations(records: Sequence[Any], invalid: dict[int, str]) -> np.ndarray:
             if _is_number(degrees) and degrees == degrees // 1 and abs(degrees) <= 360:
                 rotation[row] = degrees
             else:
-                invalid[row] = f"its rotation r is {_shown(degrees)}, not a whole number of degrees from -360 to 360"
+                invalid[row] = f"its rotation r is {shown(degrees)}, not a whole number of degrees from -360 to 360"
     return rotation
 
 
@@ -171,8 +172,3 @@ def _group(
         rows, points = rows[order], points[order]
     points.flags.writeable = False
     return LandmarkGroup(rows, points)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

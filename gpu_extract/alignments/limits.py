@@ -62,3 +62,19 @@ def check_tree(root: object, allowed: Iterable[type], max_values: int, label: st
 
 
 CONTAINERS = frozenset((dict, list, tuple))
+SHOWN = 80  # characters of a hostile file's text that an error repeats
+
+
+def shown(value: object) -> str:
+    """`value` for an error sentence: short, printable and cheap whatever it is."""
+    if isinstance(value, str | bytes):
+        return repr(value[:SHOWN]) + ("…" if len(value) > SHOWN else "")
+    if isinstance(value, int | float) or value is None:
+        text = repr(value)
+        return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+    return f"a {type(value).__name__}"
+
+
+def reason(error: Exception) -> str:
+    """The text of an error of Python's own, in one short line."""
+    return " ".join(str(error)[:200].split())

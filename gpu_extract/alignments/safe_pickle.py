@@ -17,11 +17,10 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
-from gpu_extract.alignments.limits import Limits, check_tree
+from gpu_extract.alignments.limits import Limits, check_tree, reason
 from gpu_extract.alignments.number_lists import PUTS, decode, find
 from gpu_extract.alignments.packed import DTYPES, PackedArray, PackedList
+from gpu_extract.alignments.stand_ins import HOLE, NDARRAY, RECONSTRUCT, Dtype, call, checked_array, set_state, stand_in
 from gpu_extract.errors import AlignmentsError, UnsafePickleError
 
 LOOKAHEAD = 1 << 16  # bytes that are buffered at the start of every instruction, where the stream has them
@@ -33,52 +32,6 @@ MAX_STACK = 100_000  # picklers work in batches of 1000
 class _NeedsUnpackedError(Exception):
     """A packed list's inner parts are needed; read the file again without packing."""
 
-
-class _Marker:
-    """Something that only the machine itself uses; a file that leaves one among its data is refused."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-class _Dtype(_Marker):
-    """Stand-in for numpy.dtype: what BUILD completes with the byte order."""
-
-    dtype: np.dtype
-
-    def build(self, state: Any, label: str) -> None:
-        if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
-            raise AlignmentsError(f"{label} holds an array type with an unknown description.")
-        if any(part is not None for part in state[2:5]):
-            raise UnsafePickleError(f"{label} holds arrays with named or nested fields; only plain numbers are read.")
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-HOLE: Any = _Marker("hole")  # memo entry of something inside a packed list or array
-RECONSTRUCT = _Marker("numpy.core.multiarray._reconstruct")
-FROM_BUFFER = _Marker("numpy.core.numeric._frombuffer")
-SCALAR = _Marker("numpy.core.multiarray.scalar")
-NDARRAY = _Marker("numpy.ndarray")
-DTYPE = _Marker("numpy.dtype")
-ENCODE = _Marker("_codecs.encode")
-BYTES = _Marker("builtins.bytes")
-BYTEARRAY = _Marker("builtins.bytearray")
-
-GLOBALS = {
-    ("numpy.core.multiarray", "_reconstruct"): RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): RECONSTRUCT,
-    ("numpy.core.numeric", "_frombuffer"): FROM_BUFFER,
-    ("numpy._core.numeric", "_frombuffer"): FROM_BUFFER,
-    ("numpy.core.multiarray", "scalar"): SCALAR,
-    ("numpy._core.multiarray", "scalar"): SCALAR,
-    ("numpy", "ndarray"): NDARRAY,
-    ("numpy", "dtype"): DTYPE,
-    ("_codecs", "encode"): ENCODE,
-    ("__builtin__", "bytes"): BYTES,
-    ("builtins", "bytes"): BYTES,
-    ("__builtin__", "bytearray"): BYTEARRAY,
-    ("builtins", "bytearray"): BYTEARRAY,
-}
 
 FIELD_TYPES = (int, float, str, bytes, bool, type(None), PackedArray, PackedList)
 SCALAR_TYPES = tuple({dtype.type for dtype in DTYPES.values()})
@@ -100,10 +53,8 @@ def load(open_stream: Callable[[], Iterator[bytes]], stored: int, limits: Limits
             root = machine.run()
         except _NeedsUnpackedError:
             continue
-        except (UnsafePickleError, AlignmentsError):
-            raise
         except (IndexError, KeyError, TypeError, ValueError, OverflowError, UnicodeError, struct.error) as error:
-            raise AlignmentsError(f"{label} is damaged: its pickle makes no sense ({error}).") from error
+            raise AlignmentsError(f"{label} is damaged: its pickle makes no sense ({reason(error)}).") from error
         # Unpickled containers may share parts, which multiplies what later walks see.
         check_tree(root, FIELD_TYPES + SCALAR_TYPES, limits.values(stored), label)
         return root, machine.protocol
@@ -114,14 +65,14 @@ def load(open_stream: Callable[[], Iterator[bytes]], stored: int, limits: Limits
 _GET = rb"(h.|j.{4})"
 _ARRAY = (
     _GET
-    + rb"K\x00\x85P"
+    + rb"K\x00\x85(P)"
     + _GET
     + rb"\x87PRP\(K\x01((?:K.|M..|J.{4}){1,3}[\x85-\x87])P"
     + _GET
     + rb"([\x88\x89])(?:C(.)|B(.{4}))"
 )
 ARRAYS = [re.compile(_ARRAY.replace(rb"P", put), re.DOTALL) for put in PUTS]
-ARRAY_ENDS = [re.compile(put + rb"t" + put + rb"b", re.DOTALL) for put in PUTS]
+ARRAY_ENDS = [re.compile(put + rb"t(" + put + rb")b", re.DOTALL) for put in PUTS]
 
 
 class _Machine:
@@ -357,15 +308,17 @@ class _Machine:
             found = head.match(buffer, i)
             if found is None:
                 continue
-            kind, _type_code, shape_code, dtype_get, fortran, short, long = found.groups()
+            kind, first_put, _type_code, shape_code, dtype_get, fortran, short, long = found.groups()
             dtype = memo[_index(dtype_get)]
             start = found.end()
             end = start + (short[0] if short is not None else int.from_bytes(long, "little"))
             rest = tail.match(buffer, end)
-            if rest is None or type(dtype) is not _Dtype or memo[_index(kind)] is not NDARRAY:
+            if rest is None or type(dtype) is not Dtype or memo[_index(kind)] is not NDARRAY:
+                break
+            if variant == 1 and (_index(first_put), _index(rest[1])) != (len(memo), len(memo) + 5):
                 break
             shape = self.shapes.get(shape_code) or self.shape(shape_code)
-            array = self.checked(buffer[start:end], dtype, shape, fortran == b"\x88")
+            array = checked_array(buffer[start:end], dtype, shape, fortran == b"\x88", self.label)
             self.stack.append(array)
             self.values += PACKED_COST
             if variant < 2:
@@ -389,74 +342,19 @@ class _Machine:
             self.shapes[code] = shape
         return shape
 
-    def checked(self, raw: Any, dtype: Any, shape: Any, fortran: Any) -> PackedArray:
-        """An array after all the checks that NumPy would not make."""
-        if isinstance(raw, str):
-            raw = raw.encode("latin1")
-        if type(dtype) is not _Dtype or type(shape) is not tuple or type(raw) is not bytes:
-            raise UnsafePickleError(f"{self.label} holds an array that is not plain numbers.")
-        count = 1
-        for size in shape:
-            if type(size) is not int or size < 0:
-                raise AlignmentsError(f"{self.label} is damaged: the shape of an array makes no sense.")
-            count *= size
-        if count * dtype.dtype.itemsize != len(raw) or len(shape) > 4:
-            raise AlignmentsError(f"{self.label} is damaged: an array of shape {shape} has {len(raw)} bytes.")
-        return PackedArray(raw, dtype.dtype, shape, bool(fortran))
-
     # ---- what pickles may name and call
 
     def find(self, module: Any, name: Any) -> None:
-        marker = GLOBALS.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
-        if marker is None:
-            raise UnsafePickleError(
-                f"{self.label} asks for {module}.{name}, which is not data; nothing of it was run, and it is not an "
-                "alignments file to trust."
-            )
-        self.stack.append(marker)
+        self.stack.append(stand_in(module, name, self.label))
 
     def reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack.pop()
-        self.stack.append(self.call(function, arguments))
-
-    def call(self, function: Any, arguments: Any) -> Any:
-        if type(arguments) is not tuple or type(function) is not _Marker:
-            raise UnsafePickleError(f"{self.label} calls something that is not a function of its format.")
-        if function is RECONSTRUCT and arguments[0] is NDARRAY:
-            return PackedArray(b"", DTYPES["i1"], (0,))
-        if function is DTYPE and len(arguments) <= 3:
-            code = arguments[0]
-            known = DTYPES.get(code.lstrip("<>|=")) if isinstance(code, str) else None
-            if known is None:
-                raise UnsafePickleError(f"{self.label} holds an array of type {code!r}; only plain numbers are read.")
-            dtype = _Dtype(code)
-            dtype.dtype = known.newbyteorder(code[0]) if code[0] in "<>" else known
-            return dtype
-        if function is FROM_BUFFER and len(arguments) == 4 and arguments[3] in ("C", "F"):
-            raw, dtype, shape, order = arguments
-            return self.checked(raw, dtype, shape, order == "F")
-        if function is SCALAR and len(arguments) == 2:
-            dtype, raw = arguments
-            return self.checked(raw, dtype, (), False).unpack()[()]
-        if function is ENCODE and len(arguments) == 2 and arguments[1] == "latin1" and type(arguments[0]) is str:
-            return arguments[0].encode("latin1")
-        if function in (BYTES, BYTEARRAY) and arguments == ():
-            return b""
-        if function is BYTEARRAY and len(arguments) == 1 and type(arguments[0]) is bytes:
-            return arguments[0]
-        raise UnsafePickleError(f"{self.label} calls {function.name} in a way that no alignments file does.")
+        self.stack.append(call(function, arguments, self.label))
 
     def build(self) -> None:
         state = self.stack.pop()
-        target = self.stack[-1]
-        if type(target) is _Dtype:
-            target.build(state, self.label)
-        elif type(target) is PackedArray and type(state) is tuple and len(state) == 5:
-            array = self.checked(state[4], state[2], state[1], state[3])
-            target.raw, target.dtype, target.shape, target.fortran = array.raw, array.dtype, array.shape, array.fortran
-        else:
-            raise UnsafePickleError(f"{self.label} sets the state of something that is not an array.")
+        set_state(self.stack[-1], state, self.label)
 
     # ---- rare instructions
 

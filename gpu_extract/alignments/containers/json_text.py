@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 from gpu_extract.alignments.containers import Document
-from gpu_extract.alignments.limits import Limits, check_tree
+from gpu_extract.alignments.limits import Limits, check_tree, reason
 from gpu_extract.alignments.packed import PackedList, pack_points, unpack
 from gpu_extract.errors import AlignmentsError
 
@@ -22,7 +22,7 @@ def read(file: BinaryIO, stored: int, limits: Limits, label: str) -> Document:
     except RecursionError:
         raise AlignmentsError(f"{label} nests too deep; alignments files nest at most 8 deep.") from None
     except ValueError as error:
-        raise AlignmentsError(f"{label} is damaged: it is not proper JSON ({error}).") from error
+        raise AlignmentsError(f"{label} is damaged: it is not proper JSON ({reason(error)}).") from error
     check_tree(root, (str, int, float, bool, type(None), PackedList), limits.values(stored), label)
     return Document(root)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from gpu_extract.alignments.containers import Document
-from gpu_extract.alignments.limits import MAX_DEPTH, Limits, check_tree
+from gpu_extract.alignments.limits import MAX_DEPTH, Limits, check_tree, reason, shown
 from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
 from gpu_extract.errors import AlignmentsError
 
@@ -28,8 +28,7 @@ def read(file: BinaryIO, stored: int, limits: Limits, label: str) -> Document:
     try:
         root = _build(loader, limits.values(stored), label)
     except (yaml.YAMLError, ValueError, UnicodeError) as error:
-        reason = " ".join(str(error).split())
-        raise AlignmentsError(f"{label} is damaged: it is not proper YAML ({reason}).") from error
+        raise AlignmentsError(f"{label} is damaged: it is not proper YAML ({reason(error)}).") from error
     finally:
         loader.dispose()
     check_tree(root, TEXT_TYPES, limits.values(stored), label)
@@ -87,7 +86,9 @@ def _build(loader: Any, max_values: int, label: str) -> Any:
                 opened = event
             elif isinstance(event, yaml.AliasEvent):
                 if event.anchor not in anchors:
-                    raise AlignmentsError(f"{label} is damaged: its alias *{event.anchor} stands before its anchor.")
+                    raise AlignmentsError(
+                        f"{label} is damaged: its alias {shown(event.anchor)} stands before its anchor."
+                    )
                 value, opened = anchors[event.anchor], None
             else:
                 items, opened = open_nodes.pop()
@@ -110,7 +111,9 @@ def _scalar(loader: Any, event: Any, label: str) -> Any:
     if tag is None or tag == "!":
         tag = loader.resolve(yaml.ScalarNode, event.value, event.implicit)
     if tag not in PLAIN_TAGS:
-        raise AlignmentsError(f"{label} uses the YAML tag {tag}; an alignments file holds plain data and tuples only.")
+        raise AlignmentsError(
+            f"{label} uses the YAML tag {shown(tag)}; an alignments file holds plain data and tuples only."
+        )
     return loader.construct_object(yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark))
 
 
@@ -128,5 +131,5 @@ def _collection(items: list[Any], opened: Any, label: str) -> Any:
             raise AlignmentsError(f"{label} has a mapping key that is neither text nor a small integer.")
         return dict(zip(keys, items[1::2], strict=True))
     raise AlignmentsError(
-        f"{label} uses the YAML tag {opened.tag}; an alignments file holds plain data and tuples only."
+        f"{label} uses the YAML tag {shown(opened.tag)}; an alignments file holds plain data and tuples only."
     )
