@@ -46,9 +46,7 @@ class Migration:
     frames: int = 0
     faces: int = 0
     hashes_dropped: int = 0
-    thumbnails_dropped: int = (
-        0  # of before 2.0, which show another crop; the programs make new ones when they are missing
-    )
+    thumbnails_dropped: int = 0  # of before 2.0: they show another crop, and the programs make missing ones anew
     rotations_converted: int = 0
     frames_renamed: int = 0
     masks_dropped: dict[str, int] = field(default_factory=dict)  # by name: landmark masks, damaged records
@@ -60,9 +58,8 @@ class Migration:
 
     def table(self) -> str:
         """The result for a person: one line, and one for each thing that was changed or left behind."""
-        lines = [
-            f"{self.new}: {self.faces:,} faces of {self.frames:,} frames, {self.from_generation} to {self.to_generation}"
-        ]
+        change = f"{self.from_generation} to {self.to_generation}"
+        lines = [f"{self.new}: {self.faces:,} faces of {self.frames:,} frames, {change}"]
         for count, text in (
             (self.hashes_dropped, "hashes dropped; the new generation has none"),
             (self.thumbnails_dropped, "thumbnails dropped; programs make new ones"),
