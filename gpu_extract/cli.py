@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpu_extract import __version__
-from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, GpuExtractError, UsageError
+from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, GpuExtractError, Interrupted, UsageError, printable
+from gpu_extract.signals import StopOnSignal
 
 EXIT_CODES = """\
 exit codes:
@@ -46,7 +47,10 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--engine", choices=ENGINES, default="auto", help="how pixels are sampled: exact gives the same bytes everywhere"
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="how pixels are sampled: exact gives the same bytes everywhere",
     )
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="where: auto, cpu, cuda or cuda:N")
 
@@ -75,7 +79,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("-fc", "--faces", metavar="DIR", required=True, help="folder for the faces; created, refused unless empty")
     add("-sz", "--size", metavar="N", type=int, default=256, help="crop side in pixels, 16 to 4096 (default 256)")
     add(
-        "-een", "--extract-every-n", metavar="N", type=int, default=1, help="take frames 0, N, 2N … (default 1: every one)"
+        "-een",
+        "--extract-every-n",
+        metavar="N",
+        type=int,
+        default=1,
+        help="take frames 0, N, 2N … (default 1: every one)",
     )
     add("-ae", "--align-eyes", action="store_true", help="turn each face until its eyes are exactly level")
     add("-l", "--large", action="store_true", help="only faces whose source box is at least --size pixels")
@@ -119,7 +128,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="plan and estimate space and time; write nothing")
     add("--on-error", choices=("skip", "stop"), default="skip", help="after a frame or face fails (default skip)")
     add("--max-errors", metavar="N", type=int, help="end the run after N failures")
-    add("--progress", choices=PROGRESS, default="auto", help="a bar on a terminal, else a line every 10 s (default auto)")
+    add(
+        "--progress",
+        choices=PROGRESS,
+        default="auto",
+        help="a bar on a terminal, else a line every 10 s (default auto)",
+    )
 
     demo = _command(
         commands,
@@ -153,7 +167,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     export.add_argument("file", metavar="FILE", help="alignments file of any generation")
     export.add_argument("new", metavar="NEW", nargs="?", help="the JSON file (default: FILE's name with .json)")
-    export.add_argument("--json", action="store_true", default=True, help="the exchange form, which is the only one so far")
+    export.add_argument(
+        "--json", action="store_true", default=True, help="the exchange form, which is the only one so far"
+    )
 
     import_ = _command(
         commands,
@@ -162,7 +178,9 @@ def build_parser() -> argparse.ArgumentParser:
         "Make an alignments file from landmarks: the JSON exchange form, or plain lists of points a frame.",
         "gpu-extract import landmarks.json alignments.fsa",
     )
-    import_.add_argument("landmarks", metavar="LANDMARKS", help="{frame: [{landmarks_2d: …}]} or {frame: [[[x, y], …]]}")
+    import_.add_argument(
+        "landmarks", metavar="LANDMARKS", help="{frame: [{landmarks_2d: …}]} or {frame: [[[x, y], …]]}"
+    )
     import_.add_argument("new", metavar="NEW", help="a .fsa file that does not exist yet")
 
     sheet = _command(
@@ -202,6 +220,8 @@ def _extract(arguments: argparse.Namespace) -> int:
     report = extract(**_library_arguments(arguments))
     if not arguments.quiet:
         print(report.table(), file=sys.stderr if arguments.json == "-" else sys.stdout)
+    elif not report.complete:
+        print(f"gpu-extract: {report.notes[-1]}", file=sys.stderr)
     return report.exit_code
 
 
@@ -237,7 +257,9 @@ def _import(arguments: argparse.Namespace) -> int:
 
     made = import_json(arguments.landmarks, arguments.new)
     if not arguments.quiet:
-        print(f"{made.path}: {len(made.faces.frame):,} faces of {len(made.frame_names):,} frames, version {made.version}")
+        print(
+            f"{made.path}: {len(made.faces.frame):,} faces of {len(made.frame_names):,} frames, version {made.version}"
+        )
     return EXIT_OK
 
 
@@ -268,9 +290,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = build_parser().parse_args(given)
         logging.basicConfig(format="%(message)s", level=logging.INFO if verbose else logging.WARNING)
-        code: int = arguments.run(arguments)
-        sys.stdout.flush()
+        with StopOnSignal():
+            code: int = arguments.run(arguments)
+            sys.stdout.flush()
         return code
+    except Interrupted as error:
+        return _fail(str(error), error.exit_code, False)
     except GpuExtractError as error:
         return _fail(str(error), error.exit_code, verbose)
     except KeyboardInterrupt:
@@ -288,5 +313,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(message: str, exit_code: int, verbose: bool) -> int:
     if verbose:
         traceback.print_exc()
-    print(f"gpu-extract: {message}", file=sys.stderr)
+    print(f"gpu-extract: {printable(message)}", file=sys.stderr)
     return exit_code

@@ -115,7 +115,9 @@ def _png() -> dict[str, str]:
 
     return {
         "write": "own rows + ISA-L" if find_spec("isal") else "OpenCV (isal is not installed)",
-        "read": "kornia_rs, OpenCV for unusual files" if find_spec("kornia_rs") else "OpenCV (kornia_rs is not installed)",
+        "read": "kornia_rs, OpenCV for unusual files"
+        if find_spec("kornia_rs")
+        else "OpenCV (kornia_rs is not installed)",
         "also writes": " ".join(extension for extension in extensions() if extension != ".png"),
     }
 

@@ -61,9 +61,16 @@ def _some_tasks(plan: Plan) -> list[FrameTask]:
 def estimate(made: Prepared, settings: Settings, report: Report) -> None:
     """Fill a report with what a run would do; cuts the first frames' faces, in memory only."""
     from gpu_extract.faces import FaceWriter
+
     plan = made.plan
     first = subset(plan, np.arange(plan.frame_count) < SAMPLED_FRAMES)
-    writer = FaceWriter(_Nowhere(settings.faces, plan.positions, plan.face_count), settings.faces, settings.quality, None, lambda task, k, sha1: {})
+    writer = FaceWriter(
+        _Nowhere(settings.faces, plan.positions, plan.face_count),
+        settings.faces,
+        settings.quality,
+        None,
+        lambda task, k, sha1: {},
+    )
     began = time.perf_counter()
     faces: list[FaceResult] = []
     results: list[FrameResult] = []

@@ -42,7 +42,9 @@ def prepare_folder(folder: Path, *, resume: bool) -> None:
     except NotADirectoryError:
         raise OutputError(f"the faces folder {folder} cannot be made: a part of that path is a file.") from None
     except FileExistsError:
-        raise OutputError(f"the faces folder {folder} is a file; name a folder that is empty or not there yet.") from None
+        raise OutputError(
+            f"the faces folder {folder} is a file; name a folder that is empty or not there yet."
+        ) from None
     except OSError as error:
         raise OutputError(f"the faces folder {folder} cannot be made: {error.strerror}.") from error
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from pathlib import Path
 
 from gpu_extract.alignments import upgrade
 from gpu_extract.frames import open_frames
@@ -37,5 +38,5 @@ def migrate(
             index = source.index_of(name)
             return source.size_of(index) if index is not None else None
 
-        video = os.path.basename(frames) if source.kind == "video" else None
+        video = Path(frames).name if source.kind == "video" else None
         return upgrade.migrate(old, new, to, frame_size=frame_size, video=video)

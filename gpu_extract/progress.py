@@ -67,9 +67,8 @@ class _Plain:
             self._last = now
             rate = self._frames / (now - self._began)
             left = (self._total - self._frames) / rate
-            self.say(
-                f"{self._frames:,}/{self._total:,} frames, {self._faces:,} faces, {rate:.1f} frames/s, {left:.0f} s left"
-            )
+            done = f"{self._frames:,}/{self._total:,} frames, {self._faces:,} faces"
+            self.say(f"{done}, {rate:.1f} frames/s, {left:.0f} s left")
 
     def say(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
@@ -87,8 +86,9 @@ def make_progress(style: str, total: int) -> Progress:
     check_style(style)
     if style == "auto":
         style = "bar" if sys.stderr is not None and sys.stderr.isatty() else "plain"
-    kinds = {"bar": _Bar, "plain": _Plain}
-    return kinds[style](total) if style in kinds else _Silent()
+    if style == "bar":
+        return _Bar(total)
+    return _Plain(total) if style == "plain" else _Silent()
 
 
 def check_style(style: str) -> None:

@@ -1,4 +1,4 @@
-"""Regenerating the thumbnails inside an alignments file: one more pass over the frames, at the thumbnails' centering."""
+"""Regenerating the thumbnails inside an alignments file: one more pass over the frames, with their own centering."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL
+from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
 
 LISTED = 20
 """Failures and missing frames that the table lists; the JSON holds all."""
@@ -85,7 +85,9 @@ class Report:
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        # File names that are no UTF-8 hold lone surrogates, which only JSON's own escapes can carry.
+        return text.encode("utf-8", "backslashreplace").decode()
 
     def table(self) -> str:
         """The report for a person, some ten lines."""
@@ -97,8 +99,14 @@ class Report:
             ("", f"{self.faces_failed:,} failed" if self.faces_failed else ""),
             ("frames", f"{self.frames_decoded:,} of {self.frames_expected:,} read"),
             ("", f"{self.frames_without_alignments:,} without alignments" if self.frames_without_alignments else ""),
-            ("", f"{self.alignments_without_frame:,} in the file but not found" if self.alignments_without_frame else ""),
-            ("time", f"{self.seconds:.2f} s, {self.frames_per_second:,.1f} frames/s; the limit was {self.limiting_stage}"),
+            (
+                "",
+                f"{self.alignments_without_frame:,} in the file but not found" if self.alignments_without_frame else "",
+            ),
+            (
+                "time",
+                f"{self.seconds:.2f} s, {self.frames_per_second:,.1f} frames/s; the limit was {self.limiting_stage}",
+            ),
             ("engine", f"{self.engine} on {self.device} ({self.engine_implementation})"),
             ("hashes", self._hash_line()),
         ]
@@ -109,7 +117,7 @@ class Report:
             text.append(f"{'failed':<8}{where}: {error['reason']}")
         if len(self.errors) > LISTED:
             text.append(f"{'':8}… and {len(self.errors) - LISTED:,} more; --json lists all")
-        return "\n".join(text)
+        return "\n".join(map(printable, text))
 
     def _plan_lines(self) -> list[str]:
         seconds, nbytes = self.seconds_estimated or 0.0, self.bytes_estimated or 0

@@ -87,6 +87,10 @@ class Settings:
             _check_word(name, getattr(self, name), allowed)
         if self.metadata is not None:
             check_kind(self.metadata)
+        if self.json is not None and self.json != "-":
+            for name, path in (("alignments", self.alignments), ("frames", self.frames)):
+                if os.path.realpath(self.json) == os.path.realpath(path):
+                    raise UsageError(f"the report would replace the {name} {path}; give json another name.")
         if self.quality is not None and self.format == "png":
             raise UsageError("quality is for jpg and webp; png is lossless.")
         if self.large and self.min_size not in (0, 100):
@@ -108,7 +112,9 @@ class Settings:
         if centering == "auto":
             centering = "head" if modern else "legacy"
             if modern:
-                notes.append(f"crops are head-centred, as version {alignments.version} has them (--centering changes it)")
+                notes.append(
+                    f"crops are head-centred, as version {alignments.version} has them (--centering changes it)"
+                )
         # From March 2026 on files hold lists only and number every decoded frame; before, a constant-rate stream.
         recent = modern and alignments.lists_only
         timing = self.video_timing if self.video_timing != "auto" else ("decoded" if recent else "constant")
@@ -150,10 +156,10 @@ def digest(alignments: Alignments) -> str:
     faces = alignments.faces
     state = hashlib.sha1("\0".join(alignments.frame_names).encode("utf-8", "surrogatepass"))
     for column in (faces.frame, faces.index, faces.rotation):
-        state.update(np.ascontiguousarray(column))
+        state.update(np.ascontiguousarray(column).data)
     for group in faces.groups:
-        state.update(np.ascontiguousarray(group.rows))
-        state.update(np.ascontiguousarray(group.points))
+        state.update(np.ascontiguousarray(group.rows).data)
+        state.update(np.ascontiguousarray(group.points).data)
     return state.hexdigest()
 
 
@@ -171,4 +177,3 @@ def _check_range(name: str, value: int | None, least: int, most: int | None) -> 
 def _check_word(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UsageError(f"{name.replace('_', '-')} {value!r} is not understood; {', '.join(allowed)} are.")
-

@@ -56,13 +56,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _open_files() -> set[str]:
-    folder = "/proc/self/fd"
-    if not os.path.isdir(folder):
+    folder = Path("/proc/self/fd")
+    if not folder.is_dir():
         return set()
     found = set()
-    for name in os.listdir(folder):
+    for link in list(folder.iterdir()):
         try:
-            target = os.readlink(f"{folder}/{name}")
+            target = str(link.readlink())
         except OSError:
             continue
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/")):

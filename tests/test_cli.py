@@ -1,4 +1,4 @@
-"""What a user meets when something is wrong: one sentence, the right exit code, and an alignments file that is whole."""
+"""What a user meets when something is wrong: one sentence, the right exit code, and a whole alignments file."""
 
 from __future__ import annotations
 
@@ -145,7 +145,9 @@ def test_hostile_alignments_are_rejected_and_untouched(cli: Cli, tmp_path: Path,
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bomb.fsa", "evil.fsa", "text.json", "torn.fsa"]
 
 
-def test_a_frame_key_cannot_lead_out_of_the_faces_folder(cli: Cli, tmp_path: Path, vectors: Path, vector_faces: Any) -> None:
+def test_a_frame_key_cannot_lead_out_of_the_faces_folder(
+    cli: Cli, tmp_path: Path, vectors: Path, vector_faces: Any
+) -> None:
     face = {"x": 0, "y": 0, "w": 1, "h": 1, "landmarks_xy": vector_faces["f_000001.png"][0]["landmarks"].tolist()}
     keys = ["../../x.png", "/tmp/x.png", "a/f_000001.png", "f_000001.png\x00.png", "C:\\x.png", "CON.png", "n" * 4000]
     source = tmp_path / "in" / "alignments.json"
@@ -271,7 +273,8 @@ def test_doctor(cli: Cli) -> None:
 
 def test_a_cpu_run_does_not_import_torch(alignments: Path, tmp_path: Path, vectors: Path) -> None:
     code = "import sys, gpu_extract\n"
-    code += f"gpu_extract.extract({str(alignments)!r}, {str(vectors / 'frames')!r}, {str(tmp_path / 'f')!r}, device='cpu')\n"
+    arguments = ", ".join(repr(str(path)) for path in (alignments, vectors / "frames", tmp_path / "faces"))
+    code += f"gpu_extract.extract({arguments}, device='cpu')\n"
     code += "print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "False"

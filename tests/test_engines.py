@@ -200,7 +200,9 @@ def test_the_cuda_engine_keeps_the_contract_in_the_interpreter() -> None:
     chosen = f"{__file__}::test_equals_the_reference[exact_cuda-cpu-37]"
     others = [f"{__file__}::{name}[exact_cuda-cpu]" for name in CONTRACT]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", chosen, *others]
-    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stdout[-3000:]
     assert f"{1 + len(CONTRACT)} passed" in run.stdout
 

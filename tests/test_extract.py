@@ -23,7 +23,9 @@ MISSING_FRAME = "f_000099.png"
 SEED_FILES = ["g6_2019-12.fsa", "g6_2019-12.p", "g6_2019-12.pickle", "g6_2019-12_proto3.fsa", "g7a_2020-03.fsa"]
 SEED_FILES += ["g7b_2020-08.fsa"]
 LIST_FILES = ["g6_2019-12.json", "g6_2019-12.yml"]  # float landmarks in lists: the same float32 values
-INTEGER_FILES = [f"g{g}.{x}" for g in ("0_2018-05", "1_2018-11", "3_2019-02", "5_2019-10") for x in ("json", "p", "yml")]
+INTEGER_FILES = [
+    f"g{g}.{x}" for g in ("0_2018-05", "1_2018-11", "3_2019-02", "5_2019-10") for x in ("json", "p", "yml")
+]
 INTEGER_FILES += ["g2_2018-12.json", "g2_2018-12.p", "g4_2019-09.json"]
 
 

@@ -102,7 +102,9 @@ def test_later_releases_equal_the_vectors(vector_faces: Any, expected: Any, cent
     assert compared == 17
 
 
-@pytest.mark.parametrize(("size", "seed_pad", "pads"), [(200, 37, (38, 50, 62)), (256, 48, (48, 64, 80)), (17, 3, (3, 4, 5))])
+@pytest.mark.parametrize(
+    ("size", "seed_pad", "pads"), [(200, 37, (38, 50, 62)), (256, 48, (48, 64, 80)), (17, 3, (3, 4, 5))]
+)
 def test_padding(size: int, seed_pad: int, pads: tuple[int, int, int]) -> None:
     assert geometry.padding_px(size, "legacy", seed=True) == seed_pad
     assert tuple(geometry.padding_px(size, c, seed=False) for c in geometry.CENTERINGS) == pads

@@ -39,7 +39,9 @@ def sha1(path: Path) -> str:
 
 @pytest.mark.parametrize("centering", CENTERINGS)
 @pytest.mark.parametrize("name", ["v2_0", "v2_3", "v2_4_list"])
-def test_all_centerings_equal_the_vectors(name: str, centering: str, tmp_path: Path, vectors: Path, expected: Any) -> None:
+def test_all_centerings_equal_the_vectors(
+    name: str, centering: str, tmp_path: Path, vectors: Path, expected: Any
+) -> None:
     alignments = vectors / "alignments" / f"{name}.fsa"
     code, faces = extract(tmp_path, alignments, vectors / "frames", "--centering", centering)
     assert code == 4
@@ -107,7 +109,9 @@ def test_pixels_are_close_to_todays_program(tmp_path: Path, vectors: Path, vecto
     from gpu_extract.kernels import reference
 
     _, faces = extract(tmp_path, vectors / "alignments" / "v2_4_list.fsa", vectors / "frames")
-    run = next(r for r in expected["head_tool"]["runs"] if r["options"] == {"size": 256, "min_size": 0, "extract_every_n": 1})
+    run = next(
+        r for r in expected["head_tool"]["runs"] if r["options"] == {"size": 256, "min_size": 0, "extract_every_n": 1}
+    )
     assert sorted(run["output_files"]) == [path.name for path in face_files(faces)]
     theirs_found = 0
     for path in face_files(faces):
@@ -143,7 +147,9 @@ def test_min_size_keeps_true_indices(percent: int, tmp_path: Path, vectors: Path
     for path in face_files(faces):
         face = read_face(path)
         assert face.header is not None
-        assert path.stem == f"{Path(face.header['source']['source_filename']).stem}_{face.header['source']['face_index']}"
+        assert (
+            path.stem == f"{Path(face.header['source']['source_filename']).stem}_{face.header['source']['face_index']}"
+        )
 
 
 def test_large_is_min_size_100(tmp_path: Path, vectors: Path) -> None:
@@ -154,7 +160,9 @@ def test_large_is_min_size_100(tmp_path: Path, vectors: Path) -> None:
     assert face_files(large)
 
 
-@pytest.mark.parametrize(("form", "options"), [("jpg", ["--quality", "80"]), ("webp", []), ("webp", ["--quality", "70"])])
+@pytest.mark.parametrize(
+    ("form", "options"), [("jpg", ["--quality", "80"]), ("webp", []), ("webp", ["--quality", "70"])]
+)
 def test_formats(form: str, options: list[str], tmp_path: Path, vectors: Path) -> None:
     alignments = vectors / "alignments" / "g6_2019-12.fsa"
     extract(tmp_path, alignments, vectors / "frames", "--format", form, *options)

@@ -21,10 +21,13 @@ from gpu_extract.errors import UsageError
 class Encoder(Protocol):
     """Turns crops into the bytes of a file. Thread-safe, holds no state of a crop."""
 
-    extension: str
-    """With the dot; lower case."""
-    lossless: bool
-    """Whether decoding the bytes gives the crop's own pixels back."""
+    @property
+    def extension(self) -> str:
+        """With the dot; lower case."""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether decoding the bytes gives the crop's own pixels back."""
 
     def encode(self, crop: np.ndarray, text: bytes | None = None) -> bytes:
         """File bytes of a crop.
@@ -75,5 +78,5 @@ def face_hash(crop: np.ndarray, encoder: Encoder, data: bytes) -> str:
     if not encoder.lossless:
         import cv2
 
-        crop = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        crop = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
     return hashlib.sha1(np.ascontiguousarray(crop).data).hexdigest()

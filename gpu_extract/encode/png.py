@@ -19,7 +19,7 @@ from gpu_extract.kernels import scanlines
 try:
     from isal import isal_zlib
 except ImportError:
-    isal_zlib = None
+    isal_zlib = None  # type: ignore[assignment,unused-ignore]
 
 EXTENSIONS = (".png",)
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

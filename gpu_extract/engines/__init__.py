@@ -66,6 +66,7 @@ class Ticket(ABC):
 
     def release(self) -> None:
         """Give the memory that holds the result back to the engine."""
+        return
 
 
 class Ready(Ticket):
@@ -87,7 +88,7 @@ class Engine(ABC):
     """What does it here, for `doctor` and the report."""
     device: str
     inline: bool
-    """True: `warp` runs on the calling thread and many threads may call it at once. False: one thread submits batches."""
+    """True: `warp` runs on the calling thread, many threads at once. False: one thread submits batches."""
     batch_bytes: int = 64 << 20
     """How many bytes of patches and crops make a full batch (engines that are not inline)."""
 
@@ -112,6 +113,7 @@ class Engine(ABC):
 
     def close(self) -> None:
         """Give back what the engine holds on its device."""
+        return
 
     def __enter__(self) -> Engine:
         return self
@@ -128,7 +130,7 @@ def modules() -> list[ModuleType]:
 
 
 def resolve_device(device: str) -> str:
-    """"cpu", "cuda:0", … from what a user asked for; "auto" takes CUDA where there is one.
+    """ "cpu", "cuda:0", … from what a user asked for; "auto" takes CUDA where there is one.
 
     Raises:
         UsageError: if the name is not understood.
@@ -147,7 +149,9 @@ def resolve_device(device: str) -> str:
         return "cuda:0" if count else "cpu"
     index = int(device[5:]) if ":" in device else 0
     if index >= count:
-        there = f"{count} CUDA device{'s are' if count != 1 else ' is'} visible" if count else "no CUDA device is visible"
+        there = (
+            f"{count} CUDA device{'s are' if count != 1 else ' is'} visible" if count else "no CUDA device is visible"
+        )
         raise DeviceError(f"device {device} was asked for but {there}; try --device cpu, or see gpu-extract doctor.")
     return f"cuda:{index}"
 
@@ -187,7 +191,7 @@ def pick_engine(
     if kind not in KINDS:
         raise UsageError(f"engine {kind!r} is not understood; {', '.join(KINDS)} are.")
     place = resolve_device(device)
-    passed_over = []
+    passed_over: list[str] = []
     for module in modules():
         if kind in ("auto", module.KIND):
             obstacle = module.obstacle(place)
