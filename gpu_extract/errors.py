@@ -21,6 +21,11 @@ EXIT_OK = 0
 EXIT_PARTIAL = 4
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: names from files may hold escape sequences, line breaks or bytes that are no text."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class GpuExtractError(Exception):
     """Base of all errors of this package; `exit_code` is what the command line exits with."""
 

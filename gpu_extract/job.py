@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,17 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.antialias import AntialiasedEngine
 from gpu_extract.atomic import locked
 from gpu_extract.engines import Engine, Limits, pick_engine
-from gpu_extract.errors import OutputError
+from gpu_extract.errors import Interrupted, OutputError
 from gpu_extract.estimate import check_space, estimate
 from gpu_extract.faces import FaceWriter, prepare_folder
 from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.header import face_header
 from gpu_extract.journal import Journal
 from gpu_extract.journal import exists as journal_exists
-from gpu_extract.layouts import Layout, layout_for
+from gpu_extract.layouts import Layout, layout_for, remove_unfinished
 from gpu_extract.metadata import write_metadata
 from gpu_extract.pipeline import FaceResult, FrameResult, Pipeline
-from gpu_extract.plan import FrameTask, Options, Plan, make_plan, subset
+from gpu_extract.plan import FrameTask, Options, Plan, make_plan, subset, without_shared_files
 from gpu_extract.progress import make_progress
 from gpu_extract.refresh import refresh_thumbnails
 from gpu_extract.report import Report, versions
@@ -36,7 +37,9 @@ from gpu_extract.rows import FaceRows
 from gpu_extract.settings import Resolved, Settings
 from gpu_extract.signals import StopOnSignal
 
+GRACE_SECONDS = 3.0  # after a signal, for frames in flight; what takes longer is given up and done again by --resume
 HEADERS_SINCE = 2.1  # the version from which on face PNGs carry their alignment
+RESUME = "run the same command with --resume to continue"
 log = logging.getLogger("gpu_extract")
 
 
@@ -177,6 +180,7 @@ def prepared(settings: Settings, report: Report) -> Iterator[Prepared]:
                 antialias=settings.antialias,
             ),
         )
+        plan = without_shared_files(plan)
         stack.enter_context(_one_opencv_thread())
         yield Prepared(alignments, resolved, source, engine, plan, settings.workers or _cores())
 
@@ -220,12 +224,13 @@ class Job:
         self._report = Report(
             size=settings.size, faces_folder=os.fspath(settings.faces), versions=versions(), dry_run=settings.dry_run
         )
+        self._signals = StopOnSignal()
 
     def run(self) -> Report:
         """Do it; see `extract`."""
         began = time.perf_counter()
         settings, report = self._settings, self._report
-        with ExitStack() as stack:
+        with self._signals, ExitStack() as stack:
             made = stack.enter_context(prepared(settings, report))
             if settings.dry_run:
                 estimate(made, settings, report)
@@ -241,18 +246,30 @@ class Job:
             check_updatable(settings.alignments)
             stack.enter_context(locked(settings.alignments))
         prepare_folder(settings.faces, resume=settings.resume)
-        check_space(made.plan, settings.faces, report)
+        resuming = settings.resume and journal_exists(settings.faces)
+        if not resuming:
+            check_space(made.plan, settings.faces, report)
         journal = self._open_journal(made)
         stack.callback(journal.close)
+        stack.enter_context(_hint_at_resume())
+        if journal.folds_case():
+            made = replace(made, plan=without_shared_files(made.plan, fold_case=True))
+        report_plan_failures(made.plan, report)
         layout_class = layout_for(settings.output_layout)
         earlier = still_there(journal, settings.faces, layout_class)
         todo = subset(made.plan, [position not in earlier for position in made.plan.positions.tolist()])
+        if resuming:
+            remove_unfinished(settings.faces)
+            check_space(todo, settings.faces, report)
         layout = layout_class(settings.faces, todo.positions, made.plan.face_count)
         rows = FaceRows(made.alignments, made.plan)
         writer = FaceWriter(layout, settings.faces, settings.quality, self._header(made), rows.sidecar)
         written = [face for frame in earlier.values() for face in frame]
         report.frames_decoded += len(earlier)
-        written += self._run_pipeline(replace(made, plan=todo), writer, layout, journal)
+        if self._too_many_errors(report):
+            self._note_how_to_resume(made.plan)
+        else:
+            written += self._run_pipeline(replace(made, plan=todo), writer, layout, journal, made.plan)
         count(made, settings.extract_every_n, report)
         report.faces_written = len(written)
         report.bytes_written = sum(face.nbytes for face in written)
@@ -288,7 +305,9 @@ class Job:
 
         return header
 
-    def _run_pipeline(self, made: Prepared, writer: FaceWriter, layout: Layout, journal: Journal) -> list[FaceResult]:
+    def _run_pipeline(
+        self, made: Prepared, writer: FaceWriter, layout: Layout, journal: Journal, whole_plan: Plan
+    ) -> list[FaceResult]:
         settings, report = self._settings, self._report
         written: list[FaceResult] = []
         pipeline = Pipeline(made.plan, made.source, made.engine, writer, made.workers)
@@ -301,18 +320,18 @@ class Job:
                     journal.add(result.task.position, result.faces)
 
         try:
-            with StopOnSignal(pipeline.stop) as signals:
+            with self._signals.calling(partial(pipeline.stop, within=GRACE_SECONDS)):
                 for result in pipeline:
                     tally(result, report)
                     keep(layout.commit(result))
                     progress.advance(len(result.faces))
                     if self._too_many_errors(report):
                         pipeline.stop()
-            if signals.exit_code is not None:
-                report.exit_code = signals.exit_code
+            if self._signals.exit_code is not None:
+                report.exit_code = self._signals.exit_code
             keep(layout.finish())
             if not report.complete:
-                self._note_how_to_resume(made.plan)
+                self._note_how_to_resume(whole_plan)
         finally:
             layout.abandon()
             progress.close()
@@ -335,10 +354,7 @@ class Job:
         why = "stopped at the first error" if self._settings.on_error == "stop" else "stopped by too many errors"
         if not report.stopped:
             why = "interrupted"
-        report.notes.append(
-            f"{why} after {report.frames_decoded:,} of {plan.frame_count:,} frames; "
-            "run the same command with --resume to continue."
-        )
+        report.notes.append(f"{why} after {report.frames_decoded:,} of {plan.frame_count:,} frames; {RESUME}.")
 
 
 def tally(result: FrameResult, report: Report) -> None:
@@ -351,18 +367,33 @@ def tally(result: FrameResult, report: Report) -> None:
         report.stage_seconds[stage] = report.stage_seconds.get(stage, 0.0) + seconds
 
 
-def count(made: Prepared, every_n: int, report: Report) -> None:
-    """The counts and failures that are known from the plan."""
-    plan, source = made.plan, made.source
-    report.frames_expected = plan.frame_count
-    report.faces_filtered = plan.faces_filtered
-    report.alignments_without_frame = len(plan.missing)
+@contextmanager
+def _hint_at_resume() -> Iterator[None]:
+    """What ends a run whose journal exists says how to go on."""
+    try:
+        yield
+    except Interrupted as error:
+        raise Interrupted(f"interrupted; {RESUME}.", error.exit_code) from None
+    except OutputError as error:
+        raise OutputError(f"{str(error).removesuffix('.')}; when that is solved, {RESUME}.") from error
+
+
+def report_plan_failures(plan: Plan, report: Report) -> None:
+    """The faces and frames of which the plan knows that they cannot be cut."""
     for failure in plan.failures:
         report.add_error(failure.frame, failure.index, failure.reason)
         report.faces_failed += 1
     for name in plan.missing:
         report.add_error(name, None, "the source has no such frame")
     report.faces_failed += plan.faces_missing
+
+
+def count(made: Prepared, every_n: int, report: Report) -> None:
+    """The counts that follow from the plan and from what was seen of the source."""
+    plan, source = made.plan, made.source
+    report.frames_expected = plan.frame_count
+    report.faces_filtered = plan.faces_filtered
+    report.alignments_without_frame = len(plan.missing)
     if source.frames_seen is not None:
         report.alignments_without_frame += int((plan.positions >= source.frames_seen).sum())
         with_entry = {i for i in map(source.index_of, made.alignments.frame_names) if i is not None}
@@ -384,10 +415,11 @@ def check_updatable(path: Path) -> None:
 
 def still_there(journal: Journal, folder: Path, layout: type[Layout]) -> dict[int, list[FaceResult]]:
     """The frames of an earlier run whose files are all in place and whole, by position."""
+    holds = layout.holder(folder)
     return {
         position: frame.faces
         for position, frame in journal.finished.items()
-        if all(layout.holds(folder, face.file_name, face.nbytes) for face in frame.faces)
+        if all(holds(face.file_name, face.nbytes) for face in frame.faces)
     }
 
 

@@ -52,9 +52,13 @@ class Journal:
         """
         path = folder / NAME
         handle = _open(path, os.O_CREAT | os.O_EXCL)
-        journal = cls(handle, path, {}, resumed=False)
-        journal._append({"journal": VERSION, "settings": settings})
-        os.fsync(handle)
+        try:
+            journal = cls(handle, path, {}, resumed=False)
+            journal._append({"journal": VERSION, "settings": settings})
+            journal.sync()
+        except BaseException:
+            os.close(handle)
+            raise
         return journal
 
     @classmethod
@@ -70,6 +74,8 @@ class Journal:
         try:
             entries, whole_bytes = _read(handle)
             first = next(iter(entries), None)
+            if first is None and b"\n" in os.pread(handle, READ_BYTES, 0):
+                raise OutputError(f"{path} is damaged from its first line on; name another faces folder.")
             if first is None:
                 os.ftruncate(handle, 0)
                 journal = cls(handle, path, {}, resumed=True)
@@ -100,7 +106,14 @@ class Journal:
 
     def sync(self) -> None:
         """Make what was added survive a power cut."""
-        os.fsync(self._handle)
+        try:
+            os.fsync(self._handle)
+        except OSError as error:
+            raise OutputError(f"the journal {self.path} cannot be saved: {error.strerror}.") from error
+
+    def folds_case(self) -> bool:
+        """Whether the folder's file system takes names that differ in case only for one."""
+        return self.path.with_name(NAME.upper()).exists()
 
     def close(self) -> None:
         os.close(self._handle)

@@ -247,6 +247,7 @@ class Pipeline:
             self._stop_reading.set()
             if ended < alive:
                 self._abandon.set()
+                self._source.close()
             for thread in threads:
                 thread.join()
 
@@ -265,7 +266,9 @@ class Pipeline:
         if not self._engine.inline:
             crew.append(("device", self._device_loop))
             crew += [(f"finisher-{i}", self._finish_loop) for i in range(self._workers)]
-        threads = [threading.Thread(target=self._guarded, args=(run,), name=f"gpu-extract-{name}") for name, run in crew]
+        threads = [
+            threading.Thread(target=self._guarded, args=(run,), name=f"gpu-extract-{name}") for name, run in crew
+        ]
         for thread in threads:
             thread.start()
         return threads
@@ -296,9 +299,9 @@ class Pipeline:
                 began = clock()
                 item = next(frames, None)
                 self._read_seconds += clock() - began
-                if self._stop_reading.is_set():
-                    return
                 if item is None:
+                    if self._stop_reading.is_set():
+                        return
                     break
                 while plan.positions[next_task] < item.index:
                     self._never_came(next_task)

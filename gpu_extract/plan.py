@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -239,6 +240,54 @@ def _drop_same_frame(
     later = np.delete(entries, first)
     selected[later] = False
     return [Failure(names[i], None, "another entry of the alignments file names the same frame") for i in later]
+
+
+def without_shared_files(plan: Plan, *, fold_case: bool = False) -> Plan:
+    """The plan without faces whose file would replace another's, as those of `a.png` and `a.jpg` with one extension.
+
+    The first frame in the plan's order keeps its files; the faces of later ones become failures.
+
+    Args:
+        fold_case: whether names that differ in case only, or in how accents are composed, are one name.
+    """
+    frames_of: dict[str, list[int]] = {}
+    for i, frame in enumerate(plan.frame_of.tolist()):
+        name = plan.frame_names[frame]
+        file = f"{stem_of(name)}/{plan.extension or face_extension(name)}"
+        if fold_case:
+            file = unicodedata.normalize("NFC", file).casefold()
+        frames_of.setdefault(file, []).append(i)
+    keep = np.ones(plan.face_count, bool)
+    failures = []
+    for frames in frames_of.values():
+        if len(frames) == 1:
+            continue
+        owner: dict[int, str] = {}
+        for i in frames:
+            task = plan.task(i)
+            for k, index in enumerate(task.index.tolist()):
+                if owner.setdefault(index, task.name) != task.name:
+                    keep[plan.starts[i] + k] = False
+                    reason = f"its file {task.file_name(k)!r} would replace that of {owner[index]!r}; rename one frame"
+                    failures.append(Failure(task.name, index, reason))
+    if not failures:
+        return plan
+    left = np.add.reduceat(keep, plan.starts[:-1], dtype=np.int64)
+    some = left > 0
+    geometry_kept = CropGeometry(
+        plan.geometry.crop_from_frame[keep], plan.geometry.cubic[keep], plan.geometry.usable[keep]
+    )
+    return replace(
+        plan,
+        positions=plan.positions[some],
+        rows=plan.rows[keep],
+        starts=np.concatenate([[0], np.cumsum(left[some])]),
+        index=plan.index[keep],
+        frame_of=plan.frame_of[some],
+        geometry=geometry_kept,
+        region=plan.region[keep],
+        failures=plan.failures + failures,
+    )
 
 
 def subset(plan: Plan, keep: Sequence[bool] | np.ndarray) -> Plan:

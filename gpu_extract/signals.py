@@ -1,22 +1,29 @@
-"""Ctrl-C and SIGTERM: the first asks a run to end after the frames in flight, the second ends it at once."""
+"""Ctrl-C and SIGTERM: the first asks a run to end in good order, the second ends it at once."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from gpu_extract.errors import Interrupted
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class StopOnSignal:
-    """While entered, calls `stop` on the first SIGINT or SIGTERM. Does nothing outside the main thread."""
+    """While entered, the first SIGINT or SIGTERM raises Interrupted in the main thread, the second ends the process.
 
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop = stop
+    Inside `calling(stop)` the first one calls `stop` instead. Does nothing outside the main thread. One may be entered
+    inside another; the inner one has the say.
+    """
+
+    def __init__(self) -> None:
+        self._stop: Callable[[], None] | None = None
         self._previous: dict[signal.Signals, Any] = {}
         self.received: signal.Signals | None = None
 
@@ -24,6 +31,15 @@ class StopOnSignal:
     def exit_code(self) -> int | None:
         """130 or 143 once a signal came, else None."""
         return EXIT_CODES[self.received] if self.received is not None else None
+
+    @contextmanager
+    def calling(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Call `stop` from the signal handler: it must not wait, and whoever called this must soon come to an end."""
+        self._stop = stop
+        try:
+            yield
+        finally:
+            self._stop = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -38,7 +54,10 @@ class StopOnSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number)
         if self.received is not None:
-            os._exit(EXIT_CODES[signal.Signals(number)])
-        self.received = signal.Signals(number)
+            os._exit(EXIT_CODES[name])
+        self.received = name
+        if self._stop is None:
+            raise Interrupted("interrupted.", EXIT_CODES[name])
         self._stop()

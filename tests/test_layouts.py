@@ -315,16 +315,34 @@ def test_killed_before_it_could_report(tmp_path: Path, reported: int) -> None:
                 assert name in tar.getnames()
 
 
-def test_a_damaged_shard_of_the_earlier_run_is_named(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("damage", ["missing", "cut off", "no archive"])
+def test_a_damaged_shard_is_written_again_and_those_after_it(tmp_path: Path, damage: str) -> None:
     tasks = some_tasks()
-    run(tmp_path, range(len(tasks)), tasks)
-    whole = (tmp_path / "00000.tar").read_bytes()
-    (tmp_path / "00000.tar").write_bytes(whole[:1024])
+    whole = {face.row: face.file_name for result in run(tmp_path, range(len(tasks)), tasks) for face in result.faces}
+    before = shards(tmp_path)
+    bad = tmp_path / "00002.tar"
+    if damage == "missing":
+        bad.unlink()
+    else:
+        bad.write_bytes(before["00002.tar"][:1024] if damage == "cut off" else b"x" * 2000)
+    holds = layout_for("webdataset").holder(tmp_path)
+    left = [task for task in tasks if not all(holds(whole[row], 1) for row in task.rows.tolist())]
+    assert 0 < len(left) < len(tasks)
+    assert {whole[int(task.rows[0])].split("/")[0] for task in left} == set(before) - {"00000.tar", "00001.tar"}
+    run(tmp_path, range(len(left)), left)
+    assert shards(tmp_path) == before
+
+
+def test_faces_of_a_damaged_shard_are_not_guessed(tmp_path: Path) -> None:
+    shard = tmp_path / "00000.tar"
+    run(tmp_path, range(len(some_tasks())), some_tasks())
+    shard.write_bytes(shard.read_bytes()[:1024])
     with pytest.raises(OutputError, match=r"00000\.tar of the earlier run is cut off"):
-        layout_for("webdataset")(tmp_path, positions(tasks), 99)
-    (tmp_path / "00000.tar").write_bytes(b"x" * 2000)
+        list(webdataset.faces_in_shard(shard))
+    shard.write_bytes(b"x" * 2000)
     with pytest.raises(OutputError, match=r"00000\.tar of the earlier run cannot be read"):
-        layout_for("webdataset")(tmp_path, positions(tasks), 99)
+        list(webdataset.faces_in_shard(shard))
 
 
 def test_keys_survive_dots_and_odd_names(tmp_path: Path) -> None:

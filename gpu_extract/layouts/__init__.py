@@ -14,8 +14,10 @@ import errno
 import importlib
 import os
 import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from gpu_extract.plan import FrameTask
 
 TEMPORARY_PREFIX = ".part-"
+_METADATA_LEFTOVER = re.compile(r"\.faces\.(jsonl|parquet)\..+\.tmp")
 MAX_NAME_BYTES = 255  # of one path component, on every file system in common use
 
 Sidecar = Callable[[], dict[str, Any]]
@@ -87,17 +90,29 @@ class Layout(ABC):
         return
 
     @classmethod
-    def holds(cls, folder: Path, file_name: str, nbytes: int) -> bool:
-        """Whether a face that an earlier run stored is still there, whole as far as its size tells.
+    def holder(cls, folder: Path) -> Callable[[str, int], bool]:
+        """Tells of faces that an earlier run stored whether they are still there, whole as far as sizes tell.
 
-        Args:
-            file_name: relative to the folder, as `store` or `commit` left it.
-            nbytes: of the face's file.
+        Returns:
+            holds(file_name, nbytes): the name relative to the folder, as `store` or `commit` left it, and the bytes
+            of the face's file.
         """
-        try:
-            return (folder / file_name).stat().st_size == nbytes
-        except OSError:
-            return False
+
+        def holds(file_name: str, nbytes: int) -> bool:
+            try:
+                return (folder / file_name).stat().st_size == nbytes
+            except OSError:
+                return False
+
+        return holds
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed run left under temporary names; no other run may be writing into the folder."""
+    for path in folder.rglob(".*"):
+        if path.name.startswith(TEMPORARY_PREFIX) or _METADATA_LEFTOVER.fullmatch(path.name):
+            with suppress(OSError):
+                path.unlink()
 
 
 def layouts() -> list[str]:

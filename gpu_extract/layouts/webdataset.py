@@ -17,7 +17,7 @@ import re
 import tarfile
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -111,10 +111,10 @@ class WebDataset(Layout):
         self._waiting = [int(position) for position in reversed(positions)]  # the last is due next
         self._arrived: dict[int, FrameResult] = {}
         self._stash = _Stash(self._folder)
-        shards = sorted((number, path) for path in folder.iterdir() if (number := _shard_number(path.name)) >= 0)
-        self._number = shards[-1][0] + 1 if shards else 0
+        shards = whole_shards(folder)
+        self._number = len(shards)
         due = set(self._waiting)
-        self._present = {face: path.name for _, path in shards for face in faces_in_shard(path) if face[0] in due}
+        self._present = {face: name for name, faces in shards.items() for face in faces if face[0] in due}
         self._handle: int | None = None
         self._samples = self._nbytes = 0
         self._in_shard: list[FrameResult] = []
@@ -159,13 +159,14 @@ class WebDataset(Layout):
                 self._temporary.unlink()
 
     @classmethod
-    def holds(cls, folder: Path, file_name: str, nbytes: int) -> bool:
-        """A shard has its name only once it is whole."""
-        return (folder / file_name.partition("/")[0]).is_file()
+    def holder(cls, folder: Path) -> Callable[[str, int], bool]:
+        """A shard counts only if those before it do: each begins where the one before ended."""
+        shards = whole_shards(folder)
+        return lambda file_name, nbytes: file_name.partition("/")[0] in shards
 
     @property
     def _name(self) -> str:
-        return f"{self._number:05d}.tar"
+        return shard_name(self._number)
 
     @property
     def _temporary(self) -> Path:
@@ -226,6 +227,21 @@ def tar_member(name: str, data: bytes) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + data + padding
 
 
+def whole_shards(folder: Path) -> dict[str, list[tuple[int, int]]]:
+    """The faces (frame position, face index) of each shard, up to the first that is missing or damaged."""
+    shards: dict[str, list[tuple[int, int]]] = {}
+    while (path := folder / shard_name(len(shards))).is_file():
+        try:
+            shards[path.name] = list(faces_in_shard(path))
+        except OutputError:
+            break
+    return shards
+
+
+def shard_name(number: int) -> str:
+    return f"{number:05d}.tar"
+
+
 def faces_in_shard(path: Path) -> Iterator[tuple[int, int]]:
     """(frame position, face index) of a shard's samples; only headers and the beginnings of the JSONs are read.
 
@@ -271,11 +287,6 @@ def _read_at(handle: int, size: int, at: int) -> bytes:
         parts.append(part)
         size, at = size - len(part), at + len(part)
     return b"".join(parts)
-
-
-def _shard_number(name: str) -> int:
-    stem, dot, extension = name.partition(".")
-    return int(stem) if dot and extension == "tar" and stem.isdecimal() and stem.isascii() else -1
 
 
 LAYOUT = WebDataset
