@@ -5,6 +5,9 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -399,6 +402,25 @@ def test_fields_can_be_set(tmp_path):
     assert Alignments.load(path).record(2)["thumb"] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("name", ["g6_2019-12.json", "g6_2019-12.yml", "g6_2019-12.p"])
+def test_arrays_become_lists_in_text_files(name, tmp_path):
+    path = copied(FOLDER / name, tmp_path)
+    alignments = Alignments.load(path)
+    alignments.set_field(0, "thumb", np.arange(5, dtype=np.uint8))
+    alignments.save()
+    assert np.array_equal(Alignments.load(path).record(0)["thumb"], range(5))
+
+
+def test_bytes_do_not_fit_json(tmp_path):
+    path = copied(FOLDER / "g6_2019-12.json", tmp_path)
+    before = path.read_bytes()
+    alignments = Alignments.load(path)
+    alignments.set_field(0, "mask", {"a": {"mask": b"x"}})
+    with pytest.raises(AlignmentsError, match="JSON file cannot hold bytes"):
+        alignments.save()
+    assert path.read_bytes() == before
+
+
 def test_saving_without_a_change_does_nothing(g6):
     before = g6.stat().st_mtime_ns
     assert Alignments.load(g6).save() is None
@@ -634,3 +656,65 @@ def test_packing_keeps_types_and_values():
 def test_arrays_of_objects_cannot_be_packed():
     with pytest.raises(ValueError, match="cannot stand"):
         PackedArray.of(np.array([None]))
+
+
+# ---- faults while saving
+
+
+@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "link", "rename", "unlink"])
+def test_a_fault_while_saving_leaves_the_old_file_or_the_new_one(g6, monkeypatch, call, number):
+    alignments = Alignments.load(g6)
+    before = g6.read_bytes()
+    alignments.set_hashes([0], ["a" * 40])
+    owner, name = (Path, {"rename": "replace"}.get(call, call)) if call in ("rename", "unlink") else (os, call)
+    real, calls = getattr(owner, name), 0
+
+    def failing(*arguments, **keywords):
+        nonlocal calls
+        calls += 1
+        if calls > number:
+            raise OSError(5, "Input/output error")
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(owner, name, failing)
+    failed = False
+    try:
+        alignments.save()
+    except (OutputError, InputError):
+        failed = True
+    monkeypatch.undo()
+    after = Alignments.load(g6)
+    assert after.stored_hash(0) == "a" * 40 or g6.read_bytes() == before
+    if not failed:
+        assert after.stored_hash(0) == "a" * 40
+    if after.stored_hash(0) == "a" * 40:
+        copies = [entry for entry in others(g6) if re.fullmatch(r"g6_2019-12_\d{8}_\d{6}\.fsa", entry)]
+        assert [g6.with_name(entry).read_bytes() for entry in copies] == [before]
+
+
+def test_killed_while_saving_the_file_loads_and_its_copy_exists(g6):
+    before = g6.read_bytes()
+    code = (
+        "import itertools; from gpu_extract.alignments import Alignments\n"
+        f"alignments = Alignments.load({str(g6)!r})\n"
+        "print('up', flush=True)\n"
+        "for number in itertools.count():\n"
+        "    alignments.set_hashes(range(18), [f'{number:040d}'] * 18)\n"
+        "    alignments.save()\n"
+    )
+    changed = 0
+    for attempt in range(6):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as run:
+            run.stdout.readline()
+            time.sleep(0.013 * attempt)
+            run.kill()
+        alignments = Alignments.load(g6)
+        hashes = {alignments.stored_hash(row) for row in range(18)}
+        if g6.read_bytes() != before:
+            changed += 1
+            assert len(hashes) == 1
+            copies = [g6.with_name(entry) for entry in others(g6) if entry.startswith("g6_2019-12_")]
+            assert any(copy.read_bytes() == before for copy in copies)
+            assert all(len(Alignments.load(copy).faces) == 18 for copy in copies)
+    assert changed

@@ -81,6 +81,12 @@ def pack_points(points: list[Any]) -> list[Any] | PackedList:
     return PackedList(values.tobytes(), values.dtype, values.shape, pair)
 
 
+def plain(value: Any) -> Any:
+    """A packed value, an array or a NumPy number in Python's own lists and numbers, for files that know no others."""
+    value = unpack(value)
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
 def unpack(value: Any) -> Any:
     """`value` with every packed part replaced; containers are copied, so the result is the caller's own."""
     kind = type(value)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from gpu_extract.alignments.containers import Document
 from gpu_extract.alignments.limits import Limits, check_tree, reason
-from gpu_extract.alignments.packed import PackedList, pack_points, unpack
+from gpu_extract.alignments.packed import PackedList, pack_points, plain
 from gpu_extract.errors import AlignmentsError
 
 EXTENSIONS = (".json",)
@@ -28,10 +28,19 @@ def read(file: BinaryIO, stored: int, limits: Limits, label: str) -> Document:
 
 
 def write(document: Document) -> Iterator[bytes]:
-    encoder = json.JSONEncoder(indent=2, default=unpack)
+    encoder = json.JSONEncoder(indent=2, default=_plain)
     parts = encoder.iterencode(document.root)
     while text := "".join(islice(parts, JOIN)):
         yield text.encode("utf-8")
+
+
+def _plain(value: Any) -> Any:
+    kind = type(value)
+    if (value := plain(value)) is None or type(value) is kind:
+        raise AlignmentsError(
+            f"A JSON file cannot hold {kind.__name__}, such as masks and thumbnails; migrate it first."
+        )
+    return value
 
 
 def _pack(mapping: dict[str, Any]) -> dict[str, Any]:

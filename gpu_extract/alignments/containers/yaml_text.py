@@ -10,9 +10,11 @@ import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from gpu_extract.alignments.containers import Document
 from gpu_extract.alignments.limits import MAX_DEPTH, Limits, check_tree, reason, shown
-from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
+from gpu_extract.alignments.packed import PackedArray, PackedList, plain
 from gpu_extract.errors import AlignmentsError
 
 EXTENSIONS = (".yml", ".yaml")
@@ -42,15 +44,11 @@ def write(document: Document) -> Iterator[bytes]:
         pass
 
     Dumper.add_representer(tuple, lambda dumper, items: dumper.represent_sequence(TUPLE, items))
-    for packed in (PackedArray, PackedList):
-        Dumper.add_representer(packed, lambda dumper, value: dumper.represent_data(_plain(value)))
+    for kind in (PackedArray, PackedList, np.ndarray):
+        Dumper.add_representer(kind, lambda dumper, value: dumper.represent_data(plain(value)))
     text = io.BytesIO()
     yaml.dump(document.root, text, Dumper=Dumper, default_flow_style=False, encoding="utf-8")
     yield text.getvalue()
-
-
-def _plain(value: PackedArray | PackedList) -> list[Any]:
-    return value.unpack().tolist() if isinstance(value, PackedArray) else unpack(value)
 
 
 def _build(loader: Any, max_values: int, label: str) -> Any:
