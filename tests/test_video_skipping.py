@@ -230,6 +230,22 @@ def test_a_packet_cut_short_is_noticed(tmp_path: Path) -> None:
     assert 3 in frames
 
 
+def test_damage_in_a_decoded_part_ends_the_skipping(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", **H264["b-frames"])
+    with av.open(str(path)) as container:
+        keyframes = [packet for packet in container.demux(video=0) if packet.size and packet.is_keyframe]
+        spot = keyframes[3].pos + keyframes[3].size // 2
+        entry = keyframes[3].pts * keyframes[3].time_base * 25
+    data = bytearray(path.read_bytes())
+    data[spot : spot + 60] = b"\xa5" * 60
+    path.write_bytes(data)
+    expected = plain_decode(path)
+    frames, source = read(path, [2, round(entry) + 1])
+    assert source.skipping.startswith("given up")
+    assert np.array_equal(frames[2], expected[2])
+    assert source.damaged > 0
+
+
 def test_a_wrong_index_is_given_up_and_no_wrong_frame_comes_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -72,6 +73,7 @@ class FrameSource(ABC):
     """A folder or a video; a context manager."""
 
     kind: ClassVar[str]
+    path: Path
     frames_seen: int | None = None  # how many frames the source has, known exactly; None before and where it is not
     frames_decoded: int = 0  # frames of which pixels or planes were made so far, wanted or not
     damaged: int = 0  # pieces of the source that were met and could not be decoded, or only with errors

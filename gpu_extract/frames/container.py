@@ -17,6 +17,9 @@ from gpu_extract.errors import InputError
 
 PROBE_BYTES = 2048
 
+# PyAV looks a packet's stream up in a list that is not grown when a stream appears in the middle of a file.
+READ_ERRORS = (av.error.FFmpegError, IndexError)
+
 _MOV_ATOMS = frozenset((b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"styp", b"uuid"))
 _TS_PACKET_SIZES = (188, 192, 204)
 

@@ -15,6 +15,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from gpu_extract.frames.bitstream import DoubtError, PacketReader, packet_reader
+from gpu_extract.frames.container import READ_ERRORS
 
 # Their timestamps are stored, not guessed, and a seek lands where the file says.
 _INDEXED_CONTAINERS = ("mov", "matroska", "mpegts")
@@ -65,7 +66,7 @@ def read_index(container: InputContainer, stream: VideoStream) -> VideoIndex:
                 if latest is not None and packet.dts <= latest:
                     raise DoubtError("timestamps do not ascend")
                 latest = packet.dts
-    except av.error.FFmpegError as error:
+    except READ_ERRORS as error:
         raise DoubtError("the file is damaged") from error
     if not rows:
         raise DoubtError("the stream has no packets")

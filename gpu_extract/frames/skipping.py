@@ -22,7 +22,7 @@ _READ_AHEAD = 64  # packets; reading over so few is cheaper than a seek
 
 
 class IndexMismatchError(Exception):
-    """The decoder gave something else than the index says."""
+    """The decoder gave something else than the index says, or found damage, which may have cost frames elsewhere."""
 
 
 class Stretch(NamedTuple):
@@ -125,7 +125,7 @@ class _Checker:
         self._count(len(pictures))
         for picture in pictures:
             pts = picture.pts
-            if pts is None:
+            if pts is None or picture.is_corrupt:
                 raise IndexMismatchError
             if pts < self._first:
                 continue

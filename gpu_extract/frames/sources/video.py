@@ -26,7 +26,7 @@ from gpu_extract.frames.base import (
     split_name,
 )
 from gpu_extract.frames.bitstream import DoubtError
-from gpu_extract.frames.container import open_container, probe
+from gpu_extract.frames.container import READ_ERRORS, open_container, probe
 from gpu_extract.frames.index import VideoIndex, read_index
 from gpu_extract.frames.skipping import IndexMismatchError, decode_stretches, plan_stretches
 from gpu_extract.frames.timing import ConstantRate, constant_rate_frames
@@ -108,9 +108,9 @@ class VideoSource(FrameSource):
                     yield frame
                     remaining = remaining[remaining > frame.index]
                 return
-            except (IndexMismatchError, av.error.FFmpegError):
+            except (IndexMismatchError, *READ_ERRORS):
                 self.frames_seen = None
-                self.skipping = "given up: the decoder gave other frames than the packets announced"
+                self.skipping = "given up: the video is damaged, or its frames are not those that its packets announce"
         yield from self._sequential(remaining)
 
     def close(self) -> None:
@@ -264,7 +264,7 @@ class VideoSource(FrameSource):
                         return
                     try:
                         packet = next(demuxed, None)
-                    except av.error.FFmpegError:
+                    except READ_ERRORS:
                         errors += 1
                         self.damaged += 1
                         break
