@@ -1,0 +1,94 @@
+"""Documents and code say the same."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import gpu_extract
+from gpu_extract.cli import build_parser
+from gpu_extract.errors import GpuExtractError
+
+ROOT = Path(__file__).parent.parent
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    for action in build_parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found: dict[str, argparse.ArgumentParser] = action.choices
+            return found
+    raise AssertionError("no commands")
+
+
+def flags(parser: argparse.ArgumentParser) -> set[str]:
+    common = {"-h", "--help", "-v", "--verbose", "-q", "--quiet"}
+    return {flag for action in parser._actions for flag in action.option_strings} - common
+
+
+def test_every_command_is_in_the_readme_and_has_an_example() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for name, parser in commands().items():
+        assert f"`{name}`" in readme, name
+        assert parser.epilog is not None
+        assert f"gpu-extract {name}" in parser.epilog
+        assert "exit codes:" in parser.epilog
+
+
+def test_the_readme_lists_exactly_the_flags_of_extract() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    rows = [line for line in readme.splitlines() if line.startswith("| `-")]
+    listed = {flag for row in rows for flag in re.findall(r"(?<=[`\s])--?[a-z][a-z-]*", row.split("|")[1])}
+    assert listed == flags(commands()["extract"])
+
+
+def test_every_exit_code_of_an_error_is_documented() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    told = readme[readme.index("Exit codes:") :].partition("\n\n")[0]
+    stack = [GpuExtractError]
+    while stack:
+        kind = stack.pop()
+        stack += kind.__subclasses__()
+        assert re.search(rf"\b{kind.exit_code}\b", told), kind
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    versions = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert versions[0] == gpu_extract.__version__
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    documents = [path for pattern in ("*.md", "docs/*.md", "kernels/*.md", "bench/*.md") for path in ROOT.glob(pattern)]
+    assert len(documents) > 5
+    for document in documents:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text("utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} -> {target}"
+
+
+def test_no_document_or_source_names_a_path_of_one_machine() -> None:
+    foreign = re.compile(r"(?<![\w.])/(work|root|home/\w+)/")
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("gpu_extract/**/*.py"),
+        *ROOT.glob("bench/*.py"),
+    ]:
+        assert not foreign.search(path.read_text("utf-8")), path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench" / "results").glob("*.json")), ids=lambda path: path.name)
+def test_results_say_when_where_and_with_what_they_were_measured(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert json.loads(text)
+    for word in ("date", "commit", "numpy"):
+        assert f'"{word}' in text, word
+
+
+def test_the_door_is_complete_and_sorted() -> None:
+    assert gpu_extract.__all__ == sorted(gpu_extract.__all__)
+    for name in gpu_extract.__all__:
+        assert getattr(gpu_extract, name) is not None
+    assert set(gpu_extract._HOME) == set(gpu_extract.__all__)
