@@ -43,7 +43,8 @@ def main() -> None:
         rows.append(np.hstack([pad(image) for image in (crops[0], detail, difference)]))
     TARGET.parent.mkdir(exist_ok=True)
     cv2.imwrite(str(TARGET), np.vstack(rows))
-    print(f"mean change when the face moves by half a pixel: plain {flicker[0]:.2f}, antialiased {flicker[1]:.2f} levels")
+    plain, antialiased = flicker
+    print(f"mean change when the face moves by half a pixel: plain {plain:.2f}, antialiased {antialiased:.2f} levels")
 
 
 def smooth(*arguments: object) -> np.ndarray:

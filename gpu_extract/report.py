@@ -12,6 +12,7 @@ from typing import Any
 
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
 
+LONGEST_TEXT = 300
 LISTED = 20
 """Failures and missing frames that the table lists; the JSON holds all."""
 
@@ -113,8 +114,9 @@ class Report:
         text = [f"{head:<8}{body}" for head, body in lines if body]
         text += [f"{'note':<8}{note}" for note in self.notes]
         for error in self.errors[:LISTED]:
-            where = error["frame"] if error["index"] is None else f"{error['frame']} face {error['index']}"
-            text.append(f"{'failed':<8}{where}: {error['reason']}")
+            frame = printable(error["frame"])
+            where = frame if error["index"] is None else f"{frame} face {error['index']}"
+            text.append(f"{'failed':<8}{where}: {printable(error['reason'])}")
         if len(self.errors) > LISTED:
             text.append(f"{'':8}… and {len(self.errors) - LISTED:,} more; --json lists all")
         return "\n".join(map(printable, text))
@@ -137,6 +139,15 @@ class Report:
             return f"{self.hashes_updated:,} equal to those stored; the alignments file is unchanged"
         saved = f"{self.hashes_updated:,} in the alignments file, {self.hashes_changed:,} of them new"
         return f"{saved}; the old file is {self.backup}" if self.backup else saved
+
+
+def printable(text: str) -> str:
+    """Text from a file, safe to print: control characters escaped, a few hundred characters at most.
+
+    Frame keys are whatever a file holds; some terminals obey what is written to them.
+    """
+    short = text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
 PACKAGES = ("numpy", "opencv-python", "av", "torch", "kornia", "triton", "isal", "kornia_rs", "PyYAML", "tqdm")

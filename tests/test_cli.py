@@ -308,3 +308,15 @@ def test_migrate_export_import_and_sheet(cli: Cli, tmp_path: Path, vectors: Path
     code, out, _ = cli("sheet", tmp_path / "new", tmp_path / "sheet.png")
     assert code == 0
     assert cv2.imread(str(tmp_path / "sheet.png")) is not None
+
+
+def test_hostile_frame_names_do_not_reach_the_terminal_raw(
+    cli: Cli, tmp_path: Path, vectors: Path, vector_faces: Any
+) -> None:
+    face = {"x": 0, "y": 0, "w": 1, "h": 1, "landmarks_xy": vector_faces["f_000001.png"][0]["landmarks"].tolist()}
+    source = tmp_path / "alignments.json"
+    source.write_text(json.dumps({"\x1b[2Jclear.png": [face], "f_000001.png": [face], "é.png": [face]}))
+    _, out, err = cli("extract", "-a", source, "-fr", vectors / "frames", "-fc", tmp_path / "faces", "-sz", "32")
+    assert "\x1b" not in out + err
+    assert "\\x1b[2Jclear.png" in out
+    assert "é.png" in out

@@ -68,9 +68,11 @@ class Migration:
         ):
             if count:
                 lines.append(f"  {count:,} {text}")
-        lines += [f"  {count:,} masks {name!r} dropped" for name, count in self.masks_dropped.items()]
-        lines += [f"  {count:,} keys {name!r} dropped" for name, count in self.keys_dropped.items()]
-        lines += [f"  left out: {face['frame']} face {face['index']}: {face['reason']}" for face in self.faces_dropped]
+        lines += [f"  {count:,} masks {shown(name)} dropped" for name, count in self.masks_dropped.items()]
+        lines += [f"  {count:,} keys {shown(name)} dropped" for name, count in self.keys_dropped.items()]
+        lines += [
+            f"  left out: {shown(face['frame'])} face {face['index']}: {face['reason']}" for face in self.faces_dropped
+        ]
         return "\n".join(lines)
 
 
