@@ -113,11 +113,11 @@ def _devices() -> list[str]:
 def _png() -> dict[str, str]:
     from importlib.util import find_spec
 
+    from gpu_extract.kernels import unfilter
+
     return {
         "write": "own rows + ISA-L" if find_spec("isal") else "OpenCV (isal is not installed)",
-        "read": "kornia_rs, OpenCV for unusual files"
-        if find_spec("kornia_rs")
-        else "OpenCV (kornia_rs is not installed)",
+        "read": "own, OpenCV for unusual files" if find_spec("isal") and unfilter.is_available() else "OpenCV",
         "also writes": " ".join(extension for extension in extensions() if extension != ".png"),
     }
 

@@ -25,6 +25,8 @@ class Report:
     """Frames that hold faces to cut, of those the source has or should have."""
     frames_decoded: int = 0
     """Of these, frames that were read."""
+    damaged: int = 0
+    """Pieces of a video that could not be decoded, or only with errors; frames among them are listed in `errors`."""
     frames_without_alignments: int | None = None
     """Frames of the source, among those selected, without an entry; None where the source was not read to its end."""
     alignments_without_frame: int = 0
@@ -104,6 +106,7 @@ class Report:
                 "",
                 f"{self.alignments_without_frame:,} in the file but not found" if self.alignments_without_frame else "",
             ),
+            ("", f"{self.damaged:,} damaged places in the video" if self.damaged else ""),
             (
                 "time",
                 f"{self.seconds:.2f} s, {self.frames_per_second:,.1f} frames/s; the limit was {self.limiting_stage}",
@@ -150,7 +153,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
-PACKAGES = ("numpy", "opencv-python", "av", "torch", "kornia", "triton", "isal", "kornia_rs", "PyYAML", "tqdm")
+PACKAGES = ("numpy", "opencv-python", "av", "torch", "kornia", "triton", "isal", "PyYAML", "tqdm")
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:

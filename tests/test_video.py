@@ -146,6 +146,8 @@ def test_decoding_stops_after_the_last_wanted_frame_if_allowed(tmp_path: Path) -
     _, _, stopped = read(path, [0, 1, 2])
     assert stopped.frames_seen is None
     assert stopped.frames_decoded < 60
+    _, _, near_the_end = read(path, np.arange(0, 190))
+    assert near_the_end.frames_seen == 200
     _, _, finished = read(path, [0, 1, 2], skip_unwanted=False)
     assert (finished.frames_seen, finished.frames_decoded) == (200, 200)
 

@@ -96,6 +96,10 @@ class FrameSource(ABC):
         wanted: [N] integers, strictly ascending, >= 0. One iteration at a time, walked by one thread.
         """
 
+    def counts_itself(self, wanted: np.ndarray) -> bool:
+        """Whether `frames(wanted)` may set `frames_seen` although all wanted frames are there."""
+        return True
+
     @abstractmethod
     def close(self) -> None:
         """Frees files and decoder threads; safe while an iteration is unfinished, and more than once."""

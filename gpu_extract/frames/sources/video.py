@@ -36,6 +36,7 @@ from gpu_extract.patch import Patch, Region
 
 MAX_DECODER_THREADS = 16  # each holds a frame or two
 MAX_PIXELS = 1 << 27  # of a frame; a decoder may hold twenty of them
+LOOK_BEYOND = 32  # frames after the last wanted one that are decoded, at most, to learn how many there are
 MAX_DEMUX_ERRORS = 16  # in a row; a damaged file may need a few tries to find the next packet
 
 # Reading all packets of a file costs about a hundredth of decoding them; it must have a chance to pay.
@@ -121,17 +122,19 @@ class VideoSource(FrameSource):
                 self._container = None
 
     def _sequential(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
-        """Decodes from the beginning, to the last wanted frame or to the end."""
+        """Decodes from the beginning to the last wanted frame, or to the end where that is near."""
         remaining = iter(wanted.tolist())
         target = next(remaining, None)
-        position = 0
+        position = beyond = 0
         for position, picture in self._numbered():
             while target is not None and target == position:
                 yield self._frame(position, picture)
                 target = next(remaining, None)
             position += 1
             if target is None and self._options.skip_unwanted:
-                return
+                beyond += 1
+                if beyond > LOOK_BEYOND:
+                    return
         if self._closed:
             return
         if not position:
@@ -185,12 +188,15 @@ class VideoSource(FrameSource):
     def _count(self, frames: int) -> None:
         self.frames_decoded += frames
 
+    def counts_itself(self, wanted: np.ndarray) -> bool:
+        gaps = np.diff(wanted, prepend=-1) - 1
+        return bool(len(wanted) and gaps[gaps >= WORTHWHILE_GAP].sum() >= WORTHWHILE_SHARE * (wanted[-1] + 1))
+
     def _read_index(self, wanted: np.ndarray) -> VideoIndex | None:
         """The index if skipping is allowed, may pay and is safe; else None."""
         if not self._options.skip_unwanted or not len(wanted):
             return None
-        gaps = np.diff(wanted, prepend=-1) - 1
-        if gaps[gaps >= WORTHWHILE_GAP].sum() < WORTHWHILE_SHARE * (wanted[-1] + 1):
+        if not self.counts_itself(wanted):
             self.skipping = "not tried: the wanted frames are too close to each other"
             return None
         with self._guard:
