@@ -270,7 +270,7 @@ class Job:
             self._note_how_to_resume(made.plan)
         else:
             written += self._run_pipeline(replace(made, plan=todo), writer, layout, journal, made.plan)
-        count(made, settings.extract_every_n, report)
+        count(made, frames_seen(made, journal), settings.extract_every_n, report)
         report.faces_written = len(written)
         report.bytes_written = sum(face.nbytes for face in written)
         if report.complete:
@@ -388,17 +388,30 @@ def report_plan_failures(plan: Plan, report: Report) -> None:
     report.faces_failed += plan.faces_missing
 
 
-def count(made: Prepared, every_n: int, report: Report) -> None:
-    """The counts that follow from the plan and from what was seen of the source."""
+def frames_seen(made: Prepared, journal: Journal) -> int | None:
+    """How many frames the source has, where a run that was never interrupted would know."""
+    seen = made.source.frames_seen
+    if seen is None:
+        return journal.frames_seen
+    if not made.source.counts_itself(made.plan.positions) and not (made.plan.positions >= seen).any():
+        return None
+    if made.source.kind == "video":  # a folder knows at any time
+        journal.set_frames_seen(seen)
+    return seen
+
+
+def count(made: Prepared, frames_seen: int | None, every_n: int, report: Report) -> None:
+    """The counts that follow from the plan and from how many frames the source has."""
     plan, source = made.plan, made.source
     report.frames_expected = plan.frame_count
+    report.damaged = source.damaged
     report.faces_filtered = plan.faces_filtered
     report.alignments_without_frame = len(plan.missing)
-    if source.frames_seen is not None:
-        report.alignments_without_frame += int((plan.positions >= source.frames_seen).sum())
+    if frames_seen is not None:
+        report.alignments_without_frame += int((plan.positions >= frames_seen).sum())
         with_entry = {i for i in map(source.index_of, made.alignments.frame_names) if i is not None}
-        report.frames_without_alignments = -(-source.frames_seen // every_n) - sum(
-            1 for i in with_entry if i < source.frames_seen and i % every_n == 0
+        report.frames_without_alignments = -(-frames_seen // every_n) - sum(
+            1 for i in with_entry if i < frames_seen and i % every_n == 0
         )
 
 
