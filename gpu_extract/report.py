@@ -49,6 +49,10 @@ class Report:
     versions: dict[str, str] = field(default_factory=dict)
     alignments_version: float = 0.0
     alignments_generation: str = ""
+    video_timing: str = ""
+    """How the frames of a video were numbered: "constant" or "decoded"."""
+    rotate: bool = False
+    """Whether the display rotation of a video was applied."""
     hashes_updated: int = 0
     """Faces whose hash in the alignments file is this run's."""
     hashes_changed: int = 0
@@ -117,9 +121,9 @@ class Report:
         text = [f"{head:<8}{body}" for head, body in lines if body]
         text += [f"{'note':<8}{note}" for note in self.notes]
         for error in self.errors[:LISTED]:
-            frame = printable(error["frame"])
+            frame = _shortened(error["frame"])
             where = frame if error["index"] is None else f"{frame} face {error['index']}"
-            text.append(f"{'failed':<8}{where}: {printable(error['reason'])}")
+            text.append(f"{'failed':<8}{where}: {_shortened(error['reason'])}")
         if len(self.errors) > LISTED:
             text.append(f"{'':8}… and {len(self.errors) - LISTED:,} more; --json lists all")
         return "\n".join(map(printable, text))
@@ -144,13 +148,8 @@ class Report:
         return f"{saved}; the old file is {self.backup}" if self.backup else saved
 
 
-def printable(text: str) -> str:
-    """Text from a file, safe to print: control characters escaped, a few hundred characters at most.
-
-    Frame keys are whatever a file holds; some terminals obey what is written to them.
-    """
-    short = text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"
 
 
 PACKAGES = ("numpy", "opencv-python", "av", "torch", "kornia", "triton", "isal", "PyYAML", "tqdm")

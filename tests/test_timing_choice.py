@@ -1,0 +1,112 @@
+"""Old and new numbering of video frames, chosen by the file's generation, on phone-like clips."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from gpu_extract.cli import main
+from gpu_extract.demo.clip import write_alignments
+
+SIDE = (96, 160)
+
+
+def variable_rate_clip(path: Path) -> int:
+    """A clip of ten frames, each a flat grey of 20 times its number, with a gap of one frame time after the fourth."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "1", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = SIDE[1], SIDE[0], "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 100)
+        tick = 0
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((*SIDE, 3), 20 * (number + 1), np.uint8), format="bgr24")
+            frame.pts, frame.time_base = tick, Fraction(1, 100)
+            tick += 8 if number == 3 else 4
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return 10
+
+
+def face(landmarks: np.ndarray) -> dict[str, Any]:
+    return {"x": 0, "y": 0, "w": 9, "h": 9, "landmarks_xy": landmarks, "hash": None, "mask": {}}
+
+
+@pytest.fixture
+def landmarks(vector_faces: Any) -> np.ndarray:
+    points: np.ndarray = vector_faces["f_000001.png"][0]["landmarks"] * np.float32(0.3) + np.float32(10)
+    return points
+
+
+def greys(folder: Path) -> dict[str, int]:
+    """The grey in the middle of each face, as the number of the frame that it shows."""
+    found = {}
+    for path in sorted(folder.glob("*.png")):
+        image = cv2.imread(str(path))
+        found[path.stem] = round(float(image[28:36, 28:36].mean()) / 20)
+    return found
+
+
+def extract(folder: Path, alignments: Path, video: Path, *options: str) -> dict[str, Any]:
+    report = folder / "report.json"
+    command = ["extract", "-a", str(alignments), "-fr", str(video), "-fc", str(folder / "faces"), "-sz", "64"]
+    main([*command, "--json", str(report), "--no-update", "--progress", "none", "--device", "cpu", *options])
+    made: dict[str, Any] = json.loads(report.read_text())
+    return made
+
+
+def old_file(path: Path, landmarks: np.ndarray, count: int) -> Path:
+    write_alignments(path, {f"clip_{n:06d}.png": [face(landmarks)] for n in range(1, count + 1)})
+    return path
+
+
+def test_an_old_file_numbers_frames_at_a_constant_rate(tmp_path: Path, landmarks: np.ndarray) -> None:
+    variable_rate_clip(tmp_path / "clip.mp4")
+    alignments = old_file(tmp_path / "a.fsa", landmarks, 11)
+    made = extract(tmp_path, alignments, tmp_path / "clip.mp4")
+    assert made["video_timing"] == "constant"
+    shown = list(greys(tmp_path / "faces").values())
+    assert shown == [1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10]
+    assert made["alignments_without_frame"] == 0
+
+
+def test_the_wrong_choice_is_said(tmp_path: Path, landmarks: np.ndarray) -> None:
+    variable_rate_clip(tmp_path / "clip.mp4")
+    alignments = old_file(tmp_path / "a.fsa", landmarks, 11)
+    made = extract(tmp_path, alignments, tmp_path / "clip.mp4", "--video-timing", "decoded")
+    assert list(greys(tmp_path / "faces").values()) == list(range(1, 11))
+    assert made["alignments_without_frame"] == 1
+    assert any("1 frame numbers of the file lie past the video's end (10 frames" in note for note in made["notes"])
+    assert any("try --video-timing constant" in note for note in made["notes"])
+    assert made["exit_code"] == 4
+
+
+def test_a_file_of_today_numbers_every_decoded_frame(tmp_path: Path, landmarks: np.ndarray) -> None:
+    variable_rate_clip(tmp_path / "clip.mp4")
+    frames = {f"clip_{n:06d}.mp4": [landmarks.tolist()] for n in range(1, 11)}
+    (tmp_path / "landmarks.json").write_text(json.dumps(frames))
+    assert main(["import", str(tmp_path / "landmarks.json"), str(tmp_path / "a.fsa"), "-q"]) == 0
+    made = extract(tmp_path, tmp_path / "a.fsa", tmp_path / "clip.mp4", "--centering", "legacy")
+    assert made["video_timing"] == "decoded"
+    assert made["rotate"] is False
+    assert list(greys(tmp_path / "faces").values()) == list(range(1, 11))
+
+
+@pytest.mark.parametrize(("rotate", "expected"), [("auto", True), ("on", True), ("off", False)])
+def test_rotation_follows_the_files_generation(
+    rotate: str, expected: bool, tmp_path: Path, vectors: Path, landmarks: np.ndarray
+) -> None:
+    """A clip without a display matrix is the same either way; what was decided is in the report."""
+    shutil.copy(vectors / "video" / "clip.mp4", tmp_path / "clip.mp4")
+    made = extract(tmp_path, old_file(tmp_path / "a.fsa", landmarks, 3), tmp_path / "clip.mp4", "--rotate", rotate)
+    assert made["rotate"] is expected
+    assert made["faces_written"] == 3
