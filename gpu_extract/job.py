@@ -160,6 +160,7 @@ def prepared(settings: Settings, report: Report) -> Iterator[Prepared]:
         report.alignments_version, report.alignments_generation = alignments.version, alignments.generation
         resolved = settings.resolve(alignments)
         report.notes += resolved.notes
+        report.video_timing, report.rotate = resolved.timing, resolved.rotate
         source = stack.enter_context(
             open_frames(settings.frames, threads=settings.workers, timing=resolved.timing, rotate=resolved.rotate)
         )
@@ -393,7 +394,7 @@ def frames_seen(made: Prepared, journal: Journal) -> int | None:
     seen = made.source.frames_seen
     if seen is None:
         return journal.frames_seen
-    if not made.source.counts_itself(made.plan.positions) and not (made.plan.positions >= seen).any():
+    if not made.source.would_see(seen, made.plan.positions):
         return None
     if made.source.kind == "video":  # a folder knows at any time
         journal.set_frames_seen(seen)
@@ -408,7 +409,14 @@ def count(made: Prepared, frames_seen: int | None, every_n: int, report: Report)
     report.faces_filtered = plan.faces_filtered
     report.alignments_without_frame = len(plan.missing)
     if frames_seen is not None:
-        report.alignments_without_frame += int((plan.positions >= frames_seen).sum())
+        beyond = int((plan.positions >= frames_seen).sum())
+        report.alignments_without_frame += beyond
+        if beyond and source.kind == "video":
+            other = "decoded" if made.resolved.timing == "constant" else "constant"
+            report.notes.append(
+                f"{beyond:,} frame numbers of the file lie past the video's end ({frames_seen:,} frames, timing "
+                f"{made.resolved.timing}): if faces look shifted, try --video-timing {other}."
+            )
         with_entry = {i for i in map(source.index_of, made.alignments.frame_names) if i is not None}
         report.frames_without_alignments = -(-frames_seen // every_n) - sum(
             1 for i in with_entry if i < frames_seen and i % every_n == 0

@@ -41,6 +41,8 @@ class Journal:
         self._handle, self.path = handle, path
         self.finished = finished
         """Frames that an earlier run finished, by position."""
+        self.frames_seen: int | None = None
+        """Frames of the source, where an earlier run went over all and knew."""
         self.resumed = resumed
 
     @classmethod
@@ -86,11 +88,14 @@ class Journal:
             _compare(first["settings"], settings)
             os.ftruncate(handle, whole_bytes)
             os.lseek(handle, 0, os.SEEK_END)
-            finished = {}
+            journal = cls(handle, path, {}, resumed=True)
             for entry in entries[1:]:
-                faces = [FaceResult(*face) for face in entry["faces"]]
-                finished[entry["frame"]] = Finished(entry["frame"], faces)
-            return cls(handle, path, finished, resumed=True)
+                if "frames_seen" in entry:
+                    journal.frames_seen = entry["frames_seen"]
+                else:
+                    faces = [FaceResult(*face) for face in entry["faces"]]
+                    journal.finished[entry["frame"]] = Finished(entry["frame"], faces)
+            return journal
         except BaseException:
             os.close(handle)
             raise
@@ -103,6 +108,12 @@ class Journal:
         """
         rows = [[face.row, face.index, face.file_name, face.sha1, face.nbytes] for face in faces]
         self._append({"frame": position, "faces": rows})
+
+    def set_frames_seen(self, count: int) -> None:
+        """Record how many frames the source has; raises OutputError as `add` does."""
+        if count != self.frames_seen:
+            self.frames_seen = count
+            self._append({"frames_seen": count})
 
     def sync(self) -> None:
         """Make what was added survive a power cut."""

@@ -96,8 +96,8 @@ class FrameSource(ABC):
         wanted: [N] integers, strictly ascending, >= 0. One iteration at a time, walked by one thread.
         """
 
-    def counts_itself(self, wanted: np.ndarray) -> bool:
-        """Whether `frames(wanted)` may set `frames_seen` although all wanted frames are there."""
+    def would_see(self, count: int, wanted: np.ndarray) -> bool:
+        """Whether a whole walk over `wanted` sets `frames_seen`, for a source that has `count` frames."""
         return True
 
     @abstractmethod

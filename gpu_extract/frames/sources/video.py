@@ -188,15 +188,14 @@ class VideoSource(FrameSource):
     def _count(self, frames: int) -> None:
         self.frames_decoded += frames
 
-    def counts_itself(self, wanted: np.ndarray) -> bool:
-        gaps = np.diff(wanted, prepend=-1) - 1
-        return bool(len(wanted) and gaps[gaps >= WORTHWHILE_GAP].sum() >= WORTHWHILE_SHARE * (wanted[-1] + 1))
+    def would_see(self, count: int, wanted: np.ndarray) -> bool:
+        return bool(len(wanted)) and bool(wanted[-1] >= count - LOOK_BEYOND or _has_worthwhile_gaps(wanted))
 
     def _read_index(self, wanted: np.ndarray) -> VideoIndex | None:
         """The index if skipping is allowed, may pay and is safe; else None."""
         if not self._options.skip_unwanted or not len(wanted):
             return None
-        if not self.counts_itself(wanted):
+        if not _has_worthwhile_gaps(wanted):
             self.skipping = "not tried: the wanted frames are too close to each other"
             return None
         with self._guard:
@@ -349,6 +348,11 @@ class VideoFrame(Frame):
         except (av.error.FFmpegError, ValueError) as error:
             raise FrameError(f"its pixels ({frame.format.name}) cannot be converted: {error}.") from error
         return patch if self._turn == UPRIGHT else self._turn.patch(patch)
+
+
+def _has_worthwhile_gaps(wanted: np.ndarray) -> bool:
+    gaps = np.diff(wanted, prepend=-1) - 1
+    return bool(gaps[gaps >= WORTHWHILE_GAP].sum() >= WORTHWHILE_SHARE * (wanted[-1] + 1))
 
 
 def _decoder_threads() -> int:
