@@ -103,7 +103,7 @@ class _Backlog:
     def take(self, worker: int) -> tuple[int, Frame | FrameFailure] | None:
         """The next frame, or None when there will be no more."""
         with self._changed:
-            while len(self._waiting) <= worker and not self._closed:
+            while len(self._waiting) <= worker * DECODED_FRAMES_PER_WORKER and not self._closed:
                 self._changed.wait()
             return self._waiting.popleft() if self._waiting else None
 
