@@ -14,19 +14,15 @@ position rounds to, and so whether a stored hash comes out again. Each is stated
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import Literal
 
 import numpy as np
 
+from gpu_extract import pose
+from gpu_extract.constants import Centering, table
 from gpu_extract.kernels import tables
 
-Centering = Literal["legacy", "face", "head"]
-CENTERINGS: tuple[Centering, ...] = ("legacy", "face", "head")
 COVERED = {"legacy": 0.375, "face": 0.5, "head": 0.625}
 """Share of the crop side that is padding around the core, both sides together."""
 
@@ -35,14 +31,6 @@ LEFT_EYE = slice(42, 48)
 POINT_COUNTS = (68, 98, 51, 4)
 FILTER_TOLERANCE_PX = 1e-3
 """A box is compared with a wanted size after this much slack: at scale 1 the float32 fit is off by about 1e-5 px."""
-
-
-@cache
-def table(name: str) -> np.ndarray:
-    """A constant of the format, by the stem of its file in `data/`."""
-    text = resources.files("gpu_extract").joinpath("data", f"{name}.json").read_text("utf-8")
-    data = json.loads(text)
-    return np.asarray(data["map" if "map" in data else "points"])
 
 
 def mean_face(points: int, *, seed: bool) -> np.ndarray:
@@ -256,8 +244,6 @@ def crop_geometry(
     legacy = umeyama(core(points), mean_face(n, seed=seed))
     normalized = legacy
     if centering != "legacy" and n != 4:
-        from gpu_extract import pose
-
         normalized = legacy.copy()
         normalized[:, :, 2] -= pose.offsets(to_68(points), legacy, centering)
     if align_eyes and n != 4:

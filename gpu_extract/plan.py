@@ -12,9 +12,10 @@ import numpy as np
 from gpu_extract import geometry
 from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.rotation import legacy_rotation
+from gpu_extract.constants import Centering
 from gpu_extract.errors import InputError
 from gpu_extract.frames import FrameSource
-from gpu_extract.geometry import Centering, CropGeometry
+from gpu_extract.geometry import CropGeometry
 from gpu_extract.kernels import antialias, tables
 
 

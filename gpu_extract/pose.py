@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
 import numpy as np
 
-from gpu_extract.geometry import Centering, table
+from gpu_extract.constants import Centering, table
 
 POSE_POINTS = [6, 7, 8, 9, 10, 17, 21, 22, 26, 31, 32, 33, 34, 35, 36, 39, 42, 45, 48, 50, 51, 52, 54, 56, 57, 58]
 CAMERA = np.array([[4.0, 0.0, 0.5], [0.0, 4.0, 0.5], [0.0, 0.0, 1.0]])
@@ -41,6 +40,8 @@ def offsets(points: np.ndarray, normalized: np.ndarray, centering: Centering) ->
 
 
 def _offsets(points: np.ndarray, normalized: np.ndarray, centering: Centering) -> np.ndarray:
+    import cv2
+
     model = table("mean_face_head_3d26").astype(np.float64)
     centre = np.array(CENTRES[centering])[None]
     found = np.full((len(points), 2), np.nan)

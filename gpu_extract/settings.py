@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 
 from gpu_extract.alignments import Alignments
+from gpu_extract.constants import CENTERINGS, Centering
 from gpu_extract.errors import UsageError
-from gpu_extract.geometry import CENTERINGS, Centering
 from gpu_extract.layouts import layouts
 from gpu_extract.metadata import check_kind
 from gpu_extract.progress import check_style

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_extract.geometry import Centering
+from gpu_extract.constants import Centering
 
 QUALITY = 60
 

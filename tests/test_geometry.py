@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_extract import geometry
+from gpu_extract import constants, geometry
 from gpu_extract.kernels import tables
 
 MIRRORED = ("f_000007.png", 0)
@@ -76,7 +76,7 @@ def test_eye_alignment_equals_the_vectors_angle_included(vector_faces: Any, expe
 
 
 def test_eyes_are_level_after_alignment(vector_faces: Any) -> None:
-    for centering in geometry.CENTERINGS:
+    for centering in constants.CENTERINGS:
         for name in ("f_000001.png", "f_000002.png", "f_000008.png"):
             points = np.stack([face["landmarks"] for face in vector_faces[name]])
             matrices = geometry.crop_geometry(points, 300, centering, seed=True, align_eyes=True).crop_from_frame
@@ -86,8 +86,8 @@ def test_eyes_are_level_after_alignment(vector_faces: Any) -> None:
             assert (level[:, 1, 0] > level[:, 0, 0]).all()
 
 
-@pytest.mark.parametrize("centering", geometry.CENTERINGS)
-def test_later_releases_equal_the_vectors(vector_faces: Any, expected: Any, centering: geometry.Centering) -> None:
+@pytest.mark.parametrize("centering", constants.CENTERINGS)
+def test_later_releases_equal_the_vectors(vector_faces: Any, expected: Any, centering: constants.Centering) -> None:
     compared = 0
     for name, faces in expected["v2_numpy1_geometry"]["geometry"].items():
         points = np.stack([face["landmarks"] for face in vector_faces[name]])
@@ -107,7 +107,7 @@ def test_later_releases_equal_the_vectors(vector_faces: Any, expected: Any, cent
 )
 def test_padding(size: int, seed_pad: int, pads: tuple[int, int, int]) -> None:
     assert geometry.padding_px(size, "legacy", seed=True) == seed_pad
-    assert tuple(geometry.padding_px(size, c, seed=False) for c in geometry.CENTERINGS) == pads
+    assert tuple(geometry.padding_px(size, c, seed=False) for c in constants.CENTERINGS) == pads
 
 
 def similarity(scale: float, degrees: float, shift: tuple[float, float]) -> np.ndarray:
@@ -134,7 +134,7 @@ def test_landmark_sets_other_than_68() -> None:
     jaw = np.zeros((1, 17, 2), np.float32)
     whole = np.concatenate([jaw, core], axis=1)
     as_98 = np.zeros((1, 98, 2), np.float32)
-    as_98[:, geometry.table("map_98_to_68")] = whole
+    as_98[:, constants.table("map_98_to_68")] = whole
     of_68 = geometry.crop_geometry(whole, 128, seed=False).crop_from_frame
     np.testing.assert_array_equal(geometry.crop_geometry(core, 128, seed=False).crop_from_frame, of_68)
     np.testing.assert_array_equal(geometry.crop_geometry(as_98, 128, seed=False).crop_from_frame, of_68)
@@ -154,7 +154,7 @@ def test_degenerate_landmarks_are_not_usable_and_harm_no_other_face(vector_faces
     line = good.copy()
     line[:, 1] = line[:, 0]
     points = np.stack([same, good, far, line])
-    for centering in geometry.CENTERINGS:
+    for centering in constants.CENTERINGS:
         cut = geometry.crop_geometry(points, 64, centering, seed=True, align_eyes=True)
         alone = geometry.crop_geometry(good[None], 64, centering, seed=True, align_eyes=True)
         np.testing.assert_array_equal(cut.usable[:3], [False, True, False])
@@ -171,6 +171,6 @@ def test_constants_are_what_the_conventions_say() -> None:
     shift = geometry.mean_face(68, seed=False) - geometry.mean_face(68, seed=True)
     np.testing.assert_allclose(shift[:, 0], 0.009873, atol=1e-6)
     np.testing.assert_allclose(shift[:, 1], 0, atol=1e-6)
-    parts = json.loads(json.dumps(geometry.table("map_98_to_68").tolist()))
+    parts = json.loads(json.dumps(constants.table("map_98_to_68").tolist()))
     assert len(parts) == 68
     assert max(parts) < 98

@@ -226,11 +226,11 @@ def test_thumbnails_are_refreshed_when_asked(name: str, tmp_path: Path, vectors:
 
 
 def test_sets_of_51_and_98_landmarks(tmp_path: Path, vectors: Path, vector_faces: Any) -> None:
-    from gpu_extract import geometry
+    from gpu_extract import constants
 
     points = vector_faces["f_000001.png"][0]["landmarks"]
     as_98 = np.zeros((98, 2), np.float32)
-    as_98[geometry.table("map_98_to_68")] = points
+    as_98[constants.table("map_98_to_68")] = points
     files = {}
     for name, landmarks in (("68", points), ("51", points[17:]), ("98", as_98)):
         face = {"x": 0, "y": 0, "w": 9, "h": 9, "landmarks_xy": landmarks.tolist()}
