@@ -36,18 +36,22 @@ HEADROOM = 8  # one part in so many of a slot is for what a batch holds besides 
 class Upload:
     """Patches and arrays, laid out in one piece of memory so that one copy takes them to the device."""
 
-    def __init__(self, patches: Sequence[Patch], arrays: Sequence[np.ndarray]) -> None:
-        """`arrays` int32 or int64; the layout of the patches, [N, 5] int64 as of `slab_layout`, comes before them."""
+    def __init__(self, patches: Sequence[Patch]) -> None:
         self._patches = patches
         origins = [(patch.x0, patch.y0) for patch in patches]
         self.layout, self._slab_bytes = slab_layout([patch.pixels.shape[:2] for patch in patches], origins)
-        self._arrays = [self.layout, *arrays]
-        self._starts = []
-        end = self._slab_bytes
-        for array in self._arrays:
-            self._starts.append(_aligned(end))
-            end = self._starts[-1] + array.nbytes
-        self.nbytes = _aligned(end)
+        """[N, 5] int64, as of `slab_layout`: the first of the arrays."""
+        self._arrays: list[np.ndarray] = []
+        self._starts: list[int] = []
+        self.nbytes = _aligned(self._slab_bytes)
+        self.add(self.layout)
+
+    def add(self, *arrays: np.ndarray) -> None:
+        """Arrays int32 or int64, of any shape."""
+        for array in arrays:
+            self._arrays.append(array)
+            self._starts.append(self.nbytes)
+            self.nbytes = _aligned(self.nbytes + array.nbytes)
 
     def fill(self, host: np.ndarray) -> None:
         """Put everything into host memory, [nbytes] uint8."""
@@ -57,7 +61,7 @@ class Upload:
             host[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
 
     def views(self, memory: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The slab, [n] uint8, and the layout and the arrays, where they lie in a copy of the memory."""
+        """The slab, [n] uint8, the layout, and the arrays as added, where they lie in a copy of the memory."""
         import torch
 
         dtypes = {np.dtype(np.int64): torch.int64, np.dtype(np.int32): torch.int32}

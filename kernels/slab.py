@@ -2,8 +2,9 @@
 
     sources, n_bytes = slab_layout(sizes, origins)         where each piece goes
     fill(slab, sources[i], pixels)                         copy a piece there
+    lies_inside(tables, cubic, source_of, sources)         which crops need no look at borders
 
-Rows start on 32-bit words and end in zero bytes.
+Rows start on 32-bit words and end in zero bytes; after the last comes a word that may be read but counts for nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def slab_layout(
 ) -> tuple[np.ndarray, int]:
     """Where each source lies in a slab: sources [N, 5] int64 (first word, height, words a row, x0, y0), and its bytes.
 
-    The number of bytes is a multiple of 4 and never 0.
+    The number of bytes is a multiple of 4.
     """
     sources = np.zeros((len(sizes), 5), dtype=np.int64)
     if len(sizes):
@@ -31,7 +32,7 @@ def slab_layout(
         sources[:, 0] = np.cumsum(words) - words
         if origins is not None:
             sources[:, 3:] = origins
-    return sources, WORD * max(1, int((sources[:, 1] * sources[:, 2]).sum()))
+    return sources, WORD * (int((sources[:, 1] * sources[:, 2]).sum()) + 1)
 
 
 def fill(slab: np.ndarray, source: np.ndarray, pixels: np.ndarray) -> None:
@@ -46,3 +47,24 @@ def fill(slab: np.ndarray, source: np.ndarray, pixels: np.ndarray) -> None:
     lines = slab[WORD * first : WORD * (first + height * stride)].reshape(height, WORD * stride)
     lines[:, : 3 * width].reshape(height, width, 3)[:] = pixels
     lines[:, 3 * width :] = 0
+
+
+def lies_inside(
+    tables: np.ndarray,  # [K, 4, S] int32, of tables.coordinate_tables
+    cubic: np.ndarray,  # [K] bool; False is linear
+    source_of: np.ndarray,  # [K]
+    sources: np.ndarray,  # [N, 5] int64, of slab_layout
+) -> np.ndarray:  # [K] bool
+    """Whether all taps of a crop lie in its source, no position having wrapped around or stuck at an end of int16."""
+    if not tables.size:
+        return np.zeros(len(tables), dtype=bool)
+    ends = np.stack([tables.min(axis=2), tables.max(axis=2)], axis=-1).astype(np.int64)  # [K, 4, 2]
+    position = (ends[:, :2] + ends[:, 2:]) >> 10  # [K, (x, y), (least, most)]
+    fits_int16 = ((position >= -32768) & (position <= 32767)).all(axis=(1, 2))
+    _, height, stride, x0, y0 = sources[source_of].T
+    before = np.where(cubic, 1, 0)
+    after = before + 1
+    left, right = position[:, 0, 0] - before - x0, position[:, 0, 1] + after - x0
+    top, bottom = position[:, 1, 0] - before - y0, position[:, 1, 1] + after - y0
+    inside: np.ndarray = fits_int16 & (left >= 0) & (3 * (right + 1) <= WORD * stride) & (top >= 0) & (bottom < height)
+    return inside

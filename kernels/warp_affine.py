@@ -5,7 +5,7 @@ the bytes equal those of `reference.warp_affine`. Pieces of frames of any sizes 
 
     sources, n_bytes = slab_layout(sizes, origins)         where each piece goes
     fill(slab, sources[i], pixels)                         on the host, in pinned memory if there is any
-    launch(slab, sources, source_of, tables, rows, ...)    on the device, on the current stream, without a wait
+    launch(slab, sources, source_of, inside, ...)          on the device, on the current stream, without a wait
 
 `warp_affine` does all of it for callers that are in no hurry.
 """
@@ -24,12 +24,69 @@ import triton
 import triton.language as tl
 
 from gpu_extract.kernels import reference
-from gpu_extract.kernels.slab import WORD, fill, slab_layout
+from gpu_extract.kernels.slab import WORD, fill, lies_inside, slab_layout
 from gpu_extract.kernels.tables import coordinate_tables, weights
 
 TILE_X, TILE_Y = 32, 8  # crop pixels of one program; a tile, so that the rows of a turned crop share cache lines
 MAX_CROPS = 65535  # of one launch: the third axis of a CUDA grid
 COMPILE_OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
+
+
+@triton.jit
+def _is_below(index, length):
+    """0 <= index < length, in one comparison."""
+    return index.to(tl.uint32, bitcast=True) < length.to(tl.uint32, bitcast=True)
+
+
+# Triton's interpreter knows no PTX: for it, and for readers, both instructions are written out as well.
+INTERPRETED = tl.constexpr(not isinstance(_is_below, triton.JITFunction))
+
+
+@triton.jit
+def _byte(low, high, i: tl.constexpr):
+    """Byte i of two words, 0 to 3 of the low one, 4 to 7 of the high one."""
+    word = low if i < 4 else high
+    return (word >> (8 * (i % 4))) & 0xFF
+
+
+@triton.jit
+def _gathered(low, high, ORDER: tl.constexpr):
+    """A word of four bytes of two others: the hexadecimal digits of ORDER, from the right, say which."""
+    if INTERPRETED:
+        gathered = _byte(low, high, ORDER & 15)
+        for i in tl.static_range(1, 4):
+            gathered |= _byte(low, high, (ORDER >> (4 * i)) & 15) << (8 * i)
+    else:
+        gathered = tl.inline_asm_elementwise(
+            "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [low, high, ORDER], dtype=tl.uint32, is_pure=True, pack=1
+        )
+    return gathered
+
+
+@triton.jit
+def _with_two_taps(total, pair, taps, HIGH: tl.constexpr):
+    """total + two weights, int16 in `pair`, times two bytes of `taps`: the upper ones if HIGH."""
+    if INTERPRETED:
+        first: tl.constexpr = 2 if HIGH else 0
+        total += ((pair << 16) >> 16) * _byte(taps, taps, first).to(tl.int32)
+        total += (pair >> 16) * _byte(taps, taps, first + 1).to(tl.int32)
+    else:
+        DP2A: tl.constexpr = "dp2a.hi.s32.u32 $0, $1, $2, $3;" if HIGH else "dp2a.lo.s32.u32 $0, $1, $2, $3;"
+        total = tl.inline_asm_elementwise(DP2A, "=r,r,r,r", [pair, taps, total], dtype=tl.int32, is_pure=True, pack=1)
+    return total
+
+
+@triton.jit
+def _with_four_taps(total, row, taps):
+    """total + four weights, int16 in `row`, times the bytes of `taps`."""
+    total = _with_two_taps(total, row.to(tl.int32), taps, False)
+    return _with_two_taps(total, (row >> 32).to(tl.int32), taps, True)
+
+
+@triton.jit
+def _word(address, inside, MASKED: tl.constexpr):
+    word = tl.load(address, mask=inside, other=0) if MASKED else tl.load(address)
+    return word.to(tl.uint32, bitcast=True)
 
 
 @triton.jit
@@ -39,19 +96,39 @@ def _shifted(low, high, bits):
 
 
 @triton.jit
-def _byte(word, index: tl.constexpr):
-    return ((word >> (8 * index)) & 0xFF).to(tl.int32)
+def _sums(source, height, stride, left, top, weight, TAPS: tl.constexpr, MASKED: tl.constexpr):
+    """Weighted sums of blue, green and red over TAPS x TAPS pixels from (left, top) on, and one half to round by.
 
-
-@triton.jit
-def _is_below(index, length):
-    """0 <= index < length, in one comparison."""
-    return index.to(tl.uint32, bitcast=True) < length.to(tl.uint32, bitcast=True)
-
-
-@triton.jit
-def _word(address, inside):
-    return tl.load(address, mask=inside, other=0).to(tl.uint32, bitcast=True)
+    The taps of a row are 3 * TAPS bytes that start anywhere in a word. Rows start on a word and end in zero bytes, so
+    bytes of words that lie outside, or of the padding, are the zeros that taps outside the source count as.
+    """
+    word = (left * 3) >> 2
+    bits = ((left * 3) & 3) * 8
+    has0, has1 = _is_below(word, stride), _is_below(word + 1, stride)
+    has2, has3 = _is_below(word + 2, stride), _is_below(word + 3, stride)
+    address = source + (top * stride + word)
+    blue = tl.full(left.shape, 1 << 14, tl.int32)
+    green = tl.full(left.shape, 1 << 14, tl.int32)
+    red = tl.full(left.shape, 1 << 14, tl.int32)
+    for i in tl.static_range(TAPS):
+        has_row = _is_below(top + i, height)
+        word1 = _word(address + 1, has_row & has1, MASKED)
+        word2 = _word(address + 2, has_row & has2, MASKED)
+        a = _shifted(_word(address, has_row & has0, MASKED), word1, bits)  # BGRB
+        b = _shifted(word1, word2, bits)  # GRBG
+        if TAPS == 4:
+            c = _shifted(word2, _word(address + 3, has_row & has3, MASKED), bits)  # RBGR
+            row = tl.load(weight + i * 1024)
+            blue = _with_four_taps(blue, row, _gathered(_gathered(a, b, 0x0630), c, 0x5210))
+            green = _with_four_taps(green, row, _gathered(_gathered(a, b, 0x0741), c, 0x6210))
+            red = _with_four_taps(red, row, _gathered(a, _gathered(b, c, 0x7410), 0x7652))
+        else:
+            pair = (tl.load(weight) >> (32 * i)).to(tl.int32)
+            blue = _with_two_taps(blue, pair, _gathered(a, b, 0x0030), False)
+            green = _with_two_taps(green, pair, _gathered(a, b, 0x0041), False)
+            red = _with_two_taps(red, pair, _gathered(a, b, 0x0052), False)
+        address += stride
+    return blue, green, red
 
 
 @triton.jit
@@ -64,8 +141,9 @@ def _kernel(
     slab,  # [n_words] int32: pixels of all sources, three bytes each
     sources,  # [N, 5] int64: first word, height, words a row, x0, y0
     source_of,  # [K] int32
+    inside,  # [K] int32: 1 where no tap lies outside the source
     tables,  # [K, 4, S] int32: dx, dy, X0, Y0
-    weights,  # [1024, TAPS, TAPS / 2] int32: pairs of int16
+    weights,  # [TAPS * TAPS / 4, 1024] int64: four int16 each
     rows,  # [n] int32: the crops of this launch
     crops,  # [K, S, S, 3] uint8
     size,  # S
@@ -77,91 +155,71 @@ def _kernel(
     x = tl.program_id(0) * TILE_X + tl.arange(0, TILE_X)
     y = tl.program_id(1) * TILE_Y + tl.arange(0, TILE_Y)
     crop = tl.load(rows + tl.program_id(2)).to(tl.int64)
-    in_crop = (y < size)[:, None] & (x < size)[None, :]
 
+    # Beyond the crop the last pixel is computed once more, which is as good a place to read as any, and not stored.
     table = tables + crop * 4 * size
-    dx = tl.load(table + x, mask=x < size, other=0)[None, :]
-    dy = tl.load(table + size + x, mask=x < size, other=0)[None, :]
-    X = (tl.load(table + 2 * size + y, mask=y < size, other=0)[:, None] + dx) >> 5  # [TILE_Y, TILE_X], 1/32 px
-    Y = (tl.load(table + 3 * size + y, mask=y < size, other=0)[:, None] + dy) >> 5
-    weight = weights + ((Y & 31) * 32 + (X & 31)) * (TAPS * TAPS // 2)
+    table_x, table_y = table + tl.minimum(x, size - 1), table + 2 * size + tl.minimum(y, size - 1)
+    X = (tl.load(table_y)[:, None] + tl.load(table_x)[None, :]) >> 5  # [TILE_Y, TILE_X], 1/32 px
+    Y = (tl.load(table_y + size)[:, None] + tl.load(table_x + size)[None, :]) >> 5
+    weight = weights + ((Y & 31) * 32 + (X & 31))
 
-    source = sources + tl.load(source_of + crop).to(tl.int64) * 5
-    first_word = tl.load(source)
-    height = tl.load(source + 1).to(tl.int32)
-    stride = tl.load(source + 2).to(tl.int32)
-    left = tl.minimum(tl.maximum(X >> 5, -32768), 32767) - (TAPS // 2 - 1) - tl.load(source + 3).to(tl.int32)
-    top = tl.minimum(tl.maximum(Y >> 5, -32768), 32767) - (TAPS // 2 - 1) - tl.load(source + 4).to(tl.int32)
+    place = sources + tl.load(source_of + crop).to(tl.int64) * 5
+    source = slab + tl.load(place)
+    height = tl.load(place + 1).to(tl.int32)
+    stride = tl.load(place + 2).to(tl.int32)
+    x0 = tl.load(place + 3).to(tl.int32) + (TAPS // 2 - 1)
+    y0 = tl.load(place + 4).to(tl.int32) + (TAPS // 2 - 1)
+    if tl.load(inside + crop) != 0:
+        blue, green, red = _sums(source, height, stride, (X >> 5) - x0, (Y >> 5) - y0, weight, TAPS, False)
+    else:
+        left = tl.minimum(tl.maximum(X >> 5, -32768), 32767) - x0
+        top = tl.minimum(tl.maximum(Y >> 5, -32768), 32767) - y0
+        blue, green, red = _sums(source, height, stride, left, top, weight, TAPS, True)
 
-    # The taps of a row are 3 * TAPS bytes that start anywhere in a word. Rows start on a word and end in zero bytes, so
-    # bytes of words that lie outside, or of the padding, are the zeros that taps outside the source count as.
-    word = (left * 3) >> 2
-    bits = ((left * 3) & 3) * 8
-    has0 = in_crop & _is_below(word, stride)
-    has1 = in_crop & _is_below(word + 1, stride)
-    has2 = in_crop & _is_below(word + 2, stride)
-    has3 = in_crop & _is_below(word + 3, stride)
-    address = slab + (first_word + top.to(tl.int64) * stride + word)
-    blue = tl.full([TILE_Y, TILE_X], 1 << 14, tl.int32)  # one half, to round by
-    green = tl.full([TILE_Y, TILE_X], 1 << 14, tl.int32)
-    red = tl.full([TILE_Y, TILE_X], 1 << 14, tl.int32)
-    for i in tl.static_range(TAPS):
-        has_row = _is_below(top + i, height)
-        word1 = _word(address + 1, has_row & has1)
-        word2 = _word(address + 2, has_row & has2)
-        a = _shifted(_word(address, has_row & has0), word1, bits)
-        b = _shifted(word1, word2, bits)
-        pair = tl.load(weight + i * (TAPS // 2))
-        w0, w1 = (pair << 16) >> 16, pair >> 16
-        blue += w0 * _byte(a, 0) + w1 * _byte(a, 3)
-        green += w0 * _byte(a, 1) + w1 * _byte(b, 0)
-        red += w0 * _byte(a, 2) + w1 * _byte(b, 1)
-        if TAPS == 4:
-            c = _shifted(word2, _word(address + 3, has_row & has3), bits)
-            pair = tl.load(weight + i * 2 + 1)
-            w2, w3 = (pair << 16) >> 16, pair >> 16
-            blue += w2 * _byte(b, 2) + w3 * _byte(c, 1)
-            green += w2 * _byte(b, 3) + w3 * _byte(c, 2)
-            red += w2 * _byte(c, 0) + w3 * _byte(c, 3)
-        address += stride
-
-    pixel = crops + ((crop * size + y[:, None]) * size + x[None, :]) * 3
+    in_crop = (y < size)[:, None] & (x < size)[None, :]
+    pixel = crops + crop * size * size * 3 + (y[:, None] * size + x[None, :]) * 3
     tl.store(pixel + (2 if REVERSE else 0), _to_uint8(blue), mask=in_crop)
     tl.store(pixel + 1, _to_uint8(green), mask=in_crop)
     tl.store(pixel + (0 if REVERSE else 2), _to_uint8(red), mask=in_crop)
 
 
 @cache
-def _weight_pairs(cubic: bool, device: torch.device) -> torch.Tensor:
-    """The weights on a device, int32 [n]: two int16 of one row in each."""
-    return torch.from_numpy(weights(cubic).reshape(-1).view(np.int32).copy()).to(device)
+def _weights_on(device: torch.device, cubic: bool) -> torch.Tensor:
+    """The weights on a device, [n, 1024] int64: four int16 each, those of one row if cubic."""
+    fours = weights(cubic).reshape(1024, -1).view(np.int64)
+    # Neighbouring pixels have neighbouring fractions: row by row, their weights share cache lines.
+    return torch.from_numpy(fours.T.copy()).to(device)
 
 
 def is_interpreted() -> bool:
     """Whether this module was imported under TRITON_INTERPRET=1, so that the kernel runs on CPU tensors."""
-    return not isinstance(_kernel, triton.JITFunction)
+    return bool(INTERPRETED.value)
 
 
 def launch(
     slab: torch.Tensor,  # [n_bytes] uint8, filled by fill()
     sources: torch.Tensor,  # [N, 5] int64, of slab_layout
     source_of: torch.Tensor,  # [K] int32, index into sources
+    inside: torch.Tensor,  # [K] int32, 1 where slab.lies_inside; all 0 is as right, only slower
     tables: torch.Tensor,  # [K, 4, S] int32, of tables.coordinate_tables
     rows: torch.Tensor,  # [n] int32: the crops to cut, those of one interpolation
     cubic: bool,
     crops: torch.Tensor,  # [K, S, S, 3] uint8, written at `rows`
     reverse: bool = False,  # write the channels in reverse order: BGR frames, RGB crops
 ) -> None:
-    """Cut the crops `rows`, all tensors on one device, on its current stream; does not wait for the device.
+    """Cut the crops `rows`, all tensors on one device, on its current stream.
+
+    Does not wait for the device, but for the first use of an interpolation on it, when its weights are uploaded.
 
     Raises TypeError or ValueError for a tensor of another type, shape, dtype or device. Indices on the device are not
-    read back: `source_of` must lie in 0 .. N-1 and `rows` in 0 .. K-1.
+    read back: `source_of` must lie in 0 .. N-1, `rows` in 0 .. K-1, and `inside` be true.
     """
     K, S = (tables.shape[0], tables.shape[2]) if isinstance(tables, torch.Tensor) and tables.ndim == 3 else (-1, -1)
     _check("tables", tables, (None, 4, None), torch.int32, tables)
     _check("slab", slab, (None,), torch.uint8, tables)
     _check("sources", sources, (None, 5), torch.int64, tables)
     _check("source_of", source_of, (K,), torch.int32, tables)
+    _check("inside", inside, (K,), torch.int32, tables)
     _check("rows", rows, (None,), torch.int32, tables)
     _check("crops", crops, (K, S, S, 3), torch.uint8, tables)
     if slab.numel() % WORD or slab.data_ptr() % WORD:
@@ -176,8 +234,9 @@ def launch(
                 slab.view(torch.int32),
                 sources,
                 source_of,
+                inside,
                 tables,
-                _weight_pairs(cubic, tables.device),
+                _weights_on(tables.device, cubic),
                 part,
                 crops,
                 S,
@@ -235,22 +294,33 @@ def warp_affine(
         fill(slab, place, source)
     if out is None:
         out = torch.empty((K, size, size, 3), dtype=torch.uint8, device=device)
-    arrays = (slab, layout, source_of, coordinate_tables(crop_from_frame, size))
-    slab_there, layout_there, source_of_there, tables = (torch.from_numpy(array).to(device) for array in arrays)
+    tables = coordinate_tables(crop_from_frame, size)
+    inside = lies_inside(tables, cubic, source_of, layout).astype(np.int32)
+    there = [torch.from_numpy(array).to(device) for array in (slab, layout, source_of, inside, tables)]
     for is_cubic in (True, False):
         rows = torch.from_numpy(np.flatnonzero(cubic == is_cubic).astype(np.int32)).to(device)
-        launch(slab_there, layout_there, source_of_there, tables, rows, is_cubic, out, reverse)
+        launch(*there, rows, is_cubic, out, reverse)
     return out
 
 
 def self_check(device: torch.device | str = "cuda") -> bool:
-    """Whether the kernel, compiled for this device, cuts a small built-in crop of each interpolation to the byte.
+    """Whether the kernel, compiled for this device, cuts small built-in crops to the byte.
 
-    Compiles the kernel where that was not done before (seconds; Triton caches it on disk), else takes milliseconds.
+    One of each interpolation lies inside its frame, one reaches over its border. Compiles the kernel where that was not
+    done before (seconds; Triton caches it on disk), else takes milliseconds.
     """
-    y, x = np.mgrid[0:37, 0:53]
+    case = check_case()
+    return np.array_equal(warp_affine(*case, device=device).cpu().numpy(), reference.warp_affine(*case))
+
+
+def check_case() -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray, int]:
+    """What `self_check` cuts: sources, source_of, crop_from_frame, cubic, size as of `warp_affine`."""
+    y, x = np.mgrid[0:57, 0:83]
     frame = np.stack([(x * x + 7 * y) % 256, (x * y) % 251, 255 * ((x ^ y) & 1)], axis=2).astype(np.uint8)
     turn = np.array([[0.9, -0.5], [0.5, 0.9]])
-    matrices = np.stack([np.c_[scale * turn, [9.3, -4.7]] for scale in (1.7, 1.7, 0.45, 0.45)])
-    case = ([frame], np.zeros(4, dtype=np.int32), matrices, [True, False, True, False], 24)
-    return np.array_equal(warp_affine(*case, device=device).cpu().numpy(), reference.warp_affine(*case))
+    matrices = np.stack([
+        np.c_[scale * turn, 12 - scale * turn @ centre]
+        for centre in ((41.3, 28.6), (2.7, 55.1))
+        for scale in (1.7, 0.65)
+    ])  # fmt: skip
+    return [frame], np.zeros(4, dtype=np.int32), matrices, np.array([True, False, True, False]), 24

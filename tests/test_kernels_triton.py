@@ -16,6 +16,7 @@ import pytest
 
 from gpu_extract import kernels
 from gpu_extract.kernels import reference, tables
+from gpu_extract.kernels.slab import fill, lies_inside, slab_layout
 
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
@@ -87,10 +88,12 @@ def test_kernel_cuts_crops_larger_than_a_tile(interpreted):
 
 def test_kernel_follows_wrapped_and_saturated_positions(interpreted):
     frame = np.random.default_rng(3).integers(0, 256, (9, 14, 3), dtype=np.uint8)
-    matrices = np.array([
-        np.where(np.arange(6).reshape(2, 3) == place, value, [[1.1, 0.2, 3.0], [-0.2, 1.1, 5.0]])
-        for place, value in ((0, 1e-9), (2, 7e4), (2, -1e9), (4, 0.0), (5, np.nan), (1, np.inf))
-    ])
+    matrices = np.array(
+        [
+            np.where(np.arange(6).reshape(2, 3) == place, value, [[1.1, 0.2, 3.0], [-0.2, 1.1, 5.0]])
+            for place, value in ((0, 1e-9), (2, 7e4), (2, -1e9), (4, 0.0), (5, np.nan), (1, np.inf))
+        ]
+    )
     case = ([frame], [0] * 6, matrices, [True, False] * 3, 11)
     np.testing.assert_array_equal(interpreted.warp_affine(*case, device="cpu").numpy(), reference.warp_affine(*case))
 
@@ -121,6 +124,7 @@ def test_kernel_reads_pieces_and_nothing_around_them(interpreted, cubic):
             torch.from_numpy(slab),
             torch.from_numpy(layout),
             torch.arange(len(chosen), dtype=torch.int32),
+            torch.zeros(len(chosen), dtype=torch.int32),
             torch.from_numpy(tables.coordinate_tables(matrices[chosen], size)),
             torch.arange(len(chosen), dtype=torch.int32),
             cubic,
@@ -137,11 +141,119 @@ def test_kernel_writes_only_the_crops_it_was_asked_for(interpreted):
     for place, frame in zip(layout, frames, strict=True):
         interpreted.fill(slab, place, frame)
     crops = torch.full((len(matrices), size, size, 3), 0xA5, dtype=torch.uint8)
-    arrays = (slab, layout, frame_of, tables.coordinate_tables(matrices, size), rows)
+    inside = np.zeros(len(matrices), np.int32)
+    arrays = (slab, layout, frame_of, inside, tables.coordinate_tables(matrices, size), rows)
     interpreted.launch(*(torch.from_numpy(array) for array in arrays), True, crops)
     expected = np.full(crops.shape, 0xA5, np.uint8)
     expected[rows] = reference.warp_affine(frames, frame_of[rows], matrices[rows], cubic[rows], size)
     np.testing.assert_array_equal(crops.numpy(), expected)
+
+
+def test_crops_inside_their_source_are_told_from_others():
+    frames, frame_of, matrices, cubic, size = random_crops(5, 300, 15, [(30, 41), (200, 333), (250, 102), (70, 67)])
+    layout, _ = slab_layout([frame.shape[:2] for frame in frames])
+    table = tables.coordinate_tables(matrices, size)
+    found = lies_inside(table, cubic, frame_of, layout)
+    for k, frame in enumerate(frame_of):
+        height, width = frames[frame].shape[:2]
+        width = layout[frame, 2] * 4 // 3  # what pads a row is zero, as what lies outside
+        x, y = ((table[k, i + 2].astype(int)[:, None] + table[k, i][None, :]) >> 10 for i in (0, 1))
+        taps = np.arange(-1, 3) if cubic[k] else np.arange(2)
+        touched = [(axis[..., None] + taps, length) for axis, length in ((x, width), (y, height))]
+        assert found[k] == all((where >= 0).all() and (where < length).all() for where, length in touched)
+    assert 50 < found.sum() < 250
+
+
+@pytest.mark.parametrize("cubic", [True, False])
+def test_crops_that_reach_to_every_border_but_not_over_it(interpreted, cubic):
+    """Rows of every length modulo a word; the spare word at the end of the slab counts for nothing."""
+    sizes = (13, 14, 15, 16)
+    before, after = (1, 2) if cubic else (0, 1)
+    rng = np.random.default_rng(6)
+    for size in sizes:
+        side = size + before + after
+        frame = rng.integers(1, 256, (side, side, 3), dtype=np.uint8)
+        matrices = np.array([[[1.0, 0, -before], [0, 1, -before]]])
+        layout, n_bytes = slab_layout([frame.shape[:2]])
+        slab = np.full(n_bytes, 0xEE, np.uint8)
+        fill(slab, layout[0], frame)
+        table = tables.coordinate_tables(matrices, size)
+        inside = lies_inside(table, np.array([cubic]), np.zeros(1, int), layout)
+        assert inside.all()
+        for cutter in (inside.astype(np.int32), np.zeros(1, np.int32)):
+            crops = torch.empty((1, size, size, 3), dtype=torch.uint8)
+            arrays = (slab, layout, np.zeros(1, np.int32), cutter, table, np.zeros(1, np.int32))
+            interpreted.launch(*(torch.from_numpy(array) for array in arrays), cubic, crops)
+            np.testing.assert_array_equal(crops.numpy(), reference.warp_affine([frame], [0], matrices, [cubic], size))
+
+
+def test_positions_that_wrap_or_stick_are_not_inside():
+    frame = (40, 50)
+    layout, _ = slab_layout([frame], [(3, 2)])
+    inside = np.array([[1.0, 0, -10], [0, 1, -10]])
+    shifts = [0, 40 + 2**22, 70000, np.nan, np.inf, -1e300]
+    matrices = np.array([inside - [[0, 0, shift], [0, 0, 0]] for shift in shifts])
+    found = lies_inside(tables.coordinate_tables(matrices, 16), np.ones(6, bool), np.zeros(6, int), layout)
+    assert found.tolist() == [True] + [False] * 5
+    wide, _ = slab_layout([(40, 40000)])
+    sticking = tables.coordinate_tables(inside[None] - [[0, 0, 32760], [0, 0, 0]], 16)
+    assert not lies_inside(sticking, np.ones(1, bool), np.zeros(1, int), wide).any()
+
+
+def test_the_check_case_takes_both_ways_through_the_kernel(interpreted):
+    (frame,), source_of, matrices, cubic, size = interpreted.check_case()
+    layout, _ = slab_layout([frame.shape[:2]])
+    found = lies_inside(tables.coordinate_tables(matrices, size), cubic, source_of, layout)
+    assert sorted(zip(cubic.tolist(), found.tolist(), strict=True)) == [(c, f) for c in (0, 1) for f in (0, 1)]
+    crops = reference.warp_affine(*interpreted.check_case())
+    assert ((crops == 0).all(axis=3).mean(axis=(1, 2)) < 0.7).all(), "a crop that is mostly black checks little"
+
+
+def two_bytes(word: np.ndarray, high: bool) -> list[np.ndarray]:
+    return [(word >> np.uint32(16 * high + 8 * i)).astype(np.int64) & 255 for i in (0, 1)]
+
+
+def run_assembly(text: str, low: np.ndarray, high: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """The two PTX instructions of the kernel, as the PTX manual describes them, on arrays of registers."""
+    name, _, operands = text.partition(" ")
+    assert operands == "$0, $1, $2, $3;"
+    if name == "prmt.b32":
+        out = np.zeros_like(low, np.uint32)
+        for i in range(4):
+            digit = (last.astype(np.int64) >> (4 * i)) & 15
+            assert (digit < 8).all()  # from 8 on the sign would be copied
+            pair = low.astype(np.uint64) | (high.astype(np.uint64) << np.uint64(32))
+            out |= ((pair >> (8 * digit).astype(np.uint64)) & np.uint64(255)).astype(np.uint32) << np.uint32(8 * i)
+        return out
+    assert name in ("dp2a.lo.s32.u32", "dp2a.hi.s32.u32")
+    weights = [low.astype(np.uint32).view(np.int16).reshape(*low.shape, 2)[..., i].astype(np.int64) for i in (0, 1)]
+    taps = two_bytes(high.astype(np.uint32), name == "dp2a.hi.s32.u32")
+    return (last.astype(np.int64) + weights[0] * taps[0] + weights[1] * taps[1]).astype(np.int32)
+
+
+def test_the_assembly_of_the_compiled_kernel_equals_the_reference(interpreted, monkeypatch):
+    """The interpreter has no PTX, so the instructions that only the compiled kernel uses are emulated here."""
+    from triton.runtime import interpreter
+
+    seen = set()
+
+    def create_inline_asm(self, text, constraints, values, types, is_pure, pack):
+        assert (constraints, pack) == ("=r,r,r,r", 1)
+        seen.add(text.partition(" ")[0])
+        result = run_assembly(text, *(value.data for value in values))
+        handle = interpreter.TensorHandle(result, types[0].scalar if hasattr(types[0], "scalar") else types[0])
+        return type("Call", (), {"get_result": lambda _, i: handle})()
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_inline_asm", create_inline_asm)
+    monkeypatch.setattr(interpreted, "INTERPRETED", interpreted.tl.constexpr(False))
+    monkeypatch.setattr(interpreted, "is_interpreted", lambda: True)
+    frames, frame_of, matrices, cubic, size = SMALL
+    some = slice(0, 16)
+    case = (frames, frame_of[some], matrices[some], cubic[some], size)
+    crops = interpreted.warp_affine(*case, device="cpu").numpy()
+    np.testing.assert_array_equal(crops, reference.warp_affine(*case))
+    assert interpreted.self_check("cpu")
+    assert seen == {"prmt.b32", "dp2a.lo.s32.u32", "dp2a.hi.s32.u32"}
 
 
 def test_reverse_swaps_the_channels(interpreted, small_crops):
@@ -169,11 +281,11 @@ def test_slab_rows_start_on_words_and_end_in_zeros(interpreted):
     sizes = [(3, 5), (0, 4), (2, 4), (1, 1)]
     layout, n_bytes = interpreted.slab_layout(sizes, [(7, 9), (0, 0), (1, 2), (3, 4)])
     assert layout.tolist() == [[0, 3, 4, 7, 9], [12, 0, 3, 0, 0], [12, 2, 3, 1, 2], [18, 1, 1, 3, 4]]
-    assert n_bytes == 4 * 19
+    assert n_bytes == 4 * 20
     slab = np.full(n_bytes, 0xEE, np.uint8)
     for place, (height, width) in zip(layout, sizes, strict=True):
         interpreted.fill(slab, place, np.full((height, width, 3), width, np.uint8))
-    assert slab.tolist() == 3 * ([5] * 15 + [0]) + 2 * [4] * 12 + [1, 1, 1, 0]
+    assert slab.tolist() == 3 * ([5] * 15 + [0]) + 2 * [4] * 12 + [1, 1, 1, 0] + [0xEE] * 4
 
 
 def test_an_empty_slab_has_a_word(interpreted):
@@ -194,6 +306,7 @@ def good_arguments() -> dict[str, object]:
         "slab": torch.zeros(16, dtype=torch.uint8),
         "sources": torch.zeros((1, 5), dtype=torch.int64),
         "source_of": torch.zeros(2, dtype=torch.int32),
+        "inside": torch.zeros(2, dtype=torch.int32),
         "tables": torch.zeros((2, 4, 6), dtype=torch.int32),
         "rows": torch.arange(2, dtype=torch.int32),
         "cubic": True,
@@ -211,6 +324,7 @@ def good_arguments() -> dict[str, object]:
         ({"slab": torch.zeros(20, dtype=torch.uint8)[1:17]}, ValueError, "whole 32-bit words"),
         ({"sources": torch.zeros((1, 4), dtype=torch.int64)}, ValueError, r"sources must be \[any, 5\] int64"),
         ({"source_of": torch.zeros(3, dtype=torch.int32)}, ValueError, r"source_of must be \[2\] int32, got \[3\]"),
+        ({"inside": torch.zeros(2)}, ValueError, r"inside must be \[2\] int32, got \[2\] float32"),
         ({"rows": torch.arange(2)}, ValueError, r"rows must be \[any\] int32, got \[2\] int64"),
         ({"crops": torch.zeros((2, 6, 5, 3), dtype=torch.uint8)}, ValueError, r"crops must be \[2, 6, 6, 3\]"),
         ({"crops": torch.zeros((2, 6, 3, 6), dtype=torch.uint8).transpose(2, 3)}, ValueError, "contiguous"),
@@ -243,7 +357,7 @@ def compile_for(compiled: ModuleType, architecture: int, taps: int, **options: o
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    types = ("*i32", "*i64", "*i32", "*i32", "*i32", "*i32", "*u8", "i32")
+    types = ("*i32", "*i64", "*i32", "*i32", "*i32", "*i64", "*i32", "*u8", "i32")
     constants = {"TAPS": taps, "REVERSE": False, "TILE_X": compiled.TILE_X, "TILE_Y": compiled.TILE_Y}
     signature = dict(zip(compiled._kernel.arg_names, (*types, *["constexpr"] * len(constants)), strict=True))
     return triton.compile(

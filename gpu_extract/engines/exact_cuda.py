@@ -15,6 +15,7 @@ from gpu_extract.device_slots import SlotEngine, Upload, Work, first_line
 from gpu_extract.engines import Crops, Engine, Limits
 from gpu_extract.errors import DeviceError
 from gpu_extract.kernels import tables
+from gpu_extract.kernels.slab import lies_inside
 from gpu_extract.patch import Patch
 
 if TYPE_CHECKING:
@@ -61,12 +62,14 @@ class CudaEngine(SlotEngine):
     def _work(self, patches: Sequence[Patch], crops: Crops) -> Work:
         by_filter = [np.flatnonzero(crops.cubic == cubic).astype(np.int32) for cubic in (True, False)]
         positions = tables.coordinate_tables(crops.crop_from_frame, crops.size)
-        upload = Upload(patches, [crops.patch.astype(np.int32), positions, *by_filter])
+        upload = Upload(patches)
+        inside = lies_inside(positions, crops.cubic, crops.patch, upload.layout).astype(np.int32)
+        upload.add(crops.patch.astype(np.int32), inside, positions, *by_filter)
 
         def compute(memory: torch.Tensor, out: torch.Tensor) -> None:
-            slab, (sources, source_of, there, cubic_rows, linear_rows) = upload.views(memory)
-            self._kernel.launch(slab, sources, source_of, there, cubic_rows, True, out)
-            self._kernel.launch(slab, sources, source_of, there, linear_rows, False, out)
+            slab, (*there, cubic_rows, linear_rows) = upload.views(memory)
+            self._kernel.launch(slab, *there, cubic_rows, True, out)
+            self._kernel.launch(slab, *there, linear_rows, False, out)
 
         return Work(upload, compute)
 

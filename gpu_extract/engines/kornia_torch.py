@@ -49,7 +49,8 @@ class KorniaEngine(SlotEngine):
     def _work(self, patches: Sequence[Patch], crops: Crops) -> Work:
         order = self._order(patches, crops)
         patch = crops.patch[order]
-        upload = Upload(patches, [order, patch, tables.coordinate_tables(crops.crop_from_frame[order], crops.size)])
+        upload = Upload(patches)
+        upload.add(order, patch, tables.coordinate_tables(crops.crop_from_frame[order], crops.size))
         sizes = [patch.pixels.shape[:2] for patch in patches]
 
         def compute(memory: torch.Tensor, out: torch.Tensor) -> None:
