@@ -296,10 +296,12 @@ def warp_affine(
         out = torch.empty((K, size, size, 3), dtype=torch.uint8, device=device)
     tables = coordinate_tables(crop_from_frame, size)
     inside = lies_inside(tables, cubic, source_of, layout).astype(np.int32)
-    there = [torch.from_numpy(array).to(device) for array in (slab, layout, source_of, inside, tables)]
+    slab_there, layout_there, source_of_there, inside_there, tables_there = (
+        torch.from_numpy(array).to(device) for array in (slab, layout, source_of, inside, tables)
+    )
     for is_cubic in (True, False):
         rows = torch.from_numpy(np.flatnonzero(cubic == is_cubic).astype(np.int32)).to(device)
-        launch(*there, rows, is_cubic, out, reverse)
+        launch(slab_there, layout_there, source_of_there, inside_there, tables_there, rows, is_cubic, out, reverse)
     return out
 
 
