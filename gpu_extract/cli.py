@@ -135,6 +135,61 @@ def build_parser() -> argparse.ArgumentParser:
         help="a bar on a terminal, else a line every 10 s (default auto)",
     )
 
+    verify = _command(
+        commands,
+        "verify",
+        _verify,
+        "Prove a folder of faces: cut every face again, in memory, and compare it with its file and stored hash.\n\n"
+        "Options left out are those of the run that the folder's journal records. Nothing is written.",
+        "gpu-extract verify -a alignments.fsa -fr clip.mp4 -fc faces/",
+    )
+    add = verify.add_argument
+    add("-a", "--alignments", metavar="FILE", required=True, help="the alignments file")
+    add("-fr", "--frames", metavar="PATH", required=True, help="the video or the folder of images it was made from")
+    add("-fc", "--faces", metavar="DIR", required=True, help="the folder of faces; only read")
+    add("-sz", "--size", metavar="N", type=int, help="crop side in pixels")
+    add("-een", "--extract-every-n", metavar="N", type=int, help="frames 0, N, 2N …")
+    for flag in (("-ae", "--align-eyes"), ("-l", "--large"), ("--antialias",)):
+        add(*flag, action="store_const", const=True, help="as extract had it")
+    add("--min-size", metavar="PERCENT", type=int, help="as extract had it")
+    add("--centering", choices=("auto", "legacy", "face", "head"), help="as extract had it")
+    add("--video-timing", choices=("auto", "constant", "decoded"), help="as extract had it")
+    add("--rotate", choices=("auto", "on", "off"), help="as extract had it")
+    add("--format", choices=("auto", "png", "jpg", "webp"), help="as extract had it")
+    add("--quality", metavar="Q", type=int, help="as extract had it")
+    add("--output-layout", choices=("flat", "by-frame", "webdataset"), help="as extract had it")
+    add("--metadata", choices=("jsonl", "parquet"), help="as extract had it")
+    add("--engine", choices=ENGINES, help="as extract had it")
+    add("--device", metavar="DEVICE", default="auto", help="where: auto, cpu, cuda or cuda:N")
+    add("--batch-mb", metavar="MB", type=int, default=64, help="one batch on a device (default 64)")
+    add("--pinned-mb", metavar="MB", type=int, default=512, help="page-locked host memory, on CUDA (default 512)")
+    add("--workers", metavar="N", type=int, help="threads that cut and compare (default: one a core)")
+    add("--json", metavar="FILE", help="write the result as JSON; - is standard output")
+    add(
+        "--progress",
+        choices=PROGRESS,
+        default="auto",
+        help="a bar on a terminal, else a line every 10 s (default auto)",
+    )
+
+    check = _command(
+        commands,
+        "check",
+        _check,
+        "Compare an alignments file with its frames: what lacks the other, several or no faces, bad landmarks.",
+        "gpu-extract check -a alignments.fsa -fr clip.mp4",
+    )
+    add = check.add_argument
+    add("-a", "--alignments", metavar="FILE", required=True, help="alignments file of any generation")
+    add("-fr", "--frames", metavar="PATH", required=True, help="the video or the folder of images it was made from")
+    add(
+        "--video-timing",
+        choices=("auto", "constant", "decoded"),
+        default="auto",
+        help="how a video's frames are numbered",
+    )
+    add("--json", metavar="FILE", help="write the result as JSON; - is standard output")
+
     demo = _command(
         commands,
         "demo",
@@ -223,6 +278,27 @@ def _extract(arguments: argparse.Namespace) -> int:
     elif not report.complete:
         print(f"gpu-extract: {report.notes[-1]}", file=sys.stderr)
     return report.exit_code
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from gpu_extract.verify import verify
+
+    if arguments.quiet:
+        arguments.progress = "none"
+    return _told(verify(**_library_arguments(arguments)), arguments)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from gpu_extract.check import check
+
+    return _told(check(**_library_arguments(arguments)), arguments)
+
+
+def _told(report: Any, arguments: argparse.Namespace) -> int:
+    if not arguments.quiet:
+        print(report.table(), file=sys.stderr if arguments.json == "-" else sys.stdout)
+    code: int = report.exit_code
+    return code
 
 
 def _demo(arguments: argparse.Namespace) -> int:

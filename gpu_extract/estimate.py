@@ -90,5 +90,8 @@ def estimate(made: Prepared, settings: Settings, report: Report) -> None:
 class _Nowhere(Layout):
     """Takes faces and keeps none."""
 
+    def place(self, task: FrameTask, k: int, name: str) -> str:
+        return name
+
     def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:
         return name

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from gpu_extract.atomic import locked
 from gpu_extract.engines import Engine, Limits, pick_engine
 from gpu_extract.errors import Interrupted, OutputError
 from gpu_extract.estimate import check_space, estimate
-from gpu_extract.faces import FaceWriter, prepare_folder
+from gpu_extract.faces import FaceWriter, Header, prepare_folder
 from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.header import face_header
 from gpu_extract.journal import Journal
@@ -32,7 +31,7 @@ from gpu_extract.pipeline import FaceResult, FrameResult, Pipeline
 from gpu_extract.plan import FrameTask, Options, Plan, make_plan, subset, without_shared_files
 from gpu_extract.progress import make_progress
 from gpu_extract.refresh import refresh_thumbnails
-from gpu_extract.report import Report, versions
+from gpu_extract.report import HasJson, Report, versions
 from gpu_extract.rows import FaceRows
 from gpu_extract.settings import Resolved, Settings
 from gpu_extract.signals import StopOnSignal
@@ -125,7 +124,7 @@ def extract(
     return report
 
 
-def write_report(report: Report, target: str | os.PathLike[str]) -> None:
+def write_report(report: HasJson, target: str | os.PathLike[str]) -> None:
     """Write the report as JSON to a file, or to standard output for "-".
 
     Raises:
@@ -161,9 +160,7 @@ def prepared(settings: Settings, report: Report) -> Iterator[Prepared]:
         resolved = settings.resolve(alignments)
         report.notes += resolved.notes
         report.video_timing, report.rotate = resolved.timing, resolved.rotate
-        source = stack.enter_context(
-            open_frames(settings.frames, threads=settings.workers, timing=resolved.timing, rotate=resolved.rotate)
-        )
+        source = stack.enter_context(open_frames(settings.frames, timing=resolved.timing, rotate=resolved.rotate))
         engine = _picked_engine(settings, report)
         stack.enter_context(engine)
         if settings.antialias:
@@ -264,7 +261,7 @@ class Job:
             check_space(todo, settings.faces, report)
         layout = layout_class(settings.faces, todo.positions, made.plan.face_count)
         rows = FaceRows(made.alignments, made.plan)
-        writer = FaceWriter(layout, settings.faces, settings.quality, self._header(made), rows.sidecar)
+        writer = FaceWriter(layout, settings.faces, settings.quality, header_maker(made), rows.sidecar)
         written = [face for frame in earlier.values() for face in frame]
         report.frames_decoded += len(earlier)
         if self._too_many_errors(report):
@@ -290,21 +287,6 @@ class Job:
         if settings.resume and journal_exists(settings.faces):
             return Journal.resume(settings.faces, fingerprint)
         return Journal.create(settings.faces, fingerprint)
-
-    def _header(self, made: Prepared) -> Any:
-        """The function that makes each face's PNG header, for files of a version that has them."""
-        alignments = made.alignments
-        if alignments.version < HEADERS_SINCE:
-            return None
-        is_video = made.source.kind == "video"
-
-        def header(task: FrameTask, k: int, result: FrameResult) -> bytes | None:
-            record = alignments.record(int(task.rows[k]))
-            index = int(task.index[k])
-            height, width = result.frame_size
-            return face_header(alignments.version, record, index, task.name, height, width, is_video)
-
-        return header
 
     def _run_pipeline(
         self, made: Prepared, writer: FaceWriter, layout: Layout, journal: Journal, whole_plan: Plan
@@ -356,6 +338,22 @@ class Job:
         if not report.stopped:
             why = "interrupted"
         report.notes.append(f"{why} after {report.frames_decoded:,} of {plan.frame_count:,} frames; {RESUME}.")
+
+
+def header_maker(made: Prepared) -> Header | None:
+    """The function that makes each face's PNG header, for files of a version that has them."""
+    alignments = made.alignments
+    if alignments.version < HEADERS_SINCE:
+        return None
+    is_video = made.source.kind == "video"
+
+    def header(task: FrameTask, k: int, result: FrameResult) -> bytes | None:
+        record = alignments.record(int(task.rows[k]))
+        index = int(task.index[k])
+        height, width = result.frame_size
+        return face_header(alignments.version, record, index, task.name, height, width, is_video)
+
+    return header
 
 
 def tally(result: FrameResult, report: Report) -> None:

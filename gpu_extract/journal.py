@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpu_extract.errors import OutputError, UsageError
+from gpu_extract.errors import InputError, OutputError, UsageError
 from gpu_extract.pipeline import FaceResult
 
 NAME = ".gpu-extract.journal"
@@ -93,8 +93,7 @@ class Journal:
                 if "frames_seen" in entry:
                     journal.frames_seen = entry["frames_seen"]
                 else:
-                    faces = [FaceResult(*face) for face in entry["faces"]]
-                    journal.finished[entry["frame"]] = Finished(entry["frame"], faces)
+                    journal.finished[entry["frame"]] = _finished(entry)
             return journal
         except BaseException:
             os.close(handle)
@@ -137,6 +136,23 @@ class Journal:
                 raise OutputError(f"the journal {self.path} cannot grow: the disk is full.")
         except OSError as error:
             raise OutputError(f"the journal {self.path} cannot grow: {error.strerror}.") from error
+
+
+def read(folder: Path) -> tuple[Settings, list[Finished]] | None:
+    """The settings and frames of the run that a folder holds, without a lock; None where there is no whole record."""
+    try:
+        handle = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        entries, _ = _read(handle)
+    except OSError as error:
+        raise InputError(f"the journal {folder / NAME} cannot be read: {error.strerror}.") from error
+    finally:
+        os.close(handle)
+    if not entries or entries[0].get("journal") != VERSION:
+        return None
+    return entries[0]["settings"], [_finished(entry) for entry in entries[1:] if "faces" in entry]
 
 
 def exists(folder: Path) -> bool:
@@ -185,6 +201,10 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     entry: dict[str, Any] = json.loads(text)
     return entry
+
+
+def _finished(entry: dict[str, Any]) -> Finished:
+    return Finished(entry["frame"], [FaceResult(*face) for face in entry["faces"]])
 
 
 def _compare(before: Settings, now: Settings) -> None:

@@ -8,13 +8,19 @@ import platform
 import sys
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
 
 LONGEST_TEXT = 300
 LISTED = 20
 """Failures and missing frames that the table lists; the JSON holds all."""
+
+
+class HasJson(Protocol):
+    """Any report."""
+
+    def to_json(self) -> str: ...
 
 
 @dataclass

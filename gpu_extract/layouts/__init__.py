@@ -50,6 +50,14 @@ class Layout(ABC):
         self._folder = folder
 
     @abstractmethod
+    def place(self, task: FrameTask, k: int, name: str) -> str:
+        """Where `store` puts a face, relative to the folder; for archives, its name inside whichever holds it.
+
+        Raises:
+            OSError: EINVAL if the frame's name cannot be part of a path.
+        """
+
+    @abstractmethod
     def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:
         """Take the k-th face of a frame; called from many threads at once.
 

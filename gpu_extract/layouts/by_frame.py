@@ -27,6 +27,9 @@ class ByFrame(Layout):
         self._nested = face_count > MAX_ENTRIES
         self._made: set[str] = set()
 
+    def place(self, task: FrameTask, k: int, name: str) -> str:
+        return f"{self._folder_of(task, k)}/{name}" if self._nested else name
+
     def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:
         if not self._nested:
             write_file(self._folder, name, data)

@@ -7,6 +7,9 @@ from gpu_extract.plan import FrameTask
 
 
 class Flat(Layout):
+    def place(self, task: FrameTask, k: int, name: str) -> str:
+        return name
+
     def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:
         write_file(self._folder, name, data)
         return name

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -119,11 +119,13 @@ class WebDataset(Layout):
         self._samples = self._nbytes = 0
         self._in_shard: list[FrameResult] = []
 
-    def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:
+    def place(self, task: FrameTask, k: int, name: str) -> str:
         stem, _, extension = name.rpartition(".")
-        key = stem.replace("%", "%25").replace(".", "%2E")
-        text = json_line({"position": task.position, "index": int(task.index[k]), **sidecar()})
-        member = f"{key}.{extension}"
+        return f"{stem.replace('%', '%25').replace('.', '%2E')}.{extension}"
+
+    def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:
+        member = self.place(task, k, name)
+        text = sample_json(task, k, sidecar())
         self._stash.put((task.position, int(task.index[k])), _Sample(member, data, text))
         return member
 
@@ -225,6 +227,11 @@ def tar_member(name: str, data: bytes) -> bytes:
     info.mode = 0o644
     padding = bytes(-len(data) % tarfile.BLOCKSIZE)
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + data + padding
+
+
+def sample_json(task: FrameTask, k: int, known: dict[str, Any]) -> bytes:
+    """What lies beside the k-th face's image; `faces_in_shard` reads its beginning."""
+    return json_line({"position": task.position, "index": int(task.index[k]), **known})
 
 
 def whole_shards(folder: Path) -> dict[str, list[tuple[int, int]]]:
