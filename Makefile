@@ -21,8 +21,8 @@ lint: $(INSTALLED_TEST)
 
 bench: $(INSTALLED_TEST)
 	$(PY) -m pip install -q --disable-pip-version-check -e ".[bench]"
-	$(PY) bench/bench_extract.py --json bench/results/extract.json
-	$(PY) bench/plot.py bench/results/extract.json bench/results/extract.png
+	$(PY) bench/bench_extract.py --name extract
+	$(PY) bench/plot.py
 
 gpu-check: $(INSTALLED_TEST)
 	$(PY) bench/gpu_check.py --json bench/results/gpu.json

@@ -142,7 +142,7 @@ class Bench:
         result: dict[str, Any] = {"target": "1080p folders: PNG ≥ 4 ×, JPEG ≥ 3 × the stand-in"}
         ratios = {}
         for kind in ("png", "jpg"):
-            folder = self.footage(frames=120, folder=kind)
+            folder = self.footage(frames=480, folder=kind)
             jobs: dict[str, Job] = {
                 "stand-in": lambda folder=folder: self.stand_in(folder),
                 "gpu-extract": lambda folder=folder: self.extract(folder),
