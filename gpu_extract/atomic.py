@@ -151,7 +151,8 @@ def locked(path: str | Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             lock.unlink()
-        os.close(descriptor)
+        with suppress(OSError):  # of a file that holds nothing anybody needs
+            os.close(descriptor)
 
 
 def _acquire(lock: Path, path: str | Path) -> int | None:
