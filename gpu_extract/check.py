@@ -15,8 +15,8 @@ import numpy as np
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
 from gpu_extract.frames import FrameSource, open_frames
-from gpu_extract.job import write_report
 from gpu_extract.plan import Options, crop_all
+from gpu_extract.report import write_report
 from gpu_extract.settings import Settings
 
 LISTED = 10

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpu_extract import __version__
-from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, GpuExtractError, Interrupted, UsageError, printable
+from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, GpuExtractError, InterruptedRunError, UsageError, printable
 from gpu_extract.signals import StopOnSignal
 
 EXIT_CODES = """\
@@ -370,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code: int = arguments.run(arguments)
             sys.stdout.flush()
         return code
-    except Interrupted as error:
+    except InterruptedRunError as error:
         return _fail(str(error), error.exit_code, False)
     except GpuExtractError as error:
         return _fail(str(error), error.exit_code, verbose)

@@ -16,7 +16,7 @@ from gpu_extract.plan import FrameTask, Plan, subset
 from gpu_extract.report import Report
 
 if TYPE_CHECKING:
-    from gpu_extract.job import Prepared
+    from gpu_extract.prepare import Prepared
     from gpu_extract.settings import Settings
 
 SAMPLED_FRAMES = 48  # from the start of the source: enough to see past the first decoder delay, under a second

@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.antialias import AntialiasedEngine
 from gpu_extract.atomic import locked
-from gpu_extract.engines import Engine, Limits, pick_engine
-from gpu_extract.errors import Interrupted, OutputError
+from gpu_extract.errors import InterruptedRunError, OutputError
 from gpu_extract.estimate import check_space, estimate
-from gpu_extract.faces import FaceWriter, Header, prepare_folder
-from gpu_extract.frames import FrameSource, open_frames
-from gpu_extract.header import face_header
+from gpu_extract.faces import FaceWriter, prepare_folder
 from gpu_extract.journal import Journal
 from gpu_extract.journal import exists as journal_exists
 from gpu_extract.layouts import Layout, layout_for, remove_unfinished
 from gpu_extract.metadata import write_metadata
 from gpu_extract.pipeline import FaceResult, FrameResult, Pipeline
-from gpu_extract.plan import FrameTask, Options, Plan, make_plan, subset, without_shared_files
+from gpu_extract.plan import Plan, subset, without_shared_files
+from gpu_extract.prepare import Prepared, header_maker, prepared
 from gpu_extract.progress import make_progress
 from gpu_extract.refresh import refresh_thumbnails
-from gpu_extract.report import HasJson, Report, versions
+from gpu_extract.report import Report, versions, write_report
 from gpu_extract.rows import FaceRows
-from gpu_extract.settings import Resolved, Settings
+from gpu_extract.settings import Settings
 from gpu_extract.signals import StopOnSignal
 
 GRACE_SECONDS = 3.0  # after a signal, for frames in flight; what takes longer is given up and done again by --resume
-HEADERS_SINCE = 2.1  # the version from which on face PNGs carry their alignment
 RESUME = "run the same command with --resume to continue"
-log = logging.getLogger("gpu_extract")
 
 
 def extract(
@@ -122,96 +115,6 @@ def extract(
     if settings.json is not None:
         write_report(report, settings.json)
     return report
-
-
-def write_report(report: HasJson, target: str | os.PathLike[str]) -> None:
-    """Write the report as JSON to a file, or to standard output for "-".
-
-    Raises:
-        OutputError: if the file cannot be written.
-    """
-    if target == "-":
-        sys.stdout.write(report.to_json())
-        return
-    try:
-        Path(target).write_text(report.to_json(), "utf-8")
-    except OSError as error:
-        raise OutputError(f"the report cannot be written to {target}: {error.strerror}.") from error
-
-
-@dataclass
-class Prepared:
-    """Inputs opened and matched: all that a run, a dry run and a verification share."""
-
-    alignments: Alignments
-    resolved: Resolved
-    source: FrameSource
-    engine: Engine
-    plan: Plan
-    workers: int
-
-
-@contextmanager
-def prepared(settings: Settings, report: Report) -> Iterator[Prepared]:
-    """Load, open, pick and plan; closes what it opened."""
-    with ExitStack() as stack:
-        alignments = Alignments.load(settings.alignments)
-        report.alignments_version, report.alignments_generation = alignments.version, alignments.generation
-        resolved = settings.resolve(alignments)
-        report.notes += resolved.notes
-        report.video_timing, report.rotate = resolved.timing, resolved.rotate
-        source = stack.enter_context(open_frames(settings.frames, timing=resolved.timing, rotate=resolved.rotate))
-        engine = _picked_engine(settings, report)
-        stack.enter_context(engine)
-        if settings.antialias:
-            engine = AntialiasedEngine(engine)
-        plan = make_plan(
-            alignments,
-            source,
-            Options(
-                size=settings.size,
-                extract_every_n=settings.extract_every_n,
-                align_eyes=settings.align_eyes,
-                min_box_px=settings.min_box_px,
-                centering=resolved.centering,
-                extension=resolved.extension,
-                antialias=settings.antialias,
-            ),
-        )
-        plan = without_shared_files(plan)
-        stack.enter_context(_one_opencv_thread())
-        yield Prepared(alignments, resolved, source, engine, plan, settings.workers or _cores())
-
-
-def _picked_engine(settings: Settings, report: Report) -> Engine:
-    say = log.info if settings.progress == "none" else _say
-    limits = Limits(settings.batch_mb, settings.pinned_mb)
-    engine, passed_over = pick_engine(settings.engine, settings.device, limits, say)
-    report.engine, report.device, report.engine_implementation = engine.name, engine.device, engine.implementation
-    if engine.device != "cpu":
-        report.notes += [f"engine passed over: {line}" for line in passed_over]
-    return engine
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    """Our workers fill the cores; OpenCV's own pool inside each of them would only get in the way."""
-    import cv2
-
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 class Job:
@@ -340,22 +243,6 @@ class Job:
         report.notes.append(f"{why} after {report.frames_decoded:,} of {plan.frame_count:,} frames; {RESUME}.")
 
 
-def header_maker(made: Prepared) -> Header | None:
-    """The function that makes each face's PNG header, for files of a version that has them."""
-    alignments = made.alignments
-    if alignments.version < HEADERS_SINCE:
-        return None
-    is_video = made.source.kind == "video"
-
-    def header(task: FrameTask, k: int, result: FrameResult) -> bytes | None:
-        record = alignments.record(int(task.rows[k]))
-        index = int(task.index[k])
-        height, width = result.frame_size
-        return face_header(alignments.version, record, index, task.name, height, width, is_video)
-
-    return header
-
-
 def tally(result: FrameResult, report: Report) -> None:
     """Add one frame's counts, failures and times to the report."""
     report.frames_decoded += result.decoded
@@ -371,8 +258,8 @@ def _hint_at_resume() -> Iterator[None]:
     """What ends a run whose journal exists says how to go on."""
     try:
         yield
-    except Interrupted as error:
-        raise Interrupted(f"interrupted; {RESUME}.", error.exit_code) from None
+    except InterruptedRunError as error:
+        raise InterruptedRunError(f"interrupted; {RESUME}.", error.exit_code) from None
     except OutputError as error:
         raise OutputError(f"{str(error).removesuffix('.')}; when that is solved, {RESUME}.") from error
 

@@ -79,7 +79,7 @@ class Waits:
     regions_for_device: float = 0.0
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """Raised inside a thread that has to end early."""
 
 
@@ -125,7 +125,7 @@ class _ByteBudget:
         with self._changed:
             while self._used and self._used + nbytes > self._capacity:
                 if stopped.is_set():
-                    raise _Stopped
+                    raise _StoppedError
                 self._changed.wait(POLL_SECONDS)
             self._used += nbytes
 
@@ -277,7 +277,7 @@ class Pipeline:
         """Run a thread's body; its error goes to the caller, and its end is always announced."""
         try:
             run()
-        except _Stopped:
+        except _StoppedError:
             pass
         except BaseException as error:
             self._give_up(error)
@@ -309,7 +309,7 @@ class Pipeline:
                 began = clock()
                 while not self._decoded.acquire(timeout=POLL_SECONDS):
                     if self._abandon.is_set():
-                        raise _Stopped
+                        raise _StoppedError
                 self.waits.reader_for_workers += clock() - began
                 self._work.put((next_task, item))
                 next_task += 1
@@ -336,7 +336,7 @@ class Pipeline:
                 if item is None:
                     return
                 if self._abandon.is_set():
-                    raise _Stopped
+                    raise _StoppedError
                 i, frame = item
                 result = FrameResult(self._plan.task(i))
                 try:
@@ -395,7 +395,7 @@ class Pipeline:
         step = max(1, CROPS_AT_ONCE_BYTES // (3 * self._plan.size**2))
         for start in range(0, len(result.task), step):
             if self._abandon.is_set():
-                raise _Stopped
+                raise _StoppedError
             stop = min(start + step, len(result.task))
             began = time.perf_counter()
             crops = self._engine.warp(loaded.patches, self._crops(loaded, start, stop))
@@ -418,7 +418,7 @@ class Pipeline:
                     self._hand_out(pending.popleft())
                 while not self._tickets.acquire(timeout=POLL_SECONDS):
                     if self._abandon.is_set():
-                        raise _Stopped
+                        raise _StoppedError
                 pending.append(self._submit(shares))
             while pending:
                 self._hand_out(pending.popleft())
@@ -435,7 +435,7 @@ class Pipeline:
         waited = 0.0
         while True:
             if self._abandon.is_set():
-                raise _Stopped
+                raise _StoppedError
             began = time.perf_counter()
             try:
                 item = self._loaded.get_nowait()
@@ -504,7 +504,7 @@ class Pipeline:
                     self._finish_share(share, part)
             except BaseException as error:
                 self._give_up(error)
-            # Also when the run was given up, and by a thread that stays: the device thread may be waiting for this memory.
+            # Also when the run was given up, and by a thread that stays: the device thread may wait for this memory.
             if share.release():
                 self._tickets.release()
             with loaded.lock:

@@ -178,8 +178,9 @@ def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> 
     position = np.array([-1 if i is None else i for i in found], np.int64)
     if len(faces.frame) and not (position[faces.frame] >= 0).any():
         raise InputError(
-            f"no entry of {alignments.path.name} names a frame of {source.path}: the file has {names[faces.frame[0]]!r}, "
-            f"the frames are like {source.name_of(0)!r}; check that the two belong together."
+            f"no entry of {alignments.path.name} names a frame of {source.path}: the file has "
+            f"{names[faces.frame[0]][:100]!r}, the frames are like {source.name_of(0)!r}; "
+            "check that the two belong together."
         )
     selected = (position >= 0) & (position % options.extract_every_n == 0)
     has_faces = np.zeros(len(names), bool)

@@ -11,7 +11,7 @@ from gpu_extract.plan import FrameTask, Options, make_plan
 from gpu_extract.thumbs import as_stored, thumbnail, thumbnail_centering
 
 if TYPE_CHECKING:
-    from gpu_extract.job import Prepared
+    from gpu_extract.prepare import Prepared
     from gpu_extract.report import Report
 
 GENERATIONS_WITHOUT = ("g0", "g1", "g2", "g3", "g4", "g5", "g6", "g7a")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import sys
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Protocol
 
-from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
+from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, OutputError, printable
 
 LONGEST_TEXT = 300
 LISTED = 20
@@ -177,3 +179,18 @@ def _version(package: str) -> str:
 
 def _own_version() -> str:
     return str(getattr(sys.modules["gpu_extract"], "__version__", ""))
+
+
+def write_report(report: HasJson, target: str | os.PathLike[str]) -> None:
+    """Write the report as JSON to a file, or to standard output for "-".
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    if target == "-":
+        sys.stdout.write(report.to_json())
+        return
+    try:
+        Path(target).write_text(report.to_json(), "utf-8")
+    except OSError as error:
+        raise OutputError(f"the report cannot be written to {target}: {error.strerror}.") from error

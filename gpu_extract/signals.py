@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from gpu_extract.errors import Interrupted
+from gpu_extract.errors import InterruptedRunError
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class StopOnSignal:
-    """While entered, the first SIGINT or SIGTERM raises Interrupted in the main thread, the second ends the process.
+    """While entered, the first SIGINT or SIGTERM raises InterruptedRunError, the second ends the process.
 
     Inside `calling(stop)` the first one calls `stop` instead. Does nothing outside the main thread. One may be entered
     inside another; the inner one has the say.
@@ -59,5 +59,5 @@ class StopOnSignal:
             os._exit(EXIT_CODES[name])
         self.received = name
         if self._stop is None:
-            raise Interrupted("interrupted.", EXIT_CODES[name])
+            raise InterruptedRunError("interrupted.", EXIT_CODES[name])
         self._stop()

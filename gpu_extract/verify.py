@@ -22,14 +22,14 @@ from gpu_extract import journal
 from gpu_extract.encode import encoder_for, face_hash
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, FrameError, InputError, UsageError, printable
 from gpu_extract.header import PREFIX, header_text
-from gpu_extract.job import Prepared, header_maker, prepared, write_report
 from gpu_extract.layouts import layout_for
 from gpu_extract.layouts.webdataset import sample_json
 from gpu_extract.metadata import json_line
 from gpu_extract.pipeline import FaceResult, FrameResult, Pipeline
 from gpu_extract.plan import Failure, FrameTask, stem_of
+from gpu_extract.prepare import Prepared, header_maker, prepared
 from gpu_extract.progress import make_progress
-from gpu_extract.report import Report
+from gpu_extract.report import Report, write_report
 from gpu_extract.rows import FaceRows
 from gpu_extract.settings import Settings, digest
 
