@@ -1,0 +1,285 @@
+"""Check and measure the CUDA path on the GPU of this machine: what `make gpu-check` runs, in under eight minutes.
+
+    python bench/gpu_check.py --json bench/results/gpu.json
+    python bench/gpu_check.py --allow-cpu                     a dry run at toy sizes, without a GPU
+
+Exactness first, on random crops and on the vectors; then the kernel beside kornia, grid_sample, OpenCV on all cores
+and, where it is installed, CV-CUDA; then whole runs of the command line by stage. What was skipped is named. Nothing is
+timed after a crop that is not equal to the byte.
+
+Exit codes: 0 all equal, 1 something was not, 5 no CUDA device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import cv2
+import numpy as np
+from common import REPO, RESULTS, CommandError, run, run_metadata
+
+from gpu_extract.kernels import cpu, reference
+
+VECTORS = REPO / "tests" / "vectors"
+SECONDS = 7 * 60  # after that no further case starts
+NO_DEVICE = 5
+FRAME_SIZES = [(1, 1), (333, 217), (108, 192), (720, 1283), (1080, 1920)]
+CROP_SIZES = [16, 37, 64, 129, 256]
+CROPS_EACH = 420  # of each size: 2,100 random crops in all
+TO_REFERENCE = 40  # of each size, which are also compared with the NumPy reference, itself slow
+
+
+class Check:
+    """One run; `result` is the JSON."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.dry = device == "cpu"
+        self.deadline = time.monotonic() + SECONDS
+        self.skipped: list[str] = []
+        self.result: dict[str, Any] = {**run_metadata(), "dry_run": self.dry, "gpu": self.gpu()}
+
+    def gpu(self) -> dict[str, Any]:
+        import torch
+
+        if self.dry:
+            return {"name": "none (dry run)"}
+        properties = torch.cuda.get_device_properties(0)
+        return {
+            "name": properties.name,
+            "driver": _nvidia_smi("driver_version"),
+            "cuda_of_torch": torch.version.cuda,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "memory_gb": round(properties.total_memory / 1e9, 1),
+            "l2_mb": round(self.l2_bytes() / 1e6, 1),
+        }
+
+    def l2_bytes(self) -> int:
+        import torch
+
+        return 0 if self.dry else int(torch.cuda.get_device_properties(0).L2_cache_size)
+
+    def random_crops(self) -> dict[str, Any]:
+        """The kernel against the C sampler and the reference, its output poisoned before, on crops of every kind."""
+        import torch
+
+        from gpu_extract.kernels import warp_affine
+
+        sampler = cpu if cpu.is_available() else reference
+        if sampler is reference:
+            self.skipped.append("random crops against the C sampler: it is not built; the reference stands in")
+        count = unequal = 0
+        for seed, size in enumerate(CROP_SIZES[:1] if self.dry else CROP_SIZES):
+            crops = 4 if self.dry else CROPS_EACH
+            case = random_crops(seed, crops, size, FRAME_SIZES[:3] if self.dry else FRAME_SIZES)
+            wanted = sampler.warp_affine(*case)
+            few = slice(0, TO_REFERENCE)
+            frames, frame_of, matrices, cubic, _ = case
+            truth = reference.warp_affine(frames, frame_of[few], matrices[few], cubic[few], size)
+            for poison in (0x00, 0xFF):
+                out = torch.full((crops, size, size, 3), poison, dtype=torch.uint8, device=self.device)
+                got = warp_affine.warp_affine(*case, device=self.device, out=out).cpu().numpy()
+                unequal += int((got != wanted).any(axis=(1, 2, 3)).sum())
+                unequal += int((got[few] != truth).any(axis=(1, 2, 3)).sum())
+            count += crops
+        return {"crops": count, "unequal": unequal}
+
+    def vectors(self) -> dict[str, Any]:
+        """The command line on the vectors, on this device and on the CPU: every file, byte for byte, and the hashes."""
+        flags = ["-sz", "16", "-een", "2"] if self.dry else ["-sz", "128"]
+        wanted = {} if self.dry else _expected_hashes()
+        with tempfile.TemporaryDirectory() as folder:
+            sources = (VECTORS / "alignments" / "g6_2019-12.fsa", VECTORS / "frames")
+            here = self.extract(Path(folder) / "here", *sources, self.device, *flags)
+            there = self.extract(Path(folder) / "cpu", *sources, "cpu", *flags, interpret=False)
+            ours, others = _files(here["faces"]), _files(there["faces"])
+            pixels = {name: _sha1_of_pixels(here["faces"] / name) for name in ours}
+        return {
+            "faces": len(ours),
+            "files_unequal_to_cpu": sum(ours.get(name) != others.get(name) for name in ours.keys() | others.keys()),
+            "hashes_compared": len(wanted),
+            "hashes_unequal": sum(pixels.get(name) != sha1 for name, sha1 in wanted.items()),
+            "engine": here["report"]["engine_implementation"],
+        }
+
+    def kernel(self) -> dict[str, Any]:
+        """Kernel times; see gpu_timing."""
+        import gpu_timing
+
+        clock = gpu_timing.Clock(self.device)
+        bandwidth = gpu_timing.copy_bandwidth(clock, self.device, 1 << (16 if self.dry else 29))
+        rows = []
+        for row in gpu_timing.kernel_rows(
+            self.device, clock, bandwidth, self.l2_bytes(), self.deadline - 60, self.skipped
+        ):
+            rows.append(row)
+            print("  ", row["frame"], row["faces"], "x", row["size"], row["interpolation"], row["ms"], file=sys.stderr)
+        return {"copy_gb_per_second": round(bandwidth / 1e6, 1), "rows": rows}
+
+    def end_to_end(self) -> dict[str, Any]:
+        """Frames per second of the whole job by stage: this device, its kornia, and the CPU, on a drawn clip."""
+        from make_clip import make
+
+        runs: dict[str, Any] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            work = Path(folder)
+            clip = make(3, 1, 96, 128, data=work) if self.dry else make(300, 2, data=work)
+            jobs = {"exact": (self.device, "exact"), "kornia": (self.device, "kornia"), "cpu": ("cpu", "exact")}
+            faces = {}
+            for name, (device, engine) in jobs.items():
+                if time.monotonic() > self.deadline:
+                    self.skipped.append(f"end to end, {name}: out of time")
+                    continue
+                flags = ["-sz", "16" if self.dry else "256", "--engine", engine]
+                for attempt in ("warm-up", "measured"):
+                    if attempt == "warm-up" and self.dry:
+                        continue
+                    shutil.rmtree(work / name, ignore_errors=True)
+                    made = self.extract(
+                        work / name, clip.alignments, clip.frames, device, *flags, interpret=name != "cpu"
+                    )
+                faces[name] = _files(made["faces"])
+                keys = ("frames_per_second", "seconds", "stage_seconds", "wait_seconds", "limiting_stage")
+                runs[name] = {key: made["report"][key] for key in (*keys, "engine_implementation", "device")}
+        unequal = None
+        if "exact" in faces and "cpu" in faces:
+            names = faces["exact"].keys() | faces["cpu"].keys()
+            unequal = sum(faces["exact"].get(name) != faces["cpu"].get(name) for name in names)
+        return {"clip": "3 frames" if self.dry else "300 frames, 1080p, 2 faces each", "unequal": unequal, "runs": runs}
+
+    def extract(
+        self, folder: Path, alignments: Path, frames: Path, device: str, *flags: str, interpret: bool = True
+    ) -> dict[str, Any]:
+        """One run of the command line; its faces folder and its report."""
+        folder.mkdir()
+        own = shutil.copy(alignments, folder)
+        command = [sys.executable, "-m", "gpu_extract", "extract", "-a", own, "-fr", frames, "-fc", folder / "faces"]
+        command += ["--device", device, "--progress", "none", "--json", folder / "report.json", *flags]
+        before = os.environ.get("TRITON_INTERPRET")
+        if not interpret:
+            os.environ.pop("TRITON_INTERPRET", None)
+        try:
+            run(command)
+        except CommandError as error:
+            if "exited with 4:" not in str(error):  # the vectors hold a frame that is missing on purpose
+                raise
+        finally:
+            if before is not None:
+                os.environ["TRITON_INTERPRET"] = before
+        return {"faces": folder / "faces", "report": json.loads((folder / "report.json").read_text())}
+
+    def all(self) -> int:
+        """Every section; returns the exit code."""
+        began = time.monotonic()
+        result = self.result
+        for name in ("random_crops", "vectors"):
+            result[name] = self._section(name)
+        equal = not (
+            result["random_crops"]["unequal"]
+            or result["vectors"]["files_unequal_to_cpu"]
+            or result["vectors"]["hashes_unequal"]
+        )
+        if equal:
+            result["kernel"] = self._section("kernel")
+            result["end_to_end"] = self._section("end_to_end")
+            equal = not result["end_to_end"]["unequal"]
+        else:
+            self.skipped.append("all timings: crops were not equal")
+        result["skipped"] = self.skipped
+        result["seconds"] = round(time.monotonic() - began, 1)
+        return 0 if equal else 1
+
+    def _section(self, name: str) -> dict[str, Any]:
+        method = getattr(self, name)
+        print(f"{name}: {method.__doc__}", file=sys.stderr, flush=True)
+        found: dict[str, Any] = method()
+        print("  ", {key: value for key, value in found.items() if key not in ("rows", "runs")}, file=sys.stderr)
+        return found
+
+
+def random_crops(
+    seed: int, crops: int, size: int, sizes: list[tuple[int, int]]
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray, int]:
+    """Arguments of warp_affine: crops of frames of noise, turned, scaled 0.15 to 4, partly and wholly outside."""
+    rng = np.random.default_rng(seed)
+    frames = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in sizes]
+    frame_of = rng.integers(0, len(frames), crops).astype(np.int32)
+    matrices = np.empty((crops, 2, 3))
+    for matrix, frame in zip(matrices, frame_of, strict=True):
+        angle, scale = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(np.log(0.15), np.log(4)))
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        height, width = sizes[frame]
+        matrix[:] = np.c_[turn, size / 2 - turn @ rng.uniform((-8, -8), (width + 8, height + 8))]
+    return frames, frame_of, matrices, rng.random(crops) < 0.6, size
+
+
+def _expected_hashes() -> dict[str, str]:
+    """SHA-1 of each face's pixels at 128 px, from the programs of the time; they fitted mirrored landmarks wrongly."""
+    expected = json.loads((VECTORS / "expected" / "seed_folder.json").read_text())
+    faces = expected["runs"][0]["output_files"]
+    return {name: face["sha1"] for name, face in faces.items() if name != "f_000007_0.png"}
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def _sha1_of_pixels(path: Path) -> str:
+    return hashlib.sha1(np.ascontiguousarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)).tobytes()).hexdigest()
+
+
+def _nvidia_smi(field: str) -> str | None:
+    try:
+        query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead of to stdout")
+    parser.add_argument("--allow-cpu", action="store_true", help="without a GPU: run every section at toy sizes")
+    options = parser.parse_args()
+    # Before the kernel is imported: that is when Triton decides.
+    import torch
+
+    there = torch.cuda.is_available()
+    if not there and not options.allow_cpu:
+        why = "torch is a CPU build" if torch.version.cuda is None else "no driver or device answers"
+        print(f"gpu_check: there is no CUDA device here ({why}), so nothing was measured.", file=sys.stderr)
+        return NO_DEVICE
+    if not there:
+        if options.json is not None and RESULTS in options.json.resolve().parents:
+            parser.error("a dry run measures nothing and has no place in bench/results; choose another --json")
+        os.environ["TRITON_INTERPRET"] = "1"
+    check = Check("cuda" if there else "cpu")
+    exit_code = check.all()
+    text = json.dumps(check.result, indent=1) + "\n"
+    if options.json is None:
+        print(text, end="")
+    else:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(text)
+    for line in check.skipped:
+        print(f"skipped: {line}", file=sys.stderr)
+    print(f"{'all equal' if exit_code == 0 else 'NOT EQUAL'}, {check.result['seconds']} s", file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""`make gpu-check` without a GPU: its dry run, what it refuses, and the tables made from its result."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+BENCH = REPO / "bench"
+
+
+@pytest.fixture(scope="module")
+def gpu_table() -> Any:
+    sys.path.insert(0, str(BENCH))
+    try:
+        import gpu_table
+    finally:
+        sys.path.remove(str(BENCH))
+    return gpu_table
+
+
+def gpu_check(*flags: str, hide_gpu: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    if hide_gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    command = [sys.executable, str(BENCH / "gpu_check.py"), *flags]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    file = tmp_path_factory.mktemp("dry") / "gpu.json"
+    run = gpu_check("--allow-cpu", "--json", str(file))
+    assert run.returncode == 0, run.stderr[-3000:]
+    result: dict[str, Any] = json.loads(file.read_text())
+    return result
+
+
+def test_without_a_gpu_it_says_so_and_exits_5() -> None:
+    run = gpu_check()
+    assert run.returncode == 5
+    assert run.stdout == ""
+    assert len(run.stderr.splitlines()) == 1
+    assert "there is no CUDA device here" in run.stderr
+
+
+def test_a_dry_run_never_lands_in_the_results() -> None:
+    file = BENCH / "results" / "dry.json"
+    run = gpu_check("--allow-cpu", "--json", str(file))
+    assert run.returncode == 2
+    assert "a dry run measures nothing" in run.stderr
+    assert not file.exists()
+
+
+def test_a_dry_run_goes_through_every_section(dry_run: dict[str, Any]) -> None:
+    assert dry_run["dry_run"] is True
+    assert {"date", "commit", "versions", "machine", "gpu"} <= dry_run.keys()
+    assert dry_run["random_crops"]["crops"] > 0
+    assert dry_run["random_crops"]["unequal"] == 0
+    assert dry_run["vectors"]["faces"] > 5
+    assert dry_run["vectors"]["files_unequal_to_cpu"] == 0
+    assert "own Triton kernel" in dry_run["vectors"]["engine"]
+    assert {row["interpolation"] for row in dry_run["kernel"]["rows"]} == {"cubic", "linear"}
+    for row in dry_run["kernel"]["rows"]:
+        assert set(row["ms"]) == {"triton", "grid_sample", "kornia", "opencv_all_cores"}
+        assert all(ms > 0 for ms in row["ms"].values())
+        assert row["levels_away"]["triton"] == 0
+        assert max(row["levels_away"].values()) <= 3
+    assert set(dry_run["end_to_end"]["runs"]) == {"exact", "kornia", "cpu"}
+    assert dry_run["end_to_end"]["unequal"] == 0
+    assert dry_run["end_to_end"]["runs"]["exact"]["frames_per_second"] > 0
+    assert dry_run["skipped"] == ["CV-CUDA: needs a CUDA device"]
+
+
+def test_the_tables_are_those_of_the_result_file(gpu_table: Any) -> None:
+    """Run `python bench/gpu_table.py --write` after a measurement."""
+    result = gpu_table.load()
+    for path, make in gpu_table.PARTS.items():
+        assert gpu_table.part_of(path.read_text("utf-8")) == make(result), path
+
+
+def test_no_result_claims_nothing(gpu_table: Any, dry_run: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_table, "RESULT", tmp_path / "none.json")
+        assert gpu_table.load() is None
+        (tmp_path / "dry.json").write_text(json.dumps(dry_run))
+        patch.setattr(gpu_table, "RESULT", tmp_path / "dry.json")
+        assert gpu_table.load() is None
+    assert gpu_table.end_to_end_part(None) == gpu_table.kernel_part(None) == "Not yet measured on a GPU.\n"
+
+
+def test_the_tables_of_a_measurement(gpu_table: Any, dry_run: dict[str, Any]) -> None:
+    gpu = {"name": "Test GPU", "driver": "600.1"}
+    result = copy.deepcopy(dry_run) | {"dry_run": False, "gpu": gpu}
+    result["kernel"]["rows"][0]["times_faster_than"] = {"kornia": 42.04, "opencv_all_cores": 3.0}
+    result["kernel"]["rows"][0] |= {"times_memory_floor": 2.514, "ms": {"triton": 0.0123, "kornia": 1.0}}
+    kernel, whole = gpu_table.kernel_part(result), gpu_table.end_to_end_part(result)
+    assert "Test GPU, driver 600.1" in kernel
+    assert "| 96x54 | 2 × 16 px | cubic | 12.3 µs | 2.51 × | 42.0 × | – | 3.0 × |\n" in kernel
+    assert "Skipped: CV-CUDA: needs a CUDA device." in kernel
+    assert "4 of 4 random crops equal to the byte" in whole
+    assert "| kornia 0" in whole
+    assert whole.count("\n| ") == 4
