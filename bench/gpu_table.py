@@ -84,8 +84,8 @@ def kernel_part(result: dict[str, Any] | None) -> str:
         rows = kernel["rows"]
         opponents = [name for name in OPPONENTS if any(row["ms"].get(name) is not None for row in rows)]
         lines += [
-            f"The card copies {kernel['copy_gb_per_second']:,.0f} GB/s, read and written; the floor is the time in which",
-            "it would copy as many bytes as the crops and the pixels under them. Factors: how much faster the kernel is.",
+            f"The card copies {kernel['copy_gb_per_second']:,.0f} GB/s, read and written; the floor is the time in",
+            "which it copies as many bytes as crops and the pixels under them have. Factors: how much faster ours is.",
             "",
             f"| frame | crops | sampling | kernel | over the floor | {' | '.join(OPPONENTS[n] for n in opponents)} |",
             "|---" * (5 + len(opponents)) + "|",

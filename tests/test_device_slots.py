@@ -1,0 +1,305 @@
+"""Batches in flight on a device that is faked: its streams run late, interleaved at random, and wait only for events.
+
+So a slot that is used too early, or an order that no event enforces, gives wrong crops here, without a GPU.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpu_extract import device_slots
+from gpu_extract.device_slots import SLOTS, SlotEngine, Upload, Work
+from gpu_extract.engines import Crops, Limits
+from gpu_extract.errors import DeviceError
+from gpu_extract.patch import Patch, whole_frame
+
+torch = pytest.importorskip("torch")
+
+
+class FakeDevice:
+    """Streams of pending work. Whatever is waited for makes the device run steps, of a random stream each time."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.streams: list[FakeStream] = []
+        self.current: FakeStream | None = None
+        self.locked: dict[int, int] = {}
+        self.memory_limit = 1 << 40
+        self.lock_error = 0
+        self.failure: str | None = None
+        self.waits_count = True
+
+    def step(self) -> bool:
+        ready = [stream for stream in self.streams if stream.queue and stream.queue[0][0]()]
+        if not ready:
+            return False
+        self.random.choice(ready).queue.popleft()[1]()
+        return True
+
+    def run_until(self, done: Callable[[], bool]) -> None:
+        if self.failure:
+            raise RuntimeError(self.failure)
+        while not done():
+            assert self.step(), "the device waits for what was never enqueued"
+
+    def enqueue(self, run: Callable[[], Any], when: Callable[[], bool] = lambda: True) -> None:
+        if self.failure:
+            raise RuntimeError(self.failure)
+        assert self.current is not None, "work on the default stream"
+        self.current.queue.append((when, run))
+
+    @contextmanager
+    def on(self, stream: FakeStream) -> Iterator[None]:
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+    def empty(self, size: int, dtype: Any, device: Any) -> Any:
+        if size > self.memory_limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
+        return torch.full((size,), 0xA5, dtype=torch.uint8).as_subclass(deferred_by(self))
+
+    def cudaHostRegister(self, address: int, nbytes: int, flags: int) -> int:  # noqa: N802
+        self.locked[address] = nbytes
+        return self.lock_error
+
+    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+        del self.locked[address]
+        return 0
+
+
+class FakeStream:
+    def __init__(self, device: FakeDevice) -> None:
+        self.device = device
+        self.queue: deque[tuple[Callable[[], bool], Callable[[], Any]]] = deque()
+        device.streams.append(self)
+
+    def synchronize(self) -> None:
+        self.device.run_until(lambda: not self.queue)
+
+
+class FakeEvent:
+    def __init__(self, device: FakeDevice) -> None:
+        self.device, self.recorded, self.reached = device, 0, 0
+
+    def record(self) -> None:
+        self.recorded += 1
+        number = self.recorded
+
+        def reach() -> None:
+            self.reached = number
+
+        self.device.enqueue(reach)
+
+    def wait(self) -> None:
+        if self.device.waits_count:
+            number = self.recorded
+            self.device.enqueue(lambda: None, when=lambda: self.reached >= number)
+
+    def synchronize(self) -> None:
+        number = self.recorded
+        self.device.run_until(lambda: self.reached >= number)
+
+
+def deferred_by(device: FakeDevice) -> Any:
+    """A tensor class whose copies, from and to it, happen when the stream gets to them."""
+
+    class Deferred(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.Tensor.copy_:
+                assert kwargs == {"non_blocking": True}
+                target, source = (plain(tensor) for tensor in args)
+                device.enqueue(lambda: target.copy_(source))
+                return args[0]
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    return Deferred
+
+
+def plain(tensor: Any) -> Any:
+    return tensor.as_subclass(torch.Tensor)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> FakeDevice:
+    fake = FakeDevice(getattr(request, "param", 0))
+    empty = torch.empty
+    monkeypatch.setattr(
+        torch,
+        "empty",
+        lambda *size, **kw: fake.empty(*size, **kw) if "cuda" in str(kw.get("device")) else empty(*size, **kw),
+    )
+    monkeypatch.setattr(torch.cuda, "Event", lambda blocking=False: FakeEvent(fake))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda place: FakeStream(fake))
+    monkeypatch.setattr(torch.cuda, "stream", fake.on)
+    monkeypatch.setattr(torch.cuda, "device", lambda place: nullcontext())
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: fake)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    return fake
+
+
+class FakeEngine(SlotEngine):
+    """Fills each crop with the first pixel of its patch, when the device gets to it."""
+
+    name, implementation = "exact", "fake"
+
+    def __init__(self, device: FakeDevice, batch_mb: float = 1, pinned_mb: int = 512) -> None:
+        self.fake = device
+        self.most_crops = 10**9
+        super().__init__("cuda:0", Limits(pinned_mb=pinned_mb), batch_mb)
+
+    def _work(self, patches: Sequence[Patch], crops: Crops) -> Work:
+        upload = Upload(patches)
+        upload.add(crops.patch.astype(np.int64))
+
+        def compute(memory: Any, out: Any) -> None:
+            if len(crops) > self.most_crops:
+                raise RuntimeError("Triton Error [CUDA]: out of memory")
+
+            def run() -> None:
+                slab, (layout, patch_of) = upload.views(plain(memory))
+                for crop, patch in zip(plain(out), patch_of, strict=True):
+                    first = 4 * int(layout[patch % len(layout), 0]) % len(slab)  # read too early, these are any numbers
+                    crop[:] = slab[first : first + 3]
+
+            self.fake.enqueue(run)
+
+        return Work(upload, compute)
+
+
+def batch(seed: int, faces: int = 5, size: int = 16) -> tuple[list[Patch], Crops, np.ndarray]:
+    """Patches of odd sizes, crops of them, and the first pixel of each crop's patch."""
+    rng = np.random.default_rng(seed)
+    patches = [
+        whole_frame(rng.integers(0, 256, (rng.integers(1, 9), rng.integers(1, 9), 3), np.uint8)) for _ in range(4)
+    ]
+    patch = rng.integers(0, 4, faces)
+    crops = Crops(patch, np.zeros((faces, 2, 3)), np.ones(faces, bool), size)
+    return patches, crops, np.array([patches[i].pixels[0, 0] for i in patch])
+
+
+def run_batches(engine: SlotEngine, count: int, rng: random.Random) -> int:
+    """Batches in flight as the pipeline has them, results read late; returns how many came back wrong."""
+    wrong = 0
+    pending: deque[tuple[Any, np.ndarray]] = deque()
+    for number in range(count):
+        patches, crops, wanted = batch(number)
+        pending.append((engine.submit(patches, crops), wanted))
+        while len(pending) == SLOTS or (pending and rng.random() < 0.3):
+            ticket, right = pending.popleft()
+            wrong += not (ticket.result() == right[:, None, None, :]).all()
+            ticket.release()
+    for ticket, right in pending:
+        wrong += not (ticket.result() == right[:, None, None, :]).all()
+        ticket.release()
+    return wrong
+
+
+@pytest.mark.parametrize("device", range(20), indirect=True)
+def test_no_order_of_the_streams_changes_a_crop(device: FakeDevice) -> None:
+    with FakeEngine(device) as engine:
+        assert run_batches(engine, 40, device.random) == 0
+        assert len(device.locked) == SLOTS
+    assert not device.locked
+
+
+def test_without_events_the_fake_device_shows_it(device: FakeDevice) -> None:
+    device.waits_count = False
+    with FakeEngine(device) as engine:
+        assert run_batches(engine, 40, device.random) > 0
+
+
+def test_a_larger_batch_gets_a_larger_slot(device: FakeDevice) -> None:
+    with FakeEngine(device, batch_mb=1) as engine:
+        for number in range(6):
+            patches, crops, wanted = batch(number, faces=30, size=128)  # 1.4 MiB
+            assert (engine.warp(patches, crops) == wanted[:, None, None, :]).all()
+        assert run_batches(engine, 20, device.random) == 0
+        assert len(device.locked) == SLOTS
+
+
+def test_all_slots_stay_within_the_page_locked_limit(device: FakeDevice) -> None:
+    with FakeEngine(device, batch_mb=64, pinned_mb=21) as engine:
+        assert sum(device.locked.values()) == 21 << 20
+        assert engine.batch_bytes < (21 << 20) // SLOTS
+
+
+def test_with_less_memory_the_slots_are_smaller(device: FakeDevice) -> None:
+    device.memory_limit = 5 << 20
+    with FakeEngine(device, batch_mb=16) as engine:
+        assert set(device.locked.values()) == {4 << 20}
+        assert engine.batch_bytes < 4 << 20
+        assert run_batches(engine, 10, device.random) == 0
+
+
+def test_without_memory_it_is_a_sentence(device: FakeDevice) -> None:
+    device.memory_limit = 1000
+    with pytest.raises(DeviceError, match="cuda:0 has no memory left for batches of 1 MiB"):
+        FakeEngine(device)
+    assert not device.locked
+
+
+def test_when_memory_runs_out_the_batch_halves_and_the_run_goes_on(device: FakeDevice) -> None:
+    with FakeEngine(device, batch_mb=16) as engine:
+        before = engine.batch_bytes
+        engine.most_crops = 3
+        patches, crops, wanted = batch(1, faces=11)
+        ticket = engine.submit(patches, crops)
+        assert (ticket.result() == wanted[:, None, None, :]).all()
+        ticket.release()
+        assert device_slots.SMALLEST_BATCH <= engine.batch_bytes < before / 2
+        engine.most_crops = 10
+        assert run_batches(engine, 10, device.random) == 0
+
+
+def test_a_slot_that_cannot_grow_stays_as_it_was(device: FakeDevice) -> None:
+    with FakeEngine(device, batch_mb=1) as engine:
+        device.memory_limit = 1 << 20
+        patches, crops, wanted = batch(1, faces=40, size=128)
+        assert (engine.warp(patches, crops) == wanted[:, None, None, :]).all()  # in halves
+        patches, crops, _ = batch(2, faces=1, size=1024)
+        for _ in range(SLOTS + 1):
+            with pytest.raises(DeviceError, match="out of memory"):
+                engine.submit(patches, crops)
+        assert run_batches(engine, 10, device.random) == 0
+
+
+def test_a_failed_device_is_a_sentence_and_closing_adds_nothing(device: FakeDevice) -> None:
+    with FakeEngine(device) as engine:
+        patches, crops, _ = batch(1)
+        waiting = engine.submit(patches, crops)
+        device.failure = "CUDA error: an illegal memory access was encountered\nCompile with TORCH_USE_CUDA_DSA"
+        for failing in (lambda: engine.submit(patches, crops), waiting.result):
+            with pytest.raises(DeviceError) as caught:
+                failing()
+            assert str(caught.value) == (
+                "cuda:0 failed: CUDA error: an illegal memory access was encountered; "
+                "the faces written so far are whole."
+            )
+            assert caught.value.exit_code == 5
+
+
+def test_memory_that_cannot_be_locked_is_a_sentence(device: FakeDevice) -> None:
+    device.lock_error = 304
+    with pytest.raises(DeviceError, match=r"1 MiB of host memory cannot be page-locked \(CUDA error 304\)"):
+        FakeEngine(device)
+
+
+def test_tensors_are_not_left_to_the_caller(device: FakeDevice) -> None:
+    """A slot's memory may be overwritten after release, and is: nobody may keep a view of it."""
+    with FakeEngine(device) as engine:
+        patches, crops, wanted = batch(1)
+        ticket = engine.submit(patches, crops)
+        view = ticket.result()
+        ticket.release()
+        run_batches(engine, 2 * SLOTS, device.random)
+        assert not (view == wanted[:, None, None, :]).all()
+        assert engine.warp(patches, crops).base is None
