@@ -28,7 +28,7 @@ from gpu_extract.kernels.slab import WORD, fill, lies_inside, slab_layout
 from gpu_extract.kernels.tables import coordinate_tables, weights
 
 TILE_X, TILE_Y = 32, 8  # crop pixels of one program; a tile, so that the rows of a turned crop share cache lines
-MAX_CROPS = 65535  # of one launch: the third axis of a CUDA grid
+MAX_CROPS = 65532  # of one launch, on the third axis of a CUDA grid; four at a time, so that each part is aligned alike
 COMPILE_OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
@@ -77,13 +77,6 @@ def _with_two_taps(total, pair, taps, HIGH: tl.constexpr):
 
 
 @triton.jit
-def _with_four_taps(total, row, taps):
-    """total + four weights, int16 in `row`, times the bytes of `taps`."""
-    total = _with_two_taps(total, row.to(tl.int32), taps, False)
-    return _with_two_taps(total, (row >> 32).to(tl.int32), taps, True)
-
-
-@triton.jit
 def _word(address, inside, MASKED: tl.constexpr):
     word = tl.load(address, mask=inside, other=0) if MASKED else tl.load(address)
     return word.to(tl.uint32, bitcast=True)
@@ -116,17 +109,22 @@ def _sums(source, height, stride, left, top, weight, TAPS: tl.constexpr, MASKED:
         word2 = _word(address + 2, has_row & has2, MASKED)
         a = _shifted(_word(address, has_row & has0, MASKED), word1, bits)  # BGRB
         b = _shifted(word1, word2, bits)  # GRBG
+        blue_green = _gathered(a, b, 0x4130)  # two blues, two greens
+        reds = _gathered(a, b, 0x0052)
         if TAPS == 4:
             c = _shifted(word2, _word(address + 3, has_row & has3, MASKED), bits)  # RBGR
+            blue_green_right = _gathered(b, c, 0x6352)
+            reds = _gathered(reds, c, 0x7410)
             row = tl.load(weight + i * 1024)
-            blue = _with_four_taps(blue, row, _gathered(_gathered(a, b, 0x0630), c, 0x5210))
-            green = _with_four_taps(green, row, _gathered(_gathered(a, b, 0x0741), c, 0x6210))
-            red = _with_four_taps(red, row, _gathered(a, _gathered(b, c, 0x7410), 0x7652))
+            pair, pair_right = row.to(tl.int32), (row >> 32).to(tl.int32)
+            blue = _with_two_taps(blue, pair_right, blue_green_right, False)
+            green = _with_two_taps(green, pair_right, blue_green_right, True)
+            red = _with_two_taps(red, pair_right, reds, True)
         else:
             pair = (tl.load(weight) >> (32 * i)).to(tl.int32)
-            blue = _with_two_taps(blue, pair, _gathered(a, b, 0x0030), False)
-            green = _with_two_taps(green, pair, _gathered(a, b, 0x0041), False)
-            red = _with_two_taps(red, pair, _gathered(a, b, 0x0052), False)
+        blue = _with_two_taps(blue, pair, blue_green, False)
+        green = _with_two_taps(green, pair, blue_green, True)
+        red = _with_two_taps(red, pair, reds, False)
         address += stride
     return blue, green, red
 
@@ -224,6 +222,8 @@ def launch(
     _check("crops", crops, (K, S, S, 3), torch.uint8, tables)
     if slab.numel() % WORD or slab.data_ptr() % WORD:
         raise ValueError(f"slab must be whole 32-bit words, got {slab.numel()} bytes; size it by slab_layout")
+    if 3 * S * S >= 2**31:
+        raise ValueError(f"a crop must be smaller than 2 GiB, got size {S}")
     if tables.device.type != ("cpu" if is_interpreted() else "cuda"):
         raise ValueError(f"tensors must be on a CUDA device, got {tables.device}; on a CPU use kernels.cpu")
     if not len(rows) or not S:
