@@ -338,6 +338,19 @@ def test_launch_refuses_what_the_kernel_cannot_read(interpreted, change, error, 
         interpreted.launch(**(arguments | change))
 
 
+def test_launch_refuses_crops_that_32_bits_cannot_address(interpreted):
+    size = 26755
+    arguments = good_arguments() | {
+        "tables": torch.empty((1, 4, size), dtype=torch.int32, device="meta"),
+        "crops": torch.empty((1, size, size, 3), dtype=torch.uint8, device="meta"),
+    }
+    for name, length in (("slab", 16), ("source_of", 1), ("inside", 1), ("rows", 1)):
+        arguments[name] = torch.empty(length, dtype=arguments[name].dtype, device="meta")
+    arguments["sources"] = torch.empty((1, 5), dtype=torch.int64, device="meta")
+    with pytest.raises(ValueError, match=r"smaller than 2 GiB, got size 26755"):
+        interpreted.launch(**arguments)
+
+
 def test_warp_affine_refuses_an_index_without_a_source(interpreted):
     frames, _, matrices, cubic, size = SMALL
     for frame_of in ([0, 5], [-1, 0]):
