@@ -153,10 +153,10 @@ class Job:
         journal = self._open_journal(made)
         stack.callback(journal.close)
         stack.enter_context(_hint_at_resume())
-        if journal.folds_case():
+        layout_class = layout_for(settings.output_layout)
+        if journal.folds_case() and not layout_class.in_archives:
             made = replace(made, plan=without_shared_files(made.plan, fold_case=True))
         report_plan_failures(made.plan, report)
-        layout_class = layout_for(settings.output_layout)
         earlier = still_there(journal, settings.faces, layout_class)
         todo = subset(made.plan, [position not in earlier for position in made.plan.positions.tolist()])
         if resuming:

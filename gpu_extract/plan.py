@@ -244,18 +244,21 @@ def _drop_same_frame(
     return [Failure(names[i], None, "another entry of the alignments file names the same frame") for i in later]
 
 
-def without_shared_files(plan: Plan, *, fold_case: bool = False) -> Plan:
+def without_shared_files(plan: Plan, *, any_extension: bool = False, fold_case: bool = False) -> Plan:
     """The plan without faces whose file would replace another's, as those of `a.png` and `a.jpg` with one extension.
 
     The first frame in the plan's order keeps its files; the faces of later ones become failures.
 
     Args:
+        any_extension: whether names that differ in their extension only are one name.
         fold_case: whether names that differ in case only, or in how accents are composed, are one name.
     """
     frames_of: dict[str, list[int]] = {}
     for i, frame in enumerate(plan.frame_of.tolist()):
         name = plan.frame_names[frame]
-        file = f"{stem_of(name)}/{plan.extension or face_extension(name)}"
+        file = stem_of(name)
+        if not any_extension:
+            file += f"/{plan.extension or face_extension(name)}"
         if fold_case:
             file = unicodedata.normalize("NFC", file).casefold()
         frames_of.setdefault(file, []).append(i)

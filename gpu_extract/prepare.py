@@ -15,6 +15,7 @@ from gpu_extract.engines import Engine, Limits, pick_engine
 from gpu_extract.faces import Header
 from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.header import face_header
+from gpu_extract.layouts import layout_for
 from gpu_extract.pipeline import FrameResult
 from gpu_extract.plan import FrameTask, Options, Plan, make_plan, without_shared_files
 from gpu_extract.report import Report
@@ -63,7 +64,7 @@ def prepared(settings: Settings, report: Report) -> Iterator[Prepared]:
                 antialias=settings.antialias,
             ),
         )
-        plan = without_shared_files(plan)
+        plan = without_shared_files(plan, any_extension=layout_for(settings.output_layout).in_archives)
         stack.enter_context(_one_opencv_thread())
         yield Prepared(alignments, resolved, source, engine, plan, settings.workers or _cores())
 

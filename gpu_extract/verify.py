@@ -244,23 +244,21 @@ class _Verification:
 
     def run(self) -> None:
         made, report = self._made, self._report
-        for failure in made.plan.failures:
-            self._unproven(failure)
-        for name in made.plan.missing:
-            self._unproven(Failure(name, None, "the source has no such frame"))
+        failures = [*made.plan.failures]
+        failures += [Failure(name, None, "the source has no such frame") for name in made.plan.missing]
         report.faces_expected = made.plan.face_count
         pipeline = Pipeline(made.plan, made.source, made.engine, self.compare, made.workers)
         progress = make_progress(self._settings.progress, made.plan.frame_count)
         found: list[FaceResult] = []
         try:
             for result in pipeline:
-                for failure in result.failures:
-                    self._unproven(failure)
+                failures += result.failures
                 found += result.faces
                 progress.advance(len(result.faces))
         finally:
             progress.close()
         self._metadata(found)
+        self._pass_over(failures)
         self._moved_and_missing()
         for name in sorted(self._unclaimed):
             report.add("extra", name, None, None, "no face of the alignments file has this file")
@@ -336,17 +334,21 @@ class _Verification:
             return "its JSON is not that of a new extraction"
         return None
 
-    def _unproven(self, failure: Failure) -> None:
-        """A face that cannot be cut again; its file, if it has one, is not called extra."""
-        self._report.add("unproven", None, failure.frame, failure.index, failure.reason)
-        stem = stem_of(failure.frame)
-        if self._settings.output_layout == "webdataset":
-            stem = stem.replace("%", "%25").replace(".", "%2E")
-        with self._lock:
-            for name in [name for name in self._unclaimed if name.rpartition("/")[2].startswith(stem + "_")]:
-                index, dot, _ = name.rpartition("/")[2].removeprefix(stem + "_").partition(".")
-                if dot and index.isdecimal() and failure.index in (None, int(index)):
-                    del self._unclaimed[name]
+    def _pass_over(self, failures: list[Failure]) -> None:
+        """Report what cannot be cut again; where such a face has a file all the same, it is not called extra."""
+        faces_of: dict[str, set[int | None]] = {}
+        for failure in failures:
+            self._report.add("unproven", None, failure.frame, failure.index, failure.reason)
+            stem = stem_of(failure.frame)
+            if self._settings.output_layout == "webdataset":
+                stem = stem.replace("%", "%25").replace(".", "%2E")
+            faces_of.setdefault(stem, set()).add(failure.index)
+        for name in list(self._unclaimed) if faces_of else ():
+            stem, _, rest = name.rpartition("/")[2].rpartition("_")
+            index, dot, _ = rest.partition(".")
+            failed = faces_of.get(stem, set())
+            if dot and index.isdecimal() and (None in failed or int(index) in failed):
+                del self._unclaimed[name]
 
     def _moved_and_missing(self) -> None:
         """Faces that have no file, unless a file that nothing claims holds exactly their pixels."""

@@ -273,10 +273,10 @@ def _frames_and_version(root: Any, name: str) -> tuple[dict[str, Any], float]:
         meta = root.get("__meta__")
         version = meta.get("version", 1.0) if isinstance(meta, dict) else 1.0
     frames = _frames(root)
-    if not isinstance(version, int | float) or isinstance(version, bool) or not math.isfinite(version):
+    if not isinstance(version, int | float) or isinstance(version, bool) or version != version:
         raise AlignmentsError(f"{name} says that its version is {shown(version)}; a number is wanted.")
     if not 1 <= version < math.floor(NEWEST) + 1:
-        raise AlignmentsError(f"{name} has version {version}; versions 1.0 to {NEWEST} are known.")
+        raise AlignmentsError(f"{name} has version {shown(version)}; versions 1.0 to {NEWEST} are known.")
     if not isinstance(frames, dict):
         raise AlignmentsError(f"{name} is no alignments file: its frames are a {type(frames).__name__}, not a dict.")
     for key in frames:

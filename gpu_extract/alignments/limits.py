@@ -69,6 +69,8 @@ def shown(value: object) -> str:
     """`value` for an error sentence: short, printable and cheap whatever it is."""
     if isinstance(value, str | bytes):
         return repr(value[:SHOWN]) + ("…" if len(value) > SHOWN else "")
+    if isinstance(value, int) and value.bit_length() > 4 * SHOWN:
+        return f"an integer of {value.bit_length()} bits"
     if isinstance(value, int | float) or value is None:
         text = repr(value)
         return text if len(text) <= SHOWN else text[:SHOWN] + "…"

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_extract.errors import UsageError
 
@@ -38,7 +38,14 @@ Sidecar = Callable[[], dict[str, Any]]
 
 
 class Layout(ABC):
-    """Takes encoded faces from many threads and puts them where they belong."""
+    """Takes encoded faces from many threads and puts them where they belong.
+
+    Attributes:
+        in_archives: faces are members of archives, where everything that has one name before its extension is one
+            sample; else they are files, whose names are what the file system makes of them.
+    """
+
+    in_archives: ClassVar[bool] = False
 
     def __init__(self, folder: Path, positions: np.ndarray, face_count: int) -> None:
         """
@@ -140,14 +147,25 @@ def layout_for(name: str) -> type[Layout]:
     return layout
 
 
+def check_name(name: str) -> None:
+    """Refuse what cannot be a face's name: paths, and names that are given to files which are not yet whole.
+
+    Raises:
+        OSError: EINVAL.
+    """
+    if "/" in name or "\0" in name or name in (".", "..", ""):
+        raise OSError(errno.EINVAL, "it is no name of a file")
+    if name.startswith(TEMPORARY_PREFIX):
+        raise OSError(errno.EINVAL, f"names that begin with {TEMPORARY_PREFIX} are those of unfinished files")
+
+
 def write_file(folder: Path, name: str, data: bytes) -> None:
     """All of a file or nothing: written under a temporary name in the same folder, then renamed.
 
     Raises:
         OSError: EINVAL also for a name that would lead out of the folder.
     """
-    if "/" in name or "\0" in name or name in (".", "..", ""):
-        raise OSError(errno.EINVAL, "it is no name of a file")
+    check_name(name)
     temporary = folder / temporary_name(name)
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:

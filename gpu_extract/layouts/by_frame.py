@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpu_extract.layouts import Layout, Sidecar, write_file
+from gpu_extract.layouts import Layout, Sidecar, check_name, write_file
 from gpu_extract.plan import FrameTask, stem_of
 
 MAX_ENTRIES = 10_000
@@ -28,6 +28,7 @@ class ByFrame(Layout):
         self._made: set[str] = set()
 
     def place(self, task: FrameTask, k: int, name: str) -> str:
+        check_name(name)
         return f"{self._folder_of(task, k)}/{name}" if self._nested else name
 
     def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:

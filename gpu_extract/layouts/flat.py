@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from gpu_extract.layouts import Layout, Sidecar, write_file
+from gpu_extract.layouts import Layout, Sidecar, check_name, write_file
 from gpu_extract.plan import FrameTask
 
 
 class Flat(Layout):
     def place(self, task: FrameTask, k: int, name: str) -> str:
+        check_name(name)
         return name
 
     def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:

@@ -106,6 +106,8 @@ class _Stash:
 
 
 class WebDataset(Layout):
+    in_archives = True
+
     def __init__(self, folder: Path, positions: np.ndarray, face_count: int) -> None:
         super().__init__(folder, positions, face_count)
         self._waiting = [int(position) for position in reversed(positions)]  # the last is due next

@@ -19,6 +19,7 @@ from gpu_extract.errors import AlignmentsError
 
 EXTENSIONS = (".yml", ".yaml")
 TUPLE = "tag:yaml.org,2002:python/tuple"
+MAX_INT_BITS = 8192  # hexadecimal numbers have no limit of Python's own, but cannot be written back then
 PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "binary")}
 TEXT_TYPES = (str, int, float, bool, bytes, type(None))
 
@@ -112,7 +113,10 @@ def _scalar(loader: Any, event: Any, label: str) -> Any:
         raise AlignmentsError(
             f"{label} uses the YAML tag {shown(tag)}; an alignments file holds plain data and tuples only."
         )
-    return loader.construct_object(yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark))
+    value = loader.construct_object(yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark))
+    if type(value) is int and value.bit_length() > MAX_INT_BITS:
+        raise AlignmentsError(f"{label} holds {shown(value)}; it looks built to waste time.")
+    return value
 
 
 def _collection(items: list[Any], opened: Any, label: str) -> Any:
