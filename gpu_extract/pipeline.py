@@ -28,12 +28,11 @@ from gpu_extract.errors import FrameError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
 from gpu_extract.patch import Patch, group_regions
 from gpu_extract.plan import Failure, FrameTask, Plan
+from gpu_extract.queues import DECODED_FRAMES_PER_WORKER, POLL_SECONDS, Backlog, ByteBudget, StoppedError
 
 CROPS_AT_ONCE_BYTES = 16 << 20  # a frame's faces are warped in groups of this size: 10,000 faces need no more memory
-DECODED_FRAMES_PER_WORKER = 2  # decoded frames that wait for a worker; 3 MB each at 1080p
 TICKETS_IN_FLIGHT = 3  # batches on the device at once: one uploads, one computes, one downloads
 TICKETS = TICKETS_IN_FLIGHT + 1  # batches that hold memory: those and one that the encoders read
-POLL_SECONDS = 0.2  # how long a blocked thread takes at most to see that the run was stopped
 _STOPPING = object()  # wakes the caller's loop
 
 
@@ -77,62 +76,6 @@ class Waits:
     workers_for_reader: float = 0.0
     device_for_regions: float = 0.0
     regions_for_device: float = 0.0
-
-
-class _StoppedError(Exception):
-    """Raised inside a thread that has to end early."""
-
-
-class _Backlog:
-    """Frames that wait for a worker. The n-th worker takes one only while more than n wait.
-
-    So a decoder that needs most of the machine keeps it: the workers that it outpaces join in one by one, and no more
-    of them than that fight over the cores.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[int, Frame | FrameFailure]] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-
-    def put(self, item: tuple[int, Frame | FrameFailure]) -> None:
-        with self._changed:
-            self._waiting.append(item)
-            self._changed.notify_all()
-
-    def take(self, worker: int) -> tuple[int, Frame | FrameFailure] | None:
-        """The next frame, or None when there will be no more."""
-        with self._changed:
-            while len(self._waiting) <= worker * DECODED_FRAMES_PER_WORKER and not self._closed:
-                self._changed.wait()
-            return self._waiting.popleft() if self._waiting else None
-
-    def close(self) -> None:
-        """Nothing more comes; all workers take what is left."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-
-class _ByteBudget:
-    """A bound in bytes; one item larger than the whole budget passes alone."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity, self._used = capacity, 0
-        self._changed = threading.Condition()
-
-    def acquire(self, nbytes: int, stopped: threading.Event) -> None:
-        with self._changed:
-            while self._used and self._used + nbytes > self._capacity:
-                if stopped.is_set():
-                    raise _StoppedError
-                self._changed.wait(POLL_SECONDS)
-            self._used += nbytes
-
-    def release(self, nbytes: int) -> None:
-        with self._changed:
-            self._used -= nbytes
-            self._changed.notify_all()
 
 
 @dataclass
@@ -188,11 +131,11 @@ class Pipeline:
         self._stop_reading = threading.Event()
         self._abandon = threading.Event()
         self._decoded = threading.Semaphore(workers * DECODED_FRAMES_PER_WORKER)
-        self._work = _Backlog()
+        self._work = Backlog()
         self._results: queue.SimpleQueue[FrameResult | BaseException | object | None] = queue.SimpleQueue()
         self._deadline: float | None = None
         self._loaded: queue.SimpleQueue[_Loaded | None] = queue.SimpleQueue()
-        self._budget = _ByteBudget(engine.batch_bytes * TICKETS_IN_FLIGHT)
+        self._budget = ByteBudget(engine.batch_bytes * TICKETS_IN_FLIGHT)
         self._tickets = threading.Semaphore(TICKETS)
         self._to_finish: queue.SimpleQueue[_Share | None] = queue.SimpleQueue()
         self._waits_lock = threading.Lock()
@@ -277,7 +220,7 @@ class Pipeline:
         """Run a thread's body; its error goes to the caller, and its end is always announced."""
         try:
             run()
-        except _StoppedError:
+        except StoppedError:
             pass
         except BaseException as error:
             self._give_up(error)
@@ -309,7 +252,7 @@ class Pipeline:
                 began = clock()
                 while not self._decoded.acquire(timeout=POLL_SECONDS):
                     if self._abandon.is_set():
-                        raise _StoppedError
+                        raise StoppedError
                 self.waits.reader_for_workers += clock() - began
                 self._work.put((next_task, item))
                 next_task += 1
@@ -336,7 +279,7 @@ class Pipeline:
                 if item is None:
                     return
                 if self._abandon.is_set():
-                    raise _StoppedError
+                    raise StoppedError
                 i, frame = item
                 result = FrameResult(self._plan.task(i))
                 try:
@@ -395,7 +338,7 @@ class Pipeline:
         step = max(1, CROPS_AT_ONCE_BYTES // (3 * self._plan.size**2))
         for start in range(0, len(result.task), step):
             if self._abandon.is_set():
-                raise _StoppedError
+                raise StoppedError
             stop = min(start + step, len(result.task))
             began = time.perf_counter()
             crops = self._engine.warp(loaded.patches, self._crops(loaded, start, stop))
@@ -418,7 +361,7 @@ class Pipeline:
                     self._hand_out(pending.popleft())
                 while not self._tickets.acquire(timeout=POLL_SECONDS):
                     if self._abandon.is_set():
-                        raise _StoppedError
+                        raise StoppedError
                 pending.append(self._submit(shares))
             while pending:
                 self._hand_out(pending.popleft())
@@ -435,7 +378,7 @@ class Pipeline:
         waited = 0.0
         while True:
             if self._abandon.is_set():
-                raise _StoppedError
+                raise StoppedError
             began = time.perf_counter()
             try:
                 item = self._loaded.get_nowait()
