@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 
 from gpu_extract.alignments import Alignments
+from gpu_extract.alignments.deflate import deflated
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
 from gpu_extract.plan import Options, make_plan
-from gpu_extract.alignments.deflate import deflated
 
 FACES_PER_FRAME = 2
 PICKLE_FRAME = 1 << 16

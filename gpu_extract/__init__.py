@@ -1,8 +1,8 @@
 """Re-extract aligned faces from an alignments file and the frames it was made from.
 
-    >>> import gpu_extract
-    >>> report = gpu_extract.extract("alignments.fsa", "clip.mp4", "faces/", size=256)
-    >>> report.faces_written, report.exit_code
+>>> import gpu_extract
+>>> report = gpu_extract.extract("alignments.fsa", "clip.mp4", "faces/", size=256)
+>>> report.faces_written, report.exit_code
 """
 
 from __future__ import annotations

@@ -142,9 +142,7 @@ def test_frames_in_one_tick_are_left_out() -> None:
     assert outputs(times) == [*range(13), *range(14, 63)]
 
 
-def test_constant_timing_is_the_same_with_and_without_skipping(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_constant_timing_is_the_same_with_and_without_skipping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "WORTHWHILE_GAP", 0)
     monkeypatch.setattr(video, "WORTHWHILE_SHARE", 0)
     random = np.random.default_rng(4)
