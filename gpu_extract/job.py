@@ -10,8 +10,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from gpu_extract.alignments import Alignments
 from gpu_extract.atomic import locked
 from gpu_extract.errors import InterruptedRunError, OutputError
@@ -30,6 +28,7 @@ from gpu_extract.report import Report, versions, write_report
 from gpu_extract.rows import FaceRows
 from gpu_extract.settings import Settings
 from gpu_extract.signals import StopOnSignal
+from gpu_extract.written import Written
 
 GRACE_SECONDS = 3.0  # after a signal, for frames in flight; what takes longer is given up and done again by --resume
 RESUME = "run the same command with --resume to continue"
@@ -165,18 +164,20 @@ class Job:
         layout = layout_class(settings.faces, todo.positions, made.plan.face_count)
         rows = FaceRows(made.alignments, made.plan)
         writer = FaceWriter(layout, settings.faces, settings.quality, header_maker(made), rows.sidecar)
-        written = [face for frame in earlier.values() for face in frame]
+        written = Written(keep_places=settings.metadata is not None)
+        for faces in earlier.values():
+            written.add(faces)
         report.frames_decoded += len(earlier)
         if self._too_many_errors(report):
             self._note_how_to_resume(made.plan)
         else:
-            written += self._run_pipeline(replace(made, plan=todo), writer, layout, journal, made.plan)
+            self._run_pipeline(replace(made, plan=todo), writer, layout, journal, written, made.plan)
         count(made, frames_seen(made, journal), settings.extract_every_n, report)
         report.faces_written = len(written)
-        report.bytes_written = sum(face.nbytes for face in written)
+        report.bytes_written = written.nbytes
         if report.complete:
             if settings.metadata is not None:
-                write_metadata(settings.faces, settings.metadata, rows.rows(written))
+                write_metadata(settings.faces, settings.metadata, rows.rows(written.places))
             if self._updates:
                 if settings.refresh_thumbs:
                     refresh_thumbnails(made, settings.size, report)
@@ -192,16 +193,21 @@ class Job:
         return Journal.create(settings.faces, fingerprint)
 
     def _run_pipeline(
-        self, made: Prepared, writer: FaceWriter, layout: Layout, journal: Journal, whole_plan: Plan
-    ) -> list[FaceResult]:
+        self,
+        made: Prepared,
+        writer: FaceWriter,
+        layout: Layout,
+        journal: Journal,
+        written: Written,
+        whole_plan: Plan,
+    ) -> None:
         settings, report = self._settings, self._report
-        written: list[FaceResult] = []
         pipeline = Pipeline(made.plan, made.source, made.engine, writer, made.workers)
         progress = make_progress(settings.progress, made.plan.frame_count)
 
         def keep(results: Iterable[FrameResult]) -> None:
             for result in results:
-                written.extend(result.faces)
+                written.add(result.faces)
                 if not result.failures:
                     journal.add(result.task.position, result.faces)
 
@@ -225,7 +231,6 @@ class Job:
         report.wait_seconds = asdict(pipeline.waits)
         report.stage_seconds |= pipeline.own_seconds()
         report.limiting_stage = pipeline.limiting_stage(report.stage_seconds)
-        return written
 
     def _too_many_errors(self, report: Report) -> bool:
         settings = self._settings
@@ -329,13 +334,15 @@ def still_there(journal: Journal, folder: Path, layout: type[Layout]) -> dict[in
     }
 
 
-def save(alignments: Alignments, written: list[FaceResult], report: Report) -> None:
+def save(alignments: Alignments, written: Written, report: Report) -> None:
     """Record the hashes where the file's generation has them; the file is replaced only if something changed."""
     if alignments.stores_hashes:
         report.hashes_updated = len(written)
-        report.hashes_changed = sum(alignments.stored_hash(face.row) != face.sha1 for face in written)
+        rows = written.rows()
+        report.hashes_changed = sum(
+            alignments.stored_hash(row) != sha1 for row, sha1 in zip(rows.tolist(), written.hashes(), strict=True)
+        )
         if report.hashes_changed:
-            rows = np.array([face.row for face in written], np.int64)
-            alignments.set_hashes(rows, [face.sha1 for face in written])
+            alignments.set_hashes(rows, written.hashes())
     backup = alignments.save()
     report.backup = os.fspath(backup) if backup is not None else None
