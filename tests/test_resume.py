@@ -187,7 +187,7 @@ def test_interrupted_and_resumed(
     assert run.alignments.read_bytes() == run.original
     done = run.finished_frames()
     assert 20 <= done < FRAMES - 1
-    whole = {name: data for name, data in run.files().items() if name.endswith(".png")}
+    whole = {name: data for name, data in run.files().items() if Path(name).match("[!.]*.png")}
     wanted = uninterrupted("frames", *options)
     assert all(wanted[0][name] == data for name, data in whole.items()), "a half-written image under its final name"
 
