@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
 SOURCES := pyproject.toml setup.py $(wildcard kernels/*.c)
 
-.PHONY: demo test lint bench gpu-check soak fuzz scale clean
+.PHONY: demo test lint bench gpu-check soak fuzz fuzz-guided scale clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/gpu-extract demo demo
@@ -33,6 +33,11 @@ soak: $(INSTALLED_TEST)
 
 fuzz: $(INSTALLED_TEST)
 	RUN_SLOW=1 $(PY) -m pytest -q -m slow tests/test_fuzz.py
+
+# Coverage-guided; atheris has wheels for few versions of Python, so it is no part of the test extra.
+fuzz-guided: $(INSTALLED_TEST)
+	$(PY) -m pip install -q --disable-pip-version-check atheris
+	$(PY) tests/fuzz_alignments.py --atheris -max_total_time=600
 
 scale: $(INSTALLED)
 	$(PY) bench/alignments_scale.py

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -385,3 +386,11 @@ def test_every_finished_frame_is_in_the_journal(small: list[str], tmp_path: Path
         assert (tmp_path / "faces" / face.file_name).stat().st_size == face.nbytes
         assert cv2.imread(str(tmp_path / "faces" / face.file_name)) is not None
     assert json.loads(json.dumps(found[0])) == found[0]
+
+
+def test_the_document_of_promises_names_tests_that_exist() -> None:
+    root = Path(__file__).parent.parent
+    named = re.findall(r"`(test_\w+)\.(test_\w+)`", (root / "docs" / "reliability.md").read_text("utf-8"))
+    assert len(named) > 30
+    for module, name in named:
+        assert f"def {name}(" in (root / "tests" / f"{module}.py").read_text("utf-8"), f"{module}.{name}"
