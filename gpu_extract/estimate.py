@@ -84,7 +84,7 @@ def estimate(made: Prepared, settings: Settings, report: Report) -> None:
     report.faces_filtered = plan.faces_filtered
     report.faces_failed = len(plan.failures) + plan.faces_missing
     report.bytes_estimated = int(sum(face.nbytes for face in faces) * plan.face_count / max(1, len(faces)))
-    report.seconds_estimated = round(seconds * share, 1)
+    report.seconds_estimated = round(seconds * share, 3)
 
 
 class _Nowhere(Layout):
