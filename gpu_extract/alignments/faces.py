@@ -127,8 +127,12 @@ def _landmarks(records: Sequence[Any], invalid: dict[int, str]) -> list[Landmark
 
 
 def _width(dtype: np.dtype, is_list: bool) -> type:
-    """Lists are float32 in memory whatever they hold, and so are arrays of anything but float64."""
-    return np.float64 if dtype.kind == "f" and dtype.itemsize == 8 and not is_list else np.float32
+    """The type that a file's own program computes in: float32 for lists, an array's own, float64 for one of integers.
+
+    NumPy's means of integers are float64. Its means of float16 would be rounded to float16; no known program stored
+    such landmarks, so they are taken as the float32 values that they are.
+    """
+    return np.float64 if not is_list and (dtype.kind in "iu" or dtype.itemsize == 8) else np.float32
 
 
 def _as_points(points: Any) -> tuple[np.ndarray, str]:
