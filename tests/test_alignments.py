@@ -535,6 +535,8 @@ TEXT = {
     "no_faces.json": (b'{"a": {"video_meta": {}}}', "neither a list of faces"),
     "frames.json": (b'{"__meta__": {"version": 2.3}, "__data__": []}', "its frames are a list"),
     "newer.json": (b'{"__meta__": {"version": 3.0}, "__data__": {}}', "version 3.0; versions 1.0 to 2.4"),
+    "next.json": (b'{"__meta__": {"version": 2.5}, "__data__": {}}', "version 2.5; versions 1.0 to 2.4"),
+    "whole.json": (b'{"__meta__": {"version": 3}, "__data__": {}}', "version 3; versions 1.0 to 2.4"),
     "older.json": (b'{"__meta__": {"version": 0.5}, "__data__": {}}', "version 0.5"),
     "named.json": (b'{"__meta__": {"version": "2.3"}, "__data__": {}}', "a number is wanted"),
     "nan.json": (b'{"__meta__": {"version": NaN}, "__data__": {}}', "a number is wanted"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -275,7 +274,7 @@ def _frames_and_version(root: Any, name: str) -> tuple[dict[str, Any], float]:
     frames = _frames(root)
     if not isinstance(version, int | float) or isinstance(version, bool) or version != version:
         raise AlignmentsError(f"{name} says that its version is {shown(version)}; a number is wanted.")
-    if not 1 <= version < math.floor(NEWEST) + 1:
+    if not 1 <= version <= NEWEST:
         raise AlignmentsError(f"{name} has version {shown(version)}; versions 1.0 to {NEWEST} are known.")
     if not isinstance(frames, dict):
         raise AlignmentsError(f"{name} is no alignments file: its frames are a {type(frames).__name__}, not a dict.")
