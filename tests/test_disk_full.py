@@ -235,12 +235,15 @@ def test_only_what_is_left_must_fit(inputs: Path, tmp_path: Path, tmpfs: Any) ->
     assert job.report["faces_written"] == 2 * FRAMES
 
 
-def test_the_report_cannot_be_written(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_that_cannot_be_written_is_noticed_before_the_run(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = Job(inputs, tmp_path)
     job.json = tmp_path / "missing" / "report.json"
     assert job.run("-een", "20") == 6
     assert "the report cannot be written to" in capsys.readouterr().err
-    assert Alignments.load(job.alignments).stored_hash(0)
+    assert not job.faces.exists()
+    assert job.alignments.read_bytes() == job.before
 
 
 @pytest.mark.parametrize("target", ["alignments", "frames"])
