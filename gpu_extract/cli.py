@@ -277,6 +277,8 @@ def _extract(arguments: argparse.Namespace) -> int:
         print(report.table(), file=sys.stderr if arguments.json == "-" else sys.stdout)
     elif not report.complete:
         print(f"gpu-extract: {report.notes[-1]}", file=sys.stderr)
+    elif report.errors:
+        print(f"gpu-extract: {report.first_errors()}", file=sys.stderr)
     return report.exit_code
 
 

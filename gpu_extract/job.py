@@ -24,7 +24,7 @@ from gpu_extract.plan import Plan, subset, without_shared_files
 from gpu_extract.prepare import Prepared, header_maker, prepared
 from gpu_extract.progress import make_progress
 from gpu_extract.refresh import refresh_thumbnails
-from gpu_extract.report import Report, versions, write_report
+from gpu_extract.report import Report, check_target, versions, write_report
 from gpu_extract.rows import FaceRows
 from gpu_extract.settings import Settings
 from gpu_extract.signals import StopOnSignal
@@ -110,6 +110,8 @@ def extract(
     """
     options = {name: value for name, value in locals().items() if name not in ("alignments", "frames", "faces")}
     settings = Settings(Path(alignments), Path(frames), Path(faces), **options)
+    if settings.json is not None:
+        check_target(settings.json)
     report = Job(settings).run()
     if settings.json is not None:
         write_report(report, settings.json)
@@ -273,7 +275,7 @@ def report_plan_failures(plan: Plan, report: Report) -> None:
     """The faces and frames of which the plan knows that they cannot be cut."""
     for failure in plan.failures:
         report.add_error(failure.frame, failure.index, failure.reason)
-        report.faces_failed += 1
+        report.faces_failed += failure.faces
     for name in plan.missing:
         report.add_error(name, None, "the source has no such frame")
     report.faces_failed += plan.faces_missing

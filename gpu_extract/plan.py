@@ -29,6 +29,8 @@ class Options:
     min_box_px: float = 0.0
     """Only faces whose source box is at least this many frame pixels wide."""
     centering: Centering = "legacy"
+    centering_asked: bool = False
+    """Whether the user named the centering; if not, sets of 51 points, which have legacy only, take that."""
     extension: str | None = None
     """Of the face files; None takes each frame key's own."""
     antialias: bool = False
@@ -41,6 +43,8 @@ class Failure:
     frame: str
     index: int | None
     reason: str
+    faces: int = 1
+    """How many faces are lost with it."""
 
 
 @dataclass(frozen=True)
@@ -183,10 +187,9 @@ def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> 
             "check that the two belong together."
         )
     selected = (position >= 0) & (position % options.extract_every_n == 0)
-    has_faces = np.zeros(len(names), bool)
-    has_faces[faces.frame] = True
+    face_counts = np.bincount(faces.frame, minlength=len(names))
 
-    failures = _drop_same_frame(names, position, selected & has_faces, selected)
+    failures = _drop_same_frame(names, position, face_counts, selected)
     wanted_face = selected[faces.frame]
     turned = np.unique(faces.frame[wanted_face & (faces.rotation != 0)])
     sizes = {int(i): source.size_of(int(position[i])) for i in turned}
@@ -197,7 +200,21 @@ def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> 
         for row, reason in faces.invalid.items()
         if wanted_face[row]
     ]
-    degenerate = wanted_face & ~cut.usable
+    poseless = np.zeros(len(faces.frame), bool)
+    if options.centering_asked and options.centering != "legacy":
+        for group in faces.groups:
+            if group.points.shape[1] == 51:
+                poseless[group.rows] = wanted_face[group.rows]
+    cut.usable[poseless] = False
+    failures += [
+        Failure(
+            names[faces.frame[row]],
+            int(faces.index[row]),
+            f"it has the 51 core landmarks only, which allow --centering legacy, not {options.centering}",
+        )
+        for row in np.flatnonzero(poseless)
+    ]
+    degenerate = wanted_face & ~cut.usable & ~poseless
     degenerate[list(faces.invalid)] = False
     failures += [
         Failure(names[faces.frame[row]], int(faces.index[row]), "its landmarks do not define a crop (all in one place)")
@@ -228,20 +245,21 @@ def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> 
         faces_filtered=filtered,
         failures=failures,
         frame_sizes=sizes,
-        missing=[names[i] for i in np.flatnonzero(has_faces & (position < 0))],
+        missing=[names[i] for i in np.flatnonzero((face_counts > 0) & (position < 0))],
         faces_missing=int((position[faces.frame] < 0).sum()),
     )
 
 
 def _drop_same_frame(
-    names: list[str], position: np.ndarray, candidates: np.ndarray, selected: np.ndarray
+    names: list[str], position: np.ndarray, face_counts: np.ndarray, selected: np.ndarray
 ) -> list[Failure]:
     """Of entries that name the same frame (`clip_000001.png` and `clip_000001.mp4`) the first stays selected."""
-    entries = np.flatnonzero(candidates)
+    entries = np.flatnonzero(selected & (face_counts > 0))
     _, first = np.unique(position[entries], return_index=True)
     later = np.delete(entries, first)
     selected[later] = False
-    return [Failure(names[i], None, "another entry of the alignments file names the same frame") for i in later]
+    reason = "another entry of the alignments file names the same frame"
+    return [Failure(names[i], None, reason, int(face_counts[i])) for i in later]
 
 
 def without_shared_files(plan: Plan, *, any_extension: bool = False, fold_case: bool = False) -> Plan:

@@ -45,8 +45,9 @@ def prepared(settings: Settings, report: Report) -> Iterator[Prepared]:
         report.alignments_version, report.alignments_generation = alignments.version, alignments.generation
         resolved = settings.resolve(alignments)
         report.notes += resolved.notes
-        report.video_timing, report.rotate = resolved.timing, resolved.rotate
         source = stack.enter_context(open_frames(settings.frames, timing=resolved.timing, rotate=resolved.rotate))
+        if source.kind == "video":
+            report.video_timing, report.rotate = resolved.timing, resolved.rotate
         engine = _picked_engine(settings, report)
         stack.enter_context(engine)
         if settings.antialias:
@@ -60,6 +61,7 @@ def prepared(settings: Settings, report: Report) -> Iterator[Prepared]:
                 align_eyes=settings.align_eyes,
                 min_box_px=settings.min_box_px,
                 centering=resolved.centering,
+                centering_asked=settings.centering != "auto",
                 extension=resolved.extension,
                 antialias=settings.antialias,
             ),

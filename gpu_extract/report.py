@@ -83,6 +83,12 @@ class Report:
         """Whether the run went over all frames, even if some failed."""
         return self.exit_code in (EXIT_OK, EXIT_PARTIAL) and not self.stopped
 
+    def first_errors(self) -> str:
+        """What failed, in one line, for a run that prints no table."""
+        first = self.errors[0]
+        more = f", and {len(self.errors) - 1:,} more" if len(self.errors) > 1 else ""
+        return f"{self.faces_failed:,} faces failed: {printable(first['frame'])}: {printable(first['reason'])}{more}."
+
     def add_error(self, frame: str, index: int | None, reason: str) -> None:
         self.errors.append({"frame": frame, "index": index, "reason": reason})
 
@@ -112,7 +118,7 @@ class Report:
             ("faces", f"{self.faces_written:,} written to {self.faces_folder} ({self.size} px)"),
             ("", f"{self.faces_filtered:,} too small, left out" if self.faces_filtered else ""),
             ("", f"{self.faces_failed:,} failed" if self.faces_failed else ""),
-            ("frames", f"{self.frames_decoded:,} of {self.frames_expected:,} read"),
+            ("frames", f"{self.frames_decoded:,} of {self.frames_expected:,} read{self._numbering()}"),
             ("", f"{self.frames_without_alignments:,} without alignments" if self.frames_without_alignments else ""),
             (
                 "",
@@ -125,6 +131,10 @@ class Report:
             ),
             ("engine", f"{self.engine} on {self.device} ({self.engine_implementation})"),
             ("hashes", self._hash_line()),
+            (
+                "thumbs",
+                f"{self.thumbs_refreshed:,} made; the old file is {self.backup}" if self.thumbs_refreshed else "",
+            ),
         ]
         text = [f"{head:<8}{body}" for head, body in lines if body]
         text += [f"{'note':<8}{note}" for note in self.notes]
@@ -135,6 +145,13 @@ class Report:
         if len(self.errors) > LISTED:
             text.append(f"{'':8}… and {len(self.errors) - LISTED:,} more; --json lists all")
         return "\n".join(map(printable, text))
+
+    def _numbering(self) -> str:
+        """How a video's frames were numbered, for the table."""
+        if not self.video_timing:
+            return ""
+        timing = "at a constant rate" if self.video_timing == "constant" else "as decoded"
+        return f", numbered {timing}{', display rotation applied' if self.rotate else ''}"
 
     def _plan_lines(self) -> list[str]:
         seconds, nbytes = self.seconds_estimated or 0.0, self.bytes_estimated or 0
@@ -179,6 +196,21 @@ def _version(package: str) -> str:
 
 def _own_version() -> str:
     return str(getattr(sys.modules["gpu_extract"], "__version__", ""))
+
+
+def check_target(target: str | os.PathLike[str]) -> None:
+    """Find out before the work that its report could not be written.
+
+    Raises:
+        OutputError: if the file's folder is missing or cannot be written, or a folder has its name.
+    """
+    path = Path(target)
+    if target == "-":
+        return
+    if path.is_dir():
+        raise OutputError(f"the report cannot be written to {path}: it is a folder.")
+    if not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OutputError(f"the report cannot be written to {path}: its folder is missing or read-only.")
 
 
 def write_report(report: HasJson, target: str | os.PathLike[str]) -> None:

@@ -93,6 +93,8 @@ class Settings:
                     raise UsageError(f"the report would replace the {name} {path}; give json another name.")
         if self.quality is not None and self.format == "png":
             raise UsageError("quality is for jpg and webp; png is lossless.")
+        if self.refresh_thumbs and self.no_update:
+            raise UsageError("refresh-thumbs changes the alignments file; it cannot go with no-update.")
         if self.large and self.min_size not in (0, 100):
             raise UsageError(f"large means min-size 100; it cannot go with min-size {self.min_size}.")
         check_style(self.progress)
@@ -115,14 +117,21 @@ class Settings:
                 notes.append(
                     f"crops are head-centred, as version {alignments.version} has them (--centering changes it)"
                 )
-        # From March 2026 on files hold lists only and number every decoded frame; before, a constant-rate stream.
-        recent = modern and alignments.lists_only
+        # From March 2026 on files hold lists only and number every decoded frame; before, a constant-rate stream. Their
+        # keys end in the video's extension, which those of files that were only rewritten since then do not.
+        recent = modern and alignments.lists_only and not self._has_old_keys(alignments)
         timing = self.video_timing if self.video_timing != "auto" else ("decoded" if recent else "constant")
         rotate = self.rotate == "on" or (self.rotate == "auto" and not recent)
         extension = None if self.format == "auto" else f".{self.format}"
         if extension is None and (self.large or alignments.version >= 2.1):
             extension = ".png"
         return Resolved(cast(Centering, centering), timing, rotate, extension, notes)
+
+    def _has_old_keys(self, alignments: Alignments) -> bool:
+        """Whether a video's frames have the keys of before version 2.4, which end in .png."""
+        if not self.frames.is_file() or not alignments.frame_names:
+            return False
+        return all(name.lower().endswith(".png") for name in alignments.frame_names)
 
     def fingerprint(self, alignments: Alignments, resolved: Resolved, engine: str) -> dict[str, Any]:
         """Everything that decides which bytes a run writes; two runs may share a folder only if these agree."""

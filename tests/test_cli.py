@@ -320,3 +320,69 @@ def test_hostile_frame_names_do_not_reach_the_terminal_raw(
     assert "\x1b" not in out + err
     assert "\\x1b[2Jclear.png" in out
     assert "é.png" in out
+
+
+def test_a_report_that_cannot_be_written_is_said_before_the_work(
+    cli: Cli, alignments: Path, tmp_path: Path, vectors: Path
+) -> None:
+    before = alignments.read_bytes()
+    base = ("extract", "-a", alignments, "-fr", vectors / "frames", "-fc", tmp_path / "faces")
+    for target in (tmp_path / "none" / "report.json", tmp_path):
+        code, _, err = cli(*base, "--json", target)
+        assert code == 6
+        assert "the report cannot be written" in sentence(err)
+    assert not (tmp_path / "faces").exists()
+    assert alignments.read_bytes() == before
+
+
+def test_quiet_still_says_what_failed(cli: Cli, alignments: Path, tmp_path: Path, vectors: Path) -> None:
+    code, out, err = cli("extract", "-a", alignments, "-fr", vectors / "frames", "-fc", tmp_path / "faces", "-q")
+    assert code == 4
+    assert out == ""
+    assert "1 faces failed: f_000099.png" in sentence(err)
+
+
+def test_the_demo_replaces_only_a_demo(cli: Cli, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "demo.mp4").write_text("precious")
+    code, _, err = cli("demo", mine)
+    assert code == 6
+    assert "not of an earlier demo" in sentence(err)
+    assert (mine / "demo.mp4").read_text() == "precious"
+
+
+def test_refreshing_thumbnails_needs_a_file_to_change(
+    cli: Cli, alignments: Path, tmp_path: Path, vectors: Path
+) -> None:
+    base = ("extract", "-a", alignments, "-fr", vectors / "frames", "-fc", tmp_path / "faces")
+    code, _, err = cli(*base, "--refresh-thumbs", "--no-update")
+    assert code == 2
+    assert "cannot go with no-update" in sentence(err)
+
+
+def test_51_points_have_no_head(cli: Cli, tmp_path: Path, vectors: Path, vector_faces: Any) -> None:
+    points = vector_faces["f_000001.png"][0]["landmarks"]
+    faces = [{"x": 0, "y": 0, "w": 1, "h": 1, "landmarks_xy": p.tolist()} for p in (points, points[17:])]
+    source, report = tmp_path / "alignments.json", tmp_path / "report.json"
+    source.write_text(json.dumps({"f_000001.png": faces}))
+    base = ("extract", "-a", source, "-fr", vectors / "frames", "-fc", tmp_path / "faces", "--json", report)
+    code, _, _ = cli(*base, "--centering", "head", "--no-update")
+    assert code == 4
+    found = json.loads(report.read_text())
+    assert found["faces_written"] == 1
+    assert [error["index"] for error in found["errors"]] == [1]
+    assert "51 core landmarks" in found["errors"][0]["reason"]
+
+
+def test_two_entries_for_one_frame_are_counted_face_by_face(
+    cli: Cli, tmp_path: Path, vectors: Path, vector_faces: Any
+) -> None:
+    face = {"x": 0, "y": 0, "w": 1, "h": 1, "landmarks_xy": vector_faces["f_000001.png"][0]["landmarks"].tolist()}
+    source, report = tmp_path / "alignments.json", tmp_path / "report.json"
+    source.write_text(json.dumps({"clip_000001.png": [face, face], "clip_000001.mp4": [face] * 3}))
+    base = ("extract", "-a", source, "-fr", vectors / "video" / "clip.mp4", "-fc", tmp_path / "faces", "--json", report)
+    code, _, _ = cli(*base, "--no-update")
+    assert code == 4
+    found = json.loads(report.read_text())
+    assert (found["faces_written"], found["faces_failed"]) == (2, 3)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract.demo import _clear, run_demo
+from gpu_extract.demo import MARKER, _clear, run_demo
 from gpu_extract.demo.cartoon import OMAR, RUTH, Expression, draw_face, face_landmarks, mean_face, place, similarity
 from gpu_extract.demo.clip import HEIGHT, WIDTH, draw_frames, face_record, make_clip, textured_background, write_video
 from gpu_extract.demo.sheet import contact_sheet, list_faces
@@ -206,7 +206,7 @@ def test_demo_refuses_a_folder_with_other_files(tmp_path):
 
 def test_demo_clears_what_an_earlier_demo_left(tmp_path):
     (tmp_path / "faces").mkdir()
-    for name in ("demo.mp4", "demo_alignments_20200101_000000.fsa", "report.json", "faces/demo_000001_0.png"):
+    for name in (MARKER, "demo.mp4", "demo_alignments_20200101_000000.fsa", "report.json", "faces/demo_000001_0.png"):
         (tmp_path / name).write_bytes(b"")
     _clear(tmp_path)
     assert list(tmp_path.iterdir()) == []

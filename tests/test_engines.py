@@ -102,6 +102,14 @@ def test_a_patch_gives_the_same_bytes_as_its_frame(engine: Engine) -> None:
     assert_close(engine, engine.warp(patches, own), truth(frames, crops))
 
 
+def test_a_patch_of_one_pixel_for_a_face_outside_the_frame(engine: Engine) -> None:
+    frame = natural(40, 60, 8)
+    matrices = np.array([turned(1.5, 30, (-90, 20), 32), turned(0.5, 10, (200, -70), 32)])
+    crops = Crops(np.array([0, 1]), matrices, np.array([True, False]), 32)
+    patches = [Patch(frame[20:21, :1], 0, 20, 40, 60), Patch(frame[:1, 59:], 59, 0, 40, 60)]
+    assert not engine.warp(patches, crops).any()
+
+
 def test_many_more_crops_than_a_batch_holds(engine: Engine) -> None:
     frame = natural(200, 300, 5)
     count, size = (60, 160) if "interpreted" not in engine.implementation else (7, 24)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DemoResult", "run_demo"]
 
+MARKER = ".gpu-extract-demo"
+"""A file that says: this folder is a demo's, and the next demo may replace it."""
+
 
 class DemoResult(NamedTuple):
     """What a demo leaves behind."""
@@ -42,9 +45,12 @@ def run_demo(folder: Path | str = "demo", *, size: int = 256, **options: Any) ->
     _clear(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).touch()
         clip = make_clip(folder)
     except OSError as error:
-        raise OutputError(f"the demo cannot be written into {folder}: {error}; give a writable folder") from error
+        raise OutputError(
+            f"the demo cannot be written into {folder}: {error.strerror}; give a writable folder"
+        ) from error
 
     from gpu_extract.job import extract
 
@@ -59,7 +65,11 @@ def _clear(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise OutputError(f"{folder} is a file; the demo needs a folder of its own")
-    files = ("demo.mp4", "demo_alignments*.fsa", "report.json", "sheet.png")
+    if not (folder / MARKER).exists():
+        other = next(folder.iterdir(), None)
+        if other is not None:
+            raise OutputError(f"{folder} holds {other.name}, which is not of an earlier demo; give a new folder")
+    files = (MARKER, "demo.mp4", "demo_alignments*.fsa", "report.json", "sheet.png")
     patterns = (*files, "faces/demo_??????_?.png", "faces/.gpu-extract.*")
     ours = {path for pattern in patterns for path in folder.glob(pattern)}
     others = [path for path in folder.rglob("*") if path not in ours and path != folder / "faces"]

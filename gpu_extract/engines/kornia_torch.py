@@ -86,10 +86,13 @@ class KorniaEngine(SlotEngine):
             start = stop
 
     def _padded(self, slab: torch.Tensor, places: list[tuple[np.ndarray, tuple[int, ...]]]) -> torch.Tensor:
-        """The patches of a part, [n, 3, height, width] float32, zeros where the largest is larger."""
+        """The patches of a part, [n, 3, height, width] float32, zeros where the largest is larger.
+
+        At least 2 x 2: on one pixel, kornia's normalised coordinates could not tell inside from outside.
+        """
         torch = self._torch
-        height = max(h for _, (h, _) in places)
-        width = max(w for _, (_, w) in places)
+        height = max(2, *(h for _, (h, _) in places))
+        width = max(2, *(w for _, (_, w) in places))
         frames = torch.zeros((len(places), height, width, 3), dtype=torch.uint8, device=slab.device)
         for frame, ((first, _, stride, _, _), (h, w)) in zip(frames, places, strict=True):
             lines = slab[WORD * first : WORD * (first + h * stride)].view(h, WORD * stride)
@@ -118,8 +121,8 @@ class KorniaEngine(SlotEngine):
 
 
 def _normalised(position: torch.Tensor, length: int) -> torch.Tensor:
-    """Pixels 0 to length - 1 as -1 to 1."""
-    return position * (2.0 / (length - 1.0)) - 1.0 if length > 1 else position
+    """Pixels 0 to length - 1 as -1 to 1; length is 2 or more."""
+    return position * (2.0 / (length - 1.0)) - 1.0
 
 
 def create(device: str, limits: Limits, say: Callable[[str], None]) -> Engine:
