@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -125,6 +126,9 @@ def test_a_device_that_fails_for_good_leaves_whole_files(alignments: Path, vecto
 @pytest.fixture
 def no_exact_sampler_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is on a CUDA device: our kernel or kornia."""
+    pytest.importorskip("triton")
+    # Imported first: a module that is imported under the variable stays interpreted for all later tests.
+    importlib.import_module("gpu_extract.kernels.warp_affine")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(engines, "modules", lambda: [exact_cuda, kornia_torch])
 
