@@ -222,6 +222,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     export.add_argument("file", metavar="FILE", help="alignments file of any generation")
     export.add_argument("new", metavar="NEW", nargs="?", help="the JSON file (default: FILE's name with .json)")
+    export.add_argument("-fr", "--frames", metavar="PATH", help="the frames: needed for turned faces of 2018")
     export.add_argument(
         "--json", action="store_true", default=True, help="the exchange form, which is the only one so far"
     )
@@ -322,9 +323,9 @@ def _migrate(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from gpu_extract.alignments.exchange import export_json
+    from gpu_extract.migration import export
 
-    _, report = export_json(arguments.file, arguments.new)
+    report = export(arguments.file, arguments.new, frames=arguments.frames)
     if not arguments.quiet:
         print(report.table())
     return EXIT_PARTIAL if report.faces_dropped else EXIT_OK

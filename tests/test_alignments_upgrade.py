@@ -182,6 +182,7 @@ def test_what_cannot_be_taken_along_is_named(tmp_path):
     assert report.keys_dropped == {"note": 1, "frame_dims": 1, "seen": 1}
     assert report.faces_dropped == [
         {"frame": "f.png", "index": 1, "reason": "its landmarks hold values that are not finite numbers"}
+        | {"others_move_up": True}
     ]
     assert (report.hashes_dropped, report.thumbnails_dropped, report.faces) == (2, 1, 3)
     first, second, third = content(tmp_path / "new.fsa")["__data__"]["f.png"]["faces"]
@@ -274,6 +275,37 @@ def test_migration_refuses_what_it_cannot_do(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         migrate(tmp_path / "missing.fsa", tmp_path / "new.fsa")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["existing.fsa"]
+
+
+def test_faces_that_move_up_are_said(tmp_path):
+    bad = face(landmarks_xy=None)
+    other = face(landmarks_xy=np.ones((98, 2)))
+    root = {"a.png": [bad, face(), bad], "b.png": [face(), bad, bad, other], "c.png": [bad]}
+    report = migrate(written(tmp_path / "old.fsa", root), tmp_path / "new.fsa")
+    lines = [line.partition(": ")[2] for line in report.table().splitlines() if "left out" in line]
+    moved = "it has no landmarks, so the faces after it move up by one"
+    assert lines == [
+        f"'a.png' face 0: {moved}",
+        "'a.png' face 2: it has no landmarks",
+        f"'b.png' face 1: {moved}",
+        f"'b.png' face 2: {moved}",
+        "'c.png' face 0: it has no landmarks",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "counted"),
+    [
+        ("clip_alignments_seed_list.fsa", "2.4", True),
+        ("clip_alignments_v2_3_pngkeys.fsa", "2.4", True),
+        ("clip_alignments_seed_list.fsa", "2.3", False),
+        ("clip_alignments_seed_list.fsa", "2.2", False),
+        ("clip_alignments_v2_4.fsa", "2.4", False),
+    ],
+)
+def test_keys_whose_counting_the_new_file_does_not_tell(name, to, counted, tmp_path):
+    report = migrate(VECTORS / "video" / name, tmp_path / "new.fsa", to)
+    assert report.old_video_keys == (report.frames if counted else 0)
 
 
 # ---- exchange

@@ -8,6 +8,7 @@ whatever that generation cannot hold is counted and named.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,7 @@ PROTOCOL = 4
 LANDMARK_MASKS = ("components", "extended")  # drawn from landmarks by the programs themselves, whenever needed
 MASK_KEYS = ("mask", "affine_matrix", "interpolator", "stored_size", "stored_centering")
 OBSOLETE = {"r", "frame_dims", *LANDMARK_KEYS}
+VIDEO_KEY = re.compile(r".+_[0-9]{6,}\.[^.]+", re.DOTALL)  # <stem>_<frame number><extension>
 
 FrameSize = Callable[[str], tuple[int, int] | None]  # frame key -> (height, width), or None where that is not known
 
@@ -51,7 +53,9 @@ class Migration:
     frames_renamed: int = 0
     masks_dropped: dict[str, int] = field(default_factory=dict)  # by name: landmark masks, damaged records
     keys_dropped: dict[str, int] = field(default_factory=dict)  # by name: keys that the new generation does not know
-    faces_dropped: list[dict[str, Any]] = field(default_factory=list)  # frame, index and reason
+    faces_dropped: list[dict[str, Any]] = field(default_factory=list)  # frame, index, reason, others_move_up
+    old_video_keys: int = 0  # keys like a video's, counted as before March 2026, of which the new file does not tell
+    notes: list[str] = field(default_factory=list)  # what the new file does not say and its user must know
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,9 +74,10 @@ class Migration:
                 lines.append(f"  {count:,} {text}")
         lines += [f"  {count:,} masks {shown(name)} dropped" for name, count in self.masks_dropped.items()]
         lines += [f"  {count:,} keys {shown(name)} dropped" for name, count in self.keys_dropped.items()]
-        lines += [
-            f"  left out: {shown(face['frame'])} face {face['index']}: {face['reason']}" for face in self.faces_dropped
-        ]
+        for face in self.faces_dropped:
+            moved = ", so the faces after it move up by one" if face["others_move_up"] else ""
+            lines.append(f"  left out: {shown(face['frame'])} face {face['index']}: {face['reason']}{moved}")
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -122,14 +127,19 @@ def upgraded(
     upgrade = _Upgrade(alignments, to, report, frame_size)
     faces: list[list[dict[str, Any]]] = [[] for _ in alignments.frame_names]
     table = alignments.faces
+    last = np.full(len(faces), -1)  # each frame's last usable face
+    for group in table.groups:
+        np.maximum.at(last, table.frame[group.rows], group.rows)
     for row, frame, points in _rows_with_points(alignments):
         name = alignments.frame_names[frame]
         if points is None:
-            reason = {"frame": name, "index": int(table.index[row]), "reason": table.invalid[row]}
-            report.faces_dropped.append(reason)
+            dropped = {"frame": name, "index": int(table.index[row]), "reason": table.invalid[row]}
+            report.faces_dropped.append(dropped | {"others_move_up": bool(row < last[frame])})
         else:
             faces[frame].append(upgrade.face(row, name, points))
     report.faces = sum(map(len, faces))
+    if to == "2.4" and not (alignments.version >= 2 and alignments.lists_only):
+        report.old_video_keys = sum(VIDEO_KEY.fullmatch(name) is not None for name in alignments.frame_names)
     frames = {}
     for number, name in enumerate(alignments.frame_names):
         renamed = frame_key_of_video(name, video) if video and to == "2.4" else name

@@ -1,0 +1,61 @@
+"""`migrate` and `export` as the command line has them: with frames at hand, and with notes."""
+
+import json
+import pickle
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpu_extract.alignments import Alignments
+from gpu_extract.cli import main
+from gpu_extract.errors import AlignmentsError
+from gpu_extract.migration import export, migrate
+
+VECTORS = Path(__file__).parent / "vectors"
+VIDEO = VECTORS / "video"
+NOTE = "--video-timing constant --rotate on"
+
+
+def test_a_file_without_its_video_says_how_its_frames_are_counted(tmp_path, capsys):
+    old = VIDEO / "clip_alignments_v2_3_pngkeys.fsa"
+    report = migrate(old, tmp_path / "new.fsa")
+    assert [NOTE in note for note in report.notes] == [True]
+    assert NOTE in export(old, tmp_path / "new.json").table()
+    assert main(["export", str(old), str(tmp_path / "again.json")]) == 0
+    assert NOTE in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("to", ["g7b", "2.2"])
+def test_files_that_tell_their_counting_need_no_note(to, tmp_path):
+    assert migrate(VIDEO / "clip_alignments_seed_list.fsa", tmp_path / "new.fsa", to=to).notes == []
+    assert migrate(VIDEO / "clip_alignments_v2_4.fsa", tmp_path / "same.fsa").notes == []
+
+
+def test_images_have_no_counting(tmp_path):
+    old = VECTORS / "alignments" / "g6_2019-12.fsa"
+    assert migrate(old, tmp_path / "new.fsa", frames=VECTORS / "frames").notes == []
+    assert export(old, tmp_path / "new.json", frames=VECTORS / "frames").notes == []
+
+
+def test_export_of_turned_faces_takes_the_frames(tmp_path, capsys):
+    old = VECTORS / "alignments" / "g0_2018-05.json"
+    with pytest.raises(AlignmentsError, match="name the frames too"):
+        export(old, tmp_path / "new.json")
+    new = tmp_path / "new.json"
+    assert main(["export", str(old), str(new), "-fr", str(VECTORS / "frames")]) == 0
+    assert "1 faces turned back" in capsys.readouterr().out
+    migrate(old, tmp_path / "new.fsa", frames=VECTORS / "frames")
+    migrated = Alignments.load(tmp_path / "new.fsa").root()["__data__"]
+    for name, faces in json.loads(new.read_text()).items():
+        expected = [one["landmarks_xy"] for one in migrated[name]["faces"]]
+        assert [one["landmarks_2d"] for one in faces] == expected
+
+
+def test_export_names_faces_that_move_up(tmp_path, capsys):
+    points = np.zeros((68, 2), np.float32)
+    faces = [{"x": 1, "w": 2, "y": 3, "h": 4, "landmarks_xy": one, "mask": {}} for one in (None, points)]
+    (tmp_path / "a.fsa").write_bytes(zlib.compress(pickle.dumps({"a.png": faces})))
+    assert main(["export", str(tmp_path / "a.fsa")]) == 4
+    assert "so the faces after it move up by one" in capsys.readouterr().out
