@@ -23,6 +23,7 @@ bench: $(INSTALLED_TEST)
 	$(PY) -m pip install -q --disable-pip-version-check -e ".[bench]"
 	$(PY) bench/bench_extract.py --name extract
 	$(PY) bench/plot.py
+	$(PY) bench/readme_table.py --write
 
 gpu-check: $(INSTALLED_TEST)
 	$(PY) bench/gpu_check.py --json bench/results/gpu.json

@@ -1,6 +1,6 @@
 """docs/images/antialias.png: a face of 900 pixels cut to 256 in two frames half a pixel apart, plainly and antialiased.
 
-    python bench/antialias_picture.py
+python bench/antialias_picture.py
 """
 
 from __future__ import annotations

@@ -92,3 +92,16 @@ def test_the_door_is_complete_and_sorted() -> None:
     for name in gpu_extract.__all__:
         assert getattr(gpu_extract, name) is not None
     assert set(gpu_extract._HOME) == set(gpu_extract.__all__)
+
+
+def test_the_speed_figures_of_the_readme_are_those_that_were_measured() -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "bench" / "readme_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    readme = (ROOT / "README.md").read_text("utf-8")
+    result = json.loads((ROOT / "bench" / "results" / "extract.json").read_text("utf-8"))
+    assert module.with_part(readme, module.part(result)) == readme
