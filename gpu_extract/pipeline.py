@@ -240,7 +240,12 @@ class Pipeline:
             frames = iter(self._source.frames(plan.positions))
             while not self._stop_reading.is_set():
                 began = clock()
-                item = next(frames, None)
+                try:
+                    item = next(frames, None)
+                except Exception:
+                    if self._stop_reading.is_set():  # the source was closed under it
+                        return
+                    raise
                 self._read_seconds += clock() - began
                 if item is None:
                     if self._stop_reading.is_set():

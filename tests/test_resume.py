@@ -24,7 +24,7 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments, write_video
 from gpu_extract.engines import Crops, Engine
-from gpu_extract.frames import Frame, FrameFailure, FrameSource
+from gpu_extract.frames import Frame, FrameFailure, FrameSource, index, open_frames
 from gpu_extract.geometry import CropGeometry
 from gpu_extract.layouts import by_frame, webdataset
 from gpu_extract.pipeline import FaceResult, Pipeline
@@ -33,16 +33,32 @@ from gpu_extract.plan import Plan
 FRAMES = 260
 OF_THIS_RUN = {"seconds", "frames_per_second", "stage_seconds", "wait_seconds", "limiting_stage", "notes", "backup"}
 OF_THIS_RUN |= {"faces_folder"}
-SMALL_LAYOUTS = (
-    "import sys; from gpu_extract.layouts import by_frame, webdataset; "
-    "by_frame.MAX_ENTRIES = 50; webdataset.MAX_SAMPLES = 40; "
-    "from gpu_extract.cli import main; sys.exit(main())"
-)
+PROGRAM = """
+import os, signal, sys
+from gpu_extract.journal import Journal
+from gpu_extract.layouts import by_frame, webdataset
+
+by_frame.MAX_ENTRIES, webdataset.MAX_SAMPLES = 50, 40
+left = int(os.environ.get("STOP_AFTER", -1))
+add = Journal.add
+
+def add_and_stop(self, *frame):
+    global left
+    add(self, *frame)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+Journal.add = add_and_stop
+from gpu_extract.cli import main
+sys.exit(main())
+"""
+"""The command line with small folders and shards; stops itself once STOP_AFTER frames are finished."""
 
 
 @pytest.fixture(autouse=True)
 def small_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nested folders and several shards with a few hundred faces; SMALL_LAYOUTS is the same for another process."""
+    """Nested folders and several shards with a few hundred faces; PROGRAM has the same."""
     monkeypatch.setattr(by_frame, "MAX_ENTRIES", 50)
     monkeypatch.setattr(webdataset, "MAX_SAMPLES", 40)
 
@@ -95,22 +111,24 @@ class Run:
     def here(self, *more: str) -> int:
         return main([*self.command, *more])
 
-    def elsewhere(self, *more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", SMALL_LAYOUTS, *self.command, *more]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def elsewhere(self, *more: str, stop_after: int = -1) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PROGRAM, *self.command, *more]
+        environment = {**os.environ, "STOP_AFTER": str(stop_after)}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
     def finished_frames(self) -> int:
         with contextlib.suppress(OSError):
             return (self.faces / journal.NAME).read_bytes().count(b"\n") - 1
         return -1
 
-    def interrupted(self, number: signal.Signals, frames: int = 20) -> subprocess.Popen[str]:
-        """Start it, and send a signal once some frames are finished; returns the process, still to be waited for."""
-        process = self.elsewhere()
-        while self.finished_frames() < frames:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.002)
-        process.send_signal(number)
+    def interrupted(self, number: signal.Signals, *more: str, frames: int = 20) -> subprocess.Popen[str]:
+        """Start it, and send a signal once so many frames are finished; returns the process, still to be waited for."""
+        process = self.elsewhere(*more, stop_after=frames)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert process.poll() is None, process.communicate()
+        if number != signal.SIGSTOP:
+            process.send_signal(number)
+            process.send_signal(signal.SIGCONT)
         return process
 
     def files(self) -> dict[str, bytes]:
@@ -230,12 +248,8 @@ def test_a_video_interrupted_and_resumed(job: Path, tmp_path: Path, uninterrupte
 def test_interrupted_again_and_again(job: Path, tmp_path: Path, uninterrupted: Any) -> None:
     run = Run(job, tmp_path)
     run.interrupted(signal.SIGKILL, frames=5).communicate()
-    for goal in (40, 80, 120):
-        process = run.elsewhere("--resume")
-        while process.poll() is None and run.finished_frames() < goal:
-            time.sleep(0.002)
-        process.kill()
-        process.communicate()
+    for frames in (40, 1, 80):
+        run.interrupted(signal.SIGKILL, "--resume", frames=frames).communicate()
     assert run.here("--resume") == 4
     same(run.outcome(), uninterrupted())
 
@@ -530,7 +544,17 @@ class NoEngine(Engine):
         raise AssertionError
 
 
-def test_stopping_does_not_wait_for_a_frame_far_away() -> None:
+class ClosedUnderneath(EndlessSource):
+    """As a video is whose index was being read."""
+
+    def frames(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
+        yield FrameFailure(0, "", "torn")
+        self.closed.wait(60)
+        raise ValueError("the video is closed.")
+
+
+@pytest.mark.parametrize("source", [EndlessSource, ClosedUnderneath])
+def test_stopping_does_not_wait_for_a_frame_far_away(source: type[EndlessSource]) -> None:
     plan = Plan(
         size=16,
         frame_names=["a", "b"],
@@ -547,7 +571,7 @@ def test_stopping_does_not_wait_for_a_frame_far_away() -> None:
     def finish(*_: Any) -> FaceResult:
         raise AssertionError
 
-    pipeline = Pipeline(plan, EndlessSource(), NoEngine(), finish, 2)
+    pipeline = Pipeline(plan, source(), NoEngine(), finish, 2)
     began = time.monotonic()
     results = []
     for result in pipeline:
@@ -555,3 +579,24 @@ def test_stopping_does_not_wait_for_a_frame_far_away() -> None:
         pipeline.stop()
     assert time.monotonic() - began < 2
     assert [result.task.position for result in results] == [0]
+
+
+def test_closing_a_video_ends_the_reading_of_its_index(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = threading.Event()
+
+    def slow(packet: Any, reader: Any) -> Any:
+        reading.set()
+        time.sleep(0.05)
+        return row(packet, reader)
+
+    row = index._row
+    monkeypatch.setattr(index, "_row", slow)
+    with open_frames(job / "clip.mp4") as source:
+        found: list[Any] = []
+        walker = threading.Thread(target=lambda: found.extend(source.frames(np.array([FRAMES - 1]))))
+        walker.start()
+        assert reading.wait(5)
+        source.close()
+        walker.join(2)
+        assert not walker.is_alive()
+        assert found == []

@@ -253,8 +253,8 @@ def test_a_wrong_index_is_given_up_and_no_wrong_frame_comes_out(
     expected = plain_decode(path)
     honest = video.read_index
 
-    def shifted(container: object, stream: object) -> object:
-        index = honest(container, stream)  # type: ignore[arg-type]
+    def shifted(container: object, stream: object, closed: object) -> object:
+        index = honest(container, stream, closed)  # type: ignore[arg-type]
         late_entries = index.entry & (np.arange(len(index.pts)) > 40)
         wrong = np.flatnonzero(late_entries)
         index.entry[wrong + 1] = True  # claims that decoding may begin at a predicted picture

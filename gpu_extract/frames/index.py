@@ -7,6 +7,7 @@ no check can see is damage inside the packets of a part that is passed over.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import av
@@ -49,8 +50,11 @@ class VideoIndex:
         return int(usable[-1]) if len(usable) else 0
 
 
-def read_index(container: InputContainer, stream: VideoStream) -> VideoIndex:
-    """Reads all packets; raises DoubtError, with the reason, where frame numbers cannot be told from them."""
+def read_index(container: InputContainer, stream: VideoStream, closed: Callable[[], bool]) -> VideoIndex:
+    """Reads all packets; raises DoubtError, with the reason, where frame numbers cannot be told from them.
+
+    closed: asked at each packet; reading ends when it is true, because a large file may take a minute.
+    """
     if not container.format.name.startswith(_INDEXED_CONTAINERS):
         raise DoubtError(f"{container.format.name} files have no reliable timestamps")
     container.flags = container.flags & ~_GENERATE_PTS  # missing timestamps shall be seen to be missing
@@ -59,6 +63,8 @@ def read_index(container: InputContainer, stream: VideoStream) -> VideoIndex:
     latest = None
     try:
         for packet in container.demux(stream):
+            if closed():
+                raise DoubtError("the source was closed")
             if not packet.size:
                 continue
             rows.append(_row(packet, reader))

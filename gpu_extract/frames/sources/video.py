@@ -28,6 +28,7 @@ from gpu_extract.frames.base import (
 from gpu_extract.frames.bitstream import DoubtError
 from gpu_extract.frames.container import READ_ERRORS, open_container, probe
 from gpu_extract.frames.index import VideoIndex, read_index
+from gpu_extract.frames.mp4 import has_composition_offsets
 from gpu_extract.frames.skipping import IndexMismatchError, decode_stretches, plan_stretches
 from gpu_extract.frames.timing import ConstantRate, constant_rate_frames
 from gpu_extract.frames.turn import UPRIGHT, Turn, turn_of_matrix
@@ -102,7 +103,10 @@ class VideoSource(FrameSource):
 
     def frames(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
         remaining = check_wanted(wanted)
+        was_closed = self._closed
         index = self._read_index(remaining)
+        if self._closed and not was_closed:
+            return
         if index is not None:
             try:
                 for frame in self._indexed(index, remaining):
@@ -115,8 +119,8 @@ class VideoSource(FrameSource):
         yield from self._sequential(remaining)
 
     def close(self) -> None:
+        self._closed = True  # whoever works under the guard now soon sees it
         with self._guard:
-            self._closed = True
             if self._container is not None:
                 self._container.close()
                 self._container = None
@@ -202,7 +206,7 @@ class VideoSource(FrameSource):
             try:
                 stream = self._reopened()
                 assert self._container is not None
-                index = read_index(self._container, stream)
+                index = read_index(self._container, stream, lambda: self._closed)
             except DoubtError as doubt:
                 self.skipping = f"not possible: {doubt}"
                 return None
@@ -237,7 +241,15 @@ class VideoSource(FrameSource):
         rate = stream.guessed_rate or Fraction(25)
         unit = stream.time_base or Fraction(1, av.time_base)
         start = round(Fraction(self._container.start_time or 0, av.time_base) / unit)
-        return ConstantRate(Fraction(rate), unit, start, only_stream=len(self._container.streams) == 1)
+        return ConstantRate(
+            Fraction(rate),
+            unit,
+            start,
+            only_stream=len(self._container.streams) == 1,
+            lengths_known=not (
+                self._container.format.name.startswith("mov") and has_composition_offsets(self.path, stream.id)
+            ),
+        )
 
     def _decoded(self) -> Iterator[Picture]:
         """Every frame that the decoder gives, in its order; packets that it refuses are passed over."""
