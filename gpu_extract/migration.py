@@ -11,7 +11,7 @@ from gpu_extract.alignments import exchange, upgrade
 from gpu_extract.frames import FrameSource, open_frames
 
 OLD_NUMBERS = (
-    "if the frames are a video's: their numbers are kept as the old programs counted them, and the landmarks as they "
+    "if the frames are a video's, their numbers are kept as the old programs counted them, and the landmarks as they "
     "turned them; for a variable-rate or rotated video extract with --video-timing constant --rotate on"
 )
 

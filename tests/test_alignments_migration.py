@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import struct
 import zlib
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from gpu_extract.alignments import Alignments
+from gpu_extract.alignments.rotation import legacy_rotation
 from gpu_extract.cli import main
 from gpu_extract.errors import AlignmentsError
+from gpu_extract.frames import open_frames
 from gpu_extract.migration import export, migrate
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -59,3 +62,24 @@ def test_export_names_faces_that_move_up(tmp_path, capsys):
     (tmp_path / "a.fsa").write_bytes(zlib.compress(pickle.dumps({"a.png": faces})))
     assert main(["export", str(tmp_path / "a.fsa")]) == 4
     assert "so the faces after it move up by one" in capsys.readouterr().out
+
+
+def test_a_turned_face_of_2018_lies_in_the_video_as_its_display_matrix_shows_it(tmp_path):
+    clip = (VIDEO / "clip.mp4").read_bytes()
+    upright, turned = (_fixed_point(*matrix) for matrix in ((1, 0, 0, 1), (0, 1, -1, 0)))
+    at = clip.index(upright, clip.index(b"tkhd"))
+    (tmp_path / "clip.mp4").write_bytes(clip[:at] + turned + clip[at + len(turned) :])
+    with open_frames(VIDEO / "clip.mp4") as source:
+        width, height = source.size_of(0)
+    points = (np.arange(136).reshape(68, 2) * 1.5).astype(np.float32)
+    old = {"x": 10, "y": 20, "w": 31, "h": 43, "r": 90, "landmarksXY": [(int(x), int(y)) for x, y in points]}
+    (tmp_path / "a.json").write_text(json.dumps({"clip_000001.png": [old]}))
+    migrate(tmp_path / "a.json", tmp_path / "new.fsa", frames=tmp_path / "clip.mp4")
+    expected, _ = legacy_rotation(points.astype(int), np.array([10, 20, 31, 43]), 90, height, width)
+    assert width != height
+    assert Alignments.load(tmp_path / "new.fsa").record(0)["landmarks_xy"] == expected.tolist()
+
+
+def _fixed_point(a, b, c, d):
+    """A display matrix as mp4 has it."""
+    return struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
