@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gpu_extract.frames import FrameFailure, open_frames
+from gpu_extract.frames.mp4 import has_composition_offsets
 from gpu_extract.frames.sources import video
 from gpu_extract.frames.timing import ConstantRate, constant_rate_frames
 from gpu_extract.frames.turn import UPRIGHT, Turn, turn_of_matrix
@@ -19,10 +20,12 @@ from gpu_extract.patch import Patch, Region, whole_frame
 HEIGHT, WIDTH = 48, 80
 
 
-def write(path: Path, times: list[int], options: dict[str, str] | None = None) -> Path:
+def write(
+    path: Path, times: list[int], options: dict[str, str] | None = None, mux: dict[str, str] | None = None
+) -> Path:
     """times: milliseconds."""
     random = np.random.default_rng(0)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=mux or {}) as container:
         stream = container.add_stream("libx264", rate=25, options=options or {"g": "12", "bf": "2"})
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
@@ -134,6 +137,95 @@ def test_a_variable_rate_clip_repeats_frames(tmp_path: Path, extension: str, exp
     times = [number * 40 + (40 if number > 3 else 0) for number in range(10)]
     path = write(tmp_path / f"a.{extension}", times, {"bf": "0"})
     assert shown(path, 12) == [*expected, None]
+
+
+UNEVEN = {
+    "gap": [number * 40 + (400 if number >= 10 else 0) for number in range(20)],
+    "burst": [number * 40 if number < 10 else 300 + number * 10 for number in range(20)],
+    "jitter": [0, 31, 90, 118, 171, 198, 252, 271, 330, 352, 401, 462, 480, 535, 561, 600, 655, 679, 730, 758],
+    "slower": [number * 33 if number < 10 else 67 * number - 340 for number in range(20)],
+    "late": [1000 + number * 40 + (160 if number >= 8 else 0) for number in range(14)],
+}
+
+
+@pytest.mark.parametrize("extension", ["mp4", "mov"])
+@pytest.mark.parametrize(
+    ("kind", "b_frames", "copies"),
+    [
+        ("gap", 0, [*[1] * 9, 11, *[1] * 10]),
+        ("gap", 2, [*[1] * 9, 10, 2, *[1] * 9]),
+        ("burst", 0, [*[4] * 10, *[1] * 9, 4]),
+        ("burst", 3, [3, *[4] * 9, 2, *[1] * 9]),
+        ("jitter", 0, [*[1] * 10, 2, *[1] * 9]),
+        ("jitter", 2, [1] * 20),
+        ("slower", 0, [*[1] * 10, *[2] * 9, 1]),
+        ("slower", 2, [*[1] * 11, *[2] * 9]),
+        ("late", 0, [*[1] * 7, 5, *[1] * 6]),
+        ("late", 3, [*[1] * 7, 4, 2, *[1] * 5]),
+    ],
+)
+def test_uneven_clips_with_and_without_b_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, b_frames: int, copies: list[int], extension: str
+) -> None:
+    """copies: how often ffmpeg 4.2.2 gave each frame; with B-frames it did not know how long one lasts."""
+    path = write(tmp_path / f"a.{extension}", UNEVEN[kind], {"bf": str(b_frames)})
+    assert_copies(path, copies, monkeypatch)
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize(
+    ("kind", "copies"),
+    [
+        ("gap", [*[1] * 9, 10, 2, *[1] * 9]),
+        ("burst", [3, *[4] * 9, 2, *[1] * 9]),
+        ("slower", [*[1] * 11, *[2] * 9]),
+        ("late", [*[1] * 7, 4, 2, *[1] * 5]),
+    ],
+)
+def test_uneven_fragmented_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, copies: list[int], b_frames: int
+) -> None:
+    """In fragments ffmpeg 4.2.2 never knew how long a frame lasts, B-frames or not."""
+    mux = {"movflags": "frag_keyframe+empty_moov"}
+    path = write(tmp_path / "a.mp4", UNEVEN[kind], {"g": "6", "bf": str(b_frames)}, mux)
+    assert_copies(path, copies, monkeypatch)
+
+
+def assert_copies(path: Path, copies: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = np.repeat(np.arange(len(copies)), copies).tolist()
+    assert shown(path, len(expected) + 2, skip_unwanted=False) == [*expected, None, None]
+    monkeypatch.setattr(video, "WORTHWHILE_GAP", 0)
+    monkeypatch.setattr(video, "WORTHWHILE_SHARE", 0)
+    with open_frames(path, timing="constant") as source:
+        list(source.frames(np.array([1])))
+        assert source.skipping == "done"  # type: ignore[attr-defined]
+    assert shown(path, len(expected) + 2) == [*expected, None, None]
+
+
+def test_composition_offsets_are_found_in_the_file(tmp_path: Path) -> None:
+    times = every_40ms(8)
+    with_b = write(tmp_path / "b.mp4", times, {"bf": "2"})
+    without = write(tmp_path / "p.mp4", times, {"bf": "0"})
+    assert has_composition_offsets(with_b, 1)
+    assert not has_composition_offsets(with_b, 2)
+    assert not has_composition_offsets(without, 1)
+    data = with_b.read_bytes()
+    at = data.index(b"ctts") + 8
+    for name, damaged in {
+        "none": data[:at] + bytes(4) + data[at + 4 :],  # a table of no entries
+        "short": data[: data.index(b"tkhd") + 8],
+        "tiny": b"\0\0\0\1moov\0\0",
+        "small": b"\0\0\0\3moov" + data,
+        "empty": b"",
+    }.items():
+        (tmp_path / name).write_bytes(damaged)
+        assert not has_composition_offsets(tmp_path / name, 1), name
+    assert not has_composition_offsets(tmp_path / "nowhere", 1)
+    wide = data.index(b"moov") - 4  # the same box with a size of 64 bits
+    size = int.from_bytes(data[wide : wide + 4], "big")
+    grown = data[:wide] + b"\0\0\0\1moov" + (size + 8).to_bytes(8, "big") + data[wide + 8 :]
+    (tmp_path / "wide").write_bytes(grown)
+    assert has_composition_offsets(tmp_path / "wide", 1)
 
 
 def test_frames_in_one_tick_are_left_out() -> None:

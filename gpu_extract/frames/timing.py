@@ -22,20 +22,30 @@ class ConstantRate:
 
     rate: output frames a second; time_base: seconds a unit of pts; start: pts of the beginning of the whole file, from
     which times are counted; only_stream: the file has nothing but the video, and then its first frame is never repeated
-    to fill a late start.
+    to fill a late start; lengths_known: False where those releases did not know how long a frame lasts (mp4 and mov
+    with composition offsets) and took one tick, whatever `duration` is.
     """
 
-    def __init__(self, rate: Fraction, time_base: Fraction, start: int, only_stream: bool = False) -> None:
+    def __init__(
+        self,
+        rate: Fraction,
+        time_base: Fraction,
+        start: int,
+        only_stream: bool = False,
+        lengths_known: bool = True,
+    ) -> None:
         self._ticks_per_unit = rate * time_base
         self._start = start
         self._next = 0  # the tick that the next output frame has
         self._may_start_late = only_stream
+        self._lengths_known = lengths_known
         self._recent = [0, 0, 0]  # repeats of the previous frame, at the last three frames
 
     def place(self, pts: int, duration: int) -> tuple[int, int]:
         """(repeats of the previous frame, copies of this one) that the output has before the next frame comes."""
         time = self._ticks(pts - self._start)
-        length = float(round(self._ticks_per_unit * duration)) or 1.0
+        length = float(round(self._ticks_per_unit * duration)) if self._lengths_known else 0.0
+        length = length or 1.0
         early = time - self._next
         if self._may_start_late and early >= 0.5:
             self._next, early = round(time), 0.0
