@@ -27,6 +27,7 @@ bench: $(INSTALLED_TEST)
 
 gpu-check: $(INSTALLED_TEST)
 	$(PY) bench/gpu_check.py --json bench/results/gpu.json
+	$(PY) bench/gpu_table.py --write
 
 # Minutes to an hour each; not part of `make test`.
 soak: $(INSTALLED_TEST)
