@@ -25,11 +25,12 @@ def part(result: dict[str, Any]) -> str:
     for goal in result["goals"].values():
         rows.append(f"| {goal['target']} | {goal['measured']} | {'met' if goal['met'] else 'missed'} |")
     files = "files in memory" if result["in_memory"] else "files on disk"
+    libraries = f"NumPy {versions['numpy']}, OpenCV {versions['opencv-python']}, PyAV {versions['av']}"
     where = (
-        f"{result['date'][:10]}, {machine['cpu']}, {result['cores_used']} cores, {files}, "
-        f"NumPy {versions['numpy']}, OpenCV {versions['opencv-python']}, PyAV {versions['av']}, "
-        f"commit {result['commit']}; medians of {result['repeats']} pairs, whole processes: `make bench`. The footage is drawn and the opponent a "
-        "stand-in for the job of 2019, written from its specification ([what that means](bench/README.md))."
+        f"{result['date'][:10]}, {machine['cpu']}, {result['cores_used']} cores, {files}, {libraries}, "
+        f"commit {result['commit']}; medians of {result['repeats']} pairs, whole processes: `make bench`. "
+        "The footage is drawn, and the opponent is a stand-in for the job of 2019, written from its specification "
+        "([what that means](bench/README.md))."
     )
     return "\n".join([*rows, "", where, "", "![stages and peers](bench/results/extract.png)", ""])
 
