@@ -68,7 +68,7 @@ class Bench:
         report = self.work / "report.json"
         command = [PYTHON, "-m", "gpu_extract", "extract", "-a", alignments, "-fr", footage.frames, "-fc", faces]
         command += ["-sz", "256", "--device", self.device, "--progress", "none", "--json", report, *flags]
-        watch = (lambda: faces.is_dir() and next(faces.iterdir(), None) is not None) if first_face else None
+        watch = (lambda: next(faces.glob("*.png"), None) is not None) if first_face else None
         measured = run(command, cores or self.cores, watch)
         self.report = json.loads(report.read_text())
         return measured
