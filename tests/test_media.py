@@ -22,6 +22,7 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
+from gpu_extract.frames.sources import video
 
 COUNT = 40
 HEIGHT, WIDTH = 240, 320
@@ -134,7 +135,11 @@ def test_truncated(name: str, keep: float, job: Any, tmp_path: Path) -> None:
     assert 4 < report["frames_decoded"] < COUNT
     failed = [error["frame"] for error in report["errors"]]
     assert len(failed) == COUNT - report["frames_decoded"]
-    assert all("the video ends after" in error["reason"] and error["index"] is None for error in report["errors"])
+    assert all(error["index"] is None for error in report["errors"])
+    cut = f"clip_{report['frames_decoded'] + 1:06d}.png"  # the one that the end of the file cuts through, if any
+    reasons = {error["frame"]: error["reason"] for error in report["errors"]}
+    assert "the video ends after" in reasons[cut] or "the video is damaged" in reasons.pop(cut)
+    assert all("the video ends after" in reason for reason in reasons.values())
     expected = whole.pixels()
     found = made.pixels()
     last = f"clip_{report['frames_decoded']:06d}"  # its end may be cut off
@@ -167,6 +172,36 @@ def test_corrupted_in_the_middle(name: str, seed: int, job: Any, tmp_path: Path)
     report = made.report
     assert report["faces_written"] >= COUNT
     assert report["errors"] or report["damaged"] or report["notes"], "damage that nobody was told of"
+
+
+def test_no_face_is_cut_from_concealed_pixels(job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged pictures are errors, and their faces keep the hashes that they had."""
+    path = write_clip(tmp_path / "clip.mkv", g="8", bf="2")
+    whole = job(path, folder="whole")
+    assert whole.run() == 0
+    monkeypatch.setattr(video, "_decoder_threads", lambda: 1)  # with more, FFmpeg sometimes forgets to complain
+    expected = whole.pixels()
+    old = Alignments.load(whole.alignments)
+    with av.open(str(path)) as container:
+        keys = [packet for packet in container.demux(video=0) if packet.size and packet.is_keyframe]
+    data = bytearray(path.read_bytes())
+    for content in (bytes(keys[1]), bytes(keys[3])):
+        at = data.index(content)
+        data[at + len(content) // 2 : at + len(content)] = b"\xff" * (len(content) - len(content) // 2)
+    path.write_bytes(data)
+    made = job(path)
+    shutil.copy(whole.alignments, made.alignments)
+    assert made.run() == 4
+    report, found = made.report, made.pixels()
+    assert report["damaged"] > 0
+    failed = {error["frame"][:-4] for error in report["errors"]}
+    doubted = [error for error in report["errors"] if "its pixels cannot be trusted" in error["reason"]]
+    assert doubted
+    assert set(found) == {name for name in expected if name[:11] not in failed}
+    saved = Alignments.load(made.alignments)
+    for row, frame in enumerate(saved.faces.frame):
+        if saved.frame_names[frame][:-4] in failed:
+            assert saved.stored_hash(row) == old.stored_hash(row)
 
 
 def test_every_byte_of_a_header_may_be_wrong(job: Any, tmp_path: Path, capsys: Any) -> None:

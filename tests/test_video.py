@@ -14,10 +14,12 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 
 from gpu_extract.errors import FrameError, InputError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource, open_frames, yuv
 from gpu_extract.frames.container import container_format
+from gpu_extract.frames.damage import DamageTracker
 from gpu_extract.frames.sources import video
 from gpu_extract.frames.yuv import to_bgr
 from gpu_extract.patch import Region
@@ -287,11 +289,106 @@ def test_damage_in_the_middle_is_passed_over(tmp_path: Path, name: str) -> None:
     middle = len(data) // 2
     data[middle : middle + 600] = np.random.default_rng(1).integers(0, 256, 600, dtype=np.uint8).tobytes()
     path.write_bytes(data)
-    pixels, failures, source = read(path, list(range(60)))
-    assert source.frames_seen == len(pixels)
+    pixels, failures, source = read(path, list(range(60)), threads=1)
     assert source.damaged > 0
     assert len(pixels) >= 40
     assert len(pixels) + len(failures) == 60
+    doubted = [index for index, reason in failures.items() if "cannot be trusted" in reason]
+    assert doubted
+    assert source.frames_seen == len(pixels) + len(doubted)
+
+
+def spoilt(path: Path, number: int) -> Path:
+    """The second half of one packet overwritten."""
+    with av.open(str(path)) as container:
+        content = [bytes(packet) for packet in container.demux(video=0) if packet.size][number]
+    data = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(data.replace(content, content[:half] + b"\xff" * (len(content) - half)))
+    return path
+
+
+@pytest.mark.parametrize("skip_unwanted", [False, True])
+@pytest.mark.parametrize("number", range(12, 24))
+def test_what_is_predicted_from_damage_is_no_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, skip_unwanted: bool
+) -> None:
+    """Every packet of a group of pictures in turn; B-frames are shown before what they are predicted from."""
+    monkeypatch.setattr(video, "WORTHWHILE_GAP", 0)
+    monkeypatch.setattr(video, "WORTHWHILE_SHARE", 0)
+    options = {"g": "12", "bf": "3", "b_strategy": "0", "sc_threshold": "0", "crf": "10"}
+    path = write_clip(tmp_path / "a.mkv", 48, (96, 128), options=options)
+    whole = plain_decode(path)
+    spoilt(path, number)
+    pixels, failures, source = read(path, list(range(48)), threads=1, skip_unwanted=skip_unwanted)
+    assert source.frames_seen == 48
+    assert failures
+    assert set(failures) <= set(range(9, 24))
+    assert all("its pixels cannot be trusted" in reason for reason in failures.values())
+    assert all(np.array_equal(frame, whole[index]) for index, frame in pixels.items())
+
+
+class Packet:
+    def __init__(self, pts: int | None, dts: int | None = None, is_corrupt: bool = False) -> None:
+        self.pts, self.dts, self.is_corrupt = pts, pts if dts is None else dts, is_corrupt
+
+
+class Shown:
+    def __init__(self, pts: int | None, kind: str = "P", is_corrupt: bool = False) -> None:
+        self.pts, self.key_frame, self.is_corrupt = pts, kind == "I", is_corrupt
+        self.pict_type = PictureType[kind]
+
+
+def doubted(tracker: DamageTracker, *frames: Shown) -> list[int | None]:
+    taken = [*tracker.take(list(frames)), *tracker.finish()]  # type: ignore[arg-type]
+    assert [frame for frame, _ in taken] == list(frames)
+    return [frame.pts for frame, doubt in taken if doubt]
+
+
+def test_doubt_begins_in_decode_order_and_ends_at_a_key_frame() -> None:
+    tracker = DamageTracker()
+    for pts in (0, 4, 2, 1, 3, 8, 6, 9):
+        tracker.send(Packet(pts))  # type: ignore[arg-type]
+    frames = [Shown(0, "I"), Shown(1, "B"), Shown(2, "B", True), Shown(3, "B"), Shown(4), Shown(6, "B"), Shown(8, "I")]
+    assert doubted(tracker, *frames, Shown(9)) == [1, 2, 3, 6]
+
+
+def test_doubt_without_timestamps() -> None:
+    frames = [Shown(None, "I"), Shown(None, "B"), Shown(None, "P", True), Shown(None, "I"), Shown(None)]
+    tracker = DamageTracker()
+    for _ in frames:
+        tracker.send(Packet(None))  # type: ignore[arg-type]
+    taken = tracker.take(frames)  # type: ignore[arg-type]
+    assert [doubt for _, doubt in taken] == [False, True, True, False, False]
+
+
+def test_frames_wait_for_a_bounded_time() -> None:
+    tracker = DamageTracker()
+    for pts in (0, 1000, *range(1, 30)):
+        tracker.send(Packet(pts, dts=0))  # type: ignore[arg-type]
+    for pts in range(30):
+        given = [frame.pts for frame, _ in tracker.take([Shown(pts, "B" if pts else "I")])]  # type: ignore[list-item]
+        assert given == ([0] if pts == 0 else [pts - 16] if pts > 16 else [])
+    assert len(list(tracker.finish())) == 16
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_mark_counts_unless_another_stream_was_joined(joined: bool) -> None:
+    tracker = DamageTracker()
+    for pts in range(4):
+        tracker.send(Packet(pts, is_corrupt=pts == 2))  # type: ignore[arg-type]
+    tracker.send(Packet(-50 if joined else 4))  # type: ignore[arg-type]
+    assert doubted(tracker, Shown(0, "I"), *map(Shown, range(1, 4))) == ([] if joined else [2, 3])
+
+
+def test_a_hole_spares_what_came_before() -> None:
+    tracker = DamageTracker()
+    for pts in range(3):
+        tracker.send(Packet(pts))  # type: ignore[arg-type]
+    tracker.hole()
+    for pts in range(3, 6):
+        tracker.send(Packet(pts))  # type: ignore[arg-type]
+    assert doubted(tracker, Shown(0, "I"), *map(Shown, range(1, 5)), Shown(5, "I")) == [3, 4]
 
 
 FOREIGN = {

@@ -240,10 +240,15 @@ def test_damage_in_a_decoded_part_ends_the_skipping(tmp_path: Path) -> None:
     data[spot : spot + 60] = b"\xa5" * 60
     path.write_bytes(data)
     expected = plain_decode(path)
-    frames, source = read(path, [2, round(entry) + 1])
-    assert source.skipping.startswith("given up")
-    assert np.array_equal(frames[2], expected[2])
-    assert source.damaged > 0
+    with open_frames(path) as source:
+        assert isinstance(source, VideoSource)
+        first, second = source.frames(np.array([2, round(entry) + 1]))
+        assert source.skipping.startswith("given up")
+        assert source.damaged > 0
+    assert not isinstance(first, FrameFailure)
+    assert np.array_equal(first.load().pixels, expected[2])
+    assert isinstance(second, FrameFailure)
+    assert "its pixels cannot be trusted" in second.reason
 
 
 def test_a_wrong_index_is_given_up_and_no_wrong_frame_comes_out(

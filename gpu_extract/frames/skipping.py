@@ -2,11 +2,13 @@
 
 A stretch begins at a picture where decoding may begin, skips pictures that neither are wanted nor serve others, and
 ends with its last wanted frame. Every frame that comes out must carry the very next timestamp that is due; a frame is
-handed on only when the one after it was right, too. At the first surprise the index is given up (`IndexMismatchError`).
+handed on only when the one after it was right, too, and all that it may have been predicted from. At the first surprise
+the index is given up (`IndexMismatchError`).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -109,7 +111,7 @@ def _needed(index: VideoIndex, stretch: Stretch) -> np.ndarray:
 
 
 class _Checker:
-    """Compares what comes out of the decoder with what is due, one frame behind."""
+    """Compares what comes out of the decoder with what is due, one frame behind, or as many as are shown too early."""
 
     def __init__(self, index: VideoIndex, stretch: Stretch, count: Callable[[int], None]) -> None:
         self._count = count
@@ -119,7 +121,10 @@ class _Checker:
         due = _needed(index, stretch) & index.shown[span] & (index.pts[span] >= self._first)
         self._due = iter(np.sort(index.pts[span][due]).tolist())
         self._number = {int(index.pts[index.packet_of[frame]]): frame for frame in stretch.wanted}
-        self._held: tuple[int, av.VideoFrame] | None = None
+        needed_pts = np.where(_needed(index, stretch), index.pts[span], self._first)
+        # Time of a frame -> the latest time of it and of all that are decoded before it.
+        self._settled_at = dict(zip(index.pts[span].tolist(), np.maximum.accumulate(needed_pts).tolist(), strict=True))
+        self._held: deque[tuple[int, int, av.VideoFrame]] = deque()  # (settled at, frame number, picture)
 
     def take(self, pictures: list[av.VideoFrame]) -> Iterator[tuple[int, av.VideoFrame]]:
         self._count(len(pictures))
@@ -131,13 +136,14 @@ class _Checker:
                 continue
             if pts != next(self._due, None):
                 raise IndexMismatchError
-            if self._held:
-                yield self._held
+            while self._held and pts >= self._held[0][0]:
+                yield self._held.popleft()[1:]
             number = self._number.get(pts)
-            self._held = None if number is None else (number, picture)
+            if number is not None:
+                self._held.append((self._settled_at[pts], number, picture))
 
     def finish(self) -> Iterator[tuple[int, av.VideoFrame]]:
         if next(self._due, None) is not None:
             raise IndexMismatchError
-        if self._held:
-            yield self._held
+        while self._held:
+            yield self._held.popleft()[1:]

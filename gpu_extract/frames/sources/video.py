@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import repeat
+from itertools import repeat, starmap
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from gpu_extract.frames.base import (
 )
 from gpu_extract.frames.bitstream import DoubtError
 from gpu_extract.frames.container import READ_ERRORS, open_container, probe
+from gpu_extract.frames.damage import SEAM, DamageTracker
 from gpu_extract.frames.index import VideoIndex, read_index
 from gpu_extract.frames.mp4 import has_composition_offsets
 from gpu_extract.frames.skipping import IndexMismatchError, decode_stretches, plan_stretches
@@ -40,16 +42,22 @@ MAX_PIXELS = 1 << 27  # of a frame; a decoder may hold twenty of them
 LOOK_BEYOND = 32  # frames after the last wanted one that are decoded, at most, to learn how many there are
 MAX_DEMUX_ERRORS = 16  # in a row; a damaged file may need a few tries to find the next packet
 
+DAMAGED = "the video is damaged at or before this frame, since its last keyframe; its pixels cannot be trusted"
+
 # Reading all packets of a file costs about a hundredth of decoding them; it must have a chance to pay.
 WORTHWHILE_GAP = 32  # frames between two wanted ones; shorter gaps seldom hold a whole group of pictures
 WORTHWHILE_SHARE = 0.1  # of the frames up to the last wanted one, those in such gaps
 
 
 class Picture:
-    """A decoded frame, and the lock that whoever converts it holds; several `VideoFrame`s may show one."""
+    """A decoded frame, and the lock that whoever converts it holds; several `VideoFrame`s may show one.
 
-    def __init__(self, frame: av.VideoFrame) -> None:
+    damaged: its pixels are what FFmpeg made up, or predicted from that.
+    """
+
+    def __init__(self, frame: av.VideoFrame, damaged: bool = False) -> None:
         self.frame = frame
+        self.damaged = damaged
         self.guard = threading.Lock()
 
 
@@ -64,7 +72,9 @@ def open_source(path: Path, options: SourceOptions) -> VideoSource:
 class VideoSource(FrameSource):
     """The first video stream of a file that is not a cover picture.
 
-    `skipping` says after an iteration whether parts of the video were left undecoded, or why not.
+    `skipping` says after an iteration whether parts of the video were left undecoded, or why not. Where FFmpeg
+    complains of damage, the frames from there to the next key frame are failures; damage that decodes without any
+    complaint cannot be noticed.
     """
 
     kind = "video"
@@ -132,7 +142,7 @@ class VideoSource(FrameSource):
         position = beyond = 0
         for position, picture in self._numbered():
             while target is not None and target == position:
-                yield self._frame(position, picture)
+                yield self._frame_or_failure(position, picture)
                 target = next(remaining, None)
             position += 1
             if target is None and self._options.skip_unwanted:
@@ -253,11 +263,12 @@ class VideoSource(FrameSource):
 
     def _decoded(self) -> Iterator[Picture]:
         """Every frame that the decoder gives, in its order; packets that it refuses are passed over."""
+        tracker = DamageTracker()
         with self._guard:
             stream = self._reopened()
             container = self._container
         assert container is not None
-        for packet in self._packets(container, stream):
+        for packet in _delayed(self._packets(container, stream, tracker), SEAM):
             with self._guard:
                 if self._closed:
                     return
@@ -266,11 +277,15 @@ class VideoSource(FrameSource):
                 except av.error.FFmpegError:
                     pictures = []
                     self.damaged += 1
+                    tracker.refused(stream.codec_context.thread_count - 1)
             self.frames_decoded += len(pictures)
             self.damaged += sum(picture.is_corrupt for picture in pictures)
-            yield from map(Picture, pictures)
+            yield from starmap(Picture, tracker.take(pictures))
+        yield from starmap(Picture, tracker.finish())
 
-    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[av.Packet | None]:
+    def _packets(
+        self, container: InputContainer, stream: VideoStream, tracker: DamageTracker
+    ) -> Iterator[av.Packet | None]:
         """The stream's packets, then None; an unreadable spot in the file is passed over where FFmpeg can go on."""
         errors = 0
         while errors < MAX_DEMUX_ERRORS:
@@ -284,6 +299,7 @@ class VideoSource(FrameSource):
                     except READ_ERRORS:
                         errors += 1
                         self.damaged += 1
+                        tracker.hole()
                         break
                 if packet is None:
                     yield None
@@ -292,6 +308,7 @@ class VideoSource(FrameSource):
                 if packet.size:
                     errors = 0
                     self.damaged += packet.is_corrupt
+                    tracker.send(packet)
                     yield packet
         yield None
 
@@ -329,6 +346,11 @@ class VideoSource(FrameSource):
     def _frame(self, index: int, picture: Picture) -> Frame:
         return VideoFrame(index, self.name_of(index), picture, self._turn)
 
+    def _frame_or_failure(self, index: int, picture: Picture) -> Frame | FrameFailure:
+        if picture.damaged:
+            return FrameFailure(index, self.name_of(index), DAMAGED)
+        return self._frame(index, picture)
+
     def _failure(self, index: int, count: int) -> FrameFailure:
         return FrameFailure(index, self.name_of(index), f"the video ends after {count} frames that can be decoded.")
 
@@ -365,6 +387,16 @@ class VideoFrame(Frame):
 def _has_worthwhile_gaps(wanted: np.ndarray) -> bool:
     gaps = np.diff(wanted, prepend=-1) - 1
     return bool(gaps[gaps >= WORTHWHILE_GAP].sum() >= WORTHWHILE_SHARE * (wanted[-1] + 1))
+
+
+def _delayed(packets: Iterator[av.Packet | None], count: int) -> Iterator[av.Packet | None]:
+    """The same packets, each given only when `count` more have been read."""
+    waiting: deque[av.Packet | None] = deque()
+    for packet in packets:
+        waiting.append(packet)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _decoder_threads() -> int:
