@@ -298,6 +298,11 @@ def count(made: Prepared, frames_seen: int | None, every_n: int, report: Report)
     plan, source = made.plan, made.source
     report.frames_expected = plan.frame_count
     report.damaged = source.damaged
+    if source.damaged:
+        report.notes.append(
+            "the video is damaged: frames that cannot be trusted are listed as failed; if whole frames were lost, "
+            "those after them are numbered too low (compare with gpu-extract check)."
+        )
     report.faces_filtered = plan.faces_filtered
     report.alignments_without_frame = len(plan.missing)
     if frames_seen is not None:
