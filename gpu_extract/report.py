@@ -151,7 +151,7 @@ class Report:
         if not self.video_timing:
             return ""
         timing = "at a constant rate" if self.video_timing == "constant" else "as decoded"
-        return f", numbered {timing}{', display rotation applied' if self.rotate else ''}"
+        return f", numbered {timing}{', display rotation followed' if self.rotate else ''}"
 
     def _plan_lines(self) -> list[str]:
         seconds, nbytes = self.seconds_estimated or 0.0, self.bytes_estimated or 0
