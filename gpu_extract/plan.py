@@ -295,11 +295,20 @@ def without_shared_files(plan: Plan, *, any_extension: bool = False, fold_case: 
                     failures.append(Failure(task.name, index, reason))
     if not failures:
         return plan
+    return replace(_with_faces(plan, keep), failures=plan.failures + failures)
+
+
+def subset(plan: Plan, keep: Sequence[bool] | np.ndarray) -> Plan:
+    """The same plan over some of its frames; keep [N] bool."""
+    frames = np.asarray(keep, bool)
+    return plan if frames.all() else _with_faces(plan, np.repeat(frames, np.diff(plan.starts)))
+
+
+def _with_faces(plan: Plan, keep: np.ndarray) -> Plan:
+    """The plan over some of its faces, keep [K] bool, and the frames that still have any."""
     left = np.add.reduceat(keep, plan.starts[:-1], dtype=np.int64)
     some = left > 0
-    geometry_kept = CropGeometry(
-        plan.geometry.crop_from_frame[keep], plan.geometry.cubic[keep], plan.geometry.usable[keep]
-    )
+    cut = plan.geometry
     return replace(
         plan,
         positions=plan.positions[some],
@@ -307,31 +316,8 @@ def without_shared_files(plan: Plan, *, any_extension: bool = False, fold_case: 
         starts=np.concatenate([[0], np.cumsum(left[some])]),
         index=plan.index[keep],
         frame_of=plan.frame_of[some],
-        geometry=geometry_kept,
+        geometry=CropGeometry(cut.crop_from_frame[keep], cut.cubic[keep], cut.usable[keep]),
         region=plan.region[keep],
-        failures=plan.failures + failures,
-    )
-
-
-def subset(plan: Plan, keep: Sequence[bool] | np.ndarray) -> Plan:
-    """The same plan over some of its frames; keep [N] bool."""
-    chosen = np.flatnonzero(np.asarray(keep, bool))
-    if len(chosen) == plan.frame_count:
-        return plan
-    counts = np.diff(plan.starts)
-    faces = np.repeat(np.asarray(keep, bool), counts)
-    geometry_kept = CropGeometry(
-        plan.geometry.crop_from_frame[faces], plan.geometry.cubic[faces], plan.geometry.usable[faces]
-    )
-    return replace(
-        plan,
-        positions=plan.positions[chosen],
-        rows=plan.rows[faces],
-        starts=np.concatenate([[0], np.cumsum(counts[chosen])]),
-        index=plan.index[faces],
-        frame_of=plan.frame_of[chosen],
-        geometry=geometry_kept,
-        region=plan.region[faces],
     )
 
 
