@@ -15,6 +15,6 @@ def extension(name: str) -> Extension:
 
 
 setup(
-    ext_modules=[extension("_sampler"), extension("_scanlines"), extension("_unfilter")],
+    ext_modules=[extension("_sampler"), extension("_scanlines"), extension("_unfilter"), extension("_yuv")],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -22,6 +22,7 @@ from gpu_extract.frames.container import container_format
 from gpu_extract.frames.damage import DamageTracker
 from gpu_extract.frames.sources import video
 from gpu_extract.frames.yuv import to_bgr
+from gpu_extract.kernels import yuv as kernels_yuv
 from gpu_extract.patch import Region
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -152,13 +153,20 @@ def test_decoding_stops_after_the_last_wanted_frame_if_allowed(tmp_path: Path) -
     assert near_the_end.frames_seen == 200
     _, _, finished = read(path, [0, 1, 2], skip_unwanted=False)
     assert (finished.frames_seen, finished.frames_decoded) == (200, 200)
+    _, _, looked_at_first = read(path, [0, 1, 2], skip_unwanted=False, rotate=True)
+    assert (looked_at_first.frames_seen, looked_at_first.frames_decoded) == (200, 200)
 
 
 @pytest.mark.parametrize(
     "pixel_format", ["yuv420p", "yuvj420p", "yuv444p", "yuv422p", "yuv420p10le", "gray", "bgr24", "nv12"]
 )
 @pytest.mark.parametrize("size", [(34, 66), (33, 50), (48, 51), (2, 2), (18, 130)])
-def test_a_region_equals_that_part_of_the_whole(pixel_format: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("own", [True, False])
+def test_a_region_equals_that_part_of_the_whole(
+    pixel_format: str, size: tuple[int, int], own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not own:
+        monkeypatch.setattr(yuv, "_coefficients", lambda frame: None)
     height, width = size
     for colorspace, color_range in ((2, 0), (1, 1), (1, 2), (5, 1), (5, 2), (9, 1)):
         frame = random_frame(height, width, pixel_format, colorspace, color_range)
@@ -178,12 +186,52 @@ def test_a_region_equals_that_part_of_the_whole(pixel_format: str, size: tuple[i
                     assert (part.height, part.width) == size
 
 
+def test_the_own_conversion_is_used_where_it_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not kernels_yuv.is_available():
+        pytest.skip("the C extension was not built here")
+    monkeypatch.setattr(yuv, "_known", {})
+    honest = yuv._convert
+    frame = random_frame(48, 90, "yuv420p", 1, 2)
+    assert yuv._coefficients(frame) is kernels_yuv.COEFFICIENTS[6]
+    assert yuv._coefficients(random_frame(48, 90, "yuv420p", 1, 1)) is kernels_yuv.COEFFICIENTS[1]
+    monkeypatch.setattr(yuv, "_known", {})
+    monkeypatch.setattr(yuv, "_convert", lambda scaler, frame: honest(scaler, frame) ^ 1)
+    assert yuv._coefficients(frame) is None
+    assert np.array_equal(to_bgr(frame).pixels, frame.to_ndarray(format="bgr24") ^ 1)
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
+@pytest.mark.parametrize("own", [True, False])
+def test_interlaced_frames_are_converted_line_by_line(
+    tmp_path: Path, pixel_format: str, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every FFmpeg did when the hashes were made; today's gives each field its own chroma."""
+    if not own:
+        monkeypatch.setattr(yuv, "_coefficients", lambda frame: None)
+    options = {"x264-params": "interlaced=1:tff=1"}
+    path = write_clip(tmp_path / "fields.mkv", 3, (64, 96), pixel_format=pixel_format, options=options)
+    with av.open(str(path)) as container:
+        for marked in container.decode(video=0):
+            assert marked.interlaced_frame
+            unmarked = av.VideoFrame(96, 64, pixel_format)
+            for source, target in zip(marked.planes, unmarked.planes, strict=True):
+                samples = np.frombuffer(source, np.uint8).reshape(source.height, -1)
+                shared = min(samples.shape[1], target.line_size)
+                np.frombuffer(target, np.uint8).reshape(target.height, -1)[:, :shared] = samples[:, :shared]
+            expected = unmarked.to_ndarray(format="bgr24")
+            assert np.array_equal(to_bgr(marked).pixels, expected)
+            part = to_bgr(marked, Region(20, 10, 50, 40))
+            rows, columns = part.pixels.shape[:2]
+            assert np.array_equal(part.pixels, expected[part.y0 : part.y0 + rows, part.x0 : part.x0 + columns])
+
+
 def test_a_build_that_mixes_neighbours_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     yuv.blocks_are_independent.cache_clear()
     assert yuv.blocks_are_independent()
     honest = yuv._convert
     yuv.blocks_are_independent.cache_clear()
     with monkeypatch.context() as patched:
+        patched.setattr(yuv, "_known", {})
         patched.setattr(yuv, "_convert", lambda scaler, frame: cv2.blur(honest(scaler, frame), (3, 3)))
         assert not yuv.blocks_are_independent()
         frame = random_frame(64, 96, "yuv420p")
