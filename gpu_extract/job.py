@@ -24,7 +24,7 @@ from gpu_extract.plan import Plan, subset, without_shared_files
 from gpu_extract.prepare import Prepared, header_maker, prepared
 from gpu_extract.progress import make_progress
 from gpu_extract.refresh import refresh_thumbnails
-from gpu_extract.report import Report, check_target, versions, write_report
+from gpu_extract.report import Report, check_target, write_report
 from gpu_extract.rows import FaceRows
 from gpu_extract.settings import Settings
 from gpu_extract.signals import StopOnSignal
@@ -123,9 +123,7 @@ class Job:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._report = Report(
-            size=settings.size, faces_folder=os.fspath(settings.faces), versions=versions(), dry_run=settings.dry_run
-        )
+        self._report = Report(size=settings.size, faces_folder=os.fspath(settings.faces), dry_run=settings.dry_run)
         self._signals = StopOnSignal()
 
     def run(self) -> Report:

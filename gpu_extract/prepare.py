@@ -91,9 +91,14 @@ def _cores() -> int:
 
 @contextmanager
 def _one_opencv_thread() -> Iterator[None]:
-    """Our workers fill the cores; OpenCV's own pool inside each of them would only get in the way."""
-    import cv2
+    """Our workers fill the cores; OpenCV's own pool inside each of them would only get in the way.
 
+    Engines that use OpenCV have imported it by now. What else of it a run may need has no pool.
+    """
+    cv2 = sys.modules.get("cv2")
+    if cv2 is None:
+        yield
+        return
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -8,7 +8,6 @@ import os
 import platform
 import sys
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,7 +53,6 @@ class Report:
     engine: str = ""
     engine_implementation: str = ""
     device: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
     alignments_version: float = 0.0
     alignments_generation: str = ""
     video_timing: str = ""
@@ -77,6 +75,11 @@ class Report:
     faces_folder: str = ""
     notes: list[str] = field(default_factory=list)
     exit_code: int = EXIT_OK
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of Python, of this package, and of the libraries that are installed; a key of the JSON, too."""
+        return versions()
 
     @property
     def complete(self) -> bool:
@@ -103,7 +106,7 @@ class Report:
             self.exit_code = EXIT_PARTIAL
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"versions": self.versions}
 
     def to_json(self) -> str:
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
@@ -188,6 +191,8 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 
 
 def _version(package: str) -> str:
+    from importlib import metadata  # a hundredth of a second that only JSON reports need
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import repeat, starmap
+from itertools import chain, repeat, starmap
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ class VideoSource(FrameSource):
         self._guard = threading.Lock()  # held while FFmpeg works, so that close() waits for it
         self._closed = False
         self._container: InputContainer | None = None
+        self._begun: Iterator[Picture] | None = None  # all pictures, of which the decoder has given some already
         self._turn = UPRIGHT
         stream = self._reopened()
         self._stored_size = (stream.codec_context.height, stream.codec_context.width)
@@ -225,7 +226,7 @@ class VideoSource(FrameSource):
 
     def _numbered(self) -> Iterator[tuple[int, Picture]]:
         """All frames with their numbers, as `timing` counts them."""
-        pictures = self._decoded()
+        pictures, self._begun = self._begun or self._decoded(), None
         if self._options.timing == "constant":
             pictures = self._at_constant_rate(pictures)
         return enumerate(pictures)
@@ -318,6 +319,9 @@ class VideoSource(FrameSource):
             raise ValueError("the video is closed.")
         if self._container is not None:
             self._container.close()
+        if self._begun is not None:
+            self._begun = None
+            self.frames_decoded = self.damaged = 0
         self._container = open_container(self.path)
         stream = self._video_stream(self._container)
         stream.thread_type = "AUTO"
@@ -338,8 +342,10 @@ class VideoSource(FrameSource):
 
     def _display_turn(self) -> Turn:
         """What the display matrix of the first frame asks for."""
-        first = next(self._decoded(), None)
-        self.frames_decoded = 0
+        pictures = self._decoded()
+        first = next(pictures, None)
+        if first is not None:
+            self._begun = chain([first], pictures)
         matrix: Any = first.frame.side_data.get("DISPLAYMATRIX") if first else None
         return UPRIGHT if matrix is None else turn_of_matrix(bytes(matrix))
 
