@@ -216,15 +216,67 @@ class CropGeometry:
         return len(self.usable)
 
 
-def crop_geometry(
+@dataclass(frozen=True)
+class Fit:
+    """K faces that have the same number of landmarks, fitted to the mean face. Any of their crops follow from it."""
+
+    points: np.ndarray  # [K, n, 2] float32 or float64, frame pixels
+    legacy: np.ndarray  # [K, 2, 3] float64, normalized
+    turn: np.ndarray | None  # [K, 2, 2] float64 that levels the eyes, if asked for
+    size: int
+    centering: Centering
+    seed: bool
+
+    @property
+    def needs_pose(self) -> bool:
+        """Whether the crops are centred on something that only a pose tells."""
+        return self.centering != "legacy" and self.points.shape[1] != 4
+
+    def crop_from_frame(self, faces: np.ndarray | slice) -> np.ndarray:
+        """Matrices [k, 2, 3] float64 of some of the faces; NaN where landmarks, or the pose, do not define a crop."""
+        legacy = self.legacy[faces]
+        if not self.needs_pose:
+            return self._to_crop(legacy, faces)
+        normalized = legacy.copy()
+        normalized[:, :, 2] -= pose.offsets(to_68(self.points[faces]), legacy, self.centering)
+        return self._to_crop(normalized, faces)
+
+    def geometry(self) -> CropGeometry:
+        """All crops."""
+        return _geometry(self.crop_from_frame(slice(None)))
+
+    def geometry_before_pose(self) -> CropGeometry:
+        """All crops; translations that need a pose are NaN where it is sure to be found. `crop_from_frame` finds it.
+
+        A pose costs many times what all the rest does, and nothing but the translation depends on it.
+        """
+        if not self.needs_pose:
+            return self.geometry()
+        crop_from_frame = self._to_crop(self.legacy, slice(None))
+        surely = np.empty(len(self.points), bool)
+        for block in _blocks(len(surely)):
+            surely[block] = pose.surely_found(to_68(self.points[block]), self.legacy[block])
+        crop_from_frame[~surely] = self.crop_from_frame(np.flatnonzero(~surely))
+        cut = _geometry(crop_from_frame)
+        crop_from_frame[surely, :, 2] = np.nan
+        return cut
+
+    def _to_crop(self, normalized: np.ndarray, faces: np.ndarray | slice) -> np.ndarray:
+        if self.turn is not None:
+            centre = (0.0, 0.0) if self.centering == "legacy" else (0.5, 0.5)
+            normalized = rotate(normalized, self.turn[faces], centre)
+        return to_crop(normalized, self.size, padding_px(self.size, self.centering, seed=self.seed))
+
+
+def fit(
     points: np.ndarray,
     size: int,
     centering: Centering = "legacy",
     *,
     seed: bool,
     align_eyes: bool = False,
-) -> CropGeometry:
-    """Crop matrices of faces that have the same number of landmarks.
+) -> Fit:
+    """Fit faces that have the same number of landmarks.
 
     Args:
         points: [K, n, 2] float32 or float64 landmarks in frame pixels, n one of `POINT_COUNTS`, finite.
@@ -241,31 +293,35 @@ def crop_geometry(
         raise ValueError(f"a face has {n} landmarks; 68, 98, 51 and 4 are understood")
     if n == 51 and centering != "legacy":
         raise ValueError(f"a face has the 51 core landmarks only, which allow centering legacy, not {centering}")
-    blocks = [
-        _crop_geometry(points[start : start + BLOCK], size, centering, seed and centering == "legacy", align_eyes)
-        for start in range(0, len(points), BLOCK)
-    ]
-    if len(blocks) == 1:
-        return blocks[0]
-    return CropGeometry(
-        np.concatenate([block.crop_from_frame for block in blocks] or [np.empty((0, 2, 3))]),
-        np.concatenate([block.cubic for block in blocks] or [np.empty(0, bool)]),
-        np.concatenate([block.usable for block in blocks] or [np.empty(0, bool)]),
-    )
+    seed = seed and centering == "legacy"
+    target = mean_face(n, seed=seed)
+    legacy = np.empty((len(points), 2, 3))
+    turn = np.empty((len(points), 2, 2)) if align_eyes and n != 4 else None
+    for block in _blocks(len(points)):
+        legacy[block] = umeyama(core(points[block]), target)
+        if turn is not None:
+            plain = to_crop(legacy[block], size, padding_px(size, "legacy", seed=seed))
+            turn[block] = rotation(eye_angle(to_68(points[block]), plain))
+    return Fit(points, legacy, turn, size, centering, seed)
 
 
-def _crop_geometry(points: np.ndarray, size: int, centering: Centering, seed: bool, align_eyes: bool) -> CropGeometry:
-    n = points.shape[1]
-    legacy = umeyama(core(points), mean_face(n, seed=seed))
-    normalized = legacy
-    if centering != "legacy" and n != 4:
-        normalized = legacy.copy()
-        normalized[:, :, 2] -= pose.offsets(to_68(points), legacy, centering)
-    if align_eyes and n != 4:
-        centre = (0.0, 0.0) if centering == "legacy" else (0.5, 0.5)
-        plain = to_crop(legacy, size, padding_px(size, "legacy", seed=seed))
-        normalized = rotate(normalized, rotation(eye_angle(to_68(points), plain)), centre)
-    crop_from_frame = to_crop(normalized, size, padding_px(size, centering, seed=seed))
+def crop_geometry(
+    points: np.ndarray,
+    size: int,
+    centering: Centering = "legacy",
+    *,
+    seed: bool,
+    align_eyes: bool = False,
+) -> CropGeometry:
+    """Crop matrices of faces that have the same number of landmarks; see `fit`."""
+    return fit(points, size, centering, seed=seed, align_eyes=align_eyes).geometry()
+
+
+def _blocks(count: int) -> list[slice]:
+    return [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
+
+
+def _geometry(crop_from_frame: np.ndarray) -> CropGeometry:
     usable = np.isfinite(crop_from_frame).all(axis=(1, 2))
     with np.errstate(all="ignore"):
         area = crop_from_frame[:, 0, 0] * crop_from_frame[:, 1, 1] - crop_from_frame[:, 0, 1] * crop_from_frame[:, 1, 0]

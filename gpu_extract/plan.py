@@ -15,8 +15,11 @@ from gpu_extract.alignments.rotation import legacy_rotation
 from gpu_extract.constants import Centering
 from gpu_extract.errors import InputError
 from gpu_extract.frames import FrameSource
-from gpu_extract.geometry import CropGeometry
+from gpu_extract.geometry import CropGeometry, Fit
 from gpu_extract.kernels import antialias, tables
+
+Fits = list[tuple[np.ndarray, Fit]]
+"""Groups of a file's faces: their rows, ascending, and their fits."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class FrameTask:
     cubic: np.ndarray  # [K] bool
     region: np.ndarray  # [K, 4] int64: x0, y0, x1, y1 of the frame pixels that a crop may touch, not clipped
     extension: str
+    failed: dict[int, Failure] = field(default_factory=dict)
+    """By place in this task, faces that turn out to have no crop; their matrices are NaN."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,9 +86,12 @@ class Plan:
     starts: np.ndarray  # [N + 1] int64, faces of frame i are starts[i] .. starts[i + 1]
     index: np.ndarray  # [K] int32
     frame_of: np.ndarray  # [N] int32, entry of the alignments file
-    geometry: CropGeometry  # K rows
-    region: np.ndarray  # [K, 4] int64
+    geometry: CropGeometry  # K rows; translations are NaN where `task` has yet to find the pose
+    region: np.ndarray  # [K, 4] int64; everywhere, where the translation is NaN
     extension: str | None
+    antialias: bool = False
+    fits: Fits = field(default_factory=list)
+    """The groups that need a pose."""
     faces_filtered: int = 0
     failures: list[Failure] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -102,9 +110,10 @@ class Plan:
         return len(self.rows)
 
     def task(self, i: int) -> FrameTask:
-        """The i-th frame's faces."""
+        """The i-th frame's faces. Finds their poses if they need any, so that each is found by whoever needs it."""
         faces = slice(self.starts[i], self.starts[i + 1])
         name = self.frame_names[self.frame_of[i]]
+        failed = {k: Failure(name, int(self.index[faces][k]), NO_CROP) for k in self._pose(faces)} if self.fits else {}
         return FrameTask(
             int(self.positions[i]),
             name,
@@ -114,12 +123,24 @@ class Plan:
             self.geometry.cubic[faces],
             self.region[faces],
             self.extension or face_extension(name),
+            failed,
         )
+
+    def _pose(self, faces: slice) -> list[int]:
+        """Complete the crops of some faces; returns which of them have none. Threads may complete others meanwhile."""
+        crop_from_frame = self.geometry.crop_from_frame[faces]
+        pending = np.flatnonzero(np.isnan(crop_from_frame[:, 0, 2]))
+        if not len(pending):
+            return []
+        crop_from_frame[pending] = found = with_poses(self.fits, self.rows[faces][pending])
+        self.region[faces] = _source_region(crop_from_frame, self.geometry.cubic[faces], self.size, self.antialias)
+        return pending[np.isnan(found[:, 0, 2])].tolist()
 
     def tasks(self) -> Iterator[FrameTask]:
         return (self.task(i) for i in range(self.frame_count))
 
 
+NO_CROP = "its landmarks do not define a crop (all in one place)"
 VIDEO_KEY_EXTENSION = ".png"
 WRITTEN_LIKE_THE_FRAME = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -138,12 +159,19 @@ def face_extension(name: str) -> str:
 def crop_all(alignments: Alignments, options: Options, sizes: dict[int, tuple[int, int]]) -> CropGeometry:
     """Geometry of every face of a file, F rows; faces that cannot be cut are not usable.
 
+    Translations that need a pose are NaN; `with_poses` has them.
+
     Args:
         sizes: (height, width) of the frames, by entry of the file, that hold faces found in a rotated frame.
     """
+    return _stacked(alignments, fit_all(alignments, options, sizes))
+
+
+def fit_all(alignments: Alignments, options: Options, sizes: dict[int, tuple[int, int]]) -> Fits:
+    """All faces of a file that have landmarks; the arguments are those of `crop_all`."""
     faces = alignments.faces
     seed = alignments.version < 2
-    parts = []
+    fits = []
     for group in faces.groups:
         points = group.points
         turned = np.flatnonzero(faces.rotation[group.rows])
@@ -153,9 +181,24 @@ def crop_all(alignments: Alignments, options: Options, sizes: dict[int, tuple[in
                 points[k] = upright_landmarks(alignments, int(group.rows[k]), points[k], sizes)
         n = points.shape[1]
         centering = "legacy" if n == 51 else options.centering
-        cut = geometry.crop_geometry(points, options.size, centering, seed=seed, align_eyes=options.align_eyes)
-        parts.append((group.rows, cut))
-    return geometry.stack(parts, len(faces.frame))
+        fitted = geometry.fit(points, options.size, centering, seed=seed, align_eyes=options.align_eyes)
+        fits.append((group.rows, fitted))
+    return fits
+
+
+def _stacked(alignments: Alignments, fits: Fits) -> CropGeometry:
+    return geometry.stack([(rows, fit.geometry_before_pose()) for rows, fit in fits], len(alignments.faces))
+
+
+def with_poses(fits: Fits, rows: np.ndarray) -> np.ndarray:
+    """Complete matrices [k, 2, 3] float64 of faces of a file by their rows [k]; NaN where no pose is found."""
+    crop_from_frame = np.full((len(rows), 2, 3), np.nan)
+    for of_fit, fit in fits:
+        place = np.searchsorted(of_fit, rows)
+        mine = np.flatnonzero(of_fit.take(place, mode="clip") == rows)
+        if len(mine):
+            crop_from_frame[mine] = fit.crop_from_frame(place[mine])
+    return crop_from_frame
 
 
 def upright_landmarks(
@@ -193,7 +236,8 @@ def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> 
     wanted_face = selected[faces.frame]
     turned = np.unique(faces.frame[wanted_face & (faces.rotation != 0)])
     sizes = {int(i): source.size_of(int(position[i])) for i in turned}
-    cut = crop_all(alignments, options, sizes)
+    fits = fit_all(alignments, options, sizes)
+    cut = _stacked(alignments, fits)
 
     failures += [
         Failure(names[faces.frame[row]], int(faces.index[row]), reason)
@@ -216,13 +260,10 @@ def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> 
     ]
     degenerate = wanted_face & ~cut.usable & ~poseless
     degenerate[list(faces.invalid)] = False
-    failures += [
-        Failure(names[faces.frame[row]], int(faces.index[row]), "its landmarks do not define a crop (all in one place)")
-        for row in np.flatnonzero(degenerate)
-    ]
+    failures += [Failure(names[faces.frame[row]], int(faces.index[row]), NO_CROP) for row in np.flatnonzero(degenerate)]
 
     keep = wanted_face & cut.usable
-    large = _is_large(cut, options)
+    large = _is_large(cut, fits, options)
     filtered = int((keep & ~large).sum())
     rows = np.flatnonzero(keep & large)
     rows = rows[np.lexsort((faces.index[rows], faces.frame[rows], position[faces.frame[rows]]))]
@@ -238,10 +279,10 @@ def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> 
         index=faces.index[rows],
         frame_of=frame_of_face[first],
         geometry=CropGeometry(crop_from_frame, cut.cubic[rows], cut.usable[rows]),
-        region=(antialias if options.antialias else tables).source_region(
-            crop_from_frame, cut.cubic[rows], options.size
-        ),
+        region=_source_region(crop_from_frame, cut.cubic[rows], options.size, options.antialias),
         extension=options.extension,
+        antialias=options.antialias,
+        fits=[part for part in fits if part[1].needs_pose],
         faces_filtered=filtered,
         failures=failures,
         frame_sizes=sizes,
@@ -321,14 +362,21 @@ def _with_faces(plan: Plan, keep: np.ndarray) -> Plan:
     )
 
 
-def _is_large(cut: CropGeometry, options: Options) -> np.ndarray:
+def _is_large(cut: CropGeometry, fits: Fits, options: Options) -> np.ndarray:
     """Which faces [F] have a source box of the wanted size.
 
     The box's true side decides; a face whose whole-pixel length reaches the size by rounding stays, too, because the
     reference keeps it.
     """
-    large = geometry.box_px(cut.crop_from_frame, options.size) >= options.min_box_px - geometry.FILTER_TOLERANCE_PX
-    doubtful = np.flatnonzero(cut.usable & ~large)
-    corners = geometry.roi(cut.crop_from_frame[doubtful], options.size)
-    large[doubtful] = geometry.roi_size(corners) >= options.min_box_px
+    box = geometry.box_px(cut.crop_from_frame, options.size)
+    large = box >= options.min_box_px - geometry.FILTER_TOLERANCE_PX
+    rounding = 2.0  # of two corners, by half a pixel in x and y each
+    doubtful = np.flatnonzero(cut.usable & ~large & (box >= options.min_box_px - rounding))
+    if len(doubtful):
+        corners = geometry.roi(with_poses(fits, doubtful), options.size)
+        large[doubtful] = geometry.roi_size(corners) >= options.min_box_px
     return large
+
+
+def _source_region(crop_from_frame: np.ndarray, cubic: np.ndarray, size: int, antialiased: bool) -> np.ndarray:
+    return (antialias if antialiased else tables).source_region(crop_from_frame, cubic, size)
