@@ -63,7 +63,11 @@ static void convert_portable(const Job *job, const Coefficients *c)
 #if HAVE_AVX2
 #define AVX2 __attribute__((target("avx2"), always_inline)) static inline
 
-enum { BLOCK = 32 }; /* pixels of a row that are converted at once */
+enum {
+    BLOCK = 32, /* pixels of a row that are converted at once */
+    CACHE_LINE = 64,
+    ROWS_AHEAD = 8,
+};
 
 typedef struct {
     __m256i blue, green, red; /* what chroma adds, int16, one for each two pixels */
@@ -131,6 +135,14 @@ AVX2 void convert_block(const uint8_t *y, const Chroma *chroma, const Coefficien
     store_halves(bgr + 32, bgr + half + 32, INTERLEAVED(32));
 }
 
+/* Rows of a rectangle are too far apart for processors to foresee the next one. */
+AVX2 void prefetch(const uint8_t *row, Py_ssize_t n)
+{
+    for (Py_ssize_t i = 0; i < n; i += CACHE_LINE)
+        __builtin_prefetch(row + i);
+    __builtin_prefetch(row + n - 1);
+}
+
 /* Widths from BLOCK on; the last block of a row starts early enough to end with it. */
 __attribute__((target("avx2"))) static void convert_avx2(const Job *job, const Coefficients *c)
 {
@@ -139,6 +151,12 @@ __attribute__((target("avx2"))) static void convert_avx2(const Job *job, const C
         const uint8_t *const u = job->u.start + row / 2 * job->u.stride;
         const uint8_t *const v = job->v.start + row / 2 * job->v.stride;
         uint8_t *const bgr = job->bgr + PIXEL * row * job->width;
+        if (row + ROWS_AHEAD < job->height) {
+            prefetch(y + ROWS_AHEAD * job->y.stride, job->width);
+            prefetch(y + (ROWS_AHEAD + 1) * job->y.stride, job->width);
+            prefetch(u + ROWS_AHEAD / 2 * job->u.stride, job->width / 2);
+            prefetch(v + ROWS_AHEAD / 2 * job->v.stride, job->width / 2);
+        }
         for (Py_ssize_t next = 0; next < job->width; next += BLOCK) {
             const Py_ssize_t x = next + BLOCK <= job->width ? next : job->width - BLOCK;
             const Chroma chroma = chroma_of(u + x / 2, v + x / 2, c);
