@@ -131,7 +131,7 @@ class Pipeline:
         self._stop_reading = threading.Event()
         self._abandon = threading.Event()
         self._decoded = threading.Semaphore(workers * DECODED_FRAMES_PER_WORKER)
-        self._work = Backlog()
+        self._work = Backlog(workers)
         self._results: queue.SimpleQueue[FrameResult | BaseException | object | None] = queue.SimpleQueue()
         self._deadline: float | None = None
         self._loaded: queue.SimpleQueue[_Loaded | None] = queue.SimpleQueue()

@@ -19,31 +19,39 @@ class Backlog:
     """Frames that wait for a worker. The n-th worker, from 0, takes one only while more than 2 n wait.
 
     So a decoder that needs most of the machine keeps it: the workers that it outpaces join in one by one, and no more
-    of them than that fight over the cores.
+    of them than that fight over the cores, or are woken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int) -> None:
         self._waiting: deque[tuple[int, Frame | FrameFailure]] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._enough = [threading.Condition(self._lock) for _ in range(workers)]  # for each worker
         self._closed = False
 
     def put(self, item: tuple[int, Frame | FrameFailure]) -> None:
-        with self._changed:
+        with self._lock:
             self._waiting.append(item)
-            self._changed.notify_all()
+            for worker, enough in enumerate(self._enough):
+                if not self._is_enough(worker):
+                    break
+                enough.notify()
 
     def take(self, worker: int) -> tuple[int, Frame | FrameFailure] | None:
         """The next frame, or None when there will be no more."""
-        with self._changed:
-            while len(self._waiting) <= worker * DECODED_FRAMES_PER_WORKER and not self._closed:
-                self._changed.wait()
+        with self._lock:
+            while not self._is_enough(worker) and not self._closed:
+                self._enough[worker].wait()
             return self._waiting.popleft() if self._waiting else None
 
     def close(self) -> None:
         """Nothing more comes; all workers take what is left."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            for enough in self._enough:
+                enough.notify()
+
+    def _is_enough(self, worker: int) -> bool:
+        return len(self._waiting) > worker * DECODED_FRAMES_PER_WORKER
 
 
 class ByteBudget:
