@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from av.video.frame import PictureType
+from av.video.reformatter import VideoReformatter
 
 from gpu_extract.errors import FrameError, InputError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource, open_frames, yuv
@@ -23,7 +25,7 @@ from gpu_extract.frames.damage import DamageTracker
 from gpu_extract.frames.sources import video
 from gpu_extract.frames.yuv import to_bgr
 from gpu_extract.kernels import yuv as kernels_yuv
-from gpu_extract.patch import Region
+from gpu_extract.patch import Patch, Region
 
 VECTORS = Path(__file__).parent / "vectors"
 CLIP = VECTORS / "video" / "clip.mp4"
@@ -158,56 +160,107 @@ def test_decoding_stops_after_the_last_wanted_frame_if_allowed(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "pixel_format", ["yuv420p", "yuvj420p", "yuv444p", "yuv422p", "yuv420p10le", "gray", "bgr24", "nv12"]
+    "pixel_format",
+    [
+        *("yuv420p", "yuvj420p", "yuv444p", "yuv422p", "yuvj422p", "yuv411p", "yuv420p10le", "yuv422p10le"),
+        *("yuv444p12le", "yuva420p", "gray", "gray10le", "gbrp", "bgr24", "nv12", "p010le", "yuv420p10be", "yuyv422"),
+    ],
 )
-@pytest.mark.parametrize("size", [(34, 66), (33, 50), (48, 51), (2, 2), (18, 130)])
-@pytest.mark.parametrize("own", [True, False])
-def test_a_region_equals_that_part_of_the_whole(
-    pixel_format: str, size: tuple[int, int], own: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not own:
-        monkeypatch.setattr(yuv, "_coefficients", lambda frame: None)
+@pytest.mark.parametrize("size", [(134, 166), (83, 150), (98, 101), (2, 2), (18, 330)])
+def test_a_region_equals_that_part_of_the_whole(pixel_format: str, size: tuple[int, int]) -> None:
     height, width = size
-    for colorspace, color_range in ((2, 0), (1, 1), (1, 2), (5, 1), (5, 2), (9, 1)):
+    for colorspace, color_range in ((2, 0), (1, 1), (1, 2), (5, 1), (9, 1)):
         frame = random_frame(height, width, pixel_format, colorspace, color_range)
         whole = frame.to_ndarray(format="bgr24")
+        frame.colorspace, frame.color_range = colorspace, color_range
         assert np.array_equal(to_bgr(frame).pixels, whole)
-        for y0 in range(0, height, 5):
-            for x0 in range(0, width, 7):
+        for y0 in range(0, height, 17):
+            for x0 in range(0, width, 23):
                 for reach in (1, 8, 33):
-                    region = Region(x0, y0, x0 + reach, y0 + reach)
-                    part = to_bgr(frame, region)
-                    rows, columns = part.pixels.shape[:2]
-                    assert np.array_equal(part.pixels, whole[part.y0 : part.y0 + rows, part.x0 : part.x0 + columns])
-                    assert part.x0 <= x0
-                    assert part.y0 <= y0
-                    assert part.x0 + columns >= min(x0 + reach, width)
-                    assert part.y0 + rows >= min(y0 + reach, height)
-                    assert (part.height, part.width) == size
+                    assert_part(to_bgr(frame, Region(x0, y0, x0 + reach, y0 + reach)), x0, y0, reach, whole)
 
 
-def test_the_own_conversion_is_used_where_it_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_part(part: Patch, x0: int, y0: int, reach: int, whole: np.ndarray) -> None:
+    """A patch covers a square region, as far as the frame goes, and equals that part of the whole."""
+    height, width = whole.shape[:2]
+    rows, columns = part.pixels.shape[:2]
+    assert np.array_equal(part.pixels, whole[part.y0 : part.y0 + rows, part.x0 : part.x0 + columns])
+    assert part.x0 <= x0
+    assert part.y0 <= y0
+    assert part.x0 + columns >= min(x0 + reach, width)
+    assert part.y0 + rows >= min(y0 + reach, height)
+    assert (part.height, part.width) == (height, width)
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "size", "way"),
+    [
+        ("yuv420p", (134, 166), kernels_yuv.COEFFICIENTS[0]),
+        ("yuvj420p", (134, 166), kernels_yuv.COEFFICIENTS[5]),
+        ("yuv420p", (134, 165), None),
+        ("yuv422p", (133, 166), 0),
+        ("yuv444p", (133, 165), 0),
+        ("yuv420p10le", (134, 166), 16),
+        ("yuv422p10le", (134, 166), 16),
+        ("nv12", (134, 166), None),
+    ],
+)
+def test_the_quickest_way_that_is_safe_is_taken(pixel_format: str, size: tuple[int, int], way: object) -> None:
+    """On x86; another processor's swscale may well need another way, as long as it gives the same pixels."""
+    if platform.machine() not in ("x86_64", "AMD64") or not kernels_yuv.is_available():
+        pytest.skip("other ways on this processor, or without the C extension")
+    assert yuv._way(random_frame(*size, pixel_format, 2, 0)) == way
+
+
+def test_colour_tags_choose_the_matrix() -> None:
     if not kernels_yuv.is_available():
         pytest.skip("the C extension was not built here")
-    monkeypatch.setattr(yuv, "_known", {})
+    ways = {tags: yuv._way(random_frame(48, 90, "yuv420p", *tags)) for tags in ((1, 1), (1, 2), (5, 1), (9, 1))}
+    assert len(set(ways.values())) == 4
+
+
+@pytest.mark.parametrize("without", ["nothing", "the extension"])
+@pytest.mark.parametrize("change", ["more contrast", "neighbours", "position"])
+def test_a_converter_of_another_kind_is_noticed(change: str, without: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = yuv._convert
-    frame = random_frame(48, 90, "yuv420p", 1, 2)
-    assert yuv._coefficients(frame) is kernels_yuv.COEFFICIENTS[6]
-    assert yuv._coefficients(random_frame(48, 90, "yuv420p", 1, 1)) is kernels_yuv.COEFFICIENTS[1]
-    monkeypatch.setattr(yuv, "_known", {})
-    monkeypatch.setattr(yuv, "_convert", lambda scaler, frame: honest(scaler, frame) ^ 1)
-    assert yuv._coefficients(frame) is None
-    assert np.array_equal(to_bgr(frame).pixels, frame.to_ndarray(format="bgr24") ^ 1)
+
+    def convert(reformatter: VideoReformatter, frame: av.VideoFrame) -> np.ndarray:
+        pixels = honest(reformatter, frame)
+        if change == "more contrast":
+            return pixels ^ 128
+        if change == "neighbours":
+            return cv2.blur(pixels, (3, 3))
+        return pixels + np.arange(pixels.shape[1], dtype=np.uint8)[:, None]
+
+    monkeypatch.setattr(yuv, "_ways", {})
+    monkeypatch.setattr(yuv, "_convert", convert)
+    if without == "the extension":
+        monkeypatch.setattr(kernels_yuv, "_yuv", None)
+    frame = random_frame(134, 166, "yuv420p", 2, 0)
+    assert yuv._way(frame) == {"more contrast": 0, "neighbours": 16, "position": None}[change]
+    whole = convert(VideoReformatter(), frame)
+    for x0, y0 in ((0, 0), (30, 41), (120, 100)):
+        assert_part(to_bgr(frame, Region(x0, y0, x0 + 20, y0 + 20)), x0, y0, 20, whole)
+
+
+def test_without_the_extension_swscale_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yuv, "_ways", {})
+    monkeypatch.setattr(kernels_yuv, "_yuv", None)
+    frame = random_frame(134, 166, "yuv420p", 5, 1)
+    assert yuv._way(frame) == 0
+    whole = frame.to_ndarray(format="bgr24")
+    for x0, y0 in ((0, 0), (30, 41), (120, 100)):
+        assert_part(to_bgr(frame, Region(x0, y0, x0 + 20, y0 + 20)), x0, y0, 20, whole)
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("way", ["quickest", None])
 def test_interlaced_frames_are_converted_line_by_line(
-    tmp_path: Path, pixel_format: str, own: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pixel_format: str, way: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As every FFmpeg did when the hashes were made; today's gives each field its own chroma."""
-    if not own:
-        monkeypatch.setattr(yuv, "_coefficients", lambda frame: None)
+    if way is None:
+        monkeypatch.setattr(yuv, "_way", lambda frame: None)
     options = {"x264-params": "interlaced=1:tff=1"}
     path = write_clip(tmp_path / "fields.mkv", 3, (64, 96), pixel_format=pixel_format, options=options)
     with av.open(str(path)) as container:
@@ -220,25 +273,7 @@ def test_interlaced_frames_are_converted_line_by_line(
                 np.frombuffer(target, np.uint8).reshape(target.height, -1)[:, :shared] = samples[:, :shared]
             expected = unmarked.to_ndarray(format="bgr24")
             assert np.array_equal(to_bgr(marked).pixels, expected)
-            part = to_bgr(marked, Region(20, 10, 50, 40))
-            rows, columns = part.pixels.shape[:2]
-            assert np.array_equal(part.pixels, expected[part.y0 : part.y0 + rows, part.x0 : part.x0 + columns])
-
-
-def test_a_build_that_mixes_neighbours_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    yuv.blocks_are_independent.cache_clear()
-    assert yuv.blocks_are_independent()
-    honest = yuv._convert
-    yuv.blocks_are_independent.cache_clear()
-    with monkeypatch.context() as patched:
-        patched.setattr(yuv, "_known", {})
-        patched.setattr(yuv, "_convert", lambda scaler, frame: cv2.blur(honest(scaler, frame), (3, 3)))
-        assert not yuv.blocks_are_independent()
-        frame = random_frame(64, 96, "yuv420p")
-        part = to_bgr(frame, Region(10, 10, 20, 20)).pixels
-        assert part.shape == (10, 10, 3)
-        assert np.array_equal(part, cv2.blur(frame.to_ndarray(format="bgr24"), (3, 3))[10:20, 10:20])
-    yuv.blocks_are_independent.cache_clear()
+            assert_part(to_bgr(marked, Region(20, 10, 50, 40)), 20, 10, 30, expected)
 
 
 def test_a_region_far_outside_is_still_a_patch() -> None:
