@@ -55,7 +55,9 @@ class Stages:
         self.seconds[name] += time.perf_counter() - start
 
 
-def extract(alignments_file: Path, frames: Path, faces: Path, size: int, reader: str = "library") -> dict:
+def extract(
+    alignments_file: Path, frames: Path, faces: Path, size: int, reader: str = "library", every_n: int = 1
+) -> dict:
     """Run the job; returns its numbers and the hash of every face by file name."""
     start = time.perf_counter()
     stages = Stages()
@@ -79,6 +81,8 @@ def extract(alignments_file: Path, frames: Path, faces: Path, size: int, reader:
             break
         name, frame = item
         seen += 1
+        if (seen - 1) % every_n:
+            continue
         for index, face in enumerate(alignments.get(name, [])):
             with stages("fit"):
                 frame[max(0, face["y"]) : face["y"] + face["h"], max(0, face["x"]) : face["x"] + face["w"]].copy()
@@ -213,13 +217,15 @@ def main() -> None:
     job.add_argument("-fr", "--frames", type=Path, required=True)
     job.add_argument("-fc", "--faces", type=Path, required=True)
     job.add_argument("-sz", "--size", type=int, default=256)
+    job.add_argument("-een", "--extract-every-n", type=int, default=1)
     job.add_argument("--reader", choices=["library", "pipe"], default="library")
     commands.add_parser("raw", help="raw RGB frames on standard output").add_argument("video", type=Path)
     commands.add_parser("decode").add_argument("video", type=Path)
     commands.add_parser("hashes").add_argument("folder", type=Path)
     args = parser.parse_args()
     if args.command == "extract":
-        print(json.dumps(extract(args.alignments, args.frames, args.faces, args.size, args.reader)))
+        job = extract(args.alignments, args.frames, args.faces, args.size, args.reader, args.extract_every_n)
+        print(json.dumps(job))
     elif args.command == "raw":
         write_raw(args.video)
     elif args.command == "decode":

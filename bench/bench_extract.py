@@ -73,11 +73,11 @@ class Bench:
         self.report = json.loads(report.read_text())
         return measured
 
-    def stand_in(self, footage: Footage, reader: str = "library") -> Measured:
+    def stand_in(self, footage: Footage, *flags: str, reader: str = "library") -> Measured:
         """One run of the job of 2019."""
         faces, alignments = self._fresh("baseline", footage)
         command = [PYTHON, BENCH / "baseline.py", "extract", "-a", alignments, "-fr", footage.frames, "-fc", faces]
-        measured = run([*command, "-sz", "256", "--reader", reader], self.cores)
+        measured = run([*command, "-sz", "256", "--reader", reader, *flags], self.cores)
         self.baseline = json.loads(measured.stdout)
         return measured
 
@@ -98,7 +98,7 @@ class Bench:
         """The job of 2019 against this one, same clip, two cores, no GPU."""
         clip = self.footage(frames=600)
         jobs: dict[str, Job] = {
-            "stand-in, frames through a pipe": lambda: self.stand_in(clip, "pipe"),
+            "stand-in, frames through a pipe": lambda: self.stand_in(clip, reader="pipe"),
             "stand-in, frames in the process": lambda: self.stand_in(clip),
             "gpu-extract": lambda: self.extract(clip),
         }
@@ -167,14 +167,18 @@ class Bench:
             "decode everything": lambda: self.decode(clip),
             "gpu-extract, every 50th frame": lambda: self.extract(clip, "--extract-every-n", "50"),
             "gpu-extract, every 1000th frame": lambda: self.extract(clip, "--extract-every-n", "1000"),
+            "gpu-extract, every frame": lambda: self.extract(clip),
+            "stand-in, every 50th frame": lambda: self.stand_in(clip, "--extract-every-n", "50"),
         }
         measured = paired(jobs, self.repeats)
-        everything, every_50, every_1000 = measured.values()
+        everything, every_50, every_1000, every, stand_in = measured.values()
         ratio = ratio_of_pairs(everything, every_50)
         return {
             "target": "every 50th frame: ≥ 3 × faster than decoding everything",
             "met": ratio >= 3,
-            "measured": f"{ratio:.1f} ×; every 1000th frame {ratio_of_pairs(everything, every_1000):.1f} ×",
+            "measured": f"{ratio:.1f} ×; every 1000th frame {ratio_of_pairs(everything, every_1000):.1f} ×. Every 50th "
+            f"against extracting all: {ratio_of_pairs(every, every_50):.1f} ×, against the stand-in's every 50th: "
+            f"{ratio_of_pairs(stand_in, every_50):.1f} ×",
             "ratio": round(ratio, 3),
             "seconds": {name: spread([one.seconds for one in runs]) for name, runs in measured.items()},
         }
