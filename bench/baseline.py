@@ -224,8 +224,8 @@ def main() -> None:
     commands.add_parser("hashes").add_argument("folder", type=Path)
     args = parser.parse_args()
     if args.command == "extract":
-        job = extract(args.alignments, args.frames, args.faces, args.size, args.reader, args.extract_every_n)
-        print(json.dumps(job))
+        done = extract(args.alignments, args.frames, args.faces, args.size, args.reader, args.extract_every_n)
+        print(json.dumps(done))
     elif args.command == "raw":
         write_raw(args.video)
     elif args.command == "decode":
