@@ -90,7 +90,8 @@ class VideoSource(FrameSource):
         self._container: InputContainer | None = None
         self._begun: Iterator[Picture] | None = None  # all pictures, of which the decoder has given some already
         self._turn = UPRIGHT
-        stream = self._reopened()
+        self._unread: VideoStream | None = None
+        self._unread = stream = self._at_start()
         self._stored_size = (stream.codec_context.height, stream.codec_context.width)
         if options.rotate:
             self._turn = self._display_turn()
@@ -180,12 +181,12 @@ class VideoSource(FrameSource):
         if self._options.timing == "decoded":
             return np.arange(index.frame_count)
         with self._guard:
-            clock = self._clock(self._reopened())
+            clock = self._clock(self._at_start())
         return constant_rate_frames(index.pts[index.packet_of], index.duration[index.packet_of], clock)
 
     def _stretches(self, index: VideoIndex, wanted: np.ndarray) -> Iterator[tuple[int, Picture]]:
         with self._guard:
-            stream = self._reopened()
+            stream = self._at_start()
             container = self._container
         assert container is not None
         steps = decode_stretches(container, stream, index, plan_stretches(index, wanted), self._count)
@@ -215,7 +216,7 @@ class VideoSource(FrameSource):
             return None
         with self._guard:
             try:
-                stream = self._reopened()
+                stream = self._at_start()
                 assert self._container is not None
                 index = read_index(self._container, stream, lambda: self._closed)
             except DoubtError as doubt:
@@ -266,7 +267,7 @@ class VideoSource(FrameSource):
         """Every frame that the decoder gives, in its order; packets that it refuses are passed over."""
         tracker = DamageTracker()
         with self._guard:
-            stream = self._reopened()
+            stream = self._at_start()
             container = self._container
         assert container is not None
         for packet in _delayed(self._packets(container, stream, tracker), SEAM):
@@ -313,10 +314,13 @@ class VideoSource(FrameSource):
                     yield packet
         yield None
 
-    def _reopened(self) -> VideoStream:
-        """The video stream at its beginning, of a container opened anew; replaces and closes the one before."""
+    def _at_start(self) -> VideoStream:
+        """The video stream at its beginning; of a container opened anew, which replaces one that was read from."""
         if self._closed:
             raise ValueError("the video is closed.")
+        if self._unread is not None:
+            unread, self._unread = self._unread, None
+            return unread
         if self._container is not None:
             self._container.close()
         if self._begun is not None:
