@@ -62,15 +62,15 @@ def surely_found(points: np.ndarray, normalized: np.ndarray) -> np.ndarray:
         normalized: [K, 2, 3] float64 from `geometry.umeyama`.
     """
     model = _model()
-    along = model.sum(axis=0)
-    along /= np.linalg.norm(along) * np.linalg.norm(model, axis=1).sum()
+    along = model.sum(axis=0) / np.linalg.norm(model.sum(axis=0))
+    across = (model - np.outer(model @ along, along)) / np.linalg.norm(model, axis=1).sum()
     seen = points[:, POSE_POINTS].astype(np.float64)
     with np.errstate(all="ignore"):
         linear = normalized[:, :, :2]
         # A constant u adds what is parallel, so neither the translation nor the camera's centre matters.
-        moments = np.matmul(linear, np.matmul(seen.transpose(0, 2, 1), model))  # [K, 2, 3]: of u and of v
-        lean = np.linalg.norm(np.cross(moments, along), axis=2).max(axis=1)
-        reach = np.abs(linear).max(axis=(1, 2)) * np.abs(seen).max(axis=(1, 2))
+        moments = np.matmul(linear, np.matmul(seen.transpose(0, 2, 1), across))  # [K, 2, 3]: of u and of v
+        lean = np.linalg.norm(moments, axis=2).max(axis=1)
+        reach = np.abs(linear).max(axis=(1, 2)) * np.abs(seen.reshape(-1, 2 * len(POSE_POINTS))).max(axis=1)
         reach += np.abs(normalized[:, :, 2]).max(axis=1)
         return np.asarray((reach < SURE_REACH) & (lean > SURE_LEAN * reach))
 
