@@ -7,11 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__SSE2__)
-#define HAVE_SSE2 1
-#include <emmintrin.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAVE_AVX2 1
+#include <immintrin.h>
+#define INLINE_AVX2 static inline __attribute__((target("avx2"), always_inline))
 #else
-#define HAVE_SSE2 0
+#define HAVE_AVX2 0
 #endif
 
 #if defined(__GNUC__)
@@ -21,13 +22,14 @@
 #endif
 
 enum { NONE, SUB, UP, AVERAGE, PAETH, FILTERS };
-enum { MARGIN = 4 }; /* bytes of zeros before a line, and room for a 4-byte store after it */
+enum { LINES = 3, MARGIN = 4 }; /* restored rows that are kept, and bytes of zeros before each */
 
 typedef struct {
     const uint8_t *rows; /* filter byte and pixels of each row */
     Py_ssize_t stride;   /* bytes a row */
     Py_ssize_t x0, y0, x1, y1;
-    int channels; /* 3 or 4 */
+    uint8_t *above, *line, *spare; /* restored bytes; `above` those of the row before */
+    uint8_t *out;
 } Job;
 
 INLINE uint8_t paeth(int left, int above, int corner)
@@ -37,107 +39,28 @@ INLINE uint8_t paeth(int left, int above, int corner)
     return (uint8_t)(to_left <= to_above && to_left <= to_corner ? left : nearer);
 }
 
-INLINE void restore_portable(const uint8_t *row, const uint8_t *above, Py_ssize_t n, int filter, int step,
-                             uint8_t *line)
-{
-    if (filter == SUB)
-        for (Py_ssize_t i = 0; i < n; i++)
-            line[i] = (uint8_t)(row[i] + line[i - step]);
-    else if (filter == AVERAGE)
-        for (Py_ssize_t i = 0; i < n; i++)
-            line[i] = (uint8_t)(row[i] + ((line[i - step] + above[i]) >> 1));
-    else
-        for (Py_ssize_t i = 0; i < n; i++)
-            line[i] = (uint8_t)(row[i] + paeth(line[i - step], above[i], above[i - step]));
-}
-
-#if HAVE_SSE2
-INLINE __m128i load4(const uint8_t *bytes)
-{
-    int32_t value;
-    memcpy(&value, bytes, sizeof value);
-    return _mm_unpacklo_epi8(_mm_cvtsi32_si128(value), _mm_setzero_si128());
-}
-
-INLINE __m128i magnitude(__m128i v)
-{
-    return _mm_max_epi16(v, _mm_sub_epi16(_mm_setzero_si128(), v));
-}
-
-INLINE __m128i choose(__m128i mask, __m128i yes, __m128i no)
-{
-    return _mm_or_si128(_mm_and_si128(mask, yes), _mm_andnot_si128(mask, no));
-}
-
-/* One pixel at a time, its channels side by side; reads and writes 4 bytes, so the last pixel of a row is not for it. */
-INLINE void restore_sse2(const uint8_t *row, const uint8_t *above, Py_ssize_t n, int filter, int step, uint8_t *line)
-{
-    const __m128i low = _mm_set1_epi16(0xff);
-    __m128i left = _mm_setzero_si128(), corner = left;
-    Py_ssize_t i = 0;
-    for (; i + 4 <= n; i += step) {
-        const __m128i up = load4(above + i);
-        __m128i guess;
-        if (filter == SUB) {
-            guess = left;
-        } else if (filter == AVERAGE) {
-            guess = _mm_srli_epi16(_mm_add_epi16(left, up), 1);
-        } else {
-            const __m128i from_corner_up = _mm_sub_epi16(up, corner), from_corner_left = _mm_sub_epi16(left, corner);
-            const __m128i to_left = magnitude(from_corner_up), to_above = magnitude(from_corner_left);
-            const __m128i to_corner = magnitude(_mm_add_epi16(from_corner_up, from_corner_left));
-            const __m128i least = _mm_min_epi16(to_corner, _mm_min_epi16(to_left, to_above));
-            guess = choose(_mm_cmpeq_epi16(least, to_left), left,
-                           choose(_mm_cmpeq_epi16(least, to_above), up, corner));
-        }
-        left = _mm_and_si128(_mm_add_epi16(load4(row + i), guess), low);
-        corner = up;
-        const int32_t value = _mm_cvtsi128_si32(_mm_packus_epi16(left, left));
-        memcpy(line + i, &value, sizeof value);
-    }
-    for (; i < n; i++) {
-        const int west = line[i - step], north = above[i];
-        const int guess = filter == SUB       ? west
-                          : filter == AVERAGE ? (west + north) >> 1
-                                              : paeth(west, north, above[i - step]);
-        line[i] = (uint8_t)(row[i] + guess);
-    }
-}
-#endif
-
-INLINE void restore(const uint8_t *row, const uint8_t *above, Py_ssize_t n, int filter, int step, int portable,
+INLINE void restore(const uint8_t *row, const uint8_t *above, Py_ssize_t from, Py_ssize_t n, int filter, int step,
                     uint8_t *line)
 {
-#if HAVE_SSE2
-    if (!portable) {
-        restore_sse2(row, above, n, filter, step, line);
-        return;
-    }
-#endif
-    (void)portable;
-    restore_portable(row, above, n, filter, step, line);
-}
-
-INLINE void restore_row(const uint8_t *row, const uint8_t *above, Py_ssize_t n, int step, int portable, uint8_t *line)
-{
-    const int filter = row[0];
-    row++;
-    switch (filter) { /* constants, so that each call becomes a loop of its own */
+    switch (filter) {
     case NONE:
-        memcpy(line, row, (size_t)n);
+        memcpy(line + from, row + from, (size_t)(n - from));
         break;
     case SUB:
-        restore(row, above, n, SUB, step, portable, line);
+        for (Py_ssize_t i = from; i < n; i++)
+            line[i] = (uint8_t)(row[i] + line[i - step]);
         break;
     case UP:
-        for (Py_ssize_t i = 0; i < n; i++)
+        for (Py_ssize_t i = from; i < n; i++)
             line[i] = (uint8_t)(row[i] + above[i]);
         break;
     case AVERAGE:
-        restore(row, above, n, AVERAGE, step, portable, line);
+        for (Py_ssize_t i = from; i < n; i++)
+            line[i] = (uint8_t)(row[i] + ((line[i - step] + above[i]) >> 1));
         break;
     default:
-        restore(row, above, n, PAETH, step, portable, line);
+        for (Py_ssize_t i = from; i < n; i++)
+            line[i] = (uint8_t)(row[i] + paeth(line[i - step], above[i], above[i - step]));
     }
 }
 
@@ -150,41 +73,212 @@ INLINE void write_bgr(const uint8_t *line, Py_ssize_t x0, Py_ssize_t x1, int ste
     }
 }
 
-INLINE void unfilter_step(const Job *job, int step, int portable, uint8_t *lines, uint8_t *out)
+/* The rows above the wanted ones matter only from the last one on that needs none above it. */
+INLINE Py_ssize_t first_needed(const Job *job)
 {
-    const Py_ssize_t n = step * job->x1, line_size = n + 2 * MARGIN;
-    uint8_t *above = lines + MARGIN, *line = above + line_size;
-    memset(lines, 0, (size_t)(2 * line_size));
     Py_ssize_t y = job->y0;
-    while (y > 0 && job->rows[y * job->stride] > SUB) /* up to a row that needs none above it */
+    while (y > 0 && job->rows[y * job->stride] > SUB)
         y--;
-    for (; y < job->y1; y++) {
-        restore_row(job->rows + y * job->stride, above, n, step, portable, line);
+    return y;
+}
+
+static void unfilter_portable(Job *job, int step)
+{
+    const Py_ssize_t n = step * job->x1;
+    for (Py_ssize_t y = first_needed(job); y < job->y1; y++) {
+        const uint8_t *row = job->rows + y * job->stride;
+        uint8_t *const line = job->line;
+        restore(row + 1, job->above, 0, n, row[0], step, line);
         if (y >= job->y0) {
-            write_bgr(line, job->x0, job->x1, step, out);
-            out += 3 * (job->x1 - job->x0);
+            write_bgr(line, job->x0, job->x1, step, job->out);
+            job->out += 3 * (job->x1 - job->x0);
         }
-        uint8_t *swapped = above;
-        above = line;
-        line = swapped;
+        job->line = job->above;
+        job->above = line;
     }
 }
 
-static int check(const Py_buffer *rows, const Py_buffer *out, Job *job)
+#if HAVE_AVX2
+INLINE_AVX2 __m128i load4(const uint8_t *bytes)
+{
+    int32_t value;
+    memcpy(&value, bytes, sizeof value);
+    return _mm_cvtsi32_si128(value);
+}
+
+INLINE_AVX2 void store4(uint8_t *bytes, __m128i value)
+{
+    const int32_t low = _mm_cvtsi128_si32(value);
+    memcpy(bytes, &low, sizeof low);
+}
+
+/* Each returns how many bytes it did: a pixel at a time, its channels side by side. It reads and writes 4 bytes, so the
+   last pixel of a row of three channels is left to restore(). */
+INLINE_AVX2 Py_ssize_t restore_sub(const uint8_t *row, Py_ssize_t n, int step, uint8_t *line)
+{
+    __m128i left = _mm_setzero_si128();
+    Py_ssize_t i = 0;
+    for (; i + 4 <= n; i += step) {
+        left = _mm_add_epi8(left, load4(row + i));
+        store4(line + i, left);
+    }
+    return i;
+}
+
+/* The processor's own average rounds up, so it is given the complements; then two operations lead from one pixel to the
+   next: ~(x + floor((l + u) / 2)) = ceil((~l + ~u) / 2) - x. */
+INLINE_AVX2 Py_ssize_t restore_average(const uint8_t *row, const uint8_t *above, Py_ssize_t n, int step, uint8_t *line)
+{
+    const __m128i ones = _mm_set1_epi8(-1);
+    __m128i not_left = ones;
+    Py_ssize_t i = 0;
+    for (; i + 4 <= n; i += step) {
+        const __m128i not_up = _mm_xor_si128(load4(above + i), ones);
+        not_left = _mm_sub_epi8(_mm_avg_epu8(not_left, not_up), load4(row + i));
+        store4(line + i, _mm_xor_si128(not_left, ones));
+    }
+    return i;
+}
+
+/* Sixteen-bit lanes, that have bytes of samples plus differences in them. */
+INLINE_AVX2 __m128i restored_paeth(__m128i samples, __m128i left, __m128i up, __m128i corner)
+{
+    const __m128i from_up = _mm_sub_epi16(up, corner), from_left = _mm_sub_epi16(left, corner);
+    const __m128i to_left = _mm_abs_epi16(from_up), to_above = _mm_abs_epi16(from_left);
+    const __m128i to_corner = _mm_abs_epi16(_mm_add_epi16(from_up, from_left));
+    const __m128i least = _mm_min_epi16(to_corner, _mm_min_epi16(to_left, to_above));
+    const __m128i nearer = _mm_blendv_epi8(corner, up, _mm_cmpeq_epi16(least, to_above));
+    return _mm_add_epi8(samples, _mm_blendv_epi8(nearer, left, _mm_cmpeq_epi16(least, to_left)));
+}
+
+INLINE_AVX2 Py_ssize_t restore_paeth(const uint8_t *row, const uint8_t *above, Py_ssize_t n, int step, uint8_t *line)
+{
+    __m128i left = _mm_setzero_si128(), corner = left;
+    Py_ssize_t i = 0;
+    for (; i + 4 <= n; i += step) {
+        const __m128i up = _mm_cvtepu8_epi16(load4(above + i));
+        left = restored_paeth(_mm_cvtepu8_epi16(load4(row + i)), left, up, corner);
+        corner = up;
+        store4(line + i, _mm_packus_epi16(left, left));
+    }
+    return i;
+}
+
+/* Two rows of PAETH at once, the second a pixel behind the first: one waits for its pixel to the left, and so does the
+   other, at the same time. Low half of a register: the first row. Returns bytes done of the first row. */
+INLINE_AVX2 Py_ssize_t restore_paeth_pair(const uint8_t *row, const uint8_t *next, const uint8_t *above, Py_ssize_t n,
+                                          int step, uint8_t *line, uint8_t *below)
+{
+    __m128i left = _mm_setzero_si128(), corner = left;
+    Py_ssize_t i = 0;
+    for (; i + 4 <= n; i += step) {
+        const __m128i behind = i ? load4(next + i - step) : _mm_setzero_si128();
+        const __m128i up = _mm_unpacklo_epi64(_mm_cvtepu8_epi16(load4(above + i)), left);
+        const __m128i samples = _mm_cvtepu8_epi16(_mm_unpacklo_epi32(load4(row + i), behind));
+        left = restored_paeth(samples, left, up, corner);
+        corner = up;
+        const __m128i bytes = _mm_packus_epi16(left, left);
+        store4(line + i, bytes);
+        if (i)
+            store4(below + i - step, _mm_srli_si128(bytes, 4));
+    }
+    return i;
+}
+
+INLINE_AVX2 void restore_avx2(const uint8_t *row, const uint8_t *above, Py_ssize_t n, int filter, int step,
+                              uint8_t *line)
+{
+    Py_ssize_t done = 0;
+    if (filter == SUB)
+        done = restore_sub(row, n, step, line);
+    else if (filter == AVERAGE)
+        done = restore_average(row, above, n, step, line);
+    else if (filter == PAETH)
+        done = restore_paeth(row, above, n, step, line);
+    restore(row, above, done, n, filter, step, line);
+}
+
+/* As many pixels at a time as fit into 16 bytes on both sides. */
+INLINE_AVX2 void write_bgr_avx2(const uint8_t *line, Py_ssize_t x0, Py_ssize_t x1, int step, uint8_t *out)
+{
+    const __m128i order = step == 3 ? _mm_setr_epi8(2, 1, 0, 5, 4, 3, 8, 7, 6, 11, 10, 9, 14, 13, 12, -1)
+                                    : _mm_setr_epi8(2, 1, 0, 6, 5, 4, 10, 9, 8, 14, 13, 12, -1, -1, -1, -1);
+    const int pixels = step == 3 ? 5 : 4;
+    Py_ssize_t x = x0;
+    for (; x + 6 <= x1; x += pixels) {
+        const __m128i some = _mm_loadu_si128((const __m128i *)(line + step * x));
+        _mm_storeu_si128((__m128i *)(out + 3 * (x - x0)), _mm_shuffle_epi8(some, order));
+    }
+    write_bgr(line, x, x1, step, out + 3 * (x - x0));
+}
+
+INLINE_AVX2 void unfilter_step_avx2(Job *job, int step)
+{
+    const Py_ssize_t n = step * job->x1;
+    Py_ssize_t y = first_needed(job);
+    while (y < job->y1) {
+        const uint8_t *row = job->rows + y * job->stride, *next = row + job->stride;
+        uint8_t *const lines[2] = {job->line, job->spare};
+        const int pair = row[0] == PAETH && y + 1 < job->y1 && next[0] == PAETH;
+        if (pair) {
+            const Py_ssize_t done = restore_paeth_pair(row + 1, next + 1, job->above, n, step, lines[0], lines[1]);
+            restore(row + 1, job->above, done, n, PAETH, step, lines[0]);
+            restore(next + 1, lines[0], done >= step ? done - step : 0, n, PAETH, step, lines[1]);
+        } else {
+            restore_avx2(row + 1, job->above, n, row[0], step, lines[0]);
+        }
+        for (int k = 0; k <= pair; k++, y++)
+            if (y >= job->y0) {
+                write_bgr_avx2(lines[k], job->x0, job->x1, step, job->out);
+                job->out += 3 * (job->x1 - job->x0);
+            }
+        job->spare = pair ? lines[0] : job->spare;
+        job->line = job->above;
+        job->above = lines[pair];
+    }
+}
+
+__attribute__((target("avx2"))) static void unfilter_avx2(Job *job, int step)
+{
+    if (step == 3) /* constants, so that each call becomes a loop of its own */
+        unfilter_step_avx2(job, 3);
+    else
+        unfilter_step_avx2(job, 4);
+}
+#endif
+
+static void run(Job *job, int step, int portable, uint8_t *lines, Py_ssize_t line_size)
+{
+    memset(lines, 0, (size_t)(LINES * line_size));
+    job->above = lines + MARGIN;
+    job->line = job->above + line_size;
+    job->spare = job->line + line_size;
+#if HAVE_AVX2
+    if (!portable && __builtin_cpu_supports("avx2")) {
+        unfilter_avx2(job, step);
+        return;
+    }
+#endif
+    (void)portable;
+    unfilter_portable(job, step);
+}
+
+static int check(const Py_buffer *rows, const Py_buffer *out, int channels, Job *job)
 {
     if (rows->ndim != 2 || rows->itemsize != 1 || out->ndim != 3 || out->itemsize != 1 || out->shape[2] != 3) {
         PyErr_SetString(PyExc_ValueError, "rows must be [H, 1 + W * channels] uint8 and out [h, w, 3] uint8");
         return 0;
     }
-    if ((job->channels != 3 && job->channels != 4) || (rows->shape[1] - 1) % job->channels) {
-        PyErr_Format(PyExc_ValueError, "channels must be 3 or 4 and divide the row, got %d", job->channels);
+    if ((channels != 3 && channels != 4) || (rows->shape[1] - 1) % channels) {
+        PyErr_Format(PyExc_ValueError, "channels must be 3 or 4 and divide the row, got %d", channels);
         return 0;
     }
     job->rows = rows->buf;
     job->stride = rows->shape[1];
     job->y1 = job->y0 + out->shape[0];
     job->x1 = job->x0 + out->shape[1];
-    if (job->x0 < 0 || job->y0 < 0 || job->y1 > rows->shape[0] || job->x1 > (rows->shape[1] - 1) / job->channels) {
+    job->out = out->buf;
+    if (job->x0 < 0 || job->y0 < 0 || job->y1 > rows->shape[0] || job->x1 > (rows->shape[1] - 1) / channels) {
         PyErr_SetString(PyExc_ValueError, "the rectangle reaches outside the image");
         return 0;
     }
@@ -200,8 +294,8 @@ static PyObject *unfilter(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *objects[2];
     Job job;
-    int portable = 0;
-    if (!PyArg_ParseTuple(args, "OinnO|p", &objects[0], &job.channels, &job.x0, &job.y0, &objects[1], &portable))
+    int channels, portable = 0;
+    if (!PyArg_ParseTuple(args, "OinnO|p", &objects[0], &channels, &job.x0, &job.y0, &objects[1], &portable))
         return NULL;
     Py_buffer rows, out;
     if (PyObject_GetBuffer(objects[0], &rows, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) != 0)
@@ -210,16 +304,14 @@ static PyObject *unfilter(PyObject *Py_UNUSED(module), PyObject *args)
         PyBuffer_Release(&rows);
         return NULL;
     }
-    if (check(&rows, &out, &job)) {
-        uint8_t *lines = PyMem_Malloc((size_t)(2 * (job.channels * job.x1 + 2 * MARGIN)));
+    if (check(&rows, &out, channels, &job) && job.y1 > job.y0) {
+        const Py_ssize_t line_size = MARGIN + channels * job.x1;
+        uint8_t *lines = PyMem_Malloc((size_t)(LINES * line_size));
         if (lines == NULL) {
             PyErr_NoMemory();
         } else {
             Py_BEGIN_ALLOW_THREADS
-            if (job.channels == 3)
-                unfilter_step(&job, 3, portable, lines, out.buf);
-            else
-                unfilter_step(&job, 4, portable, lines, out.buf);
+            run(&job, channels, portable, lines, line_size);
             Py_END_ALLOW_THREADS
             PyMem_Free(lines);
         }
