@@ -1,13 +1,18 @@
-"""PNG rows back to pixels: the C loop against the standard's own words."""
+"""PNG rows back to pixels: the C loop against the standard's own words, files against OpenCV."""
 
 from __future__ import annotations
+
+import struct
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 
+from gpu_extract.errors import FrameError
 from gpu_extract.frames import png
-from gpu_extract.frames.images import decode_image
+from gpu_extract.frames.base import clip_region
+from gpu_extract.frames.images import Image, decode_image
 from gpu_extract.kernels import unfilter
 from gpu_extract.patch import Region
 
@@ -44,10 +49,25 @@ def test_equals_the_standard(size: tuple[int, int], filters: list[int], channels
     height, width = size
     rows = random_rows(height, width, channels, filters)
     expected = restored(rows, channels)[..., 2::-1]
-    assert np.array_equal(unfilter.unfiltered(rows, channels, 0, 0, width, height, portable=portable), expected)
-    for x0, y0, x1, y1 in ((0, height // 2, width, height), (width // 2, 0, width, 1), (width // 3, 0, width // 3, 1)):
+    boxes = (
+        *((0, 0, width, height), (0, height // 2, width, height), (width // 2, 0, width, 1)),
+        *((width // 3, 0, width // 3, 1), (width // 3, height // 3, width - width // 3, height - height // 3)),
+    )
+    for x0, y0, x1, y1 in boxes:
         part = unfilter.unfiltered(rows, channels, x0, y0, x1, y1, portable=portable)
-        assert np.array_equal(part, expected[y0:y1, x0:x1])
+        assert np.array_equal(part, expected[y0:y1, x0:x1]), (x0, y0, x1, y1)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_extreme_samples_equal_the_standard(channels: int) -> None:
+    """Few values, far apart: ties between PNG's three neighbours, sums that wrap."""
+    random = np.random.default_rng(5)
+    for filters in ([3], [4], [1, 2, 3, 4]):
+        rows = random_rows(40, 31, channels, filters)
+        rows[:, 1:] = random.choice([0, 1, 127, 128, 254, 255], (40, 31 * channels))
+        expected = restored(rows, channels)[..., 2::-1]
+        assert np.array_equal(unfilter.unfiltered(rows, channels, 0, 0, 31, 40), expected)
+        assert np.array_equal(unfilter.unfiltered(rows, channels, 2, 9, 30, 33), expected[9:33, 2:30])
 
 
 @pytest.mark.parametrize(
@@ -71,14 +91,127 @@ def test_unknown_filters_are_refused() -> None:
 def test_without_the_fast_way_opencv_gives_the_same(filters: int, monkeypatch: pytest.MonkeyPatch) -> None:
     smooth = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (60, 90, 3), dtype=np.uint8), (0, 0), 2)
     data = cv2.imencode(".png", smooth, [cv2.IMWRITE_PNG_FILTER, filters])[1].tobytes()
-    fast = decode_image(data, Region(11, 20, 40, 50)).pixels
-    assert fast.shape == (30, 29, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(cv2, "imdecode", None)
+        fast = decode_image(data, Region(11, 20, 40, 50)).pixels
     assert np.array_equal(fast, smooth[20:50, 11:40])
-    for target, value in ((png, "isal_zlib"), (unfilter, "_unfilter")):
+    for nothing in (((png, "isal_zlib"), (png, "deflate")), ((unfilter, "_unfilter"),)):
         with monkeypatch.context() as patched:
-            patched.setattr(target, value, None)
+            for module, name in nothing:
+                patched.setattr(module, name, None)
             assert np.array_equal(decode_image(data).pixels, smooth)
     with monkeypatch.context() as patched:
         patched.setattr(unfilter, "_unfilter", None)
         with pytest.raises(RuntimeError, match="not built"):
             unfilter.unfiltered(random_rows(4, 4, 3, [0]), 3, 0, 0, 4, 4)
+
+
+@pytest.fixture(params=["deflate", "isal_zlib"])
+def inflater(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each library that inflates, as the only one."""
+    name: str = request.param
+    if getattr(png, name) is None:
+        pytest.skip(f"{name} is not installed here")
+    monkeypatch.setattr(png, {"deflate": "isal_zlib", "isal_zlib": "deflate"}[name], None)
+    return name
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_file(height: int, width: int, channels: int, *streams: bytes, between: bytes = b"") -> bytes:
+    """A PNG whose zlib stream is spread over the chunks as given."""
+    header = struct.pack(">IIBBBBB", width, height, 8, {3: 2, 4: 6}[channels], 0, 0, 0)
+    pixels = between.join(chunk(b"IDAT", stream) for stream in streams)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def opencv(data: bytes) -> np.ndarray | None:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
+
+def decoded(data: bytes, region: Region) -> np.ndarray | None:
+    try:
+        return decode_image(data, region).pixels
+    except FrameError:
+        return None
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_any_regions_equal_the_whole(channels: int, inflater: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(channels)
+    height, width = 47, 61
+    data = png_file(height, width, channels, zlib.compress(random_rows(height, width, channels, [0, 1, 2, 3, 4]), 1))
+    whole = opencv(data)
+    assert whole is not None
+    monkeypatch.setattr(cv2, "imdecode", None)
+    for count in (1, 2, 5):
+        image = Image(data)
+        for _ in range(4):
+            xs = np.sort(random.integers(-5, width + 6, (count, 2)), axis=1)
+            ys = np.sort(random.integers(-5, height + 6, (count, 2)), axis=1)
+            regions = [Region(*map(int, (x[0], y[0], x[1], y[1]))) for x, y in zip(xs, ys, strict=True)]
+            for region, patch in zip(regions, image.patches(regions), strict=True):
+                h, w = patch.pixels.shape[:2]
+                assert np.array_equal(patch.pixels, whole[patch.y0 : patch.y0 + h, patch.x0 : patch.x0 + w])
+                assert patch[1:] == (*clip_region(region, height, width)[:2], height, width)
+                assert (patch.x0 + w, patch.y0 + h) == clip_region(region, height, width)[2:]
+        assert np.array_equal(image.patch().pixels, whole)
+
+
+def odd_files() -> dict[str, bytes]:
+    """PNGs whose CRCs are right."""
+    size = (40, 50, 3)
+    rows = random_rows(*size, [0, 1, 2, 3, 4])
+    stream = zlib.compress(rows, 6)
+    strange = rows.copy()
+    strange[35, 0] = 7
+    text = chunk(b"tEXt", b"a\0b")
+    return {
+        "ordinary": png_file(*size, stream),
+        "wrong Adler": png_file(*size, stream[:-4] + b"abcd"),
+        "no Adler": png_file(*size, stream[:-4]),
+        "half an Adler": png_file(*size, stream[:-2]),
+        "stream ends early": png_file(*size, stream[:-100]),
+        "too many rows": png_file(*size, zlib.compress(np.vstack([rows, rows]))),
+        "a byte too many": png_file(*size, zlib.compress(rows.tobytes() + b"\0")),
+        "too few rows": png_file(*size, zlib.compress(rows[:30])),
+        "bytes after the stream": png_file(*size, stream + b"xyz"),
+        "many chunks, some empty": png_file(*size, b"", stream[:1], stream[1:9], b"", stream[9:99], stream[99:]),
+        "an empty chunk last": png_file(*size, stream, b""),
+        "all chunks empty": png_file(*size, b"", b""),
+        "no chunk": png_file(*size),
+        "text between": png_file(*size, stream[:99], stream[99:], between=text),
+        "text after an empty chunk": png_file(*size, b"", stream, between=text),
+        "unknown filter": png_file(*size, zlib.compress(strange)),
+        "damaged": png_file(*size, stream[:500] + bytes(byte ^ 0x55 for byte in stream[500:600]) + stream[600:]),
+        "small window": png_file(*size, b"\x08\x1d" + stream[2:]),
+        "too large a window": png_file(*size, b"\x88\x1c" + stream[2:]),
+        "preset dictionary": png_file(*size, b"\x78\xbb" + stream[2:]),
+        "wrong check of the header": png_file(*size, b"\x78\x9d" + stream[2:]),
+        "bytes after the end": png_file(*size, stream) + b"more",
+    }
+
+
+@pytest.mark.parametrize("name", odd_files())
+def test_odd_files_are_decoded_or_refused_as_opencv_does(name: str, inflater: str) -> None:
+    data = odd_files()[name]
+    expected = opencv(data)
+    for region in (Region(0, 0, 50, 40), Region(20, 30, 21, 40), Region(3, 0, 44, 1)):
+        pixels = decoded(data, region)
+        assert (pixels is None) == (expected is None)
+        assert expected is None or np.array_equal(pixels, expected[region.y0 : region.y1, region.x0 : region.x1])
+
+
+def test_a_file_cut_off_or_damaged_anywhere_is_refused_whatever_is_wanted(inflater: str) -> None:
+    data = odd_files()["many chunks, some empty"]
+    above = Region(0, 0, 50, 1)
+    assert decoded(data, above) is not None
+    for length in range(40, len(data), 97):
+        assert decoded(data[:length], above) is None
+    for position in range(60, len(data) - 12, 97):
+        damaged = bytearray(data)
+        damaged[position] ^= 0x10
+        assert decoded(bytes(damaged), above) is None
+        assert opencv(bytes(damaged)) is None

@@ -7,6 +7,7 @@ ends early, so a caller can refuse a file before a decoder allocates what the fi
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -19,8 +20,11 @@ PNG_PLAIN_CHUNKS = frozenset(
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
+EXIF_PREFIX = b"Exif\0\0"
+JPEG_SCAN = 0xDA
+JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
 _TRANSPOSING_ORIENTATIONS = frozenset((5, 6, 7, 8))
-_JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 @dataclass(frozen=True)
@@ -79,25 +83,37 @@ def _png(data: bytes) -> Header:
 
 
 def _jpeg(data: bytes) -> Header | None:
-    position = 2
     orientation = 1
+    for marker, position, length in jpeg_segments(data):
+        if marker in JPEG_FRAME_MARKERS:
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            return _oriented("JPEG", height, width, orientation)
+        if marker == 0xE1 and data[position + 4 : position + 10] == EXIF_PREFIX:
+            orientation = exif_orientation(data[position + 10 : position + 2 + length])
+    return None
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, position of its 0xFF byte, length that it gives) of each segment of a JPEG, the first scan's the last.
+
+    Ends early where the file is damaged; raises struct.error or IndexError where it is cut off.
+    """
+    position = 2
     while True:
         while data[position] == 0xFF and data[position + 1] == 0xFF:
             position += 1
         if data[position] != 0xFF:
-            return None
+            return
         marker = data[position + 1]
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:
             position += 2
             continue
-        if marker in (0xD9, 0xDA):
-            return None
+        if marker == 0xD9:
+            return
         (length,) = struct.unpack_from(">H", data, position + 2)
-        if marker in _JPEG_FRAME_MARKERS:
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return _oriented("JPEG", height, width, orientation)
-        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            orientation = exif_orientation(data[position + 10 : position + 2 + length])
+        yield marker, position, length
+        if marker == JPEG_SCAN:
+            return
         position += 2 + length
 
 
@@ -135,7 +151,7 @@ def _webp_orientation(data: bytes) -> int:
     while position + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, position)
         if kind == b"EXIF":
-            return exif_orientation(data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0"))
+            return exif_orientation(data[position + 8 : position + 8 + length].removeprefix(EXIF_PREFIX))
         position += 8 + length + length % 2
     return 1
 

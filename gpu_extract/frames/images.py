@@ -1,7 +1,8 @@
 """An image file's bytes → BGR pixels, as OpenCV's `imread` gives them by default.
 
 That is: three channels, alpha dropped, EXIF orientation applied, 16-bit values shifted right by 8, CMYK and palettes
-converted. The plain 8-bit RGB(A) PNGs that frame dumps consist of have a faster way (`png`); all else is OpenCV's.
+converted. The plain 8-bit RGB(A) PNGs that frame dumps consist of have a faster way (`png`); all else is OpenCV's,
+which decodes plain JPEGs only as far down as they are wanted (`jpeg`).
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from gpu_extract.errors import FrameError
+from gpu_extract.frames import jpeg, png
 from gpu_extract.frames.base import clip_region
 from gpu_extract.frames.image_header import Header, read_header
-from gpu_extract.frames.png import PlainPng
 from gpu_extract.patch import Patch, Region
 
 MAX_PIXELS = 1 << 28  # 16384 x 16384: 805 MB of BGR
@@ -53,17 +55,17 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 def decode_image(data: bytes, region: Region | None = None) -> Patch:
     """The pixels, or a patch of just the region's; raises FrameError."""
-    return Image(data).patch(region)
+    image = Image(data)
+    return image.patch() if region is None else image.patches([region])[0]
 
 
 class Image:
-    """An image file's bytes, decoded once however many regions are asked for. Raises FrameError from every method."""
+    """An image file's bytes and, once asked for, its pixels. Any thread may ask; FrameError comes from every method."""
 
     def __init__(self, data: bytes) -> None:
         self._header = _checked_header(data)
         self._data = data
         self._guard = threading.Lock()
-        self._plain: PlainPng | None = None
         self._pixels: np.ndarray | None = None
 
     @property
@@ -72,19 +74,36 @@ class Image:
         return self._header.height, self._header.width
 
     def patch(self, region: Region | None = None) -> Patch:
+        """All of the image, or a region; the whole file is decoded, once however many regions are asked for."""
         with self._guard:
-            if self._plain is None and self._pixels is None:
-                if self._header.plain_png:
-                    self._plain = PlainPng.inflate(self._data, self._header)
-                if self._plain is None:
-                    self._pixels = _decoded(self._data, self._header)
-                self._data = b""
-        if self._plain is not None:
-            return self._plain.patch(region)
-        assert self._pixels is not None
-        height, width = self._pixels.shape[:2]
-        x0, y0, x1, y1 = clip_region(region or Region(0, 0, width, height), height, width)
-        return Patch(self._pixels[y0:y1, x0:x1], x0, y0, height, width)
+            self._whole()
+        height, width = self.size
+        return self.patches([region or Region(0, 0, width, height)])[0]
+
+    def patches(self, regions: Sequence[Region]) -> list[Patch]:
+        """A patch for each region, of which there is at least one; what none of them needs may stay undecoded."""
+        height, width = self.size
+        inside = [clip_region(region, height, width) for region in regions]
+        low_x, low_y, high_x, high_y = zip(*inside, strict=True)
+        around = Region(min(low_x), min(low_y), max(high_x), max(high_y))
+        with self._guard:
+            pixels, x, y = self._covering(around)
+        return [Patch(pixels[y0 - y : y1 - y, x0 - x : x1 - x], x0, y0, height, width) for x0, y0, x1, y1 in inside]
+
+    def _covering(self, region: Region) -> tuple[np.ndarray, int, int]:
+        """Pixels that hold a region, and where in the image they begin."""
+        if self._pixels is None:
+            if self._header.plain_png and (part := png.decode(self._data, self._header, region)) is not None:
+                return part, region.x0, region.y0
+            if self._header.format == "JPEG" and (part := _upper_part(self._data, region.y1)) is not None:
+                return part, 0, 0
+        return self._whole(), 0, 0
+
+    def _whole(self) -> np.ndarray:
+        if self._pixels is None:
+            self._pixels = _decoded(self._data, self._header)
+            self._data = b""
+        return self._pixels
 
 
 def _checked_header(data: bytes) -> Header:
@@ -101,7 +120,23 @@ def _checked_header(data: bytes) -> Header:
     return header
 
 
+def _upper_part(data: bytes, rows: int) -> np.ndarray | None:
+    """At least that many rows of a JPEG; None where it must be decoded whole."""
+    upper = jpeg.upper_part(data, rows)
+    if upper is None:
+        return None
+    try:
+        pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(upper, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+    return pixels
+
+
 def _decoded(data: bytes, header: Header) -> np.ndarray:
+    if header.plain_png:
+        plain = png.decode(data, header, Region(0, 0, header.width, header.height))
+        if plain is not None:
+            return plain
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:

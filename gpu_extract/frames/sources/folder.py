@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,11 +106,20 @@ class FolderFrame(Frame):
 
     def load(self, region: Region | None = None) -> Patch:
         patch = self._opened().patch(region)
+        self._count()
+        return patch
+
+    def load_each(self, regions: Sequence[Region]) -> list[Patch]:
+        """A patch for each region, of which there is at least one, without decoding what none of them needs."""
+        patches = self._opened().patches(regions)
+        self._count()
+        return patches
+
+    def _count(self) -> None:
         with self._guard:
             first, self._counted = not self._counted, True
         if first:
             self._source.count_decoded()
-        return patch
 
     def _opened(self) -> Image:
         """The file is read at the first question about it, and decoded at the first `load`."""
