@@ -133,6 +133,23 @@ def test_a_file_is_read_and_decoded_once_for_all_its_regions(tmp_path: Path, mon
         assert np.array_equal(frame.load(Region(30, 10, 60, 40)).pixels[-30:, -30:], whole[10:, 30:])
 
 
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".bmp"])
+def test_all_regions_of_a_frame_at_once(tmp_path: Path, extension: str) -> None:
+    (tmp_path / f"a{extension}").write_bytes(encoded(extension, noise(90, 60)))
+    whole = cv2.imread(str(tmp_path / f"a{extension}"))
+    with open_frames(tmp_path) as source:
+        (frame,) = source.frames(np.array([0]))
+        assert isinstance(frame, Frame)
+        for _ in range(2):
+            first, second = frame.load_each([Region(5, 20, 30, 50), Region(-9, 0, 10, 12)])
+            assert np.array_equal(first.pixels, whole[20:50, 5:30])
+            assert np.array_equal(second.pixels, whole[:12, :10])
+            assert (first[1:], second[1:]) == ((5, 20, 90, 60), (0, 0, 90, 60))
+            assert source.frames_decoded == 1
+        assert np.array_equal(frame.load().pixels, whole)
+        assert source.frames_decoded == 1
+
+
 @pytest.mark.parametrize("wanted", [[2, 1], [1, 1], [-1, 0]])
 def test_wanted_must_ascend(wanted: list[int]) -> None:
     with open_frames(VECTORS / "frames") as source, pytest.raises(ValueError, match="ascending"):
