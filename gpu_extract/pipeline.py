@@ -352,7 +352,7 @@ class Pipeline:
                 self._finish_one(result, k, crop)
 
     def _finish_one(self, result: FrameResult, k: int, crop: np.ndarray) -> None:
-        done = self._finish(result.task, k, crop, result)
+        done = result.task.failed.get(k) or self._finish(result.task, k, crop, result)
         if isinstance(done, Failure):
             result.failures.append(done)
         else:

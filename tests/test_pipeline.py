@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,28 @@ def test_a_frame_that_cannot_be_read_is_an_entry_not_the_end(inline: bool) -> No
     assert sorted(failed) == [4, 6, 8, 18]
     assert failed[4] == [Failure("f_2.png", None, "this frame cannot be read.")]
     assert sum(len(r.faces) for r in results) == 2 * 8
+
+
+@ENGINES
+def test_a_face_without_a_crop_is_a_failure_and_never_finished(inline: bool) -> None:
+    """Its pose is looked for when its frame's turn comes; what the engine makes of its matrix is nobody's face."""
+    plan = make_plan([3] * 4)
+    honest = plan.task
+
+    def task(i: int) -> FrameTask:
+        made = honest(i)
+        return replace(made, failed={1: Failure(made.name, 1, "no pose")}) if i == 2 else made
+
+    plan.task = task  # type: ignore[method-assign]
+    finished = []
+
+    def spy(task: FrameTask, k: int, crop: np.ndarray, result: FrameResult) -> FaceResult | Failure:
+        finished.append((task.position, k))
+        return finish(task, k, crop, result)
+
+    results = run(Pipeline(plan, FakeSource(), FakeEngine(inline), spy, 2))
+    assert [failure for r in results for failure in r.failures] == [Failure("f_2.png", 1, "no pose")]
+    assert sorted(finished) == [(i * 2, k) for i in range(4) for k in range(3) if (i, k) != (2, 1)]
 
 
 @ENGINES
