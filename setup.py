@@ -1,5 +1,7 @@
 """What pyproject.toml cannot say: the optional C extensions. Everything works without them, more slowly."""
 
+from pathlib import Path
+
 from setuptools import Extension, setup
 
 
@@ -7,6 +9,7 @@ def extension(name: str) -> Extension:
     return Extension(
         f"gpu_extract.kernels.{name}",
         [f"kernels/{name}.c"],
+        depends=sorted(map(str, Path("kernels").glob("*.h"))),
         define_macros=[("Py_LIMITED_API", "0x030B0000")],
         extra_compile_args=["-O3", "-std=c11", "-Wall", "-Wextra"],
         py_limited_api=True,
@@ -15,6 +18,6 @@ def extension(name: str) -> Extension:
 
 
 setup(
-    ext_modules=[extension("_sampler"), extension("_scanlines"), extension("_unfilter"), extension("_yuv")],
+    ext_modules=[extension("_png"), extension("_sampler"), extension("_unfilter"), extension("_yuv")],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )
