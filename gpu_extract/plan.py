@@ -234,8 +234,8 @@ def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> 
 
     failures = _drop_same_frame(names, position, face_counts, selected)
     wanted_face = selected[faces.frame]
-    turned = np.unique(faces.frame[wanted_face & (faces.rotation != 0)])
-    sizes = {int(i): source.size_of(int(position[i])) for i in turned}
+    turned = sorted(set(faces.frame[wanted_face & (faces.rotation != 0)].tolist()))
+    sizes = {i: source.size_of(int(position[i])) for i in turned}
     fits = fit_all(alignments, options, sizes)
     cut = _stacked(alignments, fits)
 
