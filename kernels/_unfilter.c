@@ -82,7 +82,7 @@ INLINE Py_ssize_t first_needed(const Job *job)
     return y;
 }
 
-static void unfilter_portable(Job *job, int step)
+INLINE void unfilter_step(Job *job, int step)
 {
     const Py_ssize_t n = step * job->x1;
     for (Py_ssize_t y = first_needed(job); y < job->y1; y++) {
@@ -96,6 +96,14 @@ static void unfilter_portable(Job *job, int step)
         job->line = job->above;
         job->above = line;
     }
+}
+
+static void unfilter_portable(Job *job, int step)
+{
+    if (step == 3) /* constants, so that each call becomes a loop of its own */
+        unfilter_step(job, 3);
+    else
+        unfilter_step(job, 4);
 }
 
 #if HAVE_AVX2
@@ -164,8 +172,27 @@ INLINE_AVX2 Py_ssize_t restore_paeth(const uint8_t *row, const uint8_t *above, P
     return i;
 }
 
-/* Two rows of PAETH at once, the second a pixel behind the first: one waits for its pixel to the left, and so does the
-   other, at the same time. Low half of a register: the first row. Returns bytes done of the first row. */
+/* Two rows of one filter at once, the second a pixel behind the first: while one waits for its pixel to the left, so does
+   the other. They return how many bytes they did of the first row; of the second it is a pixel less. */
+INLINE_AVX2 Py_ssize_t restore_average_pair(const uint8_t *row, const uint8_t *next, const uint8_t *above, Py_ssize_t n,
+                                            int step, uint8_t *line, uint8_t *below)
+{
+    const __m128i ones = _mm_set1_epi8(-1);
+    __m128i not_left = ones, not_left_below = ones;
+    Py_ssize_t i = 0;
+    for (; i + 4 <= n; i += step) {
+        if (i) {
+            not_left_below = _mm_sub_epi8(_mm_avg_epu8(not_left_below, not_left), load4(next + i - step));
+            store4(below + i - step, _mm_xor_si128(not_left_below, ones));
+        }
+        const __m128i not_up = _mm_xor_si128(load4(above + i), ones);
+        not_left = _mm_sub_epi8(_mm_avg_epu8(not_left, not_up), load4(row + i));
+        store4(line + i, _mm_xor_si128(not_left, ones));
+    }
+    return i;
+}
+
+/* Low half of a register: the first row. */
 INLINE_AVX2 Py_ssize_t restore_paeth_pair(const uint8_t *row, const uint8_t *next, const uint8_t *above, Py_ssize_t n,
                                           int step, uint8_t *line, uint8_t *below)
 {
@@ -219,13 +246,16 @@ INLINE_AVX2 void unfilter_step_avx2(Job *job, int step)
     while (y < job->y1) {
         const uint8_t *row = job->rows + y * job->stride, *next = row + job->stride;
         uint8_t *const lines[2] = {job->line, job->spare};
-        const int pair = row[0] == PAETH && y + 1 < job->y1 && next[0] == PAETH;
+        const int filter = row[0];
+        const int pair = (filter == AVERAGE || filter == PAETH) && y + 1 < job->y1 && next[0] == filter;
         if (pair) {
-            const Py_ssize_t done = restore_paeth_pair(row + 1, next + 1, job->above, n, step, lines[0], lines[1]);
-            restore(row + 1, job->above, done, n, PAETH, step, lines[0]);
-            restore(next + 1, lines[0], done >= step ? done - step : 0, n, PAETH, step, lines[1]);
+            const Py_ssize_t done =
+                filter == PAETH ? restore_paeth_pair(row + 1, next + 1, job->above, n, step, lines[0], lines[1])
+                                : restore_average_pair(row + 1, next + 1, job->above, n, step, lines[0], lines[1]);
+            restore(row + 1, job->above, done, n, filter, step, lines[0]);
+            restore(next + 1, lines[0], done >= step ? done - step : 0, n, filter, step, lines[1]);
         } else {
-            restore_avx2(row + 1, job->above, n, row[0], step, lines[0]);
+            restore_avx2(row + 1, job->above, n, filter, step, lines[0]);
         }
         for (int k = 0; k <= pair; k++, y++)
             if (y >= job->y0) {
@@ -240,7 +270,7 @@ INLINE_AVX2 void unfilter_step_avx2(Job *job, int step)
 
 __attribute__((target("avx2"))) static void unfilter_avx2(Job *job, int step)
 {
-    if (step == 3) /* constants, so that each call becomes a loop of its own */
+    if (step == 3)
         unfilter_step_avx2(job, 3);
     else
         unfilter_step_avx2(job, 4);
