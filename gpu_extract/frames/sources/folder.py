@@ -12,6 +12,7 @@ import numpy as np
 
 from gpu_extract.errors import InputError
 from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions, check_wanted
+from gpu_extract.frames.memory import keep_freed_memory
 from gpu_extract.patch import Patch, Region
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class FolderSource(FrameSource):
         return image_size(read_file(self.path / self._names[index]))
 
     def frames(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
+        keep_freed_memory()
         for index in check_wanted(wanted).tolist():
             if index >= len(self._names):
                 yield FrameFailure(index, f"frame {index + 1}", f"the folder holds only {len(self._names)} frames.")
