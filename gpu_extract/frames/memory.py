@@ -15,8 +15,8 @@ _KEPT_BYTES = 64 << 20
 def keep_freed_memory() -> None:
     """Let this process keep up to 64 MB of freed memory a thread, where the C library is glibc.
 
-    By default it gives the megabytes of a decoded frame back to the system when they are freed, so that those of the next
-    are fetched and zeroed page by page: a tenth of the processor time of a folder of 1080p images.
+    By default it gives the megabytes of a decoded frame back to the system when they are freed, and those of the next
+    one are fetched and zeroed page by page: a tenth of the processor time of a folder of 1080p images.
     """
     if sys.platform != "linux":
         return
