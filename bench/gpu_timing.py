@@ -101,8 +101,8 @@ class Contenders:
         slab = np.zeros(nbytes, np.uint8)
         fill(slab, layout[0], frame)
         positions = tables.coordinate_tables(whole.crop_from_frame, self.size)
-        inside = lies_inside(positions, whole.cubic, whole.frame_of, layout).astype(np.int32)
-        arrays = (layout, whole.frame_of, inside, positions, np.arange(self.faces, dtype=np.int32))
+        self._inside = bool(lies_inside(positions, whole.cubic, whole.frame_of, layout).all())
+        arrays = (layout, whole.frame_of, positions, np.arange(self.faces, dtype=np.int32))
         self._arguments = [torch.from_numpy(array).to(device) for array in arrays]
         self._slabs = [torch.from_numpy(slab).to(device).clone() for _ in range(copies)]
         self._outs = [
@@ -114,7 +114,7 @@ class Contenders:
     @cached_property
     def _grid(self) -> Any:
         """The exact sample positions, [K, S, S, 2] float32, as grid_sample takes them."""
-        dx, dy, x0, y0 = (self._arguments[3][:, i] for i in range(4))
+        dx, dy, x0, y0 = (self._arguments[2][:, i] for i in range(4))
         height, width = self.whole.frames[0].shape[:2]
         x = ((x0[:, :, None] + dx[:, None, :]) >> 5).float() / 32
         y = ((y0[:, :, None] + dy[:, None, :]) >> 5).float() / 32
@@ -126,7 +126,7 @@ class Contenders:
         return [partial(cut, i) for i in range(self.copies)]
 
     def _triton(self, i: int) -> Any:
-        self._kernel.launch(self._slabs[i], *self._arguments, self.cubic, self._outs[i])
+        self._kernel.launch(self._slabs[i], *self._arguments, self.cubic, self._inside, self._outs[i])
         return self._outs[i]
 
     def _grid_sample(self, i: int) -> Any:

@@ -2,9 +2,9 @@
 
     python bench/kernel_instructions.py                    the Markdown table of kernels/README.md
 
-The kernel has one branch, for crops that reach over their source's border, and no loop: every way through its binary is
-counted from the start to an exit, and the longest is given for each side of the branch. Triton's wheel brings compiler
-and disassembler.
+A binary of the kernel is a start, one loop and an end, and does not branch otherwise; counted are the instructions that
+a thread issues, divided by the pixels that it cuts, in a program whose rows all lie in the crop. Triton's wheel brings
+compiler and disassembler.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ POINTERS = {"slab": "*i32", "sources": "*i64", "weights": "*i64", "crops": "*u8"
 NVDISASM = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
 
 
-def cubin(architecture: int, taps: int) -> bytes:
+def cubin(architecture: int, taps: int, inside: bool) -> bytes:
     """The kernel as the launcher has it compiled: all pointers on 16 bytes."""
-    constants = {"TAPS": taps, "REVERSE": False, "TILE_X": warp_affine.TILE_X, "TILE_Y": warp_affine.TILE_Y}
+    tile = {name: getattr(warp_affine, name) for name in ("TILE_X", "TILE_Y", "TILE_ROWS")}
+    constants = {"TAPS": taps, "INSIDE": inside, "REVERSE": False} | tile
     names = warp_affine._kernel.arg_names
     kinds = {"size": "i32"} | dict.fromkeys(constants, "constexpr")
     signature = {name: kinds.get(name) or POINTERS.get(name, "*i32") for name in names}
@@ -44,8 +45,8 @@ def cubin(architecture: int, taps: int) -> bytes:
     return code
 
 
-def disassembled(code: bytes) -> list[tuple[bool, str, str]]:
-    """(predicated, operation, operands) of each instruction, with branch targets as indices into this list."""
+def disassembled(code: bytes) -> list[tuple[str, str]]:
+    """(operation, operands) of each instruction, with branch targets as indices into this list."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
@@ -54,37 +55,27 @@ def disassembled(code: bytes) -> list[tuple[bool, str, str]]:
     for line in text.splitlines():
         if label := re.match(r"\s*(\.L_x_\d+):", line):
             labels[label[1]] = len(instructions)
-        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]*)\s*(.*?);", line):
-            instructions.append((bool(found[1]), found[2], found[3]))
-    return [(p, op, re.sub(r"\.L_x_\d+", lambda m: str(labels.get(m[0], m[0])), args)) for p, op, args in instructions]
+        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]*)\s*(.*?);", line):
+            instructions.append((found[1], found[2]))
+    return [(op, re.sub(r"\.L_x_\d+", lambda m: str(labels.get(m[0], m[0])), args)) for op, args in instructions]
 
 
-def ways(instructions: list[tuple[bool, str, str]]) -> list[int]:
-    """The number of instructions on each way from the start to the last exit, ascending."""
-    found = set()
-    starts = [(0, 0)]
-    while starts:
-        at, count = starts.pop()
-        while True:
-            predicated, operation, operands = instructions[at]
-            count += 1
-            if operation == "EXIT" and not predicated:
-                found.add(count)
-                break
-            target = re.search(r"\b\d+\b", operands) if operation.startswith("BRA") else None
-            if target and predicated:
-                starts.append((int(target[0]), count))
-            at = int(target[0]) if target and not predicated else at + 1
-    return sorted(found)
+def issued(instructions: list[tuple[str, str]], turns: int) -> int:
+    """The number of instructions of a thread whose loop turns so many times."""
+    end = max(i for i, (operation, _) in enumerate(instructions) if operation == "EXIT")
+    branches = [(i, int(args.split("`(")[1].split(")")[0])) for i, (op, args) in enumerate(instructions) if "BRA" in op]
+    ((last, first),) = [(i, target) for i, target in branches if target < i]
+    return end + 1 + (turns - 1) * (last - first + 1)
 
 
 def main() -> None:
-    per_thread = warp_affine.TILE_X * warp_affine.TILE_Y / (32 * warp_affine.COMPILE_OPTIONS["num_warps"])
+    turns = warp_affine.TILE_ROWS // warp_affine.TILE_Y
+    pixels = turns * warp_affine.TILE_X * warp_affine.TILE_Y / (32 * warp_affine.COMPILE_OPTIONS["num_warps"])
     print("| | cubic, inside | cubic, over a border | linear, inside | linear, over a border |")
     print("|---|---|---|---|---|")
     for architecture, name in ARCHITECTURES.items():
-        counts = [ways(disassembled(cubin(architecture, taps))) for taps in (4, 2)]
-        cells = [f"{count / per_thread:.0f}" for pair in counts for count in (pair[0], pair[-1])]
+        binaries = [cubin(architecture, taps, inside) for taps in (4, 2) for inside in (True, False)]
+        cells = [f"{issued(disassembled(code), turns) / pixels:.0f}" for code in binaries]
         print(f"| sm_{architecture} ({name}) | {' | '.join(cells)} |")
 
 

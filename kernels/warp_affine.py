@@ -1,11 +1,11 @@
-"""The exact warp on a CUDA device: one Triton kernel, all crops of one interpolation in one launch.
+"""The exact warp on a CUDA device: one Triton kernel, all crops of one kind in one launch, whatever their sources.
 
 The kernel reads uint8 pixels where they lie and writes uint8 crops; every operation on the way is an integer one, so
 the bytes equal those of `reference.warp_affine`. Pieces of frames of any sizes lie in one buffer, the slab:
 
     sources, n_bytes = slab_layout(sizes, origins)         where each piece goes
     fill(slab, sources[i], pixels)                         on the host, in pinned memory if there is any
-    launch(slab, sources, source_of, inside, ...)          on the device, on the current stream, without a wait
+    launch(slab, sources, source_of, tables, rows, ...)    on the device, on the current stream, without a wait
 
 `warp_affine` does all of it for callers that are in no hurry.
 """
@@ -27,7 +27,8 @@ from gpu_extract.kernels import reference
 from gpu_extract.kernels.slab import WORD, fill, lies_inside, slab_layout
 from gpu_extract.kernels.tables import coordinate_tables, weights
 
-TILE_X, TILE_Y = 32, 8  # crop pixels of one program; a tile, so that the rows of a turned crop share cache lines
+TILE_X, TILE_Y = 16, 16  # crop pixels that a program cuts at a time, a warp 16 x 2: turned crops touch few cache lines
+TILE_ROWS = 64  # crop rows of one program
 MAX_CROPS = 65532  # of one launch, on the third axis of a CUDA grid; four at a time, so that each part is aligned alike
 COMPILE_OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
@@ -38,38 +39,50 @@ def _is_below(index, length):
     return index.to(tl.uint32, bitcast=True) < length.to(tl.uint32, bitcast=True)
 
 
-# Triton's interpreter knows no PTX: for it, and for readers, both instructions are written out as well.
+# Triton's interpreter knows no PTX: for it, and for readers, every instruction is written out as well.
 INTERPRETED = tl.constexpr(not isinstance(_is_below, triton.JITFunction))
 
 
 @triton.jit
-def _byte(low, high, i: tl.constexpr):
-    """Byte i of two words, 0 to 3 of the low one, 4 to 7 of the high one."""
-    word = low if i < 4 else high
-    return (word >> (8 * (i % 4))) & 0xFF
+def _byte(word, i: tl.constexpr):
+    return (word >> (8 * i)) & 0xFF
 
 
 @triton.jit
-def _gathered(low, high, ORDER: tl.constexpr):
-    """A word of four bytes of two others: the hexadecimal digits of ORDER, from the right, say which."""
+def _from_byte(low, high, start):
+    """The four bytes of two neighbouring words that begin at byte `start` modulo 4."""
     if INTERPRETED:
-        gathered = _byte(low, high, ORDER & 15)
-        for i in tl.static_range(1, 4):
-            gathered |= _byte(low, high, (ORDER >> (4 * i)) & 15) << (8 * i)
+        both = (high.to(tl.uint64) << 32) | low.to(tl.uint64)
+        word = (both >> ((start & 3) * 8).to(tl.uint64)).to(tl.uint32)
     else:
-        gathered = tl.inline_asm_elementwise(
-            "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [low, high, ORDER], dtype=tl.uint32, is_pure=True, pack=1
+        word = tl.inline_asm_elementwise(
+            "prmt.b32.f4e $0, $1, $2, $3;", "=r,r,r,r", [low, high, start], dtype=tl.uint32, is_pure=True, pack=1
         )
-    return gathered
+    return word
+
+
+@triton.jit
+def _interleaved(upper, lower, HIGH: tl.constexpr):
+    """The two low bytes (HIGH: high ones) of a word, after each the same byte of the word below it in the frame."""
+    if INTERPRETED:
+        i: tl.constexpr = 2 if HIGH else 0
+        first = _byte(upper, i) | (_byte(lower, i) << 8)
+        word = first | (_byte(upper, i + 1) << 16) | (_byte(lower, i + 1) << 24)
+    else:
+        ORDER: tl.constexpr = 0x7362 if HIGH else 0x5140
+        word = tl.inline_asm_elementwise(
+            "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [upper, lower, ORDER], dtype=tl.uint32, is_pure=True, pack=1
+        )
+    return word
 
 
 @triton.jit
 def _with_two_taps(total, pair, taps, HIGH: tl.constexpr):
-    """total + two weights, int16 in `pair`, times two bytes of `taps`: the upper ones if HIGH."""
+    """total + two weights, int16 in `pair`, times the two low bytes (HIGH: high ones) of `taps`."""
     if INTERPRETED:
-        first: tl.constexpr = 2 if HIGH else 0
-        total += ((pair << 16) >> 16) * _byte(taps, taps, first).to(tl.int32)
-        total += (pair >> 16) * _byte(taps, taps, first + 1).to(tl.int32)
+        i: tl.constexpr = 2 if HIGH else 0
+        total += ((pair << 16) >> 16) * _byte(taps, i).to(tl.int32)
+        total += (pair >> 16) * _byte(taps, i + 1).to(tl.int32)
     else:
         DP2A: tl.constexpr = "dp2a.hi.s32.u32 $0, $1, $2, $3;" if HIGH else "dp2a.lo.s32.u32 $0, $1, $2, $3;"
         total = tl.inline_asm_elementwise(DP2A, "=r,r,r,r", [pair, taps, total], dtype=tl.int32, is_pure=True, pack=1)
@@ -77,61 +90,102 @@ def _with_two_taps(total, pair, taps, HIGH: tl.constexpr):
 
 
 @triton.jit
-def _word(address, inside, MASKED: tl.constexpr):
-    word = tl.load(address, mask=inside, other=0) if MASKED else tl.load(address)
+def _two_bytes(low, high):
+    """Two int32, each held to 0 ... 255, as the two low bytes of a word."""
+    if INTERPRETED:
+        held_low, held_high = tl.minimum(tl.maximum(low, 0), 255), tl.minimum(tl.maximum(high, 0), 255)
+        word = (held_low | (held_high << 8)).to(tl.uint32)
+    else:
+        word = tl.inline_asm_elementwise(
+            "cvt.pack.sat.u8.s32.b32 $0, $1, $2, 0;", "=r,r,r", [high, low], dtype=tl.uint32, is_pure=True, pack=1
+        )
+    return word
+
+
+@triton.jit
+def _pairs(address):
+    """The two words at an address of int64."""
+    pairs = tl.load(address)
+    return pairs.to(tl.int32), (pairs >> 32).to(tl.int32)
+
+
+@triton.jit
+def _four_pairs(address):
+    """The four words at an address of int64, a multiple of 16 bytes, in one load."""
+    if INTERPRETED:
+        pair0, pair1 = _pairs(address)
+        pair2, pair3 = _pairs(address + 1)
+    else:
+        pair0, pair1, pair2, pair3 = tl.inline_asm_elementwise(
+            "ld.global.nc.v4.b32 {$0, $1, $2, $3}, [$4];",
+            "=r,=r,=r,=r,l",
+            [address.to(tl.int64)],
+            dtype=(tl.int32, tl.int32, tl.int32, tl.int32),
+            is_pure=True,
+            pack=1,
+        )
+    return pair0, pair1, pair2, pair3
+
+
+@triton.jit
+def _word(address, there, INSIDE: tl.constexpr):
+    word = tl.load(address) if INSIDE else tl.load(address, mask=there, other=0)
     return word.to(tl.uint32, bitcast=True)
 
 
 @triton.jit
-def _shifted(low, high, bits):
-    """The 32 bits that start `bits` (0 to 31) above the lowest bit of two neighbouring words."""
-    return (((high.to(tl.uint64) << 32) | low.to(tl.uint64)) >> bits.to(tl.uint64)).to(tl.uint32)
+def _row(address, start, column, stride, has_row, TAPS: tl.constexpr, INSIDE: tl.constexpr):
+    """Three words of a row's taps, BGRB GRBG RBGR, that begin at byte `start` of word `column`; TAPS = 2: no third."""
+    word0 = _word(address, has_row & _is_below(column, stride), INSIDE)
+    word1 = _word(address + 1, has_row & _is_below(column + 1, stride), INSIDE)
+    word2 = _word(address + 2, has_row & _is_below(column + 2, stride), INSIDE)
+    third = word2
+    if TAPS == 4:
+        word3 = _word(address + 3, has_row & _is_below(column + 3, stride), INSIDE)
+        third = _from_byte(word2, word3, start)
+    return _from_byte(word0, word1, start), _from_byte(word1, word2, start), third
 
 
 @triton.jit
-def _sums(source, height, stride, left, top, weight, TAPS: tl.constexpr, MASKED: tl.constexpr):
+def _with_two_columns(blue, green, red, pair, next_pair, bg, rb, gr):
+    """The sums with 2 x 2 pixels more: the bytes BGR BGR of two rows interleaved, a pair of weights for each column."""
+    blue = _with_two_taps(blue, pair, bg, False)
+    green = _with_two_taps(green, pair, bg, True)
+    red = _with_two_taps(red, pair, rb, False)
+    blue = _with_two_taps(blue, next_pair, rb, True)
+    green = _with_two_taps(green, next_pair, gr, False)
+    red = _with_two_taps(red, next_pair, gr, True)
+    return blue, green, red
+
+
+@triton.jit
+def _sums(source, height, stride, left, top, weight, TAPS: tl.constexpr, INSIDE: tl.constexpr):
     """Weighted sums of blue, green and red over TAPS x TAPS pixels from (left, top) on, and one half to round by.
 
     The taps of a row are 3 * TAPS bytes that start anywhere in a word. Rows start on a word and end in zero bytes, so
     bytes of words that lie outside, or of the padding, are the zeros that taps outside the source count as.
     """
-    word = (left * 3) >> 2
-    bits = ((left * 3) & 3) * 8
-    has0, has1 = _is_below(word, stride), _is_below(word + 1, stride)
-    has2, has3 = _is_below(word + 2, stride), _is_below(word + 3, stride)
-    address = source + (top * stride + word)
+    start = left * 3
+    column = start >> 2
+    address = source + (top * stride + column)
     blue = tl.full(left.shape, 1 << 14, tl.int32)
     green = tl.full(left.shape, 1 << 14, tl.int32)
     red = tl.full(left.shape, 1 << 14, tl.int32)
-    for i in tl.static_range(TAPS):
-        has_row = _is_below(top + i, height)
-        word1 = _word(address + 1, has_row & has1, MASKED)
-        word2 = _word(address + 2, has_row & has2, MASKED)
-        a = _shifted(_word(address, has_row & has0, MASKED), word1, bits)  # BGRB
-        b = _shifted(word1, word2, bits)  # GRBG
-        blue_green = _gathered(a, b, 0x4130)  # two blues, two greens
-        reds = _gathered(a, b, 0x0052)
-        if TAPS == 4:
-            c = _shifted(word2, _word(address + 3, has_row & has3, MASKED), bits)  # RBGR
-            blue_green_right = _gathered(b, c, 0x6352)
-            reds = _gathered(reds, c, 0x7410)
-            row = tl.load(weight + i * 1024)
-            pair, pair_right = row.to(tl.int32), (row >> 32).to(tl.int32)
-            blue = _with_two_taps(blue, pair_right, blue_green_right, False)
-            green = _with_two_taps(green, pair_right, blue_green_right, True)
-            red = _with_two_taps(red, pair_right, reds, True)
-        else:
-            pair = (tl.load(weight) >> (32 * i)).to(tl.int32)
-        blue = _with_two_taps(blue, pair, blue_green, False)
-        green = _with_two_taps(green, pair, blue_green, True)
-        red = _with_two_taps(red, pair, reds, False)
+    for i in tl.static_range(0, TAPS, 2):
+        a0, b0, c0 = _row(address, start, column, stride, _is_below(top + i, height), TAPS, INSIDE)
         address += stride
+        a1, b1, c1 = _row(address, start, column, stride, _is_below(top + (i + 1), height), TAPS, INSIDE)
+        address += stride
+        if TAPS == 4:
+            pair0, pair1, pair2, pair3 = _four_pairs(weight + i)
+        else:
+            pair0, pair1 = _pairs(weight)
+        bg, rb, gr = _interleaved(a0, a1, False), _interleaved(a0, a1, True), _interleaved(b0, b1, False)
+        blue, green, red = _with_two_columns(blue, green, red, pair0, pair1, bg, rb, gr)
+        if TAPS == 4:
+            bg, rb, gr = _interleaved(b0, b1, True), _interleaved(c0, c1, False), _interleaved(c0, c1, True)
+            blue, green, red = _with_two_columns(blue, green, red, pair2, pair3, bg, rb, gr)
     return blue, green, red
-
-
-@triton.jit
-def _to_uint8(total):
-    return tl.minimum(tl.maximum(total >> 15, 0), 255).to(tl.uint8)
 
 
 @triton.jit(do_not_specialize=["size"])  # one binary for every size: the one that the self-check checked
@@ -139,54 +193,56 @@ def _kernel(
     slab,  # [n_words] int32: pixels of all sources, three bytes each
     sources,  # [N, 5] int64: first word, height, words a row, x0, y0
     source_of,  # [K] int32
-    inside,  # [K] int32: 1 where no tap lies outside the source
     tables,  # [K, 4, S] int32: dx, dy, X0, Y0
-    weights,  # [TAPS * TAPS / 4, 1024] int64: four int16 each
+    weights,  # [1024, TAPS * TAPS / 4] int64
     rows,  # [n] int32: the crops of this launch
     crops,  # [K, S, S, 3] uint8
     size,  # S
     TAPS: tl.constexpr,  # 4 is cubic, 2 is linear
+    INSIDE: tl.constexpr,  # no tap lies outside the source
     REVERSE: tl.constexpr,  # write the channels in reverse order
     TILE_X: tl.constexpr,
     TILE_Y: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
 ):
-    x = tl.program_id(0) * TILE_X + tl.arange(0, TILE_X)
-    y = tl.program_id(1) * TILE_Y + tl.arange(0, TILE_Y)
     crop = tl.load(rows + tl.program_id(2)).to(tl.int64)
-
-    # Beyond the crop the last pixel is computed once more, which is as good a place to read as any, and not stored.
-    table = tables + crop * 4 * size
-    table_x, table_y = table + tl.minimum(x, size - 1), table + 2 * size + tl.minimum(y, size - 1)
-    X = (tl.load(table_y)[:, None] + tl.load(table_x)[None, :]) >> 5  # [TILE_Y, TILE_X], 1/32 px
-    Y = (tl.load(table_y + size)[:, None] + tl.load(table_x + size)[None, :]) >> 5
-    weight = weights + ((Y & 31) * 32 + (X & 31))
-
     place = sources + tl.load(source_of + crop).to(tl.int64) * 5
     source = slab + tl.load(place)
-    height = tl.load(place + 1).to(tl.int32)
-    stride = tl.load(place + 2).to(tl.int32)
+    height, stride = tl.load(place + 1).to(tl.int32), tl.load(place + 2).to(tl.int32)
     x0 = tl.load(place + 3).to(tl.int32) + (TAPS // 2 - 1)
     y0 = tl.load(place + 4).to(tl.int32) + (TAPS // 2 - 1)
-    if tl.load(inside + crop) != 0:
-        blue, green, red = _sums(source, height, stride, (X >> 5) - x0, (Y >> 5) - y0, weight, TAPS, False)
-    else:
-        left = tl.minimum(tl.maximum(X >> 5, -32768), 32767) - x0
-        top = tl.minimum(tl.maximum(Y >> 5, -32768), 32767) - y0
-        blue, green, red = _sums(source, height, stride, left, top, weight, TAPS, True)
 
-    in_crop = (y < size)[:, None] & (x < size)[None, :]
-    pixel = crops + crop * size * size * 3 + (y[:, None] * size + x[None, :]) * 3
-    tl.store(pixel + (2 if REVERSE else 0), _to_uint8(blue), mask=in_crop)
-    tl.store(pixel + 1, _to_uint8(green), mask=in_crop)
-    tl.store(pixel + (0 if REVERSE else 2), _to_uint8(red), mask=in_crop)
+    # Beyond the crop the last pixel is cut once more.
+    x = tl.minimum(tl.program_id(0) * TILE_X + tl.arange(0, TILE_X), size - 1)
+    table = tables + crop * (4 * size)
+    dx, dy = tl.load(table + x), tl.load(table + size + x)
+    first = tl.program_id(1) * TILE_ROWS
+    last = tl.minimum(first + TILE_ROWS, size)
+    while first < last:
+        y = tl.minimum(first + tl.arange(0, TILE_Y), size - 1)
+        X = tl.load(table + 2 * size + y)[:, None] + dx[None, :]  # [TILE_Y, TILE_X], 1/1024 px
+        Y = tl.load(table + 3 * size + y)[:, None] + dy[None, :]
+        left, top = X >> 10, Y >> 10
+        if not INSIDE:
+            left, top = tl.minimum(tl.maximum(left, -32768), 32767), tl.minimum(tl.maximum(top, -32768), 32767)
+        weight = weights + ((Y & 0x3E0) + ((X >> 5) & 31)) * (TAPS * TAPS // 4)
+        blue, green, red = _sums(source, height, stride, left - x0, top - y0, weight, TAPS, INSIDE)
+
+        blue_green, reds = _two_bytes(blue >> 15, green >> 15), _two_bytes(red >> 15, red >> 15)
+        pixel = crops + crop * (3 * size * size) + (y[:, None] * size + x[None, :]) * 3
+        tl.store(pixel + (2 if REVERSE else 0), blue_green.to(tl.uint8))
+        tl.store(pixel + 1, (blue_green >> 8).to(tl.uint8))
+        tl.store(pixel + (0 if REVERSE else 2), reds.to(tl.uint8))
+        first += TILE_Y
 
 
 @cache
 def _weights_on(device: torch.device, cubic: bool) -> torch.Tensor:
-    """The weights on a device, [n, 1024] int64: four int16 each, those of one row if cubic."""
-    fours = weights(cubic).reshape(1024, -1).view(np.int64)
-    # Neighbouring pixels have neighbouring fractions: row by row, their weights share cache lines.
-    return torch.from_numpy(fours.T.copy()).to(device)
+    """The weights on a device, [1024, k * k / 4] int64: four int16 each, two columns of two rows, column by column."""
+    table = weights(cubic)
+    k = table.shape[1]
+    fours = table.reshape(1024, k // 2, 2, k).swapaxes(2, 3).reshape(1024, -1).view(np.int64)
+    return torch.from_numpy(fours).to(device)
 
 
 def is_interpreted() -> bool:
@@ -198,10 +254,10 @@ def launch(
     slab: torch.Tensor,  # [n_bytes] uint8, filled by fill()
     sources: torch.Tensor,  # [N, 5] int64, of slab_layout
     source_of: torch.Tensor,  # [K] int32, index into sources
-    inside: torch.Tensor,  # [K] int32, 1 where slab.lies_inside; all 0 is as right, only slower
     tables: torch.Tensor,  # [K, 4, S] int32, of tables.coordinate_tables
-    rows: torch.Tensor,  # [n] int32: the crops to cut, those of one interpolation
+    rows: torch.Tensor,  # [n] int32: the crops to cut
     cubic: bool,
+    inside: bool,  # slab.lies_inside holds for all of them; False is as right, only slower
     crops: torch.Tensor,  # [K, S, S, 3] uint8, written at `rows`
     reverse: bool = False,  # write the channels in reverse order: BGR frames, RGB crops
 ) -> None:
@@ -210,14 +266,13 @@ def launch(
     Does not wait for the device, but for the first use of an interpolation on it, when its weights are uploaded.
 
     Raises TypeError or ValueError for a tensor of another type, shape, dtype or device. Indices on the device are not
-    read back: `source_of` must lie in 0 .. N-1, `rows` in 0 .. K-1, and `inside` be true.
+    read back: `source_of` must lie in 0 .. N-1, `rows` in 0 .. K-1, and `inside` be so.
     """
     K, S = (tables.shape[0], tables.shape[2]) if isinstance(tables, torch.Tensor) and tables.ndim == 3 else (-1, -1)
     _check("tables", tables, (None, 4, None), torch.int32, tables)
     _check("slab", slab, (None,), torch.uint8, tables)
     _check("sources", sources, (None, 5), torch.int64, tables)
     _check("source_of", source_of, (K,), torch.int32, tables)
-    _check("inside", inside, (K,), torch.int32, tables)
     _check("rows", rows, (None,), torch.int32, tables)
     _check("crops", crops, (K, S, S, 3), torch.uint8, tables)
     if slab.numel() % WORD or slab.data_ptr() % WORD:
@@ -230,22 +285,35 @@ def launch(
         return
     with torch.cuda.device_of(tables):
         for part in rows.split(MAX_CROPS):
-            _kernel[(triton.cdiv(S, TILE_X), triton.cdiv(S, TILE_Y), len(part))](
+            _kernel[(triton.cdiv(S, TILE_X), triton.cdiv(S, TILE_ROWS), len(part))](
                 slab.view(torch.int32),
                 sources,
                 source_of,
-                inside,
                 tables,
                 _weights_on(tables.device, cubic),
                 part,
                 crops,
                 S,
                 TAPS=4 if cubic else 2,
-                REVERSE=reverse,
+                INSIDE=bool(inside),
+                REVERSE=bool(reverse),
                 TILE_X=TILE_X,
                 TILE_Y=TILE_Y,
+                TILE_ROWS=TILE_ROWS,
                 **COMPILE_OPTIONS,
             )
+
+
+def rows_of_kinds(cubic: np.ndarray, inside: np.ndarray) -> dict[tuple[bool, bool], np.ndarray]:
+    """The crops of each of the four kinds that `launch` tells apart: (cubic, inside) -> [n] int32.
+
+    cubic, inside: [K] bool.
+    """
+    return {
+        (is_cubic, is_inside): np.flatnonzero((cubic == is_cubic) & (inside == is_inside)).astype(np.int32)
+        for is_cubic in (True, False)
+        for is_inside in (True, False)
+    }
 
 
 def _check(name: str, tensor: object, shape: tuple[int | None, ...], dtype: torch.dtype, beside: object) -> None:
@@ -295,20 +363,20 @@ def warp_affine(
     if out is None:
         out = torch.empty((K, size, size, 3), dtype=torch.uint8, device=device)
     tables = coordinate_tables(crop_from_frame, size)
-    inside = lies_inside(tables, cubic, source_of, layout).astype(np.int32)
-    slab_there, layout_there, source_of_there, inside_there, tables_there = (
-        torch.from_numpy(array).to(device) for array in (slab, layout, source_of, inside, tables)
+    inside = lies_inside(tables, cubic, source_of, layout)
+    slab_there, layout_there, source_of_there, tables_there = (
+        torch.from_numpy(array).to(device) for array in (slab, layout, source_of, tables)
     )
-    for is_cubic in (True, False):
-        rows = torch.from_numpy(np.flatnonzero(cubic == is_cubic).astype(np.int32)).to(device)
-        launch(slab_there, layout_there, source_of_there, inside_there, tables_there, rows, is_cubic, out, reverse)
+    for (is_cubic, is_inside), rows in rows_of_kinds(cubic, inside).items():
+        rows_there = torch.from_numpy(rows).to(device)
+        launch(slab_there, layout_there, source_of_there, tables_there, rows_there, is_cubic, is_inside, out, reverse)
     return out
 
 
 def self_check(device: torch.device | str = "cuda") -> bool:
-    """Whether the kernel, compiled for this device, cuts small built-in crops to the byte.
+    """Whether the kernel, compiled for this device, cuts small built-in crops to the byte: one of each kind.
 
-    One of each interpolation lies inside its frame, one reaches over its border. Compiles the kernel where that was not
+    Compiles the kernel where that was not
     done before (seconds; Triton caches it on disk), else takes milliseconds.
     """
     case = check_case()

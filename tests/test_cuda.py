@@ -46,7 +46,7 @@ def tiny_batches(*arguments):
 def failing(*arguments):
     global launches
     launches += 1
-    rows = arguments[5]
+    rows = arguments[4]
     if {condition}:
         raise {error}
     launch(*arguments)

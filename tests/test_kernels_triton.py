@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import re
 import struct
@@ -58,7 +59,7 @@ def random_crops(seed: int, K: int, size: int, sizes: list[tuple[int, int]]):
 
 
 SMALL = random_crops(1, 40, 15, [(1, 1), (23, 31), (40, 17), (3, 2), (12, 64)])
-LARGER_THAN_A_TILE = random_crops(2, 4, 37, [(33, 51), (20, 19)])
+LARGER_THAN_A_TILE = random_crops(2, 3, 69, [(33, 51), (20, 19)])  # more rows than one program cuts
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +125,10 @@ def test_kernel_reads_pieces_and_nothing_around_them(interpreted, cubic):
             torch.from_numpy(slab),
             torch.from_numpy(layout),
             torch.arange(len(chosen), dtype=torch.int32),
-            torch.zeros(len(chosen), dtype=torch.int32),
             torch.from_numpy(tables.coordinate_tables(matrices[chosen], size)),
             torch.arange(len(chosen), dtype=torch.int32),
             cubic,
+            False,
             crops,
         )
         np.testing.assert_array_equal(crops.numpy(), expected)
@@ -141,9 +142,8 @@ def test_kernel_writes_only_the_crops_it_was_asked_for(interpreted):
     for place, frame in zip(layout, frames, strict=True):
         interpreted.fill(slab, place, frame)
     crops = torch.full((len(matrices), size, size, 3), 0xA5, dtype=torch.uint8)
-    inside = np.zeros(len(matrices), np.int32)
-    arrays = (slab, layout, frame_of, inside, tables.coordinate_tables(matrices, size), rows)
-    interpreted.launch(*(torch.from_numpy(array) for array in arrays), True, crops)
+    arrays = (slab, layout, frame_of, tables.coordinate_tables(matrices, size), rows)
+    interpreted.launch(*(torch.from_numpy(array) for array in arrays), True, False, crops)
     expected = np.full(crops.shape, 0xA5, np.uint8)
     expected[rows] = reference.warp_affine(frames, frame_of[rows], matrices[rows], cubic[rows], size)
     np.testing.assert_array_equal(crops.numpy(), expected)
@@ -178,12 +178,11 @@ def test_crops_that_reach_to_every_border_but_not_over_it(interpreted, cubic):
         slab = np.full(n_bytes, 0xEE, np.uint8)
         fill(slab, layout[0], frame)
         table = tables.coordinate_tables(matrices, size)
-        inside = lies_inside(table, np.array([cubic]), np.zeros(1, int), layout)
-        assert inside.all()
-        for cutter in (inside.astype(np.int32), np.zeros(1, np.int32)):
+        assert lies_inside(table, np.array([cubic]), np.zeros(1, int), layout).all()
+        for inside in (True, False):
             crops = torch.empty((1, size, size, 3), dtype=torch.uint8)
-            arrays = (slab, layout, np.zeros(1, np.int32), cutter, table, np.zeros(1, np.int32))
-            interpreted.launch(*(torch.from_numpy(array) for array in arrays), cubic, crops)
+            arrays = (slab, layout, np.zeros(1, np.int32), table, np.zeros(1, np.int32))
+            interpreted.launch(*(torch.from_numpy(array) for array in arrays), cubic, inside, crops)
             np.testing.assert_array_equal(crops.numpy(), reference.warp_affine([frame], [0], matrices, [cubic], size))
 
 
@@ -200,7 +199,21 @@ def test_positions_that_wrap_or_stick_are_not_inside():
     assert not lies_inside(sticking, np.ones(1, bool), np.zeros(1, int), wide).any()
 
 
-def test_the_check_case_takes_both_ways_through_the_kernel(interpreted):
+def test_crops_are_told_apart_by_kind(interpreted):
+    cubic, inside = np.array([True, False, True, True, False]), np.array([True, True, False, True, True])
+    kinds = interpreted.rows_of_kinds(cubic, inside)
+    assert {kind: rows.tolist() for kind, rows in kinds.items()} == {
+        (True, True): [0, 3],
+        (True, False): [2],
+        (False, True): [1, 4],
+        (False, False): [],
+    }
+    for kind, rows in kinds.items():
+        assert rows.dtype == np.int32
+        assert [type(value) for value in kind] == [bool, bool], "another type would compile the kernel once more"
+
+
+def test_the_check_case_has_every_kind_of_crop(interpreted):
     (frame,), source_of, matrices, cubic, size = interpreted.check_case()
     layout, _ = slab_layout([frame.shape[:2]])
     found = lies_inside(tables.coordinate_tables(matrices, size), cubic, source_of, layout)
@@ -209,26 +222,46 @@ def test_the_check_case_takes_both_ways_through_the_kernel(interpreted):
     assert ((crops == 0).all(axis=3).mean(axis=(1, 2)) < 0.7).all(), "a crop that is mostly black checks little"
 
 
-def two_bytes(word: np.ndarray, high: bool) -> list[np.ndarray]:
-    return [(word >> np.uint32(16 * high + 8 * i)).astype(np.int64) & 255 for i in (0, 1)]
+def bytes_of(word: np.ndarray) -> np.ndarray:
+    """uint32 [...] -> its bytes from the low one on, int64 [..., 4]."""
+    return (word.astype(np.uint32)[..., None] >> np.arange(0, 32, 8, dtype=np.uint32)).astype(np.int64) & 255
 
 
-def run_assembly(text: str, low: np.ndarray, high: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """The two PTX instructions of the kernel, as the PTX manual describes them, on arrays of registers."""
+def word_of(values: np.ndarray) -> np.ndarray:
+    return (values.astype(np.uint32) << np.arange(0, 32, 8, dtype=np.uint32)).sum(axis=-1, dtype=np.uint32)
+
+
+def permuted(low: np.ndarray, high: np.ndarray, order: np.ndarray) -> np.ndarray:
+    pair = np.concatenate(np.broadcast_arrays(bytes_of(low), bytes_of(high)), axis=-1)
+    return word_of(np.take_along_axis(pair, order, axis=-1))
+
+
+def run_assembly(text: str, values: list[np.ndarray]) -> list[np.ndarray]:
+    """The PTX instructions of the kernel, as the PTX manual describes them, on arrays of registers."""
     name, _, operands = text.partition(" ")
+    if name == "ld.global.nc.v4.b32":
+        assert operands == "{$0, $1, $2, $3}, [$4];"
+        (address,) = (value.astype(np.uint64) for value in values)
+        assert (address % 16 == 0).all(), "a load of 16 bytes from an address that is no multiple of 16"
+        words = [np.array([ctypes.c_int32.from_address(int(at) + 4 * i).value for at in address.flat], np.int32)
+                 for i in range(4)]  # fmt: skip
+        return [word.reshape(address.shape) for word in words]
+    if name == "cvt.pack.sat.u8.s32.b32":
+        assert operands == "$0, $1, $2, 0;"
+        high, low = (np.clip(value.astype(np.int64), 0, 255) for value in values)
+        return [word_of(np.stack([low, high, 0 * low, 0 * low], axis=-1))]
     assert operands == "$0, $1, $2, $3;"
+    low, high, last = values
+    if name == "prmt.b32.f4e":
+        return [permuted(low, high, (last.astype(np.int64) & 3)[..., None] + np.arange(4))]
     if name == "prmt.b32":
-        out = np.zeros_like(low, np.uint32)
-        for i in range(4):
-            digit = (last.astype(np.int64) >> (4 * i)) & 15
-            assert (digit < 8).all()  # from 8 on the sign would be copied
-            pair = low.astype(np.uint64) | (high.astype(np.uint64) << np.uint64(32))
-            out |= ((pair >> (8 * digit).astype(np.uint64)) & np.uint64(255)).astype(np.uint32) << np.uint32(8 * i)
-        return out
+        order = (last.astype(np.int64)[..., None] >> np.arange(0, 16, 4)) & 15
+        assert (order < 8).all()  # from 8 on the sign would be copied
+        return [permuted(low, high, np.broadcast_to(order, (*low.shape, 4)))]
     assert name in ("dp2a.lo.s32.u32", "dp2a.hi.s32.u32")
-    weights = [low.astype(np.uint32).view(np.int16).reshape(*low.shape, 2)[..., i].astype(np.int64) for i in (0, 1)]
-    taps = two_bytes(high.astype(np.uint32), name == "dp2a.hi.s32.u32")
-    return (last.astype(np.int64) + weights[0] * taps[0] + weights[1] * taps[1]).astype(np.int32)
+    weights = low.astype(np.uint32).view(np.int16).reshape(*low.shape, 2).astype(np.int64)
+    taps = bytes_of(high)[..., 2:] if name == "dp2a.hi.s32.u32" else bytes_of(high)[..., :2]
+    return [(last.astype(np.int64) + (weights * taps).sum(axis=-1)).astype(np.int32)]
 
 
 def test_the_assembly_of_the_compiled_kernel_equals_the_reference(interpreted, monkeypatch):
@@ -238,11 +271,12 @@ def test_the_assembly_of_the_compiled_kernel_equals_the_reference(interpreted, m
     seen = set()
 
     def create_inline_asm(self, text, constraints, values, types, is_pure, pack):
-        assert (constraints, pack) == ("=r,r,r,r", 1)
+        outputs, inputs = (constraints.split(",")[: len(types)], constraints.split(",")[len(types) :])
+        assert (set(outputs), len(inputs), pack) == ({"=r"}, len(values), 1)
         seen.add(text.partition(" ")[0])
-        result = run_assembly(text, *(value.data for value in values))
-        handle = interpreter.TensorHandle(result, types[0].scalar if hasattr(types[0], "scalar") else types[0])
-        return type("Call", (), {"get_result": lambda _, i: handle})()
+        results = run_assembly(text, [np.ascontiguousarray(value.data) for value in values])
+        handles = [interpreter.TensorHandle(data, type_.scalar) for data, type_ in zip(results, types, strict=True)]
+        return type("Call", (), {"get_result": lambda _, i: handles[i]})()
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_inline_asm", create_inline_asm)
     monkeypatch.setattr(interpreted, "INTERPRETED", interpreted.tl.constexpr(False))
@@ -253,7 +287,14 @@ def test_the_assembly_of_the_compiled_kernel_equals_the_reference(interpreted, m
     crops = interpreted.warp_affine(*case, device="cpu").numpy()
     np.testing.assert_array_equal(crops, reference.warp_affine(*case))
     assert interpreted.self_check("cpu")
-    assert seen == {"prmt.b32", "dp2a.lo.s32.u32", "dp2a.hi.s32.u32"}
+    assert seen == {
+        "prmt.b32",
+        "prmt.b32.f4e",
+        "dp2a.lo.s32.u32",
+        "dp2a.hi.s32.u32",
+        "cvt.pack.sat.u8.s32.b32",
+        "ld.global.nc.v4.b32",
+    }
 
 
 def test_reverse_swaps_the_channels(interpreted, small_crops):
@@ -306,10 +347,10 @@ def good_arguments() -> dict[str, object]:
         "slab": torch.zeros(16, dtype=torch.uint8),
         "sources": torch.zeros((1, 5), dtype=torch.int64),
         "source_of": torch.zeros(2, dtype=torch.int32),
-        "inside": torch.zeros(2, dtype=torch.int32),
         "tables": torch.zeros((2, 4, 6), dtype=torch.int32),
         "rows": torch.arange(2, dtype=torch.int32),
         "cubic": True,
+        "inside": False,
         "crops": torch.zeros((2, 6, 6, 3), dtype=torch.uint8),
     }
 
@@ -324,7 +365,7 @@ def good_arguments() -> dict[str, object]:
         ({"slab": torch.zeros(20, dtype=torch.uint8)[1:17]}, ValueError, "whole 32-bit words"),
         ({"sources": torch.zeros((1, 4), dtype=torch.int64)}, ValueError, r"sources must be \[any, 5\] int64"),
         ({"source_of": torch.zeros(3, dtype=torch.int32)}, ValueError, r"source_of must be \[2\] int32, got \[3\]"),
-        ({"inside": torch.zeros(2)}, ValueError, r"inside must be \[2\] int32, got \[2\] float32"),
+        ({"source_of": torch.zeros(2)}, ValueError, r"source_of must be \[2\] int32, got \[2\] float32"),
         ({"rows": torch.arange(2)}, ValueError, r"rows must be \[any\] int32, got \[2\] int64"),
         ({"crops": torch.zeros((2, 6, 5, 3), dtype=torch.uint8)}, ValueError, r"crops must be \[2, 6, 6, 3\]"),
         ({"crops": torch.zeros((2, 6, 3, 6), dtype=torch.uint8).transpose(2, 3)}, ValueError, "contiguous"),
@@ -344,7 +385,7 @@ def test_launch_refuses_crops_that_32_bits_cannot_address(interpreted):
         "tables": torch.empty((1, 4, size), dtype=torch.int32, device="meta"),
         "crops": torch.empty((1, size, size, 3), dtype=torch.uint8, device="meta"),
     }
-    for name, length in (("slab", 16), ("source_of", 1), ("inside", 1), ("rows", 1)):
+    for name, length in (("slab", 16), ("source_of", 1), ("rows", 1)):
         arguments[name] = torch.empty(length, dtype=arguments[name].dtype, device="meta")
     arguments["sources"] = torch.empty((1, 5), dtype=torch.int64, device="meta")
     with pytest.raises(ValueError, match=r"smaller than 2 GiB, got size 26755"):
@@ -366,12 +407,13 @@ def test_the_compiled_kernel_wants_a_cuda_device(compiled):
         compiled.launch(**good_arguments())
 
 
-def compile_for(compiled: ModuleType, architecture: int, taps: int, **options: object):
+def compile_for(compiled: ModuleType, architecture: int, taps: int, inside: bool, **options: object):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    types = ("*i32", "*i64", "*i32", "*i32", "*i32", "*i64", "*i32", "*u8", "i32")
-    constants = {"TAPS": taps, "REVERSE": False, "TILE_X": compiled.TILE_X, "TILE_Y": compiled.TILE_Y}
+    types = ("*i32", "*i64", "*i32", "*i32", "*i64", "*i32", "*u8", "i32")
+    tile = {name: getattr(compiled, name) for name in ("TILE_X", "TILE_Y", "TILE_ROWS")}
+    constants = {"TAPS": taps, "INSIDE": inside, "REVERSE": False} | tile
     signature = dict(zip(compiled._kernel.arg_names, (*types, *["constexpr"] * len(constants)), strict=True))
     return triton.compile(
         ASTSource(compiled._kernel, signature, constants),
@@ -407,17 +449,18 @@ def own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "border"])
 @pytest.mark.parametrize("taps", [4, 2], ids=["cubic", "linear"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_kernel_compiles_without_spills_or_floats(compiled, architecture, taps):
-    kernel = compile_for(compiled, architecture, taps)
+def test_kernel_compiles_without_spills_or_floats(compiled, architecture, taps, inside):
+    kernel = compile_for(compiled, architecture, taps, inside)
     assert kernel.asm["cubin"][:4] == b"\x7fELF"
     assert local_bytes(kernel.asm["cubin"]) == 0
     assert not re.search(r"\.b?f(16|32|64)|\bfma\.|\.local\b", kernel.asm["ptx"])
 
 
 def test_local_bytes_sees_spills(compiled):
-    assert local_bytes(compile_for(compiled, 80, 4, maxnreg=24).asm["cubin"]) > 0
+    assert local_bytes(compile_for(compiled, 80, 4, True, maxnreg=24).asm["cubin"]) > 0
 
 
 def test_importing_kernels_imports_neither_torch_nor_triton():

@@ -60,16 +60,16 @@ class CudaEngine(SlotEngine):
         return f"own Triton kernel, triton {triton.__version__}, {where}"
 
     def _work(self, patches: Sequence[Patch], crops: Crops) -> Work:
-        by_filter = [np.flatnonzero(crops.cubic == cubic).astype(np.int32) for cubic in (True, False)]
         positions = tables.coordinate_tables(crops.crop_from_frame, crops.size)
         upload = Upload(patches)
-        inside = lies_inside(positions, crops.cubic, crops.patch, upload.layout).astype(np.int32)
-        upload.add(crops.patch.astype(np.int32), inside, positions, *by_filter)
+        inside = lies_inside(positions, crops.cubic, crops.patch, upload.layout)
+        kinds = self._kernel.rows_of_kinds(crops.cubic, inside)
+        upload.add(crops.patch.astype(np.int32), positions, *kinds.values())
 
         def compute(memory: torch.Tensor, out: torch.Tensor) -> None:
-            slab, (*there, cubic_rows, linear_rows) = upload.views(memory)
-            self._kernel.launch(slab, *there, cubic_rows, True, out)
-            self._kernel.launch(slab, *there, linear_rows, False, out)
+            slab, (layout, source_of, tables_there, *rows_there) = upload.views(memory)
+            for kind, rows in zip(kinds, rows_there, strict=True):
+                self._kernel.launch(slab, layout, source_of, tables_there, rows, *kind, out)
 
         return Work(upload, compute)
 
