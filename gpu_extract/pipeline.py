@@ -487,4 +487,4 @@ def load_regions(frame: Frame, region: np.ndarray) -> tuple[list[Patch], np.ndar
         region: [K, 4] int64, what each face may touch, not clipped.
     """
     regions, region_of = group_regions(region, frame.height, frame.width)
-    return [frame.load(wanted) for wanted in regions], region_of
+    return frame.load_each(regions), region_of

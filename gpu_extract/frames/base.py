@@ -7,7 +7,7 @@ reader thread walks `FrameSource.frames`; each `Frame` goes to a worker, which c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +67,10 @@ class Frame(ABC):
 
         Safe to call from any thread. Raises FrameError if the pixels cannot be decoded.
         """
+
+    def load_each(self, regions: Sequence[Region]) -> list[Patch]:
+        """`load` of every region, of which there is at least one; may leave undecoded what none of them needs."""
+        return [self.load(region) for region in regions]
 
 
 class FrameSource(ABC):

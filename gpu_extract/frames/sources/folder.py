@@ -112,7 +112,6 @@ class FolderFrame(Frame):
         return patch
 
     def load_each(self, regions: Sequence[Region]) -> list[Patch]:
-        """A patch for each region, of which there is at least one, without decoding what none of them needs."""
         patches = self._opened().patches(regions)
         self._count()
         return patches
