@@ -46,16 +46,17 @@ def sum_of_bytes(plan: Plan) -> int:
     """Rough size of all faces of a plan, by format and area."""
     pixels = plan.size * plan.size
     total = 0.0
+    sampled = 0
     for task in _some_tasks(plan):
         per_pixel = BYTES_PER_PIXEL.get(task.extension.lower(), LOSSY_BYTES_PER_PIXEL)
         total += len(task) * (pixels * per_pixel)
-    sampled = sum(len(task) for task in _some_tasks(plan))
+        sampled += len(task)
     return int(total * plan.face_count / sampled) if sampled else 0
 
 
 def _some_tasks(plan: Plan) -> list[FrameTask]:
-    chosen = np.unique(np.linspace(0, plan.frame_count - 1, min(plan.frame_count, SAMPLED_FRAMES)).astype(int))
-    return [plan.task(int(i)) for i in chosen] if plan.frame_count else []
+    chosen = np.linspace(0, plan.frame_count - 1, min(plan.frame_count, SAMPLED_FRAMES)).astype(int)
+    return [plan.task(i) for i in sorted(set(chosen.tolist()))]
 
 
 def estimate(made: Prepared, settings: Settings, report: Report) -> None:

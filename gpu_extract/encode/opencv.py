@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from gpu_extract.encode import Encoder
 from gpu_extract.errors import OutputError
 
 EXTENSIONS = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-QUALITY_FLAGS = {
-    ".jpg": cv2.IMWRITE_JPEG_QUALITY,
-    ".jpeg": cv2.IMWRITE_JPEG_QUALITY,
-    ".webp": cv2.IMWRITE_WEBP_QUALITY,
-}
+QUALITY_FLAGS = {".jpg": "IMWRITE_JPEG_QUALITY", ".jpeg": "IMWRITE_JPEG_QUALITY", ".webp": "IMWRITE_WEBP_QUALITY"}
 
 
 @dataclass(frozen=True)
@@ -24,12 +19,16 @@ class OpenCvEncoder:
 
     extension: str
     lossless: bool
-    parameters: list[int] = field(default_factory=list)
+    quality: int | None = None
 
     def encode(self, crop: np.ndarray, text: bytes | None = None) -> bytes:
+        import cv2
+
         if text is not None:
             raise ValueError(f"a {self.extension} file has no room for a header; only .png has")
-        done, data = cv2.imencode(self.extension, crop, self.parameters)
+        flag = QUALITY_FLAGS.get(self.extension)
+        parameters = [] if flag is None or self.quality is None else [getattr(cv2, flag), self.quality]
+        done, data = cv2.imencode(self.extension, crop, parameters)
         if not done:
             raise OutputError(f"OpenCV could not encode a {crop.shape[1]}x{crop.shape[0]} face as {self.extension}.")
         return data.tobytes()
@@ -37,7 +36,4 @@ class OpenCvEncoder:
 
 def create(extension: str, quality: int | None) -> Encoder:
     """The encoder of one of `EXTENSIONS`; WebP is lossless unless a quality is given."""
-    flag = QUALITY_FLAGS.get(extension)
-    parameters = [flag, quality] if flag is not None and quality is not None else []
-    lossless = extension in (".bmp", ".tif", ".tiff")
-    return OpenCvEncoder(extension, lossless, parameters)
+    return OpenCvEncoder(extension, extension in (".bmp", ".tif", ".tiff"), quality)
