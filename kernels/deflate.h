@@ -472,7 +472,7 @@ static void deflate_portable(Deflater *deflater, Writer *to, const uint8_t *bloc
 AVX2 static void deflate_avx2(Deflater *deflater, Writer *to, const uint8_t *block, size_t n, int last)
 {
     deflate_as(deflater, to, block, n, last, 1);
-    _mm256_zeroupper(); /* GCC 12 forgets it where there are no runs, and code without AVX is slow then, everybody's */
+    _mm256_zeroupper(); /* GCC 12 forgets it for blocks without runs, and all code without AVX is slow after that */
 }
 #endif
 
