@@ -1,8 +1,8 @@
 """The exact kernel beside what else warps crops: on a CUDA device kornia, grid_sample and CV-CUDA, and OpenCV's CPU.
 
 Part of gpu_check. Device times lie between two events, with work queued up before the first so that the host's pace
-does not show; inputs and outputs take turns so that the L2 cache never holds them all. Without a device, for tests, the
-same code runs on the CPU under Triton's interpreter by the wall clock.
+does not show; inputs and outputs take turns, so many that what one call touches has left the L2 cache before its turn
+comes again. Without a device, for tests, the same code runs on the CPU under Triton's interpreter by the wall clock.
 """
 
 from __future__ import annotations
@@ -34,9 +34,15 @@ CASES = [
     for cubic in (True, False)
 ]
 TOY_CASES = [((54, 96), 16, faces, cubic) for faces in (2,) for cubic in (True, False)]
-MOST_COPIES = 64  # of input and output that take turns
+MOST_COPIES = 512  # of input and output that take turns; CUDA queues up about a thousand launches
+FEW_COPIES = 16  # for contenders that move whole frames as floats, and launch dozens of kernels a call
 SECONDS_EACH = 0.4  # of device time that a contender may take in one case
 CLOCK_HZ = 2e9  # about a GPU's; only how long the queue is held back depends on it
+LONGEST_HOLD_MS = 80
+
+
+class UnequalError(Exception):
+    """The kernel's bytes are wrong: no time of it means anything."""
 
 
 class Clock:
@@ -66,7 +72,7 @@ class Clock:
         self._cuda.synchronize()
         start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
         # While the device sleeps the host queues up the round, so that launches do not wait for Python.
-        self._cuda._sleep(int(min(host_ms + 2 * len(calls) * 0.2, 50) / 1000 * CLOCK_HZ))
+        self._cuda._sleep(int(min(1 + 1.2 * host_ms, LONGEST_HOLD_MS) / 1000 * CLOCK_HZ))
         start.record()
         for call in calls:
             call()
@@ -82,6 +88,11 @@ def copy_bandwidth(clock: Clock, device: str, nbytes: int) -> float:
 
     pairs = [[torch.ones(nbytes, dtype=torch.uint8, device=device) for _ in range(2)] for _ in range(2)]
     return 2 * nbytes / clock.ms([partial(target.copy_, source) for source, target in pairs])
+
+
+def launch_ms(clock: Clock, device: str) -> float:
+    """Milliseconds of a launch that cuts one pixel: less than that no case can take."""
+    return clock.ms(Contenders(scene(1, (64, 64), 1, 1, True, True), device, FEW_COPIES).calls("triton"))
 
 
 class Contenders:
@@ -104,7 +115,8 @@ class Contenders:
         self._inside = bool(lies_inside(positions, whole.cubic, whole.frame_of, layout).all())
         arrays = (layout, whole.frame_of, positions, np.arange(self.faces, dtype=np.int32))
         self._arguments = [torch.from_numpy(array).to(device) for array in arrays]
-        self._slabs = [torch.from_numpy(slab).to(device).clone() for _ in range(copies)]
+        uploaded = torch.from_numpy(slab).to(device)
+        self._slabs = [uploaded.clone() for _ in range(copies)]
         self._outs = [
             torch.empty((self.faces, self.size, self.size, 3), dtype=torch.uint8, device=device) for _ in range(copies)
         ]
@@ -121,9 +133,10 @@ class Contenders:
         return self._torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
 
     def calls(self, name: str) -> list[Callable[[], Any]]:
-        """One call a copy. The grid of grid_sample is made before and costs it nothing."""
+        """One call a copy, or a few. The grid of grid_sample is made before and costs it nothing."""
         cut = getattr(self, f"_{name}")
-        return [partial(cut, i) for i in range(self.copies)]
+        copies = self.copies if name in ("triton", "cvcuda") else min(self.copies, FEW_COPIES)
+        return [partial(cut, i) for i in range(copies)]
 
     def _triton(self, i: int) -> Any:
         self._kernel.launch(self._slabs[i], *self._arguments, self.cubic, self._inside, self._outs[i])
@@ -189,11 +202,22 @@ class Contenders:
             seconds.append(time.perf_counter() - began)
         return median(seconds[1:]) * 1000
 
-    def least_bytes(self) -> float:
-        """What must be moved: every crop written once, every frame pixel under a crop read once."""
-        area = (self.size / np.hypot(*self.whole.crop_from_frame[:, 0, :2].T)) ** 2
-        read = min(3 * float(area.sum()), self.whole.frames[0].size)
-        return 3.0 * self.faces * self.size**2 + read
+
+def least_bytes(whole: Scene) -> int:
+    """What must be moved: every crop written once, every frame pixel under any of the crops read once."""
+    (frame,), S = whole.frames, whole.size
+    under = np.zeros(frame.shape[:2], np.uint8)
+    corners = np.array([[0, 0, 1], [S - 1, 0, 1], [S - 1, S - 1, 1], [0, S - 1, 1]], np.float64)
+    for frame_from_crop in tables.invert(whole.crop_from_frame):
+        cv2.fillConvexPoly(under, np.rint(corners @ frame_from_crop.T).astype(np.int32), 1)
+    return 3 * (len(whole.cubic) * S**2 + int(under.sum()))
+
+
+def copies_of(whole: Scene, l2_bytes: int, free_bytes: int) -> int:
+    """How many copies of a scene take turns: twice the L2 cache of what a call touches, in a quarter of the memory."""
+    held = whole.frames[0].size + 3 * len(whole.cubic) * whole.size**2
+    wanted = 2 * l2_bytes // least_bytes(whole) + 1
+    return int(np.clip(min(wanted, free_bytes // 4 // held), 2, MOST_COPIES))
 
 
 def kernel_rows(
@@ -216,8 +240,11 @@ def kernel_rows(
                 skipped.append(f"{title}: out of time")
                 continue
             whole = scene(1, frame, size, faces, cubic, True)
-            moved = whole.frames[0].size + 3 * faces * size**2
-            contenders = Contenders(whole, device, int(np.clip(2 * l2_bytes / moved + 1, 2, MOST_COPIES)))
+            free_bytes = 0
+            if device != "cpu":
+                torch.cuda.empty_cache()
+                free_bytes = torch.cuda.mem_get_info()[0]
+            contenders = Contenders(whole, device, copies_of(whole, l2_bytes, free_bytes))
             row = {"frame": f"{frame[1]}x{frame[0]}", "size": size, "faces": faces, "ms": {}, "levels_away": {}}
             row["interpolation"] = "cubic" if cubic else "linear"
             cut = cpu.warp_affine if cpu.is_available() else reference.warp_affine
@@ -227,16 +254,17 @@ def kernel_rows(
                 try:
                     away = int((calls[0]().to(torch.int16) - wanted.to(torch.int16)).abs().max())
                     if name == "triton" and away:
-                        raise SystemExit(f"the kernel is {away} levels away from the C sampler ({title})")
+                        raise UnequalError(f"the kernel is {away} levels away from the C sampler ({title})")
                     row["levels_away"][name] = away
                     row["ms"][name] = round(clock.ms(calls), 5)
-                except (RuntimeError, ImportError, AttributeError, TypeError) as error:
+                except Exception as error:  # of other people's libraries, on sizes that they may not be made for
+                    if name == "triton":
+                        raise
                     row["ms"][name] = None
-                    skipped.append(f"{name}, {title}: {str(error).splitlines()[0] if str(error) else type(error)}")
-                    if device != "cpu":
-                        torch.cuda.empty_cache()
+                    skipped.append(f"{name}, {title}: {(str(error) or type(error).__name__).splitlines()[0]}")
             row["ms"]["opencv_all_cores"] = round(contenders.opencv_ms(pool, 5), 4)
-            floor = contenders.least_bytes() / bandwidth
+            row["copies"] = contenders.copies
+            floor = least_bytes(whole) / bandwidth
             row["floor_ms"] = round(floor, 5)
             row["times_memory_floor"] = round(row["ms"]["triton"] / floor, 2)
             row["times_faster_than"] = {
@@ -244,7 +272,7 @@ def kernel_rows(
                 for name, ms in row["ms"].items()
                 if ms is not None and name != "triton"
             }
-            del contenders
+            del contenders, calls, wanted  # their memory is the next case's
             yield row
 
 

@@ -13,7 +13,7 @@ import mmap
 import queue
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +111,8 @@ class _Slot:
 class _PageLocked:
     """Host memory that the device copies from and to by itself.
 
-    Not torch's own: that comes in powers of two, up to twice the limit, and gives itself back with a CUDA call that
-    ends the process if the device has failed.
+    Not torch's own where it can be helped: that comes in powers of two, up to twice the limit, and gives itself back
+    with a CUDA call that ends the process if the device has failed.
     """
 
     def __init__(self, nbytes: int) -> None:
@@ -121,14 +121,28 @@ class _PageLocked:
         self.memory = np.frombuffer(mmap.mmap(-1, max(nbytes, 1)), dtype=np.uint8)
         self._runtime: Any = torch.cuda.cudart()
         code = int(self._runtime.cudaHostRegister(self.memory.ctypes.data, self.memory.nbytes, 0))
-        if code:
+        self._registered = not code
+        if code:  # some sandboxes lock only memory that the driver gives out
+            self.memory = self._of_torch(nbytes, code)
+
+    @staticmethod
+    def _of_torch(nbytes: int, code: int) -> np.ndarray:
+        import torch
+
+        with suppress(RuntimeError, AssertionError):
+            torch.ones(1, device="cuda")  # CUDA keeps the error and would blame the next kernel for it: this one
+        try:
+            memory: np.ndarray = torch.empty(max(nbytes, 1), dtype=torch.uint8, pin_memory=True).numpy()
+        except RuntimeError as error:
             raise DeviceError(
                 f"{nbytes >> 20} MiB of host memory cannot be page-locked (CUDA error {code}); "
                 "try a smaller --pinned-mb."
-            )
+            ) from error
+        return memory
 
     def free(self) -> None:
-        self._runtime.cudaHostUnregister(self.memory.ctypes.data)
+        if self._registered:
+            self._runtime.cudaHostUnregister(self.memory.ctypes.data)
 
 
 class _SlotTicket(Ticket):
@@ -228,12 +242,12 @@ class SlotEngine(Engine):
         try:
             for _ in range(SLOTS):
                 self._slots.append(_Slot(self._device, nbytes))
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
+        except Exception as error:
+            self._drop_slots()
+            if not (isinstance(error, RuntimeError) and is_out_of_memory(error)):
                 raise
         else:
             return True
-        self._drop_slots()
         if self._on_cuda:
             self._torch.cuda.empty_cache()
         return False

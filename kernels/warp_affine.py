@@ -376,8 +376,7 @@ def warp_affine(
 def self_check(device: torch.device | str = "cuda") -> bool:
     """Whether the kernel, compiled for this device, cuts small built-in crops to the byte: one of each kind.
 
-    Compiles the kernel where that was not
-    done before (seconds; Triton caches it on disk), else takes milliseconds.
+    Compiles the kernel where that was not done before (seconds; Triton caches it on disk), else takes milliseconds.
     """
     case = check_case()
     return np.array_equal(warp_affine(*case, device=device).cpu().numpy(), reference.warp_affine(*case))

@@ -201,6 +201,7 @@ def test_the_job_on_cuda_gives_the_files_of_the_cpu(alignments: Path, vectors: P
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @pytest.mark.parametrize("module", [exact_cuda, kornia_torch])
 def test_the_loop_does_not_wait_for_the_device(module: Any) -> None:
     frames, crops = some_batch()

@@ -61,7 +61,9 @@ class FakeDevice:
         yield
         self.current = before
 
-    def empty(self, size: int, dtype: Any, device: Any) -> Any:
+    def empty(self, size: int, dtype: Any, device: Any = None, pin_memory: bool = False) -> Any:
+        if pin_memory:
+            raise RuntimeError("CUDA error: operation not supported")
         if size > self.memory_limit:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
         return torch.full((size,), 0xA5, dtype=torch.uint8).as_subclass(deferred_by(self))
@@ -135,7 +137,9 @@ def device(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> F
     monkeypatch.setattr(
         torch,
         "empty",
-        lambda *size, **kw: fake.empty(*size, **kw) if "cuda" in str(kw.get("device")) else empty(*size, **kw),
+        lambda *size, **kw: (
+            fake.empty(*size, **kw) if "cuda" in str(kw.get("device")) or "pin_memory" in kw else empty(*size, **kw)
+        ),
     )
     monkeypatch.setattr(torch.cuda, "Event", lambda blocking=False: FakeEvent(fake))
     monkeypatch.setattr(torch.cuda, "Stream", lambda place: FakeStream(fake))
@@ -291,6 +295,36 @@ def test_memory_that_cannot_be_locked_is_a_sentence(device: FakeDevice) -> None:
     device.lock_error = 304
     with pytest.raises(DeviceError, match=r"1 MiB of host memory cannot be page-locked \(CUDA error 304\)"):
         FakeEngine(device)
+
+
+def test_where_our_memory_cannot_be_locked_torchs_serves(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    device.lock_error = 801
+    empty, taken = torch.empty, []
+
+    def pinned(*size: Any, pin_memory: bool = False, **kw: Any) -> Any:
+        taken.extend(size if pin_memory else ())
+        return empty(*size, **kw)
+
+    monkeypatch.setattr(torch, "empty", pinned)
+    with FakeEngine(device) as engine:
+        assert taken == [1 << 20] * SLOTS
+        assert run_batches(engine, 20, device.random) == 0
+        device.locked.clear()
+    # Closing unlocks what was locked, which is nothing: the fake device would not know it.
+
+
+def test_memory_locked_before_a_failure_is_unlocked(device: FakeDevice) -> None:
+    registered = device.cudaHostRegister
+
+    def third_fails(address: int, nbytes: int, flags: int) -> int:
+        if len(device.locked) == 2:
+            return 2
+        return registered(address, nbytes, flags)
+
+    device.cudaHostRegister = third_fails  # type: ignore[method-assign]
+    with pytest.raises(DeviceError, match="cannot be page-locked"):
+        FakeEngine(device)
+    assert not device.locked
 
 
 def test_tensors_are_not_left_to_the_caller(device: FakeDevice) -> None:
