@@ -111,13 +111,12 @@ def _devices() -> list[str]:
 
 
 def _png() -> dict[str, str]:
-    from importlib.util import find_spec
-
-    from gpu_extract.kernels import unfilter
+    from gpu_extract.frames import png as reader
+    from gpu_extract.kernels import png as writer
 
     return {
-        "write": "own rows + ISA-L" if find_spec("isal") else "OpenCV (isal is not installed)",
-        "read": "own, OpenCV for unusual files" if find_spec("isal") and unfilter.is_available() else "OpenCV",
+        "write": "own" if writer.is_available() else "OpenCV (the C extension was not built)",
+        "read": "own, OpenCV for unusual files" if reader.is_available() else "OpenCV",
         "also writes": " ".join(extension for extension in extensions() if extension != ".png"),
     }
 

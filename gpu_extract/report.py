@@ -180,7 +180,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"
 
 
-PACKAGES = ("numpy", "opencv-python", "av", "torch", "kornia", "triton", "isal", "PyYAML", "tqdm")
+PACKAGES = ("numpy", "opencv-python", "av", "torch", "kornia", "triton", "deflate", "isal", "PyYAML", "tqdm")
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The three writers of PNG: what each writes is the crop, with the text directly before the pixels."""
+"""Both writers of PNG: what each writes is the crop, with the text directly before the pixels."""
 
 from __future__ import annotations
 
@@ -17,19 +17,14 @@ CROP = np.clip(
 TEXT = b"faceswap\0\0\0\0\0{'alignments': {}}"
 
 
-@pytest.fixture(params=["own", "isal", "opencv"])
+@pytest.fixture(params=["own", "opencv"])
 def encoder(request, monkeypatch):
     if request.param == "own" and not png.png.is_available():
         pytest.skip("the C extension was not built here")
-    if request.param != "own":
-        monkeypatch.setattr(png.png, "_png", None)
-    if request.param == "isal":
-        pytest.importorskip("isal")
     if request.param == "opencv":
-        monkeypatch.setattr(png, "isal_zlib", None)
+        monkeypatch.setattr(png.png, "_png", None)
     made = encoder_for(".png")
-    kinds = {"own": png.PngEncoder, "isal": png.IsalPngEncoder, "opencv": png.OpenCvPngEncoder}
-    assert type(made) is kinds[request.param]
+    assert type(made) is {"own": png.PngEncoder, "opencv": png.OpenCvPngEncoder}[request.param]
     return made
 
 

@@ -95,25 +95,14 @@ def test_without_the_fast_way_opencv_gives_the_same(filters: int, monkeypatch: p
         patched.setattr(cv2, "imdecode", None)
         fast = decode_image(data, Region(11, 20, 40, 50)).pixels
     assert np.array_equal(fast, smooth[20:50, 11:40])
-    for nothing in (((png, "isal_zlib"), (png, "deflate")), ((unfilter, "_unfilter"),)):
+    for module, name in ((png, "deflate"), (unfilter, "_unfilter")):
         with monkeypatch.context() as patched:
-            for module, name in nothing:
-                patched.setattr(module, name, None)
+            patched.setattr(module, name, None)
             assert np.array_equal(decode_image(data).pixels, smooth)
     with monkeypatch.context() as patched:
         patched.setattr(unfilter, "_unfilter", None)
         with pytest.raises(RuntimeError, match="not built"):
             unfilter.unfiltered(random_rows(4, 4, 3, [0]), 3, 0, 0, 4, 4)
-
-
-@pytest.fixture(params=["deflate", "isal_zlib"])
-def inflater(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each library that inflates, as the only one."""
-    name: str = request.param
-    if getattr(png, name) is None:
-        pytest.skip(f"{name} is not installed here")
-    monkeypatch.setattr(png, {"deflate": "isal_zlib", "isal_zlib": "deflate"}[name], None)
-    return name
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -139,7 +128,7 @@ def decoded(data: bytes, region: Region) -> np.ndarray | None:
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_any_regions_equal_the_whole(channels: int, inflater: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_regions_equal_the_whole(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(channels)
     height, width = 47, 61
     data = png_file(height, width, channels, zlib.compress(random_rows(height, width, channels, [0, 1, 2, 3, 4]), 1))
@@ -195,7 +184,7 @@ def odd_files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", odd_files())
-def test_odd_files_are_decoded_or_refused_as_opencv_does(name: str, inflater: str) -> None:
+def test_odd_files_are_decoded_or_refused_as_opencv_does(name: str) -> None:
     data = odd_files()[name]
     expected = opencv(data)
     for region in (Region(0, 0, 50, 40), Region(20, 30, 21, 40), Region(3, 0, 44, 1)):
@@ -204,7 +193,7 @@ def test_odd_files_are_decoded_or_refused_as_opencv_does(name: str, inflater: st
         assert expected is None or np.array_equal(pixels, expected[region.y0 : region.y1, region.x0 : region.x1])
 
 
-def test_a_file_cut_off_or_damaged_anywhere_is_refused_whatever_is_wanted(inflater: str) -> None:
+def test_a_file_cut_off_or_damaged_anywhere_is_refused_whatever_is_wanted() -> None:
     data = odd_files()["many chunks, some empty"]
     above = Region(0, 0, 50, 1)
     assert decoded(data, above) is not None

@@ -1,14 +1,13 @@
 """Plain 8-bit RGB(A) PNGs → BGR in a third of OpenCV's time, to the same bytes.
 
-libdeflate inflates, or ISA-L where it is missing, and a C loop unfilters, both without the GIL, the latter only as far
-as the wanted region needs. Rows below it are inflated all the same: the checksum is one of all rows.
+libdeflate inflates and a C loop unfilters, both without the GIL, the latter only as far as the wanted region needs.
+Rows below it are inflated all the same: the checksum is one of all rows.
 (`kornia_rs` is as fast, but keeps the GIL meanwhile: with two threads it is already slower than OpenCV.)
 """
 
 from __future__ import annotations
 
 import struct
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,19 @@ from gpu_extract.frames.image_header import PNG_SIGNATURE, Header
 from gpu_extract.kernels import unfilter
 from gpu_extract.patch import Region
 
-
-def _installed(module: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError:
-        return None
-
-
-deflate, isal_zlib = _installed("deflate"), _installed("isal.isal_zlib")
+deflate: Any
+try:
+    import deflate
+except ImportError:  # it has no wheel for some processors
+    deflate = None
 
 _HIGHEST_FILTER = 4
 _LARGEST_WINDOW = 0x78  # first byte of a zlib stream
+
+
+def is_available() -> bool:
+    """Whether the library and the C extension are both here."""
+    return deflate is not None and unfilter.is_available()
 
 
 def decode(data: bytes, header: Header, region: Region) -> np.ndarray | None:
@@ -36,7 +36,7 @@ def decode(data: bytes, header: Header, region: Region) -> np.ndarray | None:
 
     None where OpenCV should do the file, or judge it: it is damaged, or a library or C compiler is missing here.
     """
-    if (deflate or isal_zlib) is None or not unfilter.is_available():
+    if not is_available():
         return None
     deflated = _deflated(data)
     if not deflated or deflated[0] > _LARGEST_WINDOW:
@@ -51,25 +51,17 @@ def decode(data: bytes, header: Header, region: Region) -> np.ndarray | None:
     return unfilter.unfiltered(rows, header.channels, *region)
 
 
-def _inflated(deflated: bytes, size: int) -> bytes | bytearray | None:
+def _inflated(deflated: bytes, size: int) -> bytearray | None:
     """None unless a sound zlib stream holds exactly that many bytes."""
-    if deflate is not None:
-        try:
-            inflated: bytes | bytearray = deflate.zlib_decompress(deflated, size)
-        except deflate.DeflateError:
-            return None
-        return inflated if len(inflated) == size else None
-    inflater = isal_zlib.decompressobj()
     try:
-        inflated = inflater.decompress(deflated, size + 1)  # a byte more than there should be
-    except isal_zlib.error:
+        inflated: bytearray = deflate.zlib_decompress(deflated, size)
+    except deflate.DeflateError:
         return None
-    return inflated if len(inflated) == size and inflater.eof else None
+    return inflated if len(inflated) == size else None
 
 
 def _deflated(data: bytes) -> bytes | None:
     """The zlib stream; None if a chunk is not what its CRC says, or another one stands between those of the stream."""
-    crc32 = (deflate or isal_zlib).crc32
     parts: list[memoryview] = []
     ended = False
     position = len(PNG_SIGNATURE)
@@ -77,7 +69,7 @@ def _deflated(data: bytes) -> bytes | None:
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
         body = memoryview(data)[position + 4 : end]
-        if data[end : end + 4] != struct.pack(">I", crc32(body)):
+        if data[end : end + 4] != struct.pack(">I", deflate.crc32(body)):
             return None
         if kind != b"IDAT":
             ended = bool(parts)
