@@ -11,6 +11,7 @@ compared first.
 from __future__ import annotations
 
 import argparse
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,17 +19,33 @@ from pathlib import Path
 import cv2
 import numpy as np
 from common import median
+from isal import isal_zlib
 
-from gpu_extract.encode.png import IsalPngEncoder, OpenCvPngEncoder
+from gpu_extract.encode.png import SIGNATURE, OpenCvPngEncoder, chunk
 from gpu_extract.kernels import png
 
 Encode = Callable[[np.ndarray], bytes]
+UP = 2
+
+
+def isal_file(crop: np.ndarray) -> bytes:
+    """Rows differenced to the one above by NumPy, deflated by ISA-L at level 1."""
+    height, width = crop.shape[:2]
+    rgb = crop[:, :, ::-1].reshape(height, width * 3)
+    rows = np.empty((height, 1 + width * 3), np.uint8)
+    rows[:, 0] = UP
+    rows[0, 1:] = rgb[0]
+    np.subtract(rgb[1:], rgb[:-1], out=rows[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(rows, 1)), (b"IEND", b""))
+    return SIGNATURE + b"".join(chunk(kind, data) for kind, data in chunks)
+
 
 # ISA-L's own code leaves vector registers in a state that slows code without AVX down; ours does not.
 WRITERS: dict[str, Encode] = {
     "own": png.encoded,
     "own, portable": lambda crop: png.encoded(crop, portable=True),
-    "ISA-L": IsalPngEncoder().encode,
+    "ISA-L": isal_file,
     "OpenCV": OpenCvPngEncoder().encode,
 }
 
