@@ -5,15 +5,8 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdint.h>
-#include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HAVE_AVX2 1
-#include <immintrin.h>
-#else
-#define HAVE_AVX2 0
-#endif
+#include "machine.h"
 
 enum { POSITION_SHIFT = 5, FRACTION_BITS = 5, FRACTION = 31, WEIGHT_BITS = 15, ROUND = 1 << (WEIGHT_BITS - 1) };
 
@@ -107,9 +100,6 @@ static void warp_linear_portable(const Source *source, const Positions *at, cons
 }
 
 #if HAVE_AVX2
-#define AVX2 __attribute__((target("avx2")))
-#define INLINE_AVX2 static inline __attribute__((target("avx2"), always_inline))
-
 enum {
     BLOCK = 8, /* pixels whose positions are computed at once */
     STRIP = 64 /* columns of a crop that are cut from top to bottom: the source rows of a turned strip stay in cache */
@@ -307,15 +297,6 @@ AVX2 static void warp_linear_avx2(const Source *source, const Positions *at, con
     warp_avx2(source, at, weights, 2, out);
 }
 #endif
-
-static int has_avx2(void)
-{
-#if HAVE_AVX2
-    return __builtin_cpu_supports("avx2") != 0;
-#else
-    return 0;
-#endif
-}
 
 static int is_array(const Py_buffer *view, const char *format, int ndim, const Py_ssize_t *shape)
 {

@@ -3,23 +3,9 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HAVE_AVX2 1
-#include <immintrin.h>
-#define INLINE_AVX2 static inline __attribute__((target("avx2"), always_inline))
-#else
-#define HAVE_AVX2 0
-#endif
-
-#if defined(__GNUC__)
-#define INLINE static inline __attribute__((always_inline))
-#else
-#define INLINE static inline
-#endif
+#include "machine.h"
 
 enum { NONE, SUB, UP, AVERAGE, PAETH, FILTERS };
 enum { LINES = 3, MARGIN = 4 }; /* restored rows that are kept, and bytes of zeros before each */
@@ -268,7 +254,7 @@ INLINE_AVX2 void unfilter_step_avx2(Job *job, int step)
     }
 }
 
-__attribute__((target("avx2"))) static void unfilter_avx2(Job *job, int step)
+AVX2 static void unfilter_avx2(Job *job, int step)
 {
     if (step == 3)
         unfilter_step_avx2(job, 3);
@@ -284,7 +270,7 @@ static void run(Job *job, int step, int portable, uint8_t *lines, Py_ssize_t lin
     job->line = job->above + line_size;
     job->spare = job->line + line_size;
 #if HAVE_AVX2
-    if (!portable && __builtin_cpu_supports("avx2")) {
+    if (!portable && has_avx2()) {
         unfilter_avx2(job, step);
         return;
     }

@@ -2,15 +2,8 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdint.h>
-#include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HAVE_AVX2 1
-#include <immintrin.h>
-#else
-#define HAVE_AVX2 0
-#endif
+#include "machine.h"
 
 enum { PIXEL = 3, CHROMA_ZERO = 128 << 3 };
 
@@ -61,8 +54,6 @@ static void convert_portable(const Job *job, const Coefficients *c)
 }
 
 #if HAVE_AVX2
-#define AVX2 __attribute__((target("avx2"), always_inline)) static inline
-
 enum {
     BLOCK = 32, /* pixels of a row that are converted at once */
     CACHE_LINE = 64,
@@ -73,18 +64,18 @@ typedef struct {
     __m256i blue, green, red; /* what chroma adds, int16, one for each two pixels */
 } Chroma;
 
-AVX2 __m256i chroma_words(const uint8_t *samples)
+INLINE_AVX2 __m256i chroma_words(const uint8_t *samples)
 {
     const __m256i words = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)samples));
     return _mm256_sub_epi16(_mm256_slli_epi16(words, 3), _mm256_set1_epi16(CHROMA_ZERO));
 }
 
-AVX2 __m256i times(__m256i words, int16_t coefficient)
+INLINE_AVX2 __m256i times(__m256i words, int16_t coefficient)
 {
     return _mm256_mulhi_epi16(words, _mm256_set1_epi16(coefficient));
 }
 
-AVX2 Chroma chroma_of(const uint8_t *u, const uint8_t *v, const Coefficients *c)
+INLINE_AVX2 Chroma chroma_of(const uint8_t *u, const uint8_t *v, const Coefficients *c)
 {
     const __m256i from_u = chroma_words(u), from_v = chroma_words(v);
     return (Chroma){times(from_u, c->blue_u), _mm256_add_epi16(times(from_u, c->green_u), times(from_v, c->green_v)),
@@ -92,7 +83,7 @@ AVX2 Chroma chroma_of(const uint8_t *u, const uint8_t *v, const Coefficients *c)
 }
 
 /* One channel of 32 pixels, saturated: in each half 8 even pixels, then the 8 odd ones between them. */
-AVX2 __m256i channel(__m256i even, __m256i odd, __m256i chroma)
+INLINE_AVX2 __m256i channel(__m256i even, __m256i odd, __m256i chroma)
 {
     return _mm256_packus_epi16(_mm256_add_epi16(even, chroma), _mm256_add_epi16(odd, chroma));
 }
@@ -113,13 +104,13 @@ AVX2 __m256i channel(__m256i even, __m256i odd, __m256i chroma)
                                     _mm256_shuffle_epi8(green, ORDER(first, 1))), \
                     _mm256_shuffle_epi8(red, ORDER(first, 2)))
 
-AVX2 void store_halves(uint8_t *low, uint8_t *high_half, __m256i bytes)
+INLINE_AVX2 void store_halves(uint8_t *low, uint8_t *high_half, __m256i bytes)
 {
     _mm_storeu_si128((__m128i *)low, _mm256_castsi256_si128(bytes));
     _mm_storeu_si128((__m128i *)high_half, _mm256_extracti128_si256(bytes, 1));
 }
 
-AVX2 void convert_block(const uint8_t *y, const Chroma *chroma, const Coefficients *c, uint8_t *bgr)
+INLINE_AVX2 void convert_block(const uint8_t *y, const Chroma *chroma, const Coefficients *c, uint8_t *bgr)
 {
     const __m256i luma = _mm256_loadu_si256((const __m256i *)y), zero = _mm256_set1_epi16(c->luma_zero);
     const __m256i even_words = _mm256_slli_epi16(_mm256_and_si256(luma, _mm256_set1_epi16(255)), 3);
@@ -136,7 +127,7 @@ AVX2 void convert_block(const uint8_t *y, const Chroma *chroma, const Coefficien
 }
 
 /* Rows of a rectangle are too far apart for processors to foresee the next one. */
-AVX2 void prefetch(const uint8_t *row, Py_ssize_t n)
+INLINE_AVX2 void prefetch(const uint8_t *row, Py_ssize_t n)
 {
     for (Py_ssize_t i = 0; i < n; i += CACHE_LINE)
         __builtin_prefetch(row + i);
@@ -144,7 +135,7 @@ AVX2 void prefetch(const uint8_t *row, Py_ssize_t n)
 }
 
 /* Widths from BLOCK on; the last block of a row starts early enough to end with it. */
-__attribute__((target("avx2"))) static void convert_avx2(const Job *job, const Coefficients *c)
+AVX2 static void convert_avx2(const Job *job, const Coefficients *c)
 {
     for (Py_ssize_t row = 0; row < job->height; row += 2) {
         const uint8_t *const y = job->y.start + row * job->y.stride;
@@ -216,7 +207,7 @@ static PyObject *convert(PyObject *Py_UNUSED(module), PyObject *args)
         if (check(planes, strides, x0, y0, &out, &job)) {
             Py_BEGIN_ALLOW_THREADS
 #if HAVE_AVX2
-            if (!portable && job.width >= BLOCK && __builtin_cpu_supports("avx2"))
+            if (!portable && job.width >= BLOCK && has_avx2())
                 convert_avx2(&job, &c);
             else
 #endif

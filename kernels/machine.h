@@ -1,4 +1,4 @@
-/* What the parts of _png.c need of the compiler and the machine. */
+/* What our C needs of the compiler and the machine. */
 
 #ifndef MACHINE_H
 #define MACHINE_H
