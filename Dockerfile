@@ -3,7 +3,7 @@
 #   docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD:/data" gpu-extract \
 #       extract -a /data/alignments.fsa -fr /data/clip.mp4 -fc /data/faces
 FROM python:3.12-slim AS build
-# The C sampler needs a compiler once.
+# Our C code needs a compiler once.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/gpu-extract
 WORKDIR /src
