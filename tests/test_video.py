@@ -197,12 +197,14 @@ def assert_part(part: Patch, x0: int, y0: int, reach: int, whole: np.ndarray) ->
     [
         ("yuv420p", (134, 166), kernels_yuv.COEFFICIENTS[0]),
         ("yuvj420p", (134, 166), kernels_yuv.COEFFICIENTS[5]),
-        ("yuv420p", (134, 165), None),
-        ("yuv422p", (133, 166), 0),
-        ("yuv444p", (133, 165), 0),
-        ("yuv420p10le", (134, 166), 16),
-        ("yuv422p10le", (134, 166), 16),
-        ("nv12", (134, 166), None),
+        ("yuv420p", (134, 165), yuv.WHOLE),
+        ("yuv422p", (134, 166), yuv.CUT_OUT),
+        ("yuv422p", (133, 166), yuv.WHOLE),
+        ("yuv444p", (133, 165), yuv.CUT_OUT),
+        ("yuv444p12le", (133, 165), yuv.CUT_OUT),
+        ("yuv420p10le", (134, 166), yuv.WHOLE),
+        ("yuv411p", (134, 168), yuv.WHOLE),
+        ("nv12", (134, 166), yuv.WHOLE),
     ],
 )
 def test_the_quickest_way_that_is_safe_is_taken(pixel_format: str, size: tuple[int, int], way: object) -> None:
@@ -237,7 +239,7 @@ def test_a_converter_of_another_kind_is_noticed(change: str, without: str, monke
     if without == "the extension":
         monkeypatch.setattr(kernels_yuv, "_yuv", None)
     frame = random_frame(134, 166, "yuv420p", 2, 0)
-    assert yuv._way(frame) == {"more contrast": 0, "neighbours": 16, "position": None}[change]
+    assert yuv._way(frame) == (yuv.CUT_OUT if change == "more contrast" else yuv.WHOLE)
     whole = convert(VideoReformatter(), frame)
     for x0, y0 in ((0, 0), (30, 41), (120, 100)):
         assert_part(to_bgr(frame, Region(x0, y0, x0 + 20, y0 + 20)), x0, y0, 20, whole)
@@ -247,26 +249,27 @@ def test_without_the_extension_swscale_gives_the_same(monkeypatch: pytest.Monkey
     monkeypatch.setattr(yuv, "_ways", {})
     monkeypatch.setattr(kernels_yuv, "_yuv", None)
     frame = random_frame(134, 166, "yuv420p", 5, 1)
-    assert yuv._way(frame) == 0
+    assert yuv._way(frame) == yuv.CUT_OUT
     whole = frame.to_ndarray(format="bgr24")
     for x0, y0 in ((0, 0), (30, 41), (120, 100)):
         assert_part(to_bgr(frame, Region(x0, y0, x0 + 20, y0 + 20)), x0, y0, 20, whole)
 
 
-@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
-@pytest.mark.parametrize("way", ["quickest", None])
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le", "yuv422p", "yuv422p10le"])
+@pytest.mark.parametrize("way", ["quickest", "whole"])
 def test_interlaced_frames_are_converted_line_by_line(
-    tmp_path: Path, pixel_format: str, way: str | None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pixel_format: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As every FFmpeg did when the hashes were made; today's gives each field its own chroma."""
-    if way is None:
-        monkeypatch.setattr(yuv, "_way", lambda frame: None)
+    if way == "whole":
+        monkeypatch.setattr(yuv, "_way", lambda frame: yuv.WHOLE)
     options = {"x264-params": "interlaced=1:tff=1"}
-    path = write_clip(tmp_path / "fields.mkv", 3, (64, 96), pixel_format=pixel_format, options=options)
+    height = 66 if "422" in pixel_format else 68
+    path = write_clip(tmp_path / "fields.mkv", 3, (height, 96), pixel_format=pixel_format, options=options)
     with av.open(str(path)) as container:
         for marked in container.decode(video=0):
             assert marked.interlaced_frame
-            unmarked = av.VideoFrame(96, 64, pixel_format)
+            unmarked = av.VideoFrame(96, height, pixel_format)
             for source, target in zip(marked.planes, unmarked.planes, strict=True):
                 samples = np.frombuffer(source, np.uint8).reshape(source.height, -1)
                 shared = min(samples.shape[1], target.line_size)
@@ -274,6 +277,41 @@ def test_interlaced_frames_are_converted_line_by_line(
             expected = unmarked.to_ndarray(format="bgr24")
             assert np.array_equal(to_bgr(marked).pixels, expected)
             assert_part(to_bgr(marked, Region(20, 10, 50, 40)), 20, 10, 30, expected)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv420p10le", "yuv422p10le", "yuv444p", "yuv444p10le"])
+def test_regions_of_decoded_frames_equal_the_whole(tmp_path: Path, codec: str, pixel_format: str) -> None:
+    """Decoded frames say where their chroma lies, which frames made here cannot."""
+    path = write_clip(tmp_path / "clip.mkv", 3, (130, 166), codec=codec, pixel_format=pixel_format)
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            regions = [
+                (x, y, to_bgr(frame, Region(x, y, x + 20, y + 20))) for x in range(0, 166, 29) for y in (0, 31, 115)
+            ]
+            whole = frame.to_ndarray(format="bgr24")
+            for x, y, part in regions:
+                assert_part(part, x, y, 20, whole)
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "size"),
+    [("gbrpf32le", (40, 50)), ("grayf32le", (40, 50)), ("monob", (40, 50)), ("yuv420p", (1, 50)), ("yuv420p", (50, 1))],
+)
+def test_unusual_frames_are_converted_whole(pixel_format: str, size: tuple[int, int]) -> None:
+    frame = av.VideoFrame(size[1], size[0], pixel_format)
+    for plane in frame.planes:
+        plane.update(bytes(plane.buffer_size))
+    whole = frame.to_ndarray(format="bgr24")
+    assert_part(to_bgr(frame, Region(0, 0, 9, 9)), 0, 0, 9, whole)
+
+
+@pytest.mark.parametrize("timing", ["decoded", "constant"])
+def test_a_closed_source_gives_nothing_though_it_was_looked_at(tmp_path: Path, timing: str) -> None:
+    source = open_frames(write_clip(tmp_path / "clip.mkv", 9), rotate=True, timing=timing)
+    source.close()
+    with pytest.raises(ValueError, match="closed"):
+        list(source.frames(np.arange(9)))
 
 
 def test_a_region_far_outside_is_still_a_patch() -> None:

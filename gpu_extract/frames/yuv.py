@@ -4,10 +4,10 @@ A region costs what the region costs. Which way is safe for a kind of frame – 
 out once, on noise of that kind, against the conversion of the whole:
 
 - the formula of `kernels.yuv`, for 8-bit 4:2:0, in a fraction of swscale's time;
-- swscale on a cut-out of the planes, for 8-bit 4:2:0 and 4:2:2;
-- swscale on a cut-out with a margin that is dropped, where it looks at neighbours: more bits, other subsampling.
+- swscale on a cut-out of the planes, for 8-bit 4:2:0 and 4:2:2, and where chroma is not subsampled.
 
-If none is, the frame is converted whole, then cut.
+If neither is, the frame is converted whole, then cut. So are all other formats: swscale interpolates their chroma from
+where the frame says that it lies, and PyAV can neither read that nor set it for a cut-out.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from gpu_extract.kernels import yuv
 from gpu_extract.patch import Patch, Region
 
 _FORMULA_FORMATS = frozenset(("yuv420p", "yuvj420p"))
-_MARGINS = (0, 16)
-_GRID = 8  # cut-outs start at multiples of it: of all chroma steps, and of the pattern with which swscale dithers
+_BLOCK_FORMATS = _FORMULA_FORMATS | {"yuv422p", "yuvj422p"}  # a chroma sample is used as it is for its 2 or 4 pixels
+_GRID = 8  # cut-outs start at multiples of it: of the chroma steps, and of the pattern with which swscale dithers
+_SMALLEST = 8  # sides of a frame below which nothing is gained
 
 # A context of swscale is rebuilt when the size changes, which costs as much as 100 rows; few sizes are few rebuilds.
 _SIZE_STEP = 32
 
-_Way = yuv.Coefficients | int | None
-"""Of the formula; or the margin of a cut-out; or None: whole."""
+CUT_OUT, WHOLE = "cut-out", "whole"
+_Way = yuv.Coefficients | str
+"""The formula with these coefficients, or CUT_OUT, or WHOLE."""
 
 
 class _Reformatters(threading.local):
@@ -60,9 +62,10 @@ def to_bgr(frame: av.VideoFrame, region: Region | None = None) -> Patch:
         x0, y0, x1, y1 = region
         region = Region(x0 & ~1, y0 & ~1, x1 + x1 % 2, y1 + y1 % 2)
         return Patch(_by_formula(frame, region, way), region.x0, region.y0, height, width)
-    if way is None:
-        return _part_of_whole(_convert(_reformatters.whole, frame), region)
-    return _converted_part(frame, region, way)
+    x0, y0, x1, y1 = region
+    if way == WHOLE or 2 * (x1 - x0) * (y1 - y0) > width * height:
+        return Patch(_convert(_reformatters.whole, frame)[y0:y1, x0:x1], x0, y0, height, width)
+    return _converted_cut_out(frame, region)
 
 
 def _way(frame: av.VideoFrame) -> _Way:
@@ -77,7 +80,7 @@ def _way(frame: av.VideoFrame) -> _Way:
 def _try_out(frame: av.VideoFrame) -> _Way:
     """The quickest way that gives for noise what the conversion of the whole gives."""
     if not _can_be_cut(frame):
-        return None
+        return WHOLE
     noise = _noise_like(frame)
     height, width = frame.height, frame.width
     whole = _convert(_reformatters.whole, noise)
@@ -91,11 +94,8 @@ def _try_out(frame: av.VideoFrame) -> _Way:
     x, y, w, h = width // 3, height // 3, min(width, 90), min(height, 70)
     corners = [Region(0, 0, w, h), Region(width - w, height - h, width, height), Region(width - w, y, width, y + h)]
     others = [Region(x, y, x + w, y + h), Region(2 * x, 0, 2 * x + 9, 5), Region(x, height - 1, x + 1, height)]
-    for margin in _MARGINS:
-        parts = (_cut_out_part(noise, clip_region(region, height, width), margin) for region in corners + others)
-        if all(_is_part_of(whole, part) for part in parts):
-            return margin
-    return None
+    parts = (_converted_cut_out(noise, clip_region(region, height, width)) for region in corners + others)
+    return CUT_OUT if all(_is_part_of(whole, part) for part in parts) else WHOLE
 
 
 def _is_part_of(whole: np.ndarray, part: Patch) -> bool:
@@ -104,39 +104,27 @@ def _is_part_of(whole: np.ndarray, part: Patch) -> bool:
 
 
 def _can_be_cut(frame: av.VideoFrame) -> bool:
-    """Whether each plane holds one kind of sample, rows from the top, and all chroma samples belong to whole blocks."""
-    planes = frame.planes
-    return len(frame.format.components) == len(planes) and all(
-        plane.line_size > 0 and frame.width % plane.width == 0 and frame.height % plane.height == 0 for plane in planes
-    )
+    """Whether each plane holds one kind of whole bytes, rows from the top, and chroma is not interpolated."""
+    width, height, planes, components = frame.width, frame.height, frame.planes, frame.format.components
+    if min(width, height) < _SMALLEST or len(components) != len(planes):
+        return False
+    if frame.format.name in _BLOCK_FORMATS:
+        in_blocks = width % 2 == 0 and height % 2 == 0
+    else:
+        in_blocks = all((plane.width, plane.height) == (width, height) for plane in planes)
+    return in_blocks and all(8 <= one.bits <= 16 for one in components) and all(one.line_size > 0 for one in planes)
 
 
-def _converted_part(frame: av.VideoFrame, region: Region, margin: int) -> Patch:
-    x0, y0, x1, y1 = region
-    if 2 * (x1 - x0 + 2 * margin) * (y1 - y0 + 2 * margin) > frame.width * frame.height:
-        return _part_of_whole(_convert(_reformatters.whole, frame), region)
-    return _cut_out_part(frame, region, margin)
-
-
-def _part_of_whole(pixels: np.ndarray, region: Region) -> Patch:
-    x0, y0, x1, y1 = region
-    return Patch(pixels[y0:y1, x0:x1], x0, y0, *pixels.shape[:2])
-
-
-def _cut_out_part(frame: av.VideoFrame, region: Region, margin: int) -> Patch:
-    """The region and what comes with it, of a cut-out that reaches `margin` pixels further where the frame does."""
-    width, height = frame.width, frame.height
-    x0, x1 = _span(region.x0 - margin, region.x1 + margin, width)
-    y0, y1 = _span(region.y0 - margin, region.y1 + margin, height)
-    pixels = _convert(_reformatters.region, _cut_out(frame, x0, y0, x1, y1))
-    left, top = margin * (x0 > 0), margin * (y0 > 0)
-    right, bottom = x1 - x0 - margin * (x1 < width), y1 - y0 - margin * (y1 < height)
-    return Patch(pixels[top:bottom, left:right], x0 + left, y0 + top, height, width)
+def _converted_cut_out(frame: av.VideoFrame, region: Region) -> Patch:
+    """The region and what comes with it."""
+    x0, x1 = _span(region.x0, region.x1, frame.width)
+    y0, y1 = _span(region.y0, region.y1, frame.height)
+    return Patch(_convert(_reformatters.region, _cut_out(frame, x0, y0, x1, y1)), x0, y0, frame.height, frame.width)
 
 
 def _span(low: int, high: int, limit: int) -> tuple[int, int]:
-    """From a multiple of `_GRID` on, multiples of `_SIZE_STEP`, so as to cover low..high; no further than 0..limit."""
-    low = max(low, 0) // _GRID * _GRID
+    """From a multiple of `_GRID` on, a multiple of `_SIZE_STEP`, so as to cover low..high; no further than limit."""
+    low = low // _GRID * _GRID
     return low, min(low - (low - high) // _SIZE_STEP * _SIZE_STEP, limit)
 
 
@@ -157,7 +145,7 @@ def _by_formula(frame: av.VideoFrame, region: Region, coefficients: yuv.Coeffici
 
 
 def _convert(reformatter: VideoReformatter, frame: av.VideoFrame) -> np.ndarray:
-    if frame.interlaced_frame and len(frame.planes) > 1 and frame.planes[1].height < frame.height:
+    if frame.interlaced_frame:
         frame = _progressive(frame)
     pixels: np.ndarray = reformatter.reformat(frame, format="bgr24", threads=1).to_ndarray()
     return pixels

@@ -133,6 +133,7 @@ class VideoSource(FrameSource):
     def close(self) -> None:
         self._closed = True  # whoever works under the guard now soon sees it
         with self._guard:
+            self._begun = None
             if self._container is not None:
                 self._container.close()
                 self._container = None
