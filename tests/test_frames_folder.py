@@ -221,6 +221,19 @@ def test_seed_semantics_of_unusual_images() -> None:
     assert np.array_equal(decode_image(paletted).pixels, palette[indices][..., ::-1])
 
 
+def test_contradictory_orientations_are_a_sentence_not_other_pixels() -> None:
+    """Decoders disagree on which of two EXIF blocks counts."""
+    jpeg = cv2.imencode(".jpg", np.zeros((120, 200, 3), np.uint8))[1].tobytes()
+    for first, second in ((1, 6), (6, 1)):
+        data = jpeg_with_exif(jpeg_with_exif(jpeg, second), first)
+        size = plain_opencv(data).shape[:2]
+        if image_size(data) == size:
+            assert decode_image(data, Region(0, 0, 150, 150)).pixels.shape[:2] == (min(size[0], 150), min(size[1], 150))
+        else:
+            with pytest.raises(FrameError, match="EXIF"):
+                decode_image(data, Region(0, 0, 150, 150))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation: int) -> None:
     upright = noise(16, 24)

@@ -101,7 +101,13 @@ class Image:
 
     def _whole(self) -> np.ndarray:
         if self._pixels is None:
-            self._pixels = _decoded(self._data, self._header)
+            pixels = _decoded(self._data, self._header)
+            if pixels.shape[:2] != self.size:
+                raise FrameError(
+                    f"its header says {self._header.width} × {self._header.height} pixels, but it decodes to "
+                    f"{pixels.shape[1]} × {pixels.shape[0]}; save it again without its EXIF data."
+                )
+            self._pixels = pixels
             self._data = b""
         return self._pixels
 
