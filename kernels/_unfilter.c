@@ -3,9 +3,8 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdlib.h>
-
 #include "machine.h"
+#include "paeth.h"
 
 enum { NONE, SUB, UP, AVERAGE, PAETH, FILTERS };
 enum { LINES = 3, MARGIN = 4 }; /* restored rows that are kept, and bytes of zeros before each */
@@ -17,13 +16,6 @@ typedef struct {
     uint8_t *above, *line, *spare; /* restored bytes; `above` those of the row before */
     uint8_t *out;
 } Job;
-
-INLINE uint8_t paeth(int left, int above, int corner)
-{
-    const int to_left = abs(above - corner), to_above = abs(left - corner), to_corner = abs(left + above - 2 * corner);
-    const int nearer = to_above <= to_corner ? above : corner;
-    return (uint8_t)(to_left <= to_above && to_left <= to_corner ? left : nearer);
-}
 
 INLINE void restore(const uint8_t *row, const uint8_t *above, Py_ssize_t from, Py_ssize_t n, int filter, int step,
                     uint8_t *line)

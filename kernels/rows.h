@@ -5,19 +5,9 @@
 #define ROWS_H
 
 #include "machine.h"
+#include "paeth.h"
 
 enum { PIXEL = 3, UP = 2, FILTERS = 3 /* UP and the two after it, AVERAGE and PAETH */ };
-
-INLINE uint8_t paeth(int left, int above, int corner)
-{
-    const int estimate_left = above - corner, estimate_above = left - corner; /* distances from left + above - corner */
-    const int to_left = estimate_left < 0 ? -estimate_left : estimate_left;
-    const int to_above = estimate_above < 0 ? -estimate_above : estimate_above;
-    const int both = estimate_left + estimate_above;
-    const int to_corner = both < 0 ? -both : both;
-    const int nearer = to_above <= to_corner ? above : corner;
-    return (uint8_t)(to_left <= to_above && to_left <= to_corner ? left : nearer);
-}
 
 /* The sum of the bytes' magnitudes, taken as signed. */
 INLINE uint64_t cost_of(const uint8_t *row, size_t n)

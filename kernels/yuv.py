@@ -45,10 +45,9 @@ _MATRICES = {
 
 def _coefficients(matrix: tuple[int, int, int, int], full_range: bool) -> Coefficients:
     luma, zero = (1 << 16, 0) if full_range else ((1 << 16) * 255 // 219, 16)
-    if full_range:
-        matrix = tuple(abs(factor) * 224 // 255 * (1 if factor > 0 else -1) for factor in matrix)  # type: ignore[assignment]
+    factors = [int(factor * 224 / 255) for factor in matrix] if full_range else matrix  # cut off towards 0
     # Samples are multiplied by 8 and products divided by 65536, so factors are of 8192; rounded half up.
-    red_v, blue_u, green_u, green_v = ((factor + 4) >> 3 for factor in matrix)
+    red_v, blue_u, green_u, green_v = ((factor + 4) >> 3 for factor in factors)
     return Coefficients((luma + 4) >> 3, zero << 3, blue_u, green_u, green_v, red_v)
 
 

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from gpu_extract.errors import FrameError, InputError
-from gpu_extract.frames import Frame, FrameFailure, open_frames
+from gpu_extract.frames import Frame, FrameFailure, images, open_frames
 from gpu_extract.frames.image_header import read_header
 from gpu_extract.frames.images import MAX_PIXELS, decode_image, image_size
 from gpu_extract.patch import Region
@@ -221,17 +222,24 @@ def test_seed_semantics_of_unusual_images() -> None:
     assert np.array_equal(decode_image(paletted).pixels, palette[indices][..., ::-1])
 
 
-def test_contradictory_orientations_are_a_sentence_not_other_pixels() -> None:
-    """Decoders disagree on which of two EXIF blocks counts."""
-    jpeg = cv2.imencode(".jpg", np.zeros((120, 200, 3), np.uint8))[1].tobytes()
-    for first, second in ((1, 6), (6, 1)):
-        data = jpeg_with_exif(jpeg_with_exif(jpeg, second), first)
-        size = plain_opencv(data).shape[:2]
-        if image_size(data) == size:
-            assert decode_image(data, Region(0, 0, 150, 150)).pixels.shape[:2] == (min(size[0], 150), min(size[1], 150))
-        else:
-            with pytest.raises(FrameError, match="EXIF"):
-                decode_image(data, Region(0, 0, 150, 150))
+@pytest.mark.parametrize("orientations", [(1, 6), (6, 1), (8, 3)])
+def test_the_first_of_several_exif_blocks_counts_wherever_it_stands(orientations: tuple[int, int]) -> None:
+    jpeg = cv2.imencode(".jpg", noise(40, 60))[1].tobytes()
+    first, second = orientations
+    scan = jpeg.index(b"\xff\xda")
+    after_the_size = jpeg[:scan] + jpeg_with_exif(jpeg[:2] + jpeg[scan:], first)[2:]
+    for data in (jpeg_with_exif(jpeg_with_exif(jpeg, second), first), after_the_size):
+        whole = plain_opencv(data)
+        assert image_size(data) == whole.shape[:2]
+        assert np.array_equal(decode_image(data, Region(5, 7, 35, 38)).pixels, whole[7:38, 5:35])
+
+
+def test_an_image_of_another_size_than_its_header_says_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = cv2.imencode(".bmp", noise(40, 60))[1].tobytes()
+    honest = images.read_header
+    monkeypatch.setattr(images, "read_header", lambda data: replace(honest(data), width=40, height=60))
+    with pytest.raises(FrameError, match="says 40 × 60 pixels, but it decodes to 60 × 40"):
+        decode_image(data, Region(0, 0, 10, 10))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -83,14 +83,16 @@ def _png(data: bytes) -> Header:
 
 
 def _jpeg(data: bytes) -> Header | None:
-    orientation = 1
+    """Of several EXIF blocks the first one counts, wherever before the scan it stands."""
+    size: tuple[int, int] | None = None
+    orientation: int | None = None
     for marker, position, length in jpeg_segments(data):
-        if marker in JPEG_FRAME_MARKERS:
+        if marker in JPEG_FRAME_MARKERS and size is None:
             height, width = struct.unpack_from(">HH", data, position + 5)
-            return _oriented("JPEG", height, width, orientation)
-        if marker == 0xE1 and data[position + 4 : position + 10] == EXIF_PREFIX:
+            size = (height, width)
+        elif marker == 0xE1 and orientation is None and data.startswith(EXIF_PREFIX, position + 4):
             orientation = exif_orientation(data[position + 10 : position + 2 + length])
-    return None
+    return None if size is None else _oriented("JPEG", *size, orientation or 1)
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:

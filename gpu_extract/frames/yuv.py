@@ -56,13 +56,11 @@ def to_bgr(frame: av.VideoFrame, region: Region | None = None) -> Patch:
     The same frame must not be converted by two threads at once: PyAV alters its colour tags while it converts.
     """
     height, width = frame.height, frame.width
-    region = clip_region(region or Region(0, 0, width, height), height, width)
+    x0, y0, x1, y1 = region = clip_region(region or Region(0, 0, width, height), height, width)
     way = _way(frame)
     if isinstance(way, yuv.Coefficients):
-        x0, y0, x1, y1 = region
-        region = Region(x0 & ~1, y0 & ~1, x1 + x1 % 2, y1 + y1 % 2)
-        return Patch(_by_formula(frame, region, way), region.x0, region.y0, height, width)
-    x0, y0, x1, y1 = region
+        even = Region(x0 & ~1, y0 & ~1, x1 + x1 % 2, y1 + y1 % 2)
+        return Patch(_by_formula(frame, even, way), even.x0, even.y0, height, width)
     if way == WHOLE or 2 * (x1 - x0) * (y1 - y0) > width * height:
         return Patch(_convert(_reformatters.whole, frame)[y0:y1, x0:x1], x0, y0, height, width)
     return _converted_cut_out(frame, region)
