@@ -29,12 +29,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gpu_extract import geometry
 from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.deflate import deflated
-from gpu_extract.constants import Centering
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
-from gpu_extract.plan import Options, make_plan
+from gpu_extract.geometry import crops
+from gpu_extract.geometry.mean_faces import Centering
+from gpu_extract.run.plan import Options, make_plan
 
 FACES_PER_FRAME = 2
 SAMPLED_FRAMES = 1000
@@ -46,7 +46,7 @@ def landmarks(count: int, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     jaw = np.linspace(np.pi, 0, 17)
     shape = np.concatenate(
-        [np.stack([0.5 + 0.62 * np.cos(jaw), 0.1 + 1.1 * np.sin(jaw)], axis=1), geometry.mean_face(68, seed=False)]
+        [np.stack([0.5 + 0.62 * np.cos(jaw), 0.1 + 1.1 * np.sin(jaw)], axis=1), crops.mean_face(68, seed=False)]
     ).astype(np.float32)
     places = 300 + random.random((count, 1, 2), np.float32) * 1500
     sizes = 40 + random.random((count, 1, 1), np.float32) * 400

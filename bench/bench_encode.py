@@ -21,7 +21,7 @@ import numpy as np
 from common import median
 from isal import isal_zlib
 
-from gpu_extract.encode.png import SIGNATURE, OpenCvPngEncoder, chunk
+from gpu_extract.faces.encoders.png import SIGNATURE, OpenCvPngEncoder, chunk
 from gpu_extract.kernels import png
 
 Encode = Callable[[np.ndarray], bytes]

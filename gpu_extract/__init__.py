@@ -25,26 +25,26 @@ if TYPE_CHECKING:
         UnsafePickleError,
         UsageError,
     )
-    from gpu_extract.header import Face, read_face
-    from gpu_extract.job import extract
-    from gpu_extract.report import Report
+    from gpu_extract.faces.header import Face, read_face
+    from gpu_extract.jobs.extract import extract
+    from gpu_extract.reports.extraction import Report
 
 _HOME = {
     "Alignments": "alignments",
     "AlignmentsChangedError": "errors",
     "AlignmentsError": "errors",
     "DeviceError": "errors",
-    "Face": "header",
+    "Face": "faces.header",
     "FrameError": "errors",
     "GpuExtractError": "errors",
     "InputError": "errors",
     "InterruptedRunError": "errors",
     "OutputError": "errors",
-    "Report": "report",
+    "Report": "reports.extraction",
     "UnsafePickleError": "errors",
     "UsageError": "errors",
-    "extract": "job",
-    "read_face": "header",
+    "extract": "jobs.extract",
+    "read_face": "faces.header",
 }
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpu_extract import __version__
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, GpuExtractError, InterruptedRunError, UsageError, printable
-from gpu_extract.signals import StopOnSignal
+from gpu_extract.run.signals import StopOnSignal
 
 EXIT_CODES = """\
 exit codes:
@@ -269,7 +269,7 @@ def _library_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _extract(arguments: argparse.Namespace) -> int:
-    from gpu_extract.job import extract
+    from gpu_extract.jobs.extract import extract
 
     if arguments.quiet:
         arguments.progress = "none"
@@ -284,7 +284,7 @@ def _extract(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from gpu_extract.verify import verify
+    from gpu_extract.jobs.verify import verify
 
     if arguments.quiet:
         arguments.progress = "none"
@@ -292,7 +292,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from gpu_extract.check import check
+    from gpu_extract.jobs.check import check
 
     return _told(check(**_library_arguments(arguments)), arguments)
 
@@ -314,7 +314,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _migrate(arguments: argparse.Namespace) -> int:
-    from gpu_extract.migration import migrate
+    from gpu_extract.jobs.migrate import migrate
 
     report = migrate(**_library_arguments(arguments))
     if not arguments.quiet:
@@ -323,7 +323,7 @@ def _migrate(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from gpu_extract.migration import export
+    from gpu_extract.jobs.migrate import export
 
     report = export(arguments.file, arguments.new, frames=arguments.frames)
     if not arguments.quiet:
@@ -343,7 +343,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _sheet(arguments: argparse.Namespace) -> int:
-    from gpu_extract.demo.sheet import contact_sheet
+    from gpu_extract.jobs.sheet import contact_sheet
 
     for page in contact_sheet(arguments.faces, arguments.out_png, columns=arguments.columns, cell=arguments.cell):
         if not arguments.quiet:
@@ -352,7 +352,7 @@ def _sheet(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from gpu_extract.doctor import examine
+    from gpu_extract.jobs.doctor import examine
 
     findings = examine(engine=arguments.engine, device=arguments.device)
     if arguments.json is not None:

@@ -11,11 +11,11 @@ from typing import Any, cast
 import numpy as np
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.constants import CENTERINGS, Centering
 from gpu_extract.errors import UsageError
-from gpu_extract.layouts import layouts
-from gpu_extract.metadata import check_kind
-from gpu_extract.progress import check_style
+from gpu_extract.faces.layout import layouts
+from gpu_extract.faces.metadata import check_kind
+from gpu_extract.geometry.mean_faces import CENTERINGS, Centering
+from gpu_extract.run.progress import check_style
 
 SIZES = range(16, 4097)
 FORMATS = ("auto", "png", "jpg", "webp")

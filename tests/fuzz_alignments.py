@@ -63,7 +63,7 @@ def shared(levels: int, kind: Callable[[list[Any]], Any] = list) -> Any:
 @cache
 def attacks() -> dict[str, bytes]:
     """Files that somebody built to do harm, by name; the extension says which reader they are for."""
-    from gpu_extract.alignments.pickle_writer import pickled
+    from gpu_extract.alignments.pickles.pickle_writer import pickled
 
     class Calls:
         def __init__(self, function: Any, *arguments: Any) -> None:
@@ -181,7 +181,7 @@ def attacks() -> dict[str, bytes]:
 def seeds() -> list[tuple[str, bytes]]:
     """(extension, bytes) of small real files: the vectors' first frames, pickles not compressed."""
     from gpu_extract.alignments import Alignments
-    from gpu_extract.alignments.containers import Document, container_for
+    from gpu_extract.alignments.container import Document, container_for
 
     found: list[tuple[str, bytes]] = []
     for path in sorted(VECTORS.iterdir()):
@@ -393,9 +393,9 @@ class Executor:
         import numpy as np
 
         from gpu_extract.alignments import Alignments, Limits
-        from gpu_extract.alignments.containers import container_for
+        from gpu_extract.alignments.container import container_for
         from gpu_extract.errors import GpuExtractError
-        from gpu_extract.plan import Options, crop_all
+        from gpu_extract.run.plan import Options, crop_all
 
         self._np, self._alignments, self._limits = np, Alignments, Limits()
         self._container_for, self._error = container_for, GpuExtractError

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from gpu_extract.alignments import Alignments, Limits, document
-from gpu_extract.alignments.containers import container_for, containers
-from gpu_extract.alignments.faces import face_table
+from gpu_extract.alignments.container import container_for, containers
+from gpu_extract.alignments.face_table import face_table
 from gpu_extract.alignments.packed import PackedArray, PackedList, pack_points, unpack
 from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError, UnsafePickleError
 

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from gpu_extract import atomic
 from gpu_extract.errors import AlignmentsError, OutputError
+from gpu_extract.storage import atomic
 
 OLD, NEW = b"old content", [b"new ", b"", b"content" * 1000]
 
@@ -185,7 +185,7 @@ def test_fingerprint_sees_changes_but_not_touches(target):
 
 def test_a_second_lock_is_refused_and_names_the_holder(target):
     code = (
-        "import sys; from gpu_extract.atomic import locked\n"
+        "import sys; from gpu_extract.storage.atomic import locked\n"
         f"with locked({str(target)!r}): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -202,7 +202,7 @@ def test_a_second_lock_is_refused_and_names_the_holder(target):
 
 def test_a_killed_runs_lock_and_leftovers_are_taken_over(target):
     code = (
-        "import os; from gpu_extract.atomic import locked, write_whole\n"
+        "import os; from gpu_extract.storage.atomic import locked, write_whole\n"
         "def chunks():\n    yield b'half'; os.kill(os.getpid(), 9)\n"
         f"with locked({str(target)!r}): write_whole({str(target)!r}, chunks())"
     )
@@ -236,7 +236,7 @@ def test_where_no_lock_file_can_be_made_none_is_taken(target, monkeypatch):
 def test_killed_at_any_moment_the_file_is_old_or_new(target):
     """Runs that write 60 versions one after another are killed at random moments."""
     code = (
-        "import sys; from gpu_extract.atomic import write_whole, backup_copy\n"
+        "import sys; from gpu_extract.storage.atomic import write_whole, backup_copy\n"
         f"path = {str(target)!r}\n"
         "print('up', flush=True)\n"
         "for number in range(10 ** 6):\n"

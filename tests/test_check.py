@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_extract.check import check
 from gpu_extract.cli import build_parser, main
 from gpu_extract.demo.clip import write_video
+from gpu_extract.jobs.check import check
 
 Check = Callable[..., tuple[int, dict[str, Any]]]
 

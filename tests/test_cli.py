@@ -18,7 +18,7 @@ import pytest
 
 import gpu_extract
 from gpu_extract.cli import build_parser, main
-from gpu_extract.job import extract
+from gpu_extract.jobs.extract import extract
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract import device_slots, engines
 from gpu_extract.cli import main
-from gpu_extract.engines import Crops, Limits, exact_cuda, kornia_torch
+from gpu_extract.engines import base, slots
+from gpu_extract.engines.base import Crops, Limits
+from gpu_extract.engines.samplers import exact_cuda, kornia_torch
 from gpu_extract.errors import DeviceError
 from gpu_extract.kernels import reference
 from gpu_extract.patch import whole_frame
@@ -32,7 +33,7 @@ SIZE = 16  # the interpreter is slow
 INTERPRETED = """
 import sys
 import torch
-from gpu_extract.engines import exact_cpu, exact_cuda
+from gpu_extract.engines.samplers import exact_cpu, exact_cuda
 from gpu_extract.kernels import warp_affine
 
 create, launch = exact_cuda.create, warp_affine.launch
@@ -130,7 +131,7 @@ def no_exact_sampler_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     # Imported first: a module that is imported under the variable stays interpreted for all later tests.
     importlib.import_module("gpu_extract.kernels.warp_affine")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(engines, "modules", lambda: [exact_cuda, kornia_torch])
+    monkeypatch.setattr(base, "modules", lambda: [exact_cuda, kornia_torch])
 
 
 @pytest.mark.parametrize("what", ["wrong bytes", "no compiler"])
@@ -144,7 +145,7 @@ def test_a_kernel_that_cannot_be_trusted_is_passed_over(monkeypatch: pytest.Monk
         return False
 
     monkeypatch.setattr(warp_affine, "self_check", check)
-    picked, passed_over = engines.pick_engine("auto", "cpu")
+    picked, passed_over = base.pick_engine("auto", "cpu")
     with picked:
         assert picked.name == "kornia"
     (line,) = passed_over
@@ -247,7 +248,7 @@ def test_the_engine_works_on_another_thread_and_on_every_device() -> None:
 def test_too_little_memory_on_cuda_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     frames, crops = some_batch(512)
     patches = [whole_frame(frame) for frame in frames]
-    whole_slot = device_slots._Slot
+    whole_slot = slots._Slot
 
     def slot(device: Any, nbytes: int) -> Any:
         if nbytes > 4 << 20:
@@ -255,7 +256,7 @@ def test_too_little_memory_on_cuda_halves_the_batch(monkeypatch: pytest.MonkeyPa
         return whole_slot(device, nbytes)
 
     with made(exact_cuda, batch_mb=2) as engine:
-        monkeypatch.setattr(device_slots, "_Slot", slot)
+        monkeypatch.setattr(slots, "_Slot", slot)
         np.testing.assert_array_equal(engine.warp(patches, crops), truth(frames, crops))
 
 

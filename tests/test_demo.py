@@ -14,8 +14,8 @@ import pytest
 from gpu_extract.demo import MARKER, _clear, run_demo
 from gpu_extract.demo.cartoon import OMAR, RUTH, Expression, draw_face, face_landmarks, mean_face, place, similarity
 from gpu_extract.demo.clip import HEIGHT, WIDTH, draw_frames, face_record, make_clip, textured_background, write_video
-from gpu_extract.demo.sheet import contact_sheet, list_faces
 from gpu_extract.errors import InputError, OutputError, UsageError
+from gpu_extract.jobs.sheet import contact_sheet, list_faces
 
 av = pytest.importorskip("av")
 

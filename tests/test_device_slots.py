@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_extract import device_slots
-from gpu_extract.device_slots import SLOTS, SlotEngine, Upload, Work
-from gpu_extract.engines import Crops, Limits
+from gpu_extract.engines import slots
+from gpu_extract.engines.base import Crops, Limits
+from gpu_extract.engines.slots import SLOTS, SlotEngine, Upload, Work
 from gpu_extract.errors import DeviceError
 from gpu_extract.patch import Patch, whole_frame
 
@@ -259,7 +259,7 @@ def test_when_memory_runs_out_the_batch_halves_and_the_run_goes_on(device: FakeD
         ticket = engine.submit(patches, crops)
         assert (ticket.result() == wanted[:, None, None, :]).all()
         ticket.release()
-        assert device_slots.SMALLEST_BATCH <= engine.batch_bytes < before / 2
+        assert slots.SMALLEST_BATCH <= engine.batch_bytes < before / 2
         engine.most_crops = 10
         assert run_batches(engine, 10, device.random) == 0
 

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract import journal
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
+from gpu_extract.run import journal
 
 FRAMES = 60
 LAYOUTS = pytest.mark.parametrize("layout", ["flat", "by-frame", "webdataset"])

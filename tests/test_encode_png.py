@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract.encode import encoder_for, face_hash, png
-from gpu_extract.header import header_text
+from gpu_extract.faces.encoder import encoder_for, face_hash
+from gpu_extract.faces.encoders import png
+from gpu_extract.faces.header import header_text
 
 CROP = np.clip(
     np.add.outer(np.arange(37), np.arange(3 * 52)) + np.random.default_rng(1).normal(0, 5, (37, 3 * 52)), 0, 255

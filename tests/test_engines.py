@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract import engines
-from gpu_extract.engines import Crops, Engine, Limits
+from gpu_extract.engines import base
+from gpu_extract.engines.base import Crops, Engine, Limits
 from gpu_extract.errors import DeviceError, UsageError
 from gpu_extract.kernels import reference
 from gpu_extract.patch import Patch, group_regions, whole_frame
@@ -21,7 +21,7 @@ def places() -> list[str]:
     return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
 
 
-RUNNABLE = [(m, place) for place in places() for m in engines.modules() if m.obstacle(place) is None]
+RUNNABLE = [(m, place) for place in places() for m in base.modules() if m.obstacle(place) is None]
 
 
 @pytest.fixture(params=RUNNABLE, ids=[f"{m.__name__.rpartition('.')[2]}-{place}" for m, place in RUNNABLE])
@@ -139,7 +139,7 @@ def test_no_crops(engine: Engine) -> None:
 
 
 def test_kornia_stays_inside_its_band_on_natural_images() -> None:
-    from gpu_extract.engines.kornia_torch import KorniaEngine
+    from gpu_extract.engines.samplers.kornia_torch import KorniaEngine
 
     frame = natural(540, 960, 9)
     rng = np.random.default_rng(4)
@@ -155,12 +155,12 @@ def test_kornia_stays_inside_its_band_on_natural_images() -> None:
 
 
 def test_auto_takes_exact_on_a_cpu() -> None:
-    picked, _ = engines.pick_engine("auto", "cpu")
+    picked, _ = base.pick_engine("auto", "cpu")
     assert (picked.name, picked.device) == ("exact", "cpu")
 
 
 def test_kornia_can_be_asked_for() -> None:
-    picked, _ = engines.pick_engine("kornia", "cpu")
+    picked, _ = base.pick_engine("kornia", "cpu")
     assert picked.name == "kornia"
 
 
@@ -175,11 +175,11 @@ def test_kornia_can_be_asked_for() -> None:
 )
 def test_what_cannot_be_had_is_a_sentence(kind: str, device: str, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        engines.pick_engine(kind, device)
+        base.pick_engine(kind, device)
 
 
 def test_opencv_5_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpu_extract.engines import exact_opencv
+    from gpu_extract.engines.samplers import exact_opencv
 
     monkeypatch.setattr(cv2, "__version__", "5.0.0")
     reason = exact_opencv.obstacle("cpu")
@@ -191,7 +191,7 @@ def test_without_the_c_sampler_opencv_cuts_the_same_bytes(monkeypatch: pytest.Mo
     from gpu_extract.kernels import cpu
 
     monkeypatch.setattr(cpu, "is_available", lambda: False)
-    picked, passed_over = engines.pick_engine("exact", "cpu")
+    picked, passed_over = base.pick_engine("exact", "cpu")
     assert picked.implementation.startswith("OpenCV 4")
     assert any("not built" in line for line in passed_over)
     frames, crops = some_crops(50)

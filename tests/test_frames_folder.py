@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from gpu_extract.errors import FrameError, InputError
-from gpu_extract.frames import Frame, FrameFailure, images, open_frames
-from gpu_extract.frames.image_header import read_header
-from gpu_extract.frames.images import MAX_PIXELS, decode_image, image_size
+from gpu_extract.frames import Frame, FrameFailure, open_frames
+from gpu_extract.frames.images import decode
+from gpu_extract.frames.images.decode import MAX_PIXELS, decode_image, image_size
+from gpu_extract.frames.images.image_header import read_header
 from gpu_extract.patch import Region
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -236,8 +237,8 @@ def test_the_first_of_several_exif_blocks_counts_wherever_it_stands(orientations
 
 def test_an_image_of_another_size_than_its_header_says_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = cv2.imencode(".bmp", noise(40, 60))[1].tobytes()
-    honest = images.read_header
-    monkeypatch.setattr(images, "read_header", lambda data: replace(honest(data), width=40, height=60))
+    honest = decode.read_header
+    monkeypatch.setattr(decode, "read_header", lambda data: replace(honest(data), width=40, height=60))
     with pytest.raises(FrameError, match="says 40 × 60 pixels, but it decodes to 60 × 40"):
         decode_image(data, Region(0, 0, 10, 10))
 

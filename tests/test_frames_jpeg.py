@@ -11,9 +11,9 @@ import pytest
 from PIL import Image as PillowImage
 
 from gpu_extract.errors import FrameError
-from gpu_extract.frames import jpeg
 from gpu_extract.frames.base import clip_region
-from gpu_extract.frames.images import Image, decode_image
+from gpu_extract.frames.images import plain_jpeg
+from gpu_extract.frames.images.decode import Image, decode_image
 from gpu_extract.patch import Region
 
 SAMPLINGS = {name: getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{name}") for name in ("411", "420", "422", "440", "444")}
@@ -56,7 +56,7 @@ def test_every_number_of_rows_equals_the_whole(name: str, size: tuple[int, int],
     expected = whole(data)
     shorter = 0
     for rows in range(1, height + 1):
-        upper = jpeg.upper_part(data, rows)
+        upper = plain_jpeg.upper_part(data, rows)
         if upper is not None:
             part = whole(upper)
             shorter += 1
@@ -73,7 +73,7 @@ def test_every_number_of_rows_equals_the_whole(name: str, size: tuple[int, int],
 def test_grey_and_any_quality_equal_the_whole(quality: int) -> None:
     for pixels in (picture(75, 61)[..., 0], picture(75, 61), np.full((75, 61, 3), 90, np.uint8)):
         data = encoded(pixels, cv2.IMWRITE_JPEG_QUALITY, quality)
-        assert jpeg.upper_part(data, 30) is not None
+        assert plain_jpeg.upper_part(data, 30) is not None
         for rows in range(1, 76):
             assert np.array_equal(decode_image(data, Region(0, 0, 61, rows)).pixels, whole(data)[:rows])
 
@@ -113,7 +113,7 @@ def unusual_files() -> dict[str, bytes]:
 @pytest.mark.parametrize("name", unusual_files())
 def test_unusual_files_are_decoded_whole(name: str) -> None:
     data = unusual_files()[name]
-    assert jpeg.upper_part(data, 8) is None
+    assert plain_jpeg.upper_part(data, 8) is None
     expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if expected is None:
         with pytest.raises(FrameError, match=r"damaged|decode"):
@@ -125,14 +125,14 @@ def test_unusual_files_are_decoded_whole(name: str) -> None:
 def test_ordinary_files_of_other_writers_are_cut() -> None:
     for options in ({}, {"optimize": True}, {"icc_profile": b"x" * 99}, {"comment": b"hello"}):
         data = by_pillow(picture(75, 61)[..., ::-1], "RGB", **options)
-        assert jpeg.upper_part(data, 8) is not None
+        assert plain_jpeg.upper_part(data, 8) is not None
         assert np.array_equal(decode_image(data, Region(0, 0, 61, 8)).pixels, whole(data)[:8])
 
 
 def test_what_follows_the_end_is_left_out() -> None:
     data = sampled("422")
-    upper = jpeg.upper_part(data + sampled("444"), 8)
-    assert upper == jpeg.upper_part(data, 8)
+    upper = plain_jpeg.upper_part(data + sampled("444"), 8)
+    assert upper == plain_jpeg.upper_part(data, 8)
     assert upper is not None
     assert len(upper) == len(data) - 2
 
@@ -152,7 +152,7 @@ def test_damaged_files_give_the_pixels_of_the_whole_or_are_refused(name: str) ->
         else:
             del data[at : at + int(random.integers(1, 40))]
         rows = int(random.integers(1, 76))
-        used += jpeg.upper_part(bytes(data), rows) is not None
+        used += plain_jpeg.upper_part(bytes(data), rows) is not None
         try:
             expected = Image(bytes(data)).patch().pixels
         except FrameError:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from gpu_extract.errors import FrameError
-from gpu_extract.frames import png
 from gpu_extract.frames.base import clip_region
-from gpu_extract.frames.images import Image, decode_image
+from gpu_extract.frames.images import plain_png
+from gpu_extract.frames.images.decode import Image, decode_image
 from gpu_extract.kernels import unfilter
 from gpu_extract.patch import Region
 
@@ -95,7 +95,7 @@ def test_without_the_fast_way_opencv_gives_the_same(filters: int, monkeypatch: p
         patched.setattr(cv2, "imdecode", None)
         fast = decode_image(data, Region(11, 20, 40, 50)).pixels
     assert np.array_equal(fast, smooth[20:50, 11:40])
-    for module, name in ((png, "deflate"), (unfilter, "_unfilter")):
+    for module, name in ((plain_png, "deflate"), (unfilter, "_unfilter")):
         with monkeypatch.context() as patched:
             patched.setattr(module, name, None)
             assert np.array_equal(decode_image(data).pixels, smooth)

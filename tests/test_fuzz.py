@@ -18,10 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpu_extract import journal
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
+from gpu_extract.run import journal
 
 PROGRAM = Path(__file__).with_name("fuzz_alignments.py")
 

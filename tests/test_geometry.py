@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_extract import constants, geometry
+from gpu_extract.geometry import crops, mean_faces
 from gpu_extract.kernels import tables
 
 MIRRORED = ("f_000007.png", 0)
@@ -30,10 +30,10 @@ def seed_cases(expected: dict[str, Any], eyes: int) -> list[tuple[int, str, int,
 def test_seed_matrices_padding_roi_and_filter_equal_the_vectors(vector_faces: Any, expected: Any) -> None:
     for size, name, i, face in seed_cases(expected, eyes=0):
         points = vector_faces[name][i]["landmarks"][None]
-        normalized = geometry.umeyama(geometry.core(points), geometry.mean_face(68, seed=True))
-        cut = geometry.crop_geometry(points, size, seed=True)
-        assert geometry.padding_px(size, "legacy", seed=True) == face["padding"]
-        corners = geometry.roi(cut.crop_from_frame, size)
+        normalized = crops.umeyama(crops.core(points), crops.mean_face(68, seed=True))
+        cut = crops.crop_geometry(points, size, seed=True)
+        assert crops.padding_px(size, "legacy", seed=True) == face["padding"]
+        corners = crops.roi(cut.crop_from_frame, size)
         if (name, i) == MIRRORED:
             assert not np.array_equal(normalized[0], face["matrix_normalized"])
             continue
@@ -42,9 +42,9 @@ def test_seed_matrices_padding_roi_and_filter_equal_the_vectors(vector_faces: An
         np.testing.assert_array_equal(corners[0], np.reshape(face["original_roi"], (4, 2)))
         if name == LEVEL:
             assert face["roi_size"] == 0
-            assert geometry.roi_size(corners)[0] == np.hypot(*(corners[0, 3] - corners[0, 0])).astype(int) > 0
+            assert crops.roi_size(corners)[0] == np.hypot(*(corners[0, 3] - corners[0, 0])).astype(int) > 0
         else:
-            assert geometry.roi_size(corners)[0] == face["roi_size"]
+            assert crops.roi_size(corners)[0] == face["roi_size"]
 
 
 def test_interpolation_equals_the_vectors(vector_faces: Any, expected: Any) -> None:
@@ -52,7 +52,7 @@ def test_interpolation_equals_the_vectors(vector_faces: Any, expected: Any) -> N
     for size, name, i, face in seed_cases(expected, eyes=0):
         if (name, i) == MIRRORED:
             continue
-        cubic = geometry.crop_geometry(vector_faces[name][i]["landmarks"][None], size, seed=True).cubic[0]
+        cubic = crops.crop_geometry(vector_faces[name][i]["landmarks"][None], size, seed=True).cubic[0]
         assert cubic == (face["interpolation"] in (2, "cubic", "INTER_CUBIC")), (size, name, i)
         seen.add(bool(cubic))
     assert seen == {True, False}
@@ -63,12 +63,12 @@ def test_eye_alignment_equals_the_vectors_angle_included(vector_faces: Any, expe
         if (name, i) == MIRRORED:
             continue
         points = vector_faces[name][i]["landmarks"][None]
-        normalized = geometry.umeyama(geometry.core(points), geometry.mean_face(68, seed=True))
-        theta = geometry.eye_angle(points, geometry.to_crop(normalized, size, face["padding"]))
+        normalized = crops.umeyama(crops.core(points), crops.mean_face(68, seed=True))
+        theta = crops.eye_angle(points, crops.to_crop(normalized, size, face["padding"]))
         assert theta[0] == face["eyes_theta"], (size, name, i)
-        used = geometry.rotate(normalized, geometry.rotation(theta), (0.0, 0.0))
+        used = crops.rotate(normalized, crops.rotation(theta), (0.0, 0.0))
         np.testing.assert_allclose(used[0], face["matrix_used"], rtol=1e-13, atol=1e-13)
-        crop_from_frame = geometry.crop_geometry(points, size, seed=True, align_eyes=True).crop_from_frame
+        crop_from_frame = crops.crop_geometry(points, size, seed=True, align_eyes=True).crop_from_frame
         np.testing.assert_array_equal(
             tables.coordinate_tables(crop_from_frame, size),
             tables.coordinate_tables(np.array([face["adjusted_matrix"]]), size),
@@ -76,28 +76,28 @@ def test_eye_alignment_equals_the_vectors_angle_included(vector_faces: Any, expe
 
 
 def test_eyes_are_level_after_alignment(vector_faces: Any) -> None:
-    for centering in constants.CENTERINGS:
+    for centering in mean_faces.CENTERINGS:
         for name in ("f_000001.png", "f_000002.png", "f_000008.png"):
             points = np.stack([face["landmarks"] for face in vector_faces[name]])
-            matrices = geometry.crop_geometry(points, 300, centering, seed=True, align_eyes=True).crop_from_frame
+            matrices = crops.crop_geometry(points, 300, centering, seed=True, align_eyes=True).crop_from_frame
             eyes = np.stack([points[:, 36:42].mean(axis=1), points[:, 42:48].mean(axis=1)], axis=1, dtype=np.float64)
             level = np.einsum("kij,kpj->kpi", matrices[:, :, :2], eyes) + matrices[:, None, :, 2]
             np.testing.assert_allclose(level[:, 0, 1], level[:, 1, 1], atol=1e-3)
             assert (level[:, 1, 0] > level[:, 0, 0]).all()
 
 
-@pytest.mark.parametrize("centering", constants.CENTERINGS)
-def test_later_releases_equal_the_vectors(vector_faces: Any, expected: Any, centering: constants.Centering) -> None:
+@pytest.mark.parametrize("centering", mean_faces.CENTERINGS)
+def test_later_releases_equal_the_vectors(vector_faces: Any, expected: Any, centering: mean_faces.Centering) -> None:
     compared = 0
     for name, faces in expected["v2_numpy1_geometry"]["geometry"].items():
         points = np.stack([face["landmarks"] for face in vector_faces[name]])
-        cut = geometry.crop_geometry(points, 256, centering, seed=False)
+        cut = crops.crop_geometry(points, 256, centering, seed=False)
         for matrix, face in zip(cut.crop_from_frame, faces, strict=True):
             given = np.array(face[centering]["matrix"]) * (256 - 2 * face[centering]["padding"])
             given[:, 2] += face[centering]["padding"]
             np.testing.assert_array_equal(matrix, given)
             corners = np.reshape(face[centering]["original_roi"], (4, 2))
-            np.testing.assert_array_equal(geometry.roi(matrix[None], 256)[0], corners)
+            np.testing.assert_array_equal(crops.roi(matrix[None], 256)[0], corners)
             compared += 1
     assert compared == 17
 
@@ -106,8 +106,8 @@ def test_later_releases_equal_the_vectors(vector_faces: Any, expected: Any, cent
     ("size", "seed_pad", "pads"), [(200, 37, (38, 50, 62)), (256, 48, (48, 64, 80)), (17, 3, (3, 4, 5))]
 )
 def test_padding(size: int, seed_pad: int, pads: tuple[int, int, int]) -> None:
-    assert geometry.padding_px(size, "legacy", seed=True) == seed_pad
-    assert tuple(geometry.padding_px(size, c, seed=False) for c in constants.CENTERINGS) == pads
+    assert crops.padding_px(size, "legacy", seed=True) == seed_pad
+    assert tuple(crops.padding_px(size, c, seed=False) for c in mean_faces.CENTERINGS) == pads
 
 
 def similarity(scale: float, degrees: float, shift: tuple[float, float]) -> np.ndarray:
@@ -120,31 +120,31 @@ def similarity(scale: float, degrees: float, shift: tuple[float, float]) -> np.n
 @pytest.mark.parametrize("degrees", [0, 35, 90, -118, 180])
 def test_the_fit_recovers_a_known_similarity(degrees: float) -> None:
     placed = similarity(83.5, degrees, (410.25, -37.5))  # scale and shift differ in x and y: swapped axes fail
-    mean = geometry.mean_face(68, seed=False)
+    mean = crops.mean_face(68, seed=False)
     points = mean @ placed[:, :2].T + placed[:, 2]
-    fitted = geometry.umeyama(points[None], mean)[0]
+    fitted = crops.umeyama(points[None], mean)[0]
     back = np.vstack([fitted, [0, 0, 1]]) @ np.vstack([placed, [0, 0, 1]])
     np.testing.assert_allclose(back, np.eye(3), atol=1e-12)
 
 
 def test_landmark_sets_other_than_68() -> None:
     placed = similarity(60, 20, (100, 50))
-    mean = geometry.mean_face(51, seed=False)
+    mean = crops.mean_face(51, seed=False)
     core = (mean @ placed[:, :2].T + placed[:, 2]).astype(np.float32)[None]
     jaw = np.zeros((1, 17, 2), np.float32)
     whole = np.concatenate([jaw, core], axis=1)
     as_98 = np.zeros((1, 98, 2), np.float32)
-    as_98[:, constants.table("map_98_to_68")] = whole
-    of_68 = geometry.crop_geometry(whole, 128, seed=False).crop_from_frame
-    np.testing.assert_array_equal(geometry.crop_geometry(core, 128, seed=False).crop_from_frame, of_68)
-    np.testing.assert_array_equal(geometry.crop_geometry(as_98, 128, seed=False).crop_from_frame, of_68)
+    as_98[:, mean_faces.table("map_98_to_68")] = whole
+    of_68 = crops.crop_geometry(whole, 128, seed=False).crop_from_frame
+    np.testing.assert_array_equal(crops.crop_geometry(core, 128, seed=False).crop_from_frame, of_68)
+    np.testing.assert_array_equal(crops.crop_geometry(as_98, 128, seed=False).crop_from_frame, of_68)
     square = (np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) @ placed[:, :2].T + placed[:, 2])[None]
-    cut = geometry.crop_geometry(square, 128, "head", seed=False).crop_from_frame[0]
+    cut = crops.crop_geometry(square, 128, "head", seed=False).crop_from_frame[0]
     np.testing.assert_allclose(cut[:, :2] @ square[0, 0] + cut[:, 2], (40, 40), atol=1e-9)
     with pytest.raises(ValueError, match="51 core landmarks"):
-        geometry.crop_geometry(core, 128, "head", seed=False)
+        crops.crop_geometry(core, 128, "head", seed=False)
     with pytest.raises(ValueError, match="67 landmarks"):
-        geometry.crop_geometry(whole[:, 1:], 128, seed=False)
+        crops.crop_geometry(whole[:, 1:], 128, seed=False)
 
 
 def test_degenerate_landmarks_are_not_usable_and_harm_no_other_face(vector_faces: Any) -> None:
@@ -154,23 +154,23 @@ def test_degenerate_landmarks_are_not_usable_and_harm_no_other_face(vector_faces
     line = good.copy()
     line[:, 1] = line[:, 0]
     points = np.stack([same, good, far, line])
-    for centering in constants.CENTERINGS:
-        cut = geometry.crop_geometry(points, 64, centering, seed=True, align_eyes=True)
-        alone = geometry.crop_geometry(good[None], 64, centering, seed=True, align_eyes=True)
+    for centering in mean_faces.CENTERINGS:
+        cut = crops.crop_geometry(points, 64, centering, seed=True, align_eyes=True)
+        alone = crops.crop_geometry(good[None], 64, centering, seed=True, align_eyes=True)
         np.testing.assert_array_equal(cut.usable[:3], [False, True, False])
         np.testing.assert_array_equal(cut.crop_from_frame[1], alone.crop_from_frame[0])
 
 
 def test_box_is_the_crops_side_in_the_frame() -> None:
     matrix = similarity(0.5, 77, (3, 9))[None]
-    np.testing.assert_allclose(geometry.box_px(matrix, 256), 512)
+    np.testing.assert_allclose(crops.box_px(matrix, 256), 512)
 
 
 def test_constants_are_what_the_conventions_say() -> None:
-    assert geometry.mean_face(68, seed=True).shape == (51, 2)
-    shift = geometry.mean_face(68, seed=False) - geometry.mean_face(68, seed=True)
+    assert crops.mean_face(68, seed=True).shape == (51, 2)
+    shift = crops.mean_face(68, seed=False) - crops.mean_face(68, seed=True)
     np.testing.assert_allclose(shift[:, 0], 0.009873, atol=1e-6)
     np.testing.assert_allclose(shift[:, 1], 0, atol=1e-6)
-    parts = json.loads(json.dumps(constants.table("map_98_to_68").tolist()))
+    parts = json.loads(json.dumps(mean_faces.table("map_98_to_68").tolist()))
     assert len(parts) == 68
     assert max(parts) < 98

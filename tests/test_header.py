@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract import header
-from gpu_extract.encode import encoder_for
 from gpu_extract.errors import InputError
+from gpu_extract.faces import header
+from gpu_extract.faces.encoder import encoder_for
 
 GENERATIONS = [
     ("face_v2_1", "v2_1", 2.1),

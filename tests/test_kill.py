@@ -21,10 +21,11 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract import atomic, journal
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
+from gpu_extract.run import journal
+from gpu_extract.storage import atomic
 
 FRAMES = 120
 ENTRIES_ELSEWHERE = 6000  # without a frame here: they make the file take a while to save
@@ -289,7 +290,7 @@ def stopped_before_saving(command: list[str], tmp_path: Path) -> subprocess.Pope
     """A run that waits, with all faces cut, for SIGCONT before it saves."""
     code = (
         "import os, signal, sys\n"
-        "from gpu_extract import job\n"
+        "from gpu_extract.jobs import extract as job\n"
         "real = job.save\n"
         "def save(*given):\n"
         f"    open({str(tmp_path / 'reached')!r}, 'w').close()\n"

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_extract import journal
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments, write_video
+from gpu_extract.run import journal
 
 HEIGHT, WIDTH = 48, 64
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_extract import metadata
 from gpu_extract.errors import OutputError, UsageError
+from gpu_extract.faces import metadata
 
 
 def a_row(i: int, **changes: Any) -> metadata.Row:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpu_extract.cli import main
-from gpu_extract.header import header_text, read_face
+from gpu_extract.faces.header import header_text, read_face
 
 CENTERINGS = ("legacy", "face", "head")
 MODERN = ["v2_1", "v2_2", "v2_3", "v2_4_numpy", "v2_4_list", "v2_4_numpy_proto5_np2", "v2_3_rewritten_by_head"]
@@ -87,17 +87,17 @@ def test_headers_equal_the_vectors(tmp_path: Path, vectors: Path, expected: Any)
 
 def with_float32_reciprocal(points: np.ndarray) -> np.ndarray:
     """Today's program's head crop [2, 3] of 256 px: it takes 1 / variance in float32 (SPEC 3.3)."""
-    from gpu_extract import geometry, pose
+    from gpu_extract.geometry import crops, pose
 
-    matrix = geometry.umeyama(geometry.core(points[None]), geometry.mean_face(68, seed=False))
+    matrix = crops.umeyama(crops.core(points[None]), crops.mean_face(68, seed=False))
     centred = points[17:] - points[17:].mean(axis=0)
     variance = centred.var(axis=0).sum()
     change = float(np.float32(1) / variance) * float(variance)
-    mean = geometry.mean_face(68, seed=False).mean(axis=0)
+    mean = crops.mean_face(68, seed=False).mean(axis=0)
     matrix[0, :, :2] *= change
     matrix[0, :, 2] = mean - change * (mean - matrix[0, :, 2])
     matrix[:, :, 2] -= pose.offsets(points[None], matrix, "head")
-    return geometry.to_crop(matrix, 256, 80)
+    return crops.to_crop(matrix, 256, 80)
 
 
 def test_pixels_are_close_to_todays_program(tmp_path: Path, vectors: Path, vector_faces: Any, expected: Any) -> None:
@@ -105,7 +105,7 @@ def test_pixels_are_close_to_todays_program(tmp_path: Path, vectors: Path, vecto
 
     Its own pixels are not among the vectors, their hashes are: cut here the way it does, and compared with both.
     """
-    from gpu_extract import geometry
+    from gpu_extract.geometry import crops
     from gpu_extract.kernels import reference
 
     _, faces = extract(tmp_path, vectors / "alignments" / "v2_4_list.fsa", vectors / "frames")
@@ -118,7 +118,7 @@ def test_pixels_are_close_to_todays_program(tmp_path: Path, vectors: Path, vecto
         frame, index = path.stem.rsplit("_", 1)
         matrix = with_float32_reciprocal(vector_faces[f"{frame}.png"][int(index)]["landmarks"])
         image = cv2.imread(str(vectors / "frames" / f"{frame}.png"))
-        theirs = reference.warp_affine([image], [0], matrix, geometry.is_cubic(matrix), 256)[0]
+        theirs = reference.warp_affine([image], [0], matrix, crops.is_cubic(matrix), 256)[0]
         theirs_found += hashlib.sha1(theirs.tobytes()).hexdigest() == run["output_files"][path.name]["sha1"]
         difference = np.abs(theirs.astype(int) - cv2.imread(str(path)))
         # At the frame's border a sample position that rounds the other way reads one tap less: 7 values of one face.
@@ -226,11 +226,11 @@ def test_thumbnails_are_refreshed_when_asked(name: str, tmp_path: Path, vectors:
 
 
 def test_sets_of_51_and_98_landmarks(tmp_path: Path, vectors: Path, vector_faces: Any) -> None:
-    from gpu_extract import constants
+    from gpu_extract.geometry import mean_faces
 
     points = vector_faces["f_000001.png"][0]["landmarks"]
     as_98 = np.zeros((98, 2), np.float32)
-    as_98[constants.table("map_98_to_68")] = points
+    as_98[mean_faces.table("map_98_to_68")] = points
     files = {}
     for name, landmarks in (("68", points), ("51", points[17:]), ("98", as_98)):
         face = {"x": 0, "y": 0, "w": 9, "h": 9, "landmarks_xy": landmarks.tolist()}

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_extract.engines import Crops, Engine, Ticket
+from gpu_extract.engines.base import Crops, Engine, Ticket
 from gpu_extract.errors import DeviceError, FrameError, OutputError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
-from gpu_extract.geometry import CropGeometry
+from gpu_extract.geometry.crops import CropGeometry
 from gpu_extract.patch import Patch, Region, group_regions
-from gpu_extract.pipeline import FaceResult, FrameResult, Pipeline
-from gpu_extract.plan import Failure, FrameTask, Plan
+from gpu_extract.run.pipeline import FaceResult, FrameResult, Pipeline
+from gpu_extract.run.plan import Failure, FrameTask, Plan
 
 SIZE = 20
 

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract import constants, geometry, pose
 from gpu_extract.alignments import Alignments
-from gpu_extract.constants import Centering
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
+from gpu_extract.geometry import crops, mean_faces, pose
+from gpu_extract.geometry.mean_faces import Centering
 from gpu_extract.kernels import antialias, tables
-from gpu_extract.plan import (
+from gpu_extract.run.plan import (
     NO_CROP,
     Options,
     Plan,
@@ -93,7 +93,7 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["g0_2018-05.json", "g6_2019-12.fsa", "v2_3.fsa", "v2_4_list.fsa"])
-@pytest.mark.parametrize("centering", constants.CENTERINGS)
+@pytest.mark.parametrize("centering", mean_faces.CENTERINGS)
 @pytest.mark.parametrize("align_eyes", [False, True])
 @pytest.mark.parametrize("smooth", [False, True])
 def test_crops_equal_those_made_at_once(
@@ -105,7 +105,7 @@ def test_crops_equal_those_made_at_once(
     for task in plan.tasks():
         assert task.failed == {}
         for k, row in enumerate(task.rows.tolist()):
-            cut = geometry.crop_geometry(
+            cut = crops.crop_geometry(
                 landmarks(alignments, row)[None], 88, centering, seed=alignments.version < 2, align_eyes=align_eyes
             )
             np.testing.assert_array_equal(task.crop_from_frame[k], cut.crop_from_frame[0])
@@ -118,7 +118,7 @@ def test_crops_equal_those_made_at_once(
 def test_landmark_sets_of_all_sizes_in_one_frame(tmp_path: Path, vector_faces: Any) -> None:
     whole = vector_faces["f_000001.png"][0]["landmarks"]
     as_98 = np.zeros((98, 2), np.float32)
-    as_98[constants.table("map_98_to_68")] = whole
+    as_98[mean_faces.table("map_98_to_68")] = whole
     square = whole[[36, 45, 54, 48]]
     sets = [whole, whole[17:], square, as_98, whole + np.float32(3)]
     alignments = written(tmp_path, [sets, sets[::-1]])
@@ -126,7 +126,7 @@ def test_landmark_sets_of_all_sizes_in_one_frame(tmp_path: Path, vector_faces: A
     for task, points in zip(plan.tasks(), (sets, sets[::-1]), strict=True):
         for matrix, face in zip(task.crop_from_frame, points, strict=True):
             centering: Centering = "legacy" if len(face) == 51 else "head"
-            one = geometry.crop_geometry(face[None], 64, centering, seed=False).crop_from_frame[0]
+            one = crops.crop_geometry(face[None], 64, centering, seed=False).crop_from_frame[0]
             np.testing.assert_array_equal(matrix, one)
 
 
@@ -160,10 +160,10 @@ def without_pose() -> np.ndarray:
     """A face [68, 2] whose pose points all fall on the camera's axis."""
     points = np.zeros((68, 2))
     free = [i for i in range(17, 68) if i not in pose.POSE_POINTS]
-    points[free] = geometry.mean_face(68, seed=False)[np.array(free) - 17] - 0.5
+    points[free] = crops.mean_face(68, seed=False)[np.array(free) - 17] - 0.5
     for _ in range(100):
         face = points.astype(np.float32)
-        matrix = geometry.umeyama(geometry.core(face[None]), geometry.mean_face(68, seed=False))[0]
+        matrix = crops.umeyama(crops.core(face[None]), crops.mean_face(68, seed=False))[0]
         if (matrix[:, 2].astype(np.float32) == 0.5).all():
             return face
         points[free] += np.linalg.solve(matrix[:, :2], matrix[:, 2] - 0.5)
@@ -171,7 +171,7 @@ def without_pose() -> np.ndarray:
 
 
 def test_a_face_without_a_pose_fails_at_planning(tmp_path: Path) -> None:
-    mean = np.concatenate([np.full((17, 2), 0.5), geometry.mean_face(68, seed=False)]).astype(np.float32)
+    mean = np.concatenate([np.full((17, 2), 0.5), crops.mean_face(68, seed=False)]).astype(np.float32)
     good, bad, same = mean * 100 + 30, without_pose(), np.full((68, 2), 7, np.float32)
     alignments = written(tmp_path, [[good, bad, good], [same], [bad]])
     for align_eyes in (False, True):
@@ -216,21 +216,21 @@ def test_a_pose_that_fails_against_all_expectation_is_named(
             assert np.isnan(task.crop_from_frame[bad, :, 2]).all()
 
 
-@pytest.mark.parametrize("centering", constants.CENTERINGS)
+@pytest.mark.parametrize("centering", mean_faces.CENTERINGS)
 def test_the_filter_by_size_equals_measuring_every_face(
     tmp_path: Path, vector_faces: Any, centering: Centering, solved: list[str]
 ) -> None:
     """Faces of all sizes around the wanted one, of which some reach it by rounding only."""
     least, size = 100, 256
     face = vector_faces["f_000001.png"][0]["landmarks"].astype(np.float64)
-    box = geometry.box_px(geometry.crop_geometry(face[None], size, centering, seed=False).crop_from_frame, size)[0]
+    box = crops.box_px(crops.crop_geometry(face[None], size, centering, seed=False).crop_from_frame, size)[0]
     scales = np.concatenate([np.linspace(0.98, 1.02, 200), np.linspace(0.2, 4, 40)]) * least / box
     faces = [(face * s + 0.37 * i).astype(np.float32) for i, s in enumerate(scales)]
     plan = planned(written(tmp_path, [faces]), size=size, centering=centering, min_box_px=least)
     assert len(solved) < len(faces) / 2
-    cut = geometry.crop_geometry(np.stack(faces), size, centering, seed=False)
-    large = geometry.box_px(cut.crop_from_frame, size) >= least - geometry.FILTER_TOLERANCE_PX
-    by_rounding = geometry.roi_size(geometry.roi(cut.crop_from_frame, size)) >= least
+    cut = crops.crop_geometry(np.stack(faces), size, centering, seed=False)
+    large = crops.box_px(cut.crop_from_frame, size) >= least - crops.FILTER_TOLERANCE_PX
+    by_rounding = crops.roi_size(crops.roi(cut.crop_from_frame, size)) >= least
     assert (by_rounding & ~large).any()
     np.testing.assert_array_equal(plan.rows, np.flatnonzero(large | by_rounding))
     assert plan.faces_filtered == (~(large | by_rounding)).sum() > 0

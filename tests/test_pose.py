@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract import geometry, pose
-from gpu_extract.constants import Centering, table
+from gpu_extract.geometry import crops, pose
+from gpu_extract.geometry.mean_faces import Centering, table
 
 
 def normalized(points: np.ndarray) -> np.ndarray:
-    return geometry.umeyama(geometry.core(points), geometry.mean_face(68, seed=False))
+    return crops.umeyama(crops.core(points), crops.mean_face(68, seed=False))
 
 
 def all_faces(vector_faces: Any) -> np.ndarray:
@@ -24,7 +24,7 @@ def on_the_axis() -> np.ndarray:
     """Landmarks [1, 68, 2] whose pose points all fall on the camera's axis: a place, but nothing like a rotation."""
     points = np.zeros((68, 2))
     free = [i for i in range(17, 68) if i not in pose.POSE_POINTS]
-    points[free] = geometry.mean_face(68, seed=False)[np.array(free) - 17] - 0.5
+    points[free] = crops.mean_face(68, seed=False)[np.array(free) - 17] - 0.5
     for _ in range(100):
         landmarks = points.astype(np.float32)[None]
         matrix = normalized(landmarks)[0]
@@ -79,7 +79,7 @@ def strange_landmarks(seed: int) -> np.ndarray:
     """[K, 68, 2] float32: noise, lattices, lines, clusters, points far away, tiny and huge faces."""
     random = np.random.default_rng(seed)
     K = 40
-    mean = np.concatenate([random.random((17, 2)), geometry.mean_face(68, seed=False)])
+    mean = np.concatenate([random.random((17, 2)), crops.mean_face(68, seed=False)])
     face = mean + random.normal(0, 0.05, (K, 68, 2))
     flat, jaw_away, one_away, clustered = face.copy(), face.copy(), face.copy(), face.copy()
     flat[:, :, 1] = 0.3

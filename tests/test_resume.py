@@ -19,24 +19,25 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract import journal
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments, write_video
-from gpu_extract.engines import Crops, Engine
-from gpu_extract.frames import Frame, FrameFailure, FrameSource, index, open_frames
-from gpu_extract.geometry import CropGeometry
-from gpu_extract.layouts import by_frame, webdataset
-from gpu_extract.pipeline import FaceResult, Pipeline
-from gpu_extract.plan import Plan
+from gpu_extract.engines.base import Crops, Engine
+from gpu_extract.faces.layouts import by_frame, webdataset
+from gpu_extract.frames import Frame, FrameFailure, FrameSource, open_frames
+from gpu_extract.frames.video import index
+from gpu_extract.geometry.crops import CropGeometry
+from gpu_extract.run import journal
+from gpu_extract.run.pipeline import FaceResult, Pipeline
+from gpu_extract.run.plan import Plan
 
 FRAMES = 260
 OF_THIS_RUN = {"seconds", "frames_per_second", "stage_seconds", "wait_seconds", "limiting_stage", "notes", "backup"}
 OF_THIS_RUN |= {"faces_folder"}
 PROGRAM = """
 import os, signal, sys
-from gpu_extract.journal import Journal
-from gpu_extract.layouts import by_frame, webdataset
+from gpu_extract.run.journal import Journal
+from gpu_extract.faces.layouts import by_frame, webdataset
 
 by_frame.MAX_ENTRIES, webdataset.MAX_SAMPLES = 50, 40
 left = int(os.environ.get("STOP_AFTER", -1))

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_extract.alignments import safe_pickle
 from gpu_extract.alignments.deflate import SMALL_STREAM, deflated, inflated
 from gpu_extract.alignments.limits import Limits
 from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
-from gpu_extract.alignments.pickle_writer import pickled
+from gpu_extract.alignments.pickles import safe_pickle
+from gpu_extract.alignments.pickles.pickle_writer import pickled
 from gpu_extract.errors import AlignmentsError, UnsafePickleError
 
 VECTORS = Path(__file__).parent / "vectors"

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract import geometry, thumbs
+from gpu_extract.faces import thumbs
+from gpu_extract.geometry import crops
 from gpu_extract.kernels import reference
 
 
@@ -24,7 +25,7 @@ def load(path: Path) -> dict[str, Any]:
 def cut(frame: np.ndarray, landmarks: Any, size: int, version: float) -> np.ndarray:
     """The face [S, S, 3] that a thumbnail of that version is made from."""
     points = np.asarray(landmarks, np.float32)[None]
-    made = geometry.crop_geometry(points, size, thumbs.thumbnail_centering(version), seed=version < 2)
+    made = crops.crop_geometry(points, size, thumbs.thumbnail_centering(version), seed=version < 2)
     return reference.warp_affine([frame], [0], made.crop_from_frame, made.cubic, size)[0]
 
 

@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract import journal
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import build_parser, main
-from gpu_extract.verify import png_fault, verify
+from gpu_extract.jobs.verify import png_fault, verify
+from gpu_extract.run import journal
 
 FLAT = "g6_2019-12.fsa"
 HEADERS = "v2_3.fsa"
@@ -111,7 +111,7 @@ def test_what_extract_wrote_agrees(options: tuple[str, ...], extracted: Any) -> 
 
 @pytest.mark.parametrize("layout", ["flat", "by-frame"])
 def test_nested_folders_and_parquet(layout: str, extracted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpu_extract.layouts import by_frame
+    from gpu_extract.faces.layouts import by_frame
 
     monkeypatch.setattr(by_frame, "MAX_ENTRIES", 4)
     folder = extracted("--output-layout", layout, "--metadata", "parquet")

@@ -19,11 +19,12 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from gpu_extract.errors import FrameError, InputError
-from gpu_extract.frames import Frame, FrameFailure, FrameSource, open_frames, yuv
-from gpu_extract.frames.container import container_format
-from gpu_extract.frames.damage import DamageTracker
+from gpu_extract.frames import Frame, FrameFailure, FrameSource, open_frames
 from gpu_extract.frames.sources import video
-from gpu_extract.frames.yuv import to_bgr
+from gpu_extract.frames.video import yuv
+from gpu_extract.frames.video.container import container_format
+from gpu_extract.frames.video.damage import DamageTracker
+from gpu_extract.frames.video.yuv import to_bgr
 from gpu_extract.kernels import yuv as kernels_yuv
 from gpu_extract.patch import Patch, Region
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from gpu_extract.frames import FrameFailure, open_frames
-from gpu_extract.frames.mp4 import has_composition_offsets
 from gpu_extract.frames.sources import video
-from gpu_extract.frames.timing import ConstantRate, constant_rate_frames
-from gpu_extract.frames.turn import UPRIGHT, Turn, turn_of_matrix
+from gpu_extract.frames.video.mp4 import has_composition_offsets
+from gpu_extract.frames.video.timing import ConstantRate, constant_rate_frames
+from gpu_extract.frames.video.turn import UPRIGHT, Turn, turn_of_matrix
 from gpu_extract.patch import Patch, Region, whole_frame
 
 HEIGHT, WIDTH = 48, 80

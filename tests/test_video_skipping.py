@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from gpu_extract.frames import FrameFailure, open_frames
-from gpu_extract.frames.bitstream import DoubtError, packet_reader
 from gpu_extract.frames.sources import video
 from gpu_extract.frames.sources.video import VideoSource
+from gpu_extract.frames.video.bitstream import DoubtError, packet_reader
 
 HEIGHT, WIDTH = 48, 64
 COUNT = 70

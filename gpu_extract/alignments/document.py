@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from gpu_extract.alignments.containers import Document, container_for
-from gpu_extract.alignments.faces import LANDMARK_KEYS, FaceTable, face_table
+from gpu_extract.alignments.container import Document, container_for
+from gpu_extract.alignments.face_table import LANDMARK_KEYS, FaceTable, face_table
 from gpu_extract.alignments.generation import NEWEST, generation_of, holds_lists_only
 from gpu_extract.alignments.limits import Limits, shown
 from gpu_extract.alignments.packed import unpack
-from gpu_extract.atomic import Fingerprint, backup_copy, digest_of, new_digest, write_new, write_whole
 from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError
+from gpu_extract.storage.atomic import Fingerprint, backup_copy, digest_of, new_digest, write_new, write_whole
 
 HASHES_END = 2.1  # the version from which on files hold no hashes
 

@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from gpu_extract.alignments.containers import Document, container_for
+from gpu_extract.alignments.container import Document, container_for
 from gpu_extract.alignments.document import Alignments
-from gpu_extract.alignments.faces import POINT_COUNTS
+from gpu_extract.alignments.face_table import POINT_COUNTS
 from gpu_extract.alignments.limits import Limits, reason, shown
 from gpu_extract.alignments.packed import unpack
 from gpu_extract.alignments.upgrade import PROTOCOL, FrameSize, Migration, box_around, current_face, upgraded
-from gpu_extract.atomic import write_whole
 from gpu_extract.errors import AlignmentsError, InputError, UsageError
+from gpu_extract.storage.atomic import write_whole
 
 WRITE_FRAMES = 256  # frames that are formatted together
 

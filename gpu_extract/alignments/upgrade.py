@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from gpu_extract.alignments.containers import Document, container_for
+from gpu_extract.alignments.container import Document, container_for
 from gpu_extract.alignments.document import Alignments
-from gpu_extract.alignments.faces import LANDMARK_KEYS
+from gpu_extract.alignments.face_table import LANDMARK_KEYS
 from gpu_extract.alignments.limits import shown
 from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
 from gpu_extract.alignments.rotation import legacy_rotation
-from gpu_extract.atomic import write_whole
 from gpu_extract.errors import AlignmentsError, UsageError
+from gpu_extract.storage.atomic import write_whole
 
 GENERATIONS = ("g0", "g1", "g2", "g3", "g4", "g5", "g6", "g7a", "g7b", "2.0", "2.1", "2.2", "2.3", "2.4")
 TARGETS = GENERATIONS[GENERATIONS.index("g6") :]  # what is written since files are `.fsa`

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gpu_extract.errors import OutputError
 
 if TYPE_CHECKING:
-    from gpu_extract.report import Report
+    from gpu_extract.reports.extraction import Report
 
 __all__ = ["DemoResult", "run_demo"]
 
@@ -38,7 +38,7 @@ def run_demo(folder: Path | str = "demo", *, size: int = 256, **options: Any) ->
     `size` and `options` go to `gpu_extract.extract`.
     """
     from gpu_extract.demo.clip import make_clip
-    from gpu_extract.demo.sheet import contact_sheet
+    from gpu_extract.jobs.sheet import contact_sheet
 
     folder = Path(folder)
     faces, report_json, sheet = folder / "faces", folder / "report.json", folder / "sheet.png"
@@ -52,7 +52,7 @@ def run_demo(folder: Path | str = "demo", *, size: int = 256, **options: Any) ->
             f"the demo cannot be written into {folder}: {error.strerror}; give a writable folder"
         ) from error
 
-    from gpu_extract.job import extract
+    from gpu_extract.jobs.extract import extract
 
     report = extract(clip.alignments, clip.video, faces, size=size, json=report_json, **options)
     contact_sheet(faces, sheet)

@@ -6,16 +6,17 @@ source is one new file there.
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 from pathlib import Path
 
+from gpu_extract import plugins
 from gpu_extract.errors import InputError
-from gpu_extract.frames import sources
 from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions
 
 __all__ = ["Frame", "FrameFailure", "FrameSource", "SourceOptions", "open_frames"]
+
+
+SOURCES = "gpu_extract.frames.sources"
 
 
 def open_frames(
@@ -41,8 +42,8 @@ def open_frames(
     if not source.exists():
         raise InputError(f"no frames at '{source}': pass a folder of images or a video file.")
     options = SourceOptions(threads=threads, timing=timing, rotate=rotate, skip_unwanted=skip_unwanted)
-    for entry in sorted(pkgutil.iter_modules(sources.__path__), key=lambda info: info.name):
-        module = importlib.import_module(f"{sources.__name__}.{entry.name}")
+    for name in plugins.names(SOURCES):  # one after another: a folder of images need not import PyAV
+        module = plugins.module(SOURCES, name)
         if module.accepts(source):
             opened: FrameSource = module.open_source(source, options)
             return opened

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from gpu_extract.alignments import safe_pickle
-from gpu_extract.alignments.containers import Document
+from gpu_extract.alignments.container import Document
 from gpu_extract.alignments.deflate import deflated, inflated
 from gpu_extract.alignments.limits import Limits
-from gpu_extract.alignments.pickle_writer import DEFAULT_PROTOCOL, pickled
+from gpu_extract.alignments.pickles import safe_pickle
+from gpu_extract.alignments.pickles.pickle_writer import DEFAULT_PROTOCOL, pickled
 
 EXTENSIONS = (".fsa",)
 

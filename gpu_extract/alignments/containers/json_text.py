@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, BinaryIO
 
-from gpu_extract.alignments.containers import Document
+from gpu_extract.alignments.container import Document
 from gpu_extract.alignments.limits import Limits, check_tree, reason
 from gpu_extract.alignments.packed import PackedList, pack_points, plain
 from gpu_extract.errors import AlignmentsError

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from gpu_extract.alignments import safe_pickle
-from gpu_extract.alignments.containers import Document
+from gpu_extract.alignments.container import Document
 from gpu_extract.alignments.limits import Limits
-from gpu_extract.alignments.pickle_writer import DEFAULT_PROTOCOL, pickled
+from gpu_extract.alignments.pickles import safe_pickle
+from gpu_extract.alignments.pickles.pickle_writer import DEFAULT_PROTOCOL, pickled
 
 EXTENSIONS = (".p", ".pickle")
 READ_BLOCK = 1 << 20

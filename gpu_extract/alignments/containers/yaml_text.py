@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from gpu_extract.alignments.containers import Document
+from gpu_extract.alignments.container import Document
 from gpu_extract.alignments.limits import MAX_DEPTH, Limits, check_tree, reason, shown
 from gpu_extract.alignments.packed import PackedArray, PackedList, plain
 from gpu_extract.errors import AlignmentsError

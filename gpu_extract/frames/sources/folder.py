@@ -16,7 +16,7 @@ from gpu_extract.frames.memory import keep_freed_memory
 from gpu_extract.patch import Patch, Region
 
 if TYPE_CHECKING:
-    from gpu_extract.frames.images import Image
+    from gpu_extract.frames.images.decode import Image
 
 IMAGE_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
 
@@ -64,7 +64,7 @@ class FolderSource(FrameSource):
         return self._names[index]
 
     def size_of(self, index: int) -> tuple[int, int]:
-        from gpu_extract.frames.images import image_size, read_file
+        from gpu_extract.frames.images.decode import image_size, read_file
 
         return image_size(read_file(self.path / self._names[index]))
 
@@ -77,7 +77,7 @@ class FolderSource(FrameSource):
                 yield FolderFrame(self, index)
 
     def open_image(self, name: str) -> Image:
-        from gpu_extract.frames.images import Image, read_file
+        from gpu_extract.frames.images.decode import Image, read_file
 
         return Image(read_file(self.path / name))
 

@@ -26,15 +26,15 @@ from gpu_extract.frames.base import (
     check_wanted,
     split_name,
 )
-from gpu_extract.frames.bitstream import DoubtError
-from gpu_extract.frames.container import READ_ERRORS, open_container, probe
-from gpu_extract.frames.damage import SEAM, DamageTracker
-from gpu_extract.frames.index import VideoIndex, read_index
-from gpu_extract.frames.mp4 import has_composition_offsets
-from gpu_extract.frames.skipping import IndexMismatchError, decode_stretches, plan_stretches
-from gpu_extract.frames.timing import ConstantRate, constant_rate_frames
-from gpu_extract.frames.turn import UPRIGHT, Turn, turn_of_matrix
-from gpu_extract.frames.yuv import to_bgr
+from gpu_extract.frames.video.bitstream import DoubtError
+from gpu_extract.frames.video.container import READ_ERRORS, open_container, probe
+from gpu_extract.frames.video.damage import SEAM, DamageTracker
+from gpu_extract.frames.video.index import VideoIndex, read_index
+from gpu_extract.frames.video.mp4 import has_composition_offsets
+from gpu_extract.frames.video.skipping import IndexMismatchError, decode_stretches, plan_stretches
+from gpu_extract.frames.video.timing import ConstantRate, constant_rate_frames
+from gpu_extract.frames.video.turn import UPRIGHT, Turn, turn_of_matrix
+from gpu_extract.frames.video.yuv import to_bgr
 from gpu_extract.patch import Patch, Region
 
 MAX_DECODER_THREADS = 16  # each holds a frame or two

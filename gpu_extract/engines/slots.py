@@ -1,0 +1,348 @@
+"""Batches on their way through a torch device: what the engines that work in batches have in common.
+
+Batches travel through slots, memory that is allocated once: page-locked on the host, plain on the device, an upload in
+front and its crops behind. Upload, computation and download have a stream each; events, never a wait for the device,
+hand a slot from one to the next, so that one batch uploads while another computes and a third is read by the encoders.
+
+On a CPU the same code runs without streams and copies, the host's memory being the device's.
+"""
+
+from __future__ import annotations
+
+import mmap
+import queue
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpu_extract.engines.base import Crops, Engine, Limits, Ready, Ticket
+from gpu_extract.errors import DeviceError
+from gpu_extract.kernels.slab import fill, slab_layout
+from gpu_extract.patch import Patch
+
+if TYPE_CHECKING:
+    import torch
+
+SLOTS = 4  # one more than the pipeline keeps in flight, so that a submit does not wait for the encoders
+ALIGNMENT = 256  # of the arrays inside a slot
+SMALLEST_BATCH = 1 << 20
+HEADROOM = 8  # one part in so many of a slot is for what a batch holds besides pixels: tables, padded rows
+
+
+class Upload:
+    """Patches and arrays, laid out in one piece of memory so that one copy takes them to the device."""
+
+    def __init__(self, patches: Sequence[Patch]) -> None:
+        self._patches = patches
+        origins = [(patch.x0, patch.y0) for patch in patches]
+        self.layout, self._slab_bytes = slab_layout([patch.pixels.shape[:2] for patch in patches], origins)
+        """[N, 5] int64, as of `slab_layout`: the first of the arrays."""
+        self._arrays: list[np.ndarray] = []
+        self._starts: list[int] = []
+        self.nbytes = _aligned(self._slab_bytes)
+        self.add(self.layout)
+
+    def add(self, *arrays: np.ndarray) -> None:
+        """Arrays int32 or int64, of any shape."""
+        for array in arrays:
+            self._arrays.append(array)
+            self._starts.append(self.nbytes)
+            self.nbytes = _aligned(self.nbytes + array.nbytes)
+
+    def fill(self, host: np.ndarray) -> None:
+        """Put everything into host memory, [nbytes] uint8."""
+        for place, patch in zip(self.layout, self._patches, strict=True):
+            fill(host[: self._slab_bytes], place, patch.pixels)
+        for start, array in zip(self._starts, self._arrays, strict=True):
+            host[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
+
+    def views(self, memory: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The slab, [n] uint8, the layout, and the arrays as added, where they lie in a copy of the memory."""
+        import torch
+
+        dtypes = {np.dtype(np.int64): torch.int64, np.dtype(np.int32): torch.int32}
+        views = [
+            memory[start : start + array.nbytes].view(dtypes[array.dtype]).view(array.shape)
+            for start, array in zip(self._starts, self._arrays, strict=True)
+        ]
+        return memory[: self._slab_bytes], views
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an engine does with a batch: an upload, and the computation that turns it into crops."""
+
+    upload: Upload
+    compute: Callable[[torch.Tensor, torch.Tensor], None]
+    """compute(upload [n] uint8, crops [K, S, S, 3] uint8), on the device's current stream; must not wait for it."""
+
+
+class _Slot:
+    """Memory of one batch in flight, on the host and on the device, and the events that guard it."""
+
+    def __init__(self, device: torch.device, nbytes: int) -> None:
+        import torch
+
+        self._device = device
+        self.on_cuda = device.type == "cuda"
+        # The device's memory first: it is what runs out, and page-locking takes its time.
+        self.device = torch.empty(nbytes, dtype=torch.uint8, device=device)
+        self._locked = _PageLocked(nbytes) if self.on_cuda else None
+        self.host = torch.from_numpy(self._locked.memory) if self._locked else self.device
+        if self.on_cuda:
+            self.uploaded, self.computed = torch.cuda.Event(), torch.cuda.Event()
+            # A thread that waits for this one sleeps: the encoders need its core.
+            self.downloaded = torch.cuda.Event(blocking=True)
+
+    @property
+    def nbytes(self) -> int:
+        return self.host.numel()
+
+    def free(self) -> None:
+        """Unlock the host's memory; nothing may be in flight."""
+        if self._locked is not None:
+            self._locked.free()
+
+
+class _PageLocked:
+    """Host memory that the device copies from and to by itself.
+
+    Not torch's own where it can be helped: that comes in powers of two, up to twice the limit, and gives itself back
+    with a CUDA call that ends the process if the device has failed.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        import torch
+
+        self.memory = np.frombuffer(mmap.mmap(-1, max(nbytes, 1)), dtype=np.uint8)
+        self._runtime: Any = torch.cuda.cudart()
+        code = int(self._runtime.cudaHostRegister(self.memory.ctypes.data, self.memory.nbytes, 0))
+        self._registered = not code
+        if code:  # some sandboxes lock only memory that the driver gives out
+            self.memory = self._of_torch(nbytes, code)
+
+    @staticmethod
+    def _of_torch(nbytes: int, code: int) -> np.ndarray:
+        import torch
+
+        with suppress(RuntimeError, AssertionError):
+            torch.ones(1, device="cuda")  # CUDA keeps the error and would blame the next kernel for it: this one
+        try:
+            memory: np.ndarray = torch.empty(max(nbytes, 1), dtype=torch.uint8, pin_memory=True).numpy()
+        except RuntimeError as error:
+            raise DeviceError(
+                f"{nbytes >> 20} MiB of host memory cannot be page-locked (CUDA error {code}); "
+                "try a smaller --pinned-mb."
+            ) from error
+        return memory
+
+    def free(self) -> None:
+        if self._registered:
+            self._runtime.cudaHostUnregister(self.memory.ctypes.data)
+
+
+class _SlotTicket(Ticket):
+    def __init__(self, engine: SlotEngine, slot: _Slot, host_crops: np.ndarray) -> None:
+        self._engine, self._slot, self._host_crops = engine, slot, host_crops
+
+    def result(self) -> np.ndarray:
+        with self._engine.failures():
+            if self._slot.on_cuda:
+                self._slot.downloaded.synchronize()
+        return self._host_crops
+
+    def release(self) -> None:
+        self._engine.take_back(self._slot)
+
+
+class _Failures:
+    """Turns errors of torch and Triton into DeviceError; others pass."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None and (isinstance(error, RuntimeError) or type(error).__module__.startswith("triton.")):
+            raise DeviceError(
+                f"{self._device} failed: {first_line(error)}; the faces written so far are whole."
+            ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the advice that torch appends."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether the device ran out of memory; not only torch's allocator says so."""
+    import torch
+
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
+
+
+class SlotEngine(Engine):
+    """An engine whose batches travel through slots; `_work` is what differs."""
+
+    inline = False
+
+    def __init__(self, device: str, limits: Limits, batch_mb: float) -> None:
+        """Slots of `batch_mb` MiB, or as many as fit into the limits and the device's memory.
+
+        Raises:
+            DeviceError: if there is no memory for a batch of 1 MiB, or the device fails.
+        """
+        import torch
+
+        self._torch = torch
+        self.device = device
+        self._device = torch.device(device)
+        self._on_cuda = self._device.type == "cuda"
+        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        self._slots: list[_Slot] = []
+        self._streams: list[Any] = []
+        with self.failures(), self._current_device():
+            if self._on_cuda:
+                self._streams = [torch.cuda.Stream(self._device) for _ in range(3)]
+            self._allocate(int(min(batch_mb, limits.pinned_mb / SLOTS) * (1 << 20)))
+
+    @abstractmethod
+    def _work(self, patches: Sequence[Patch], crops: Crops) -> Work:
+        """What to upload and to compute for a batch."""
+
+    def failures(self) -> _Failures:
+        return _Failures(self.device)
+
+    def take_back(self, slot: _Slot) -> None:
+        self._free.put(slot)
+
+    def _current_device(self) -> AbstractContextManager[Any]:
+        return self._torch.cuda.device(self._device) if self._on_cuda else nullcontext()
+
+    def _stream(self, i: int) -> AbstractContextManager[Any]:
+        return self._torch.cuda.stream(self._streams[i]) if self._on_cuda else nullcontext()
+
+    def _allocate(self, nbytes: int) -> None:
+        """All slots; with less memory than asked for, smaller ones."""
+        while not self._try_to_allocate(nbytes):
+            if nbytes <= SMALLEST_BATCH:
+                raise DeviceError(f"{self.device} has no memory left for batches of 1 MiB; other programs may hold it.")
+            nbytes //= 2
+        self.batch_bytes = nbytes - nbytes // HEADROOM
+        for slot in self._slots:
+            self._free.put(slot)
+
+    def _try_to_allocate(self, nbytes: int) -> bool:
+        try:
+            for _ in range(SLOTS):
+                self._slots.append(_Slot(self._device, nbytes))
+        except Exception as error:
+            self._drop_slots()
+            if not (isinstance(error, RuntimeError) and is_out_of_memory(error)):
+                raise
+        else:
+            return True
+        if self._on_cuda:
+            self._torch.cuda.empty_cache()
+        return False
+
+    def _drop_slots(self) -> None:
+        for slot in self._slots:
+            slot.free()
+        self._slots.clear()
+
+    def warp(self, patches: Sequence[Patch], crops: Crops) -> np.ndarray:
+        ticket = self.submit(patches, crops)
+        result = ticket.result().copy()
+        ticket.release()
+        return result
+
+    def submit(self, patches: Sequence[Patch], crops: Crops) -> Ticket:
+        slot = self._free.get()
+        started = False
+        try:
+            work = self._work(patches, crops)
+            with self.failures(), self._current_device():
+                slot = self._large_enough(slot, work.upload.nbytes + crops.nbytes)
+                host_crops = self._start(slot, work, crops)
+            started = True
+            return _SlotTicket(self, slot, host_crops)
+        except DeviceError as error:
+            if len(crops) < 2 or not is_out_of_memory(error.__cause__):
+                raise
+        finally:
+            if not started:
+                self._finish_in_flight()
+                self._free.put(slot)
+        return self._submit_halves(patches, crops)
+
+    def _submit_halves(self, patches: Sequence[Patch], crops: Crops) -> Ticket:
+        """A batch that did not fit, as two; later batches are half as large as well."""
+        if self._on_cuda:
+            self._torch.cuda.empty_cache()
+        self.batch_bytes = max(SMALLEST_BATCH, self.batch_bytes // 2)
+        middle = len(crops) // 2
+        parts = []
+        for half in (slice(0, middle), slice(middle, None)):
+            used, patch = np.unique(crops.patch[half], return_inverse=True)
+            part = Crops(patch, crops.crop_from_frame[half], crops.cubic[half], crops.size)
+            parts.append(self.warp([patches[i] for i in used], part))
+        return Ready(np.concatenate(parts))
+
+    def _large_enough(self, slot: _Slot, nbytes: int) -> _Slot:
+        """This slot, or a larger one in its place: one face alone may exceed the batch size."""
+        if nbytes <= slot.nbytes:
+            return slot
+        larger = _Slot(self._device, nbytes)
+        self._slots[self._slots.index(slot)] = larger
+        slot.free()
+        return larger
+
+    def _start(self, slot: _Slot, work: Work, crops: Crops) -> np.ndarray:
+        """Enqueue a batch; returns where its crops will be, [K, S, S, 3] uint8."""
+        nbytes = work.upload.nbytes
+        end = nbytes + crops.nbytes
+        shape = (len(crops), crops.size, crops.size, 3)
+        host: np.ndarray = slot.host.numpy()
+        work.upload.fill(host)
+        if self._on_cuda:
+            with self._stream(0):
+                slot.device[:nbytes].copy_(slot.host[:nbytes], non_blocking=True)
+                slot.uploaded.record()
+        with self._stream(1):
+            if self._on_cuda:
+                slot.uploaded.wait()
+            work.compute(slot.device[:nbytes], slot.device[nbytes:end].view(shape))
+            if self._on_cuda:
+                slot.computed.record()
+        if self._on_cuda:
+            with self._stream(2):
+                slot.computed.wait()
+                slot.host[nbytes:end].copy_(slot.device[nbytes:end], non_blocking=True)
+                slot.downloaded.record()
+        return host[nbytes:end].reshape(shape)
+
+    def _finish_in_flight(self) -> None:
+        """Wait for all that was enqueued; a device that failed has nothing in flight."""
+        for stream in self._streams:
+            try:
+                stream.synchronize()
+            except RuntimeError:
+                return
+
+    def close(self) -> None:
+        """Wait for what is in flight, then drop all memory."""
+        self._finish_in_flight()
+        while not self._free.empty():
+            self._free.get()
+        self._drop_slots()
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,1 @@
+"""Faces on their way to the disk and back: encoding, headers, thumbnails, names and places."""

@@ -1,0 +1,196 @@
+"""How face files lie in the faces folder, one module of `layouts/` a layout.
+
+A module offers `LAYOUT`, a subclass of `Layout`; its name is the module's, with hyphens. Adding a layout
+is adding a module.
+
+    flat         <frame>_<index>.png, as the reference writes them
+    by-frame     flat up to 10,000 faces; beyond that no folder holds more than 10,000 entries
+    webdataset   numbered tar shards; each sample an image and a JSON of what is known of it
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gpu_extract import plugins
+from gpu_extract.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gpu_extract.run.pipeline import FrameResult
+    from gpu_extract.run.plan import FrameTask
+
+LAYOUTS = "gpu_extract.faces.layouts"
+TEMPORARY_PREFIX = ".part-"
+_METADATA_LEFTOVER = re.compile(r"\.faces\.(jsonl|parquet)\..+\.tmp")
+MAX_NAME_BYTES = 255  # of one path component, on every file system in common use
+
+Sidecar = Callable[[], dict[str, Any]]
+"""What is known of a face, as plain JSON values; called only by layouts that store it."""
+
+
+class Layout(ABC):
+    """Takes encoded faces from many threads and puts them where they belong.
+
+    Attributes:
+        in_archives: faces are members of archives, where everything that has one name before its extension is one
+            sample; else they are files, whose names are what the file system makes of them.
+    """
+
+    in_archives: ClassVar[bool] = False
+
+    def __init__(self, folder: Path, positions: np.ndarray, face_count: int) -> None:
+        """
+        Args:
+            folder: the faces folder; it is there already.
+            positions: [N] int64 ascending, the frames that `commit` will be given (not those of an earlier run).
+            face_count: faces of the whole job, those of an earlier run among them.
+        """
+        self._folder = folder
+
+    @abstractmethod
+    def place(self, task: FrameTask, k: int, name: str) -> str:
+        """Where `store` puts a face, relative to the folder; for archives, its name inside whichever holds it.
+
+        Raises:
+            OSError: EINVAL if the frame's name cannot be part of a path.
+        """
+
+    @abstractmethod
+    def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:
+        """Take the k-th face of a frame; called from many threads at once.
+
+        Args:
+            name: the file's name in a flat folder.
+            data: the file's bytes.
+
+        Returns:
+            Where the face is (or, until `commit`, will be), relative to the folder.
+
+        Raises:
+            OSError: if it cannot be written; EINVAL, EILSEQ or ENAMETOOLONG speak of this name only.
+        """
+
+    def commit(self, result: FrameResult) -> list[FrameResult]:
+        """A frame is done; called from one thread, in the order of completion, once for each frame, failed or not.
+
+        Returns:
+            Frames whose files are now whole under their final names, in the order of their positions.
+
+        Raises:
+            OutputError: if the files cannot be written.
+        """
+        return [result]
+
+    def finish(self) -> list[FrameResult]:
+        """The end of a run, complete or stopped early; returns the frames that became whole by it.
+
+        What `commit` and `finish` never return is not on the disk, and the next run does it again.
+
+        Raises:
+            OutputError: if the files cannot be written.
+        """
+        return []
+
+    def abandon(self) -> None:
+        """The end after an error: remove what is unfinished, close what is open. Harmless after `finish`."""
+        return
+
+    @classmethod
+    def holder(cls, folder: Path) -> Callable[[str, int], bool]:
+        """Tells of faces that an earlier run stored whether they are still there, whole as far as sizes tell.
+
+        Returns:
+            holds(file_name, nbytes): the name relative to the folder, as `store` or `commit` left it, and the bytes
+            of the face's file.
+        """
+
+        def holds(file_name: str, nbytes: int) -> bool:
+            try:
+                return (folder / file_name).stat().st_size == nbytes
+            except OSError:
+                return False
+
+        return holds
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed run left under temporary names; no other run may be writing into the folder."""
+    for path in folder.rglob(".*"):
+        if path.name.startswith(TEMPORARY_PREFIX) or _METADATA_LEFTOVER.fullmatch(path.name):
+            with suppress(OSError):
+                path.unlink()
+
+
+def layouts() -> list[str]:
+    """Names of the layouts, sorted."""
+    return [name.replace("_", "-") for name in plugins.names(LAYOUTS)]
+
+
+def layout_for(name: str) -> type[Layout]:
+    """The class of the layout of that name.
+
+    Raises:
+        UsageError: if there is none of that name.
+    """
+    if name not in layouts():
+        raise UsageError(f"output layout {name!r} is not understood; {', '.join(layouts())} are.")
+    layout: type[Layout] = plugins.module(LAYOUTS, name.replace("-", "_")).LAYOUT
+    return layout
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a face's name: paths, and names that are given to files which are not yet whole.
+
+    Raises:
+        OSError: EINVAL.
+    """
+    if "/" in name or "\0" in name or name in (".", "..", ""):
+        raise OSError(errno.EINVAL, "it is no name of a file")
+    if name.startswith(TEMPORARY_PREFIX):
+        raise OSError(errno.EINVAL, f"names that begin with {TEMPORARY_PREFIX} are those of unfinished files")
+
+
+def write_file(folder: Path, name: str, data: bytes) -> None:
+    """All of a file or nothing: written under a temporary name in the same folder, then renamed.
+
+    Raises:
+        OSError: EINVAL also for a name that would lead out of the folder.
+    """
+    check_name(name)
+    temporary = folder / temporary_name(name)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            write_all(handle, data)
+        finally:
+            os.close(handle)
+        temporary.rename(folder / name)
+    except BaseException:
+        temporary.unlink()
+        raise
+
+
+def temporary_name(name: str) -> str:
+    """The name that a file has until it is whole; the same at every try, so that a later run takes it over."""
+    temporary = TEMPORARY_PREFIX + name
+    if len(os.fsencode(temporary)) <= MAX_NAME_BYTES:
+        return temporary
+    import hashlib
+
+    return TEMPORARY_PREFIX + hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Write every byte to a file descriptor."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]

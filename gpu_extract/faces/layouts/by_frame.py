@@ -1,0 +1,56 @@
+"""Folders of at most 10,000 entries, for jobs whose faces one folder would not bear.
+
+    up to 10,000 faces     <frame>_<index>.png
+    more                   <position // 10,000>/<frame>/<frame>_<index>.png
+    a frame of more        <position // 10,000>/<frame>/<index // 10,000>/<frame>_<index>.png
+
+Frames are grouped by their position in the source, not by how many were cut: where a face lies does not depend on the
+other faces, so that runs with other filters, and resumed ones, put it in the same place.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+
+from gpu_extract.faces.layout import Layout, Sidecar, check_name, write_file
+from gpu_extract.run.plan import FrameTask, stem_of
+
+MAX_ENTRIES = 10_000
+
+
+class ByFrame(Layout):
+    def __init__(self, folder: Path, positions: np.ndarray, face_count: int) -> None:
+        super().__init__(folder, positions, face_count)
+        self._nested = face_count > MAX_ENTRIES
+        self._made: set[str] = set()
+
+    def place(self, task: FrameTask, k: int, name: str) -> str:
+        check_name(name)
+        return f"{self._folder_of(task, k)}/{name}" if self._nested else name
+
+    def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:
+        if not self._nested:
+            write_file(self._folder, name, data)
+            return name
+        inside = self._folder_of(task, k)
+        target = self._folder / inside
+        if inside not in self._made:
+            target.mkdir(parents=True, exist_ok=True)
+            self._made.add(inside)
+        write_file(target, name, data)
+        return f"{inside}/{name}"
+
+    def _folder_of(self, task: FrameTask, k: int) -> str:
+        stem = stem_of(task.name)
+        if stem in (".", "..", "") or "/" in stem or "\0" in stem:
+            raise OSError(errno.EINVAL, "the frame's name is no name of a folder")
+        inside = f"{task.position // MAX_ENTRIES:05d}/{stem}"
+        if int(task.index.max()) >= MAX_ENTRIES:
+            inside += f"/{task.index[k] // MAX_ENTRIES:03d}"
+        return inside
+
+
+LAYOUT = ByFrame

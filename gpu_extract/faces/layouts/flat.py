@@ -1,0 +1,19 @@
+"""All faces in one folder, under the names that the reference gives them."""
+
+from __future__ import annotations
+
+from gpu_extract.faces.layout import Layout, Sidecar, check_name, write_file
+from gpu_extract.run.plan import FrameTask
+
+
+class Flat(Layout):
+    def place(self, task: FrameTask, k: int, name: str) -> str:
+        check_name(name)
+        return name
+
+    def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:
+        write_file(self._folder, name, data)
+        return name
+
+
+LAYOUT = Flat

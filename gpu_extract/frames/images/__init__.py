@@ -1,0 +1,1 @@
+"""Image files to BGR pixels, whole or a region."""

@@ -1,0 +1,152 @@
+"""An image file's bytes → BGR pixels, as OpenCV's `imread` gives them by default.
+
+That is: three channels, alpha dropped, EXIF orientation applied, 16-bit values shifted right by 8, CMYK and palettes
+converted. The plain 8-bit RGB(A) PNGs that frame dumps consist of have a faster way (`plain_png`); all else is
+OpenCV's, which decodes plain JPEGs only as far down as they are wanted (`plain_jpeg`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gpu_extract.errors import FrameError
+from gpu_extract.frames.base import clip_region
+from gpu_extract.frames.images import plain_jpeg, plain_png
+from gpu_extract.frames.images.image_header import Header, read_header
+from gpu_extract.patch import Patch, Region
+
+MAX_PIXELS = 1 << 28  # 16384 x 16384: 805 MB of BGR
+MAX_FILE_BYTES = 1 << 31
+
+
+def read_file(path: Path) -> bytes:
+    """All bytes of a regular file; raises FrameError otherwise."""
+    try:
+        # A named pipe would block an ordinary open until somebody writes into it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        reason = "is not there" if error.errno == errno.ENOENT else f"cannot be opened: {error.strerror}"
+        raise FrameError(f"the file {reason}.") from error
+    with open(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise FrameError("this is not a regular file.")
+        if status.st_size > MAX_FILE_BYTES:
+            raise FrameError(f"the file has {status.st_size} bytes, at most {MAX_FILE_BYTES} are read.")
+        try:
+            return file.readall()
+        except OSError as error:
+            raise FrameError(f"the file cannot be read: {error.strerror}.") from error
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(height, width) that decoding would give, from the header. Raises FrameError."""
+    header = _checked_header(data)
+    return header.height, header.width
+
+
+def decode_image(data: bytes, region: Region | None = None) -> Patch:
+    """The pixels, or a patch of just the region's; raises FrameError."""
+    image = Image(data)
+    return image.patch() if region is None else image.patches([region])[0]
+
+
+class Image:
+    """An image file's bytes and, once asked for, its pixels. Any thread may ask; FrameError comes from every method."""
+
+    def __init__(self, data: bytes) -> None:
+        self._header = _checked_header(data)
+        self._data = data
+        self._guard = threading.Lock()
+        self._pixels: np.ndarray | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) as decoded."""
+        return self._header.height, self._header.width
+
+    def patch(self, region: Region | None = None) -> Patch:
+        """All of the image, or a region; the whole file is decoded, once however many regions are asked for."""
+        with self._guard:
+            self._whole()
+        height, width = self.size
+        return self.patches([region or Region(0, 0, width, height)])[0]
+
+    def patches(self, regions: Sequence[Region]) -> list[Patch]:
+        """A patch for each region, of which there is at least one; what none of them needs may stay undecoded."""
+        height, width = self.size
+        inside = [clip_region(region, height, width) for region in regions]
+        low_x, low_y, high_x, high_y = zip(*inside, strict=True)
+        around = Region(min(low_x), min(low_y), max(high_x), max(high_y))
+        with self._guard:
+            pixels, x, y = self._covering(around)
+        return [Patch(pixels[y0 - y : y1 - y, x0 - x : x1 - x], x0, y0, height, width) for x0, y0, x1, y1 in inside]
+
+    def _covering(self, region: Region) -> tuple[np.ndarray, int, int]:
+        """Pixels that hold a region, and where in the image they begin."""
+        if self._pixels is None:
+            if self._header.plain_png and (part := plain_png.decode(self._data, self._header, region)) is not None:
+                return part, region.x0, region.y0
+            if self._header.format == "JPEG" and (part := _upper_part(self._data, region.y1)) is not None:
+                return part, 0, 0
+        return self._whole(), 0, 0
+
+    def _whole(self) -> np.ndarray:
+        if self._pixels is None:
+            pixels = _decoded(self._data, self._header)
+            if pixels.shape[:2] != self.size:
+                raise FrameError(
+                    f"its header says {self._header.width} × {self._header.height} pixels, but it decodes to "
+                    f"{pixels.shape[1]} × {pixels.shape[0]}; save it again without its EXIF data."
+                )
+            self._pixels = pixels
+            self._data = b""
+        return self._pixels
+
+
+def _checked_header(data: bytes) -> Header:
+    if not data:
+        raise FrameError("the file is empty (0 bytes).")
+    header = read_header(data)
+    if header is None:
+        raise FrameError("the file is damaged, or not a PNG, JPEG, BMP, TIFF or WebP image.")
+    if header.height < 1 or header.width < 1 or header.height * header.width > MAX_PIXELS:
+        raise FrameError(
+            f"the file claims {header.width} × {header.height} pixels; at least 1 × 1 and at most {MAX_PIXELS} pixels "
+            "are decoded."
+        )
+    return header
+
+
+def _upper_part(data: bytes, rows: int) -> np.ndarray | None:
+    """At least that many rows of a JPEG; None where it must be decoded whole."""
+    upper = plain_jpeg.upper_part(data, rows)
+    if upper is None:
+        return None
+    try:
+        pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(upper, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+    return pixels
+
+
+def _decoded(data: bytes, header: Header) -> np.ndarray:
+    if header.plain_png:
+        plain = plain_png.decode(data, header, Region(0, 0, header.width, header.height))
+        if plain is not None:
+            return plain
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise FrameError(f"OpenCV cannot decode this {header.format} file: {error.err}.") from error
+    if pixels is None:
+        raise FrameError(f"the {header.format} file is damaged or cut off, OpenCV cannot decode it.")
+    return pixels

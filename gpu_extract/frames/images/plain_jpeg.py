@@ -1,0 +1,51 @@
+"""The upper part of a plain JPEG as a JPEG of its own, for a decoder that can only decode all of a file.
+
+Rows are coded from the top down, so that a lower height in the header makes a decoder stop early. Only files of one
+kind are cut: one Huffman-coded scan of all components, no restart markers, no EXIF block, which might turn the image.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from gpu_extract.frames.images.image_header import EXIF_PREFIX, JPEG_FRAME_MARKERS, JPEG_SCAN, jpeg_segments
+
+_BLOCK = 8
+_UPSAMPLING_ROWS = 2  # a colour of half height is blended from the rows above and below: one row more, rounded up
+_APP1, _RESTART_INTERVAL = 0xE1, 0xDD
+_SEQUENTIAL_HUFFMAN = (0xC0, 0xC1)
+_END = b"\xff\xd9"
+
+
+def upper_part(data: bytes, rows: int) -> bytes | None:
+    """A file that decodes to the first rows of this one, at least as many as asked for, or not at all.
+
+    None where the file is of another kind, or nothing would be left out. The result has no end marker: a decoder that
+    meets one before it needs it complains, and one that runs out of data refuses, as it must, because what follows
+    there in the whole file may matter.
+    """
+    frame = scan = None
+    try:
+        for marker, position, _ in jpeg_segments(data):
+            if marker == _RESTART_INTERVAL or (marker == _APP1 and data.startswith(EXIF_PREFIX, position + 4)):
+                return None
+            if marker in JPEG_FRAME_MARKERS:
+                if frame is not None or marker not in _SEQUENTIAL_HUFFMAN:
+                    return None
+                frame = position
+            elif marker == JPEG_SCAN:
+                scan = position
+        if frame is None or scan is None:
+            return None
+        precision, height, _, components = struct.unpack_from(">BHHB", data, frame + 4)
+        if precision != 8 or components not in (1, 3) or data[scan + 4] != components:
+            return None
+        vertical_factor = max(data[frame + 11 + 3 * component] & 15 for component in range(components))
+    except (struct.error, IndexError):
+        return None
+    unit = _BLOCK * vertical_factor
+    lowered = -(-(rows + _UPSAMPLING_ROWS) // unit) * unit if vertical_factor in (1, 2) else height
+    end = data.find(_END, scan)
+    if lowered >= height or end < 0:
+        return None
+    return b"".join((data[: frame + 5], struct.pack(">H", lowered), data[frame + 7 : end]))

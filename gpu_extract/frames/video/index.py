@@ -1,0 +1,119 @@
+"""The packets of a video, read without decoding: which frame each one becomes, and where decoding may begin.
+
+Frame n of a full decode is the n-th shown picture in the order of presentation times. That holds for a file only if
+its packets pass every check here; for any other file `read_index` says why not, and the video is decoded whole. What
+no check can see is damage inside the packets of a part that is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from gpu_extract.frames.video.bitstream import DoubtError, PacketReader, packet_reader
+from gpu_extract.frames.video.container import READ_ERRORS
+
+# Their timestamps are stored, not guessed, and a seek lands where the file says.
+_INDEXED_CONTAINERS = ("mov", "matroska", "mpegts")
+
+_GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
+
+_LONGEST_SPAN = 1 << 32  # transport streams count to 2^33 and begin again
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """Packets in decode order (axis P); a frame's number is its position in `packet_of`."""
+
+    pts: np.ndarray  # [P] int64, stream time base, all different
+    seek_to: np.ndarray  # [P] int64, the time to give to a seek that shall arrive at or before the packet
+    size: np.ndarray  # [P] int64, bytes
+    duration: np.ndarray  # [P] int64, 0 where it is not known
+    entry: np.ndarray  # [P] bool: decoding may begin here
+    droppable: np.ndarray  # [P] bool: no other picture needs it
+    shown: np.ndarray  # [P] bool: not cut away by an edit list
+    packet_of: np.ndarray  # [N] frame number -> packet
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.packet_of)
+
+    def entry_before(self, packet: int) -> int:
+        """The last packet at which decoding may begin so that this packet's picture comes out right."""
+        entries = np.flatnonzero(self.entry[: packet + 1])
+        usable = entries[self.pts[entries] <= self.pts[packet]]
+        return int(usable[-1]) if len(usable) else 0
+
+
+def read_index(container: InputContainer, stream: VideoStream, closed: Callable[[], bool]) -> VideoIndex:
+    """Reads all packets; raises DoubtError, with the reason, where frame numbers cannot be told from them.
+
+    closed: asked at each packet; reading ends when it is true, because a large file may take a minute.
+    """
+    if not container.format.name.startswith(_INDEXED_CONTAINERS):
+        raise DoubtError(f"{container.format.name} files have no reliable timestamps")
+    container.flags = container.flags & ~_GENERATE_PTS  # missing timestamps shall be seen to be missing
+    reader = packet_reader(stream.codec_context.codec.canonical_name, stream.codec_context.extradata)
+    rows = []
+    latest = None
+    try:
+        for packet in container.demux(stream):
+            if closed():
+                raise DoubtError("the source was closed")
+            if not packet.size:
+                continue
+            rows.append(_row(packet, reader))
+            if packet.dts is not None:
+                if latest is not None and packet.dts <= latest:
+                    raise DoubtError("timestamps do not ascend")
+                latest = packet.dts
+    except READ_ERRORS as error:
+        raise DoubtError("the file is damaged") from error
+    if not rows:
+        raise DoubtError("the stream has no packets")
+    # A transport stream is searched by decoding times, and from the middle of a packet.
+    margin = round(1 / stream.time_base) if container.format.name == "mpegts" and stream.time_base else None
+    return _checked(np.array(rows, np.int64).T, margin)
+
+
+def _row(packet: av.Packet, reader: PacketReader) -> tuple[int, ...]:
+    if packet.pts is None:
+        raise DoubtError("a packet has no timestamp")
+    if packet.is_corrupt:
+        raise DoubtError("a packet is marked as damaged")
+    facts = reader(memoryview(packet), packet.is_keyframe)
+    dts = packet.pts if packet.dts is None else packet.dts
+    return packet.pts, dts, packet.size, packet.duration or 0, not packet.is_discard, *facts
+
+
+def _checked(columns: np.ndarray, margin: int | None) -> VideoIndex:
+    pts, dts, size, duration = columns[:4]
+    shown, entry, droppable, all_parameters, parameters, layered = columns[4:].astype(bool)
+    if not entry[0]:
+        raise DoubtError("the stream does not begin with a picture of its own")
+    if pts[0] != pts.min():
+        raise DoubtError("pictures are shown before the first one in the file")
+    if pts.max() - pts.min() >= _LONGEST_SPAN:
+        raise DoubtError("timestamps begin again")
+    if len(np.unique(pts)) != len(pts):
+        raise DoubtError("two frames have one timestamp")
+    if parameters[1:].any():
+        entry = entry & all_parameters
+        entry[0] = True
+    droppable = droppable & ~parameters & ~layered.any()
+    packets = np.flatnonzero(shown)
+    return VideoIndex(
+        pts=pts,
+        seek_to=pts if margin is None else np.minimum(pts, dts) - margin,
+        size=size,
+        duration=duration,
+        entry=entry,
+        droppable=droppable,
+        shown=shown,
+        packet_of=packets[np.argsort(pts[packets], kind="stable")],
+    )

@@ -1,0 +1,1 @@
+"""The wishes of a user, one module each: one function, one report."""

@@ -1,0 +1,155 @@
+"""What can be said of an alignments file and its frames without cutting a face."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_module
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_extract.alignments import Alignments
+from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
+from gpu_extract.frames import FrameSource, open_frames
+from gpu_extract.reports.extraction import write_report
+from gpu_extract.run.plan import Options, crop_all
+from gpu_extract.settings import Settings
+
+LISTED = 10
+BEYOND_ANY_FRAME = np.array([1 << 40])
+"""A position that no source has: whoever looks for it learns how many frames there are."""
+
+
+@dataclass
+class CheckReport:
+    """What a check found. Every field is a key of the JSON."""
+
+    frames: int = 0
+    """Frames of the source."""
+    entries: int = 0
+    """Frames of the alignments file."""
+    faces: int = 0
+    frames_without_alignments: list[str] = field(default_factory=list)
+    alignments_without_frame: list[str] = field(default_factory=list)
+    bad_landmarks: list[dict[str, Any]] = field(default_factory=list)
+    """Each with `frame`, `index` and `reason`."""
+    frames_without_faces: list[str] = field(default_factory=list)
+    """Entries without a face. Not a fault."""
+    frames_with_several_faces: list[str] = field(default_factory=list)
+    """Entries with two faces or more. Not a fault."""
+    alignments_version: float = 0.0
+    alignments_generation: str = ""
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    exit_code: int = EXIT_OK
+
+    def to_json(self) -> str:
+        text = json_module.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return text.encode("utf-8", "backslashreplace").decode()
+
+    def table(self) -> str:
+        """The result for a person."""
+        lines = [f"file    {self.entries:,} frames with {self.faces:,} faces, version {self.alignments_version}"]
+        lines.append(f"source  {self.frames:,} frames")
+        for title, found in [
+            ("without alignments", self.frames_without_alignments),
+            ("in the file but not in the source", self.alignments_without_frame),
+            ("without faces", self.frames_without_faces),
+            ("with several faces", self.frames_with_several_faces),
+        ]:
+            lines.append(f"{len(found):>7,} {title}{_some(found)}")
+        lines.append(f"{len(self.bad_landmarks):>7,} faces with bad landmarks")
+        lines += [f"        {bad['frame']} face {bad['index']}: {bad['reason']}" for bad in self.bad_landmarks[:LISTED]]
+        if len(self.bad_landmarks) > LISTED:
+            lines.append(f"        … and {len(self.bad_landmarks) - LISTED:,} more; --json lists all")
+        lines += [f"note    {note}" for note in self.notes]
+        return "\n".join(map(printable, lines))
+
+
+def check(
+    alignments: str | os.PathLike[str],
+    frames: str | os.PathLike[str],
+    *,
+    video_timing: str = "auto",
+    json: str | os.PathLike[str] | None = None,
+) -> CheckReport:
+    """Compare an alignments file with the frames it was made from. Writes nothing but the report.
+
+    Args:
+        alignments: alignments file of any generation.
+        frames: the video, or the folder of images.
+        video_timing: how a video's frames are numbered, see `gpu_extract.extract`.
+        json: where to write the report; "-" is standard output.
+
+    Returns:
+        The report; `exit_code` is 0 if every frame has an entry, every entry with faces a frame, and every face
+        landmarks that can be cut; else 4. Frames with several faces or none are named, but no fault.
+
+    Raises:
+        GpuExtractError: one of its kinds, see `gpu_extract.errors`.
+    """
+    settings = Settings(Path(alignments), Path(frames), Path(), video_timing=video_timing, json=json)
+    began = time.perf_counter()
+    loaded = Alignments.load(alignments)
+    resolved = settings.resolve(loaded)
+    with open_frames(frames, timing=resolved.timing, rotate=resolved.rotate) as source:
+        report = _compared(loaded, source, _count(source))
+        report.bad_landmarks = _bad_landmarks(loaded, Options(centering=resolved.centering))
+    if report.frames_without_alignments or report.alignments_without_frame or report.bad_landmarks:
+        report.exit_code = EXIT_PARTIAL
+    report.seconds = round(time.perf_counter() - began, 3)
+    if json is not None:
+        write_report(report, json)
+    return report
+
+
+def _count(source: FrameSource) -> int:
+    if source.frames_seen is None:
+        for _ in source.frames(BEYOND_ANY_FRAME):
+            pass
+    assert source.frames_seen is not None
+    return source.frames_seen
+
+
+def _compared(alignments: Alignments, source: FrameSource, count: int) -> CheckReport:
+    names, faces = alignments.frame_names, alignments.faces
+    report = CheckReport(frames=count, entries=len(names), faces=len(faces))
+    report.alignments_version, report.alignments_generation = alignments.version, alignments.generation
+    per_entry = np.bincount(faces.frame, minlength=len(names))
+    entry_of: dict[int, str] = {}
+    for name, number_of_faces in zip(names, per_entry.tolist(), strict=True):
+        position = source.index_of(name)
+        if position is None or position >= count:
+            report.alignments_without_frame.append(name)
+        elif position in entry_of:
+            report.notes.append(f"{name} and {entry_of[position]} name the same frame; only the latter is extracted.")
+        else:
+            entry_of[position] = name
+        if number_of_faces == 0:
+            report.frames_without_faces.append(name)
+        elif number_of_faces > 1:
+            report.frames_with_several_faces.append(name)
+    report.frames_without_alignments = [source.name_of(i) for i in range(count) if i not in entry_of]
+    return report
+
+
+def _bad_landmarks(alignments: Alignments, options: Options) -> list[dict[str, Any]]:
+    faces = alignments.faces
+    bad = dict(faces.invalid)
+    for row in np.flatnonzero(~crop_all(alignments, options, {}).usable).tolist():
+        bad.setdefault(row, "its landmarks do not define a crop (all in one place)")
+    return [
+        {"frame": alignments.frame_names[faces.frame[row]], "index": int(faces.index[row]), "reason": reason}
+        for row, reason in sorted(bad.items())
+    ]
+
+
+def _some(names: list[str]) -> str:
+    if not names:
+        return ""
+    more = ", …" if len(names) > LISTED else ""
+    return f": {', '.join(names[:LISTED])}{more}"

@@ -1,0 +1,128 @@
+"""What would be used on this machine, and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gpu_extract.engines import base
+from gpu_extract.errors import DeviceError, OutputError
+from gpu_extract.faces.encoder import extensions
+from gpu_extract.reports.extraction import versions
+
+CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "prores", "ffv1", "mjpeg")
+
+
+@dataclass
+class Findings:
+    """All that `doctor` knows; every field is a key of the JSON."""
+
+    versions: dict[str, str]
+    machine: str
+    cores: int
+    devices: list[str]
+    engines: list[dict[str, Any]]
+    chosen: str
+    png: dict[str, str]
+    codecs: list[str]
+    codecs_missing: list[str]
+    limits: dict[str, int]
+    exit_code: int = 0
+
+    def write_json(self, target: str) -> None:
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        if target == "-":
+            sys.stdout.write(text)
+            return
+        try:
+            Path(target).write_text(text, "utf-8")
+        except OSError as error:
+            raise OutputError(f"the findings cannot be written to {target}: {error.strerror}.") from error
+
+    def table(self) -> str:
+        lines = ["versions  " + ", ".join(f"{name} {version}" for name, version in self.versions.items())]
+        lines.append(f"machine   {self.machine}, {self.cores} cores for this process")
+        lines.append("devices   " + "; ".join(self.devices))
+        for engine in self.engines:
+            state = "can run" if engine["obstacle"] is None else f"cannot: {engine['obstacle']}"
+            lines.append(f"engine    {engine['kind']:<7}{engine['module']:<14}on {engine['device']:<7}{state}")
+        lines.append(f"chosen    {self.chosen}")
+        lines.append("png       " + ", ".join(f"{what}: {how}" for what, how in self.png.items()))
+        lines.append("decodes   " + ", ".join(self.codecs))
+        if self.codecs_missing:
+            lines.append("lacks     " + ", ".join(self.codecs_missing))
+        lines.append("limits    " + ", ".join(f"{name} {value}" for name, value in self.limits.items()))
+        return "\n".join(lines)
+
+
+def examine(engine: str = "auto", device: str = "auto") -> Findings:
+    """Look at the machine; `chosen` says what `extract` would take for this engine and device, or why it cannot."""
+    devices = _devices()
+    places = ["cpu", *(line.split(" ")[0] for line in devices if line.startswith("cuda:"))]
+    found = [
+        {
+            "kind": module.KIND,
+            "module": module.__name__.rpartition(".")[2],
+            "device": place,
+            "obstacle": module.obstacle(place),
+        }
+        for place in places
+        for module in base.modules()
+    ]
+    exit_code = 0
+    try:
+        picked, passed_over = base.pick_engine(engine, device)
+        with picked:
+            chosen = f"{picked.name} on {picked.device}: {picked.implementation}"
+        if passed_over:
+            chosen += f" (not {'; not '.join(passed_over)})"
+    except DeviceError as error:
+        chosen, exit_code = str(error), error.exit_code
+    present, missing = _codecs()
+    return Findings(
+        versions=versions(),
+        machine=f"{platform.system()} {platform.machine()}",
+        cores=len(os.sched_getaffinity(0)),
+        devices=devices,
+        engines=found,
+        chosen=chosen,
+        png=_png(),
+        codecs=present,
+        codecs_missing=missing,
+        limits=asdict(base.Limits()),
+        exit_code=exit_code,
+    )
+
+
+def _devices() -> list[str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = f"torch is built for CUDA {built}, but no driver or device answers" if built else "torch is a CPU build"
+        return [f"cpu only ({why})"]
+    names = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return ["cpu", *names]
+
+
+def _png() -> dict[str, str]:
+    from gpu_extract.frames.images import plain_png as reader
+    from gpu_extract.kernels import png as writer
+
+    return {
+        "write": "own" if writer.is_available() else "OpenCV (the C extension was not built)",
+        "read": "own, OpenCV for unusual files" if reader.is_available() else "OpenCV",
+        "also writes": " ".join(extension for extension in extensions() if extension != ".png"),
+    }
+
+
+def _codecs() -> tuple[list[str], list[str]]:
+    import av
+
+    present = [name for name in CODECS if name in av.codecs_available]
+    return present, [name for name in CODECS if name not in present]

@@ -1,0 +1,46 @@
+"""Regenerating the thumbnails inside an alignments file: one more pass over the frames, with their own centering."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpu_extract.faces.thumbs import as_stored, thumbnail, thumbnail_centering
+from gpu_extract.run.pipeline import FaceResult, FrameResult, Pipeline
+from gpu_extract.run.plan import FrameTask, Options, make_plan
+
+if TYPE_CHECKING:
+    from gpu_extract.jobs.prepare import Prepared
+    from gpu_extract.reports.extraction import Report
+
+GENERATIONS_WITHOUT = ("g0", "g1", "g2", "g3", "g4", "g5", "g6", "g7a")
+
+
+def refresh_thumbnails(made: Prepared, size: int, report: Report) -> None:
+    """Set the `thumb` of every face whose frame is there; the file itself is saved later.
+
+    Args:
+        size: of the extracted faces, which thumbnails are shrunk from.
+    """
+    alignments = made.alignments
+    if alignments.generation in GENERATIONS_WITHOUT:
+        report.notes.append(f"files of generation {alignments.generation} hold no thumbnails; none were made.")
+        return
+    version = alignments.version
+    plan = make_plan(alignments, made.source, Options(size=size, centering=thumbnail_centering(version)))
+    jpegs: dict[int, bytes] = {}
+
+    def finish(task: FrameTask, k: int, crop: np.ndarray, result: FrameResult) -> FaceResult:
+        row = int(task.rows[k])
+        jpegs[row] = thumbnail(crop, version)
+        return FaceResult(row, int(task.index[k]), "", "", 0)
+
+    for result in Pipeline(plan, made.source, made.engine, finish, made.workers):
+        for failure in result.failures:
+            report.notes.append(f"no thumbnail for {failure.frame}: {failure.reason}")
+    for row, jpeg in jpegs.items():
+        record: dict[str, Any] = alignments.record(row)
+        before = record.get("thumb")
+        alignments.set_field(row, "thumb", as_stored(jpeg, record["landmarks_xy"] if before is None else before))
+    report.thumbs_refreshed = len(jpegs)

@@ -1,0 +1,417 @@
+"""Proving a faces folder: every face is cut again, in memory, and compared with what is stored. Nothing is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json as json_module
+import os
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, FrameError, InputError, UsageError, printable
+from gpu_extract.faces.encoder import encoder_for, face_hash
+from gpu_extract.faces.header import PREFIX, header_text
+from gpu_extract.faces.layout import layout_for
+from gpu_extract.faces.layouts.webdataset import sample_json
+from gpu_extract.faces.metadata import json_line
+from gpu_extract.jobs.prepare import Prepared, header_maker, prepared
+from gpu_extract.reports.extraction import Report, write_report
+from gpu_extract.run import journal
+from gpu_extract.run.pipeline import FaceResult, FrameResult, Pipeline
+from gpu_extract.run.plan import Failure, FrameTask, stem_of
+from gpu_extract.run.progress import make_progress
+from gpu_extract.run.rows import FaceRows
+from gpu_extract.settings import Settings, digest
+
+LISTED = 20
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+PNG_CHUNKS = (b"IHDR", b"iTXt", b"IDAT", b"IEND")
+KINDS = ("missing", "extra", "altered", "moved", "hash", "metadata", "unproven")
+
+
+@dataclass
+class VerifyReport:
+    """What a verification found. Every field is a key of the JSON."""
+
+    faces_expected: int = 0
+    faces_agree: int = 0
+    """Faces whose file, place and stored hash are all what a new extraction gives."""
+    hashes_compared: int = 0
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    """Each with `kind`, `file`, `frame`, `index` and `reason`. Kinds: missing, extra, altered, moved (or renamed), hash
+    (the alignments file holds another), metadata, unproven (the frame or face cannot be cut again)."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Differences by kind."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    settings_from: str = ""
+    engine: str = ""
+    device: str = ""
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    exit_code: int = EXIT_OK
+
+    def add(self, kind: str, file: str | None, frame: str | None, index: int | None, reason: str) -> None:
+        self.differences.append({"kind": kind, "file": file, "frame": frame, "index": index, "reason": reason})
+
+    def finish(self, seconds: float) -> None:
+        order = {kind: i for i, kind in enumerate(KINDS)}
+        self.differences.sort(key=lambda found: (order[found["kind"]], found["file"] or "", found["frame"] or ""))
+        self.counts = {kind: sum(found["kind"] == kind for found in self.differences) for kind in KINDS}
+        self.seconds = round(seconds, 3)
+        self.exit_code = EXIT_PARTIAL if self.differences else EXIT_OK
+
+    def to_json(self) -> str:
+        text = json_module.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return text.encode("utf-8", "backslashreplace").decode()
+
+    def table(self) -> str:
+        """The result for a person."""
+        found = ", ".join(f"{count:,} {kind}" for kind, count in self.counts.items() if count)
+        lines = [
+            f"faces   {self.faces_agree:,} of {self.faces_expected:,} agree ({self.engine} on {self.device})",
+            f"hashes  {self.hashes_compared:,} in the alignments file compared",
+            f"differ  {found or 'nothing'}",
+            *(f"note    {note}" for note in self.notes),
+        ]
+        for one in self.differences[:LISTED]:
+            lines.append(f"{one['kind']:<8}{one['file'] or one['frame']}: {one['reason']}")
+        if len(self.differences) > LISTED:
+            lines.append(f"{'':8}… and {len(self.differences) - LISTED:,} more; --json lists all")
+        return "\n".join(map(printable, lines))
+
+
+def verify(
+    alignments: str | os.PathLike[str],
+    frames: str | os.PathLike[str],
+    faces: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    extract_every_n: int | None = None,
+    align_eyes: bool | None = None,
+    large: bool | None = None,
+    min_size: int | None = None,
+    centering: str | None = None,
+    video_timing: str | None = None,
+    rotate: str | None = None,
+    antialias: bool | None = None,
+    format: str | None = None,
+    quality: int | None = None,
+    output_layout: str | None = None,
+    metadata: str | None = None,
+    engine: str | None = None,
+    device: str = "auto",
+    batch_mb: int = 64,
+    pinned_mb: int = 512,
+    workers: int | None = None,
+    json: str | os.PathLike[str] | None = None,
+    progress: str = "auto",
+) -> VerifyReport:
+    """Cut every face again in memory and compare it with its file, its place and its stored hash. Writes nothing.
+
+    Args:
+        alignments, frames, faces: as `gpu_extract.extract` had them.
+        size, extract_every_n, align_eyes, large, min_size, centering, video_timing, rotate, antialias, format, quality,
+            output_layout, metadata, engine: as `extract` had them. None takes what the folder's journal says; where it
+            has none, the size of its first image and the defaults of `extract`.
+        device, batch_mb, pinned_mb, workers, progress: see `extract`.
+        json: where to write the report; "-" is standard output.
+
+    Returns:
+        The report; `exit_code` is 0 only if everything agrees, else 4.
+
+    Raises:
+        GpuExtractError: one of its kinds, see `gpu_extract.errors`.
+    """
+    chosen = {name: value for name, value in locals().items() if name not in ("alignments", "frames", "faces")}
+    running = {name: chosen.pop(name) for name in ("device", "batch_mb", "pinned_mb", "workers", "json", "progress")}
+    folder = Path(faces)
+    if not folder.is_dir():
+        raise InputError(f"there is no faces folder {folder}; name the one that extract wrote.")
+    report = VerifyReport()
+    began = time.perf_counter()
+    stored = _stored_settings(folder, report)
+    stored |= {name: value for name, value in chosen.items() if value is not None}
+    settings = Settings(Path(alignments), Path(frames), folder, **stored, **running)
+    report.settings = {name: getattr(settings, name) for name in chosen}
+    with prepared(settings, Report()) as made:
+        report.engine, report.device = made.engine.name, made.engine.device
+        _Verification(made, settings, report).run()
+    report.finish(time.perf_counter() - began)
+    if settings.json is not None:
+        write_report(report, settings.json)
+    return report
+
+
+def _stored_settings(folder: Path, report: VerifyReport) -> dict[str, Any]:
+    """Arguments of `Settings` that the folder itself tells."""
+    run = journal.read(folder)
+    if run is None:
+        report.settings_from = "the folder's first image"
+        return _guessed_settings(folder)
+    report.settings_from = "the folder's journal"
+    told = dict(run[0])
+    for name in ("frames", "faces in the alignments file"):
+        told.pop(name, None)
+    told["rotate"] = "on" if told["rotate"] else "off"
+    told["format"] = told["format"].removeprefix(".") if told["format"].startswith(".") else "auto"
+    known = {field.name for field in dataclasses.fields(Settings)}
+    return {name: value for name, value in told.items() if name in known and name != "refresh_thumbs"}
+
+
+def _guessed_settings(folder: Path) -> dict[str, Any]:
+    from gpu_extract.frames.images.decode import image_size
+
+    stored = _files(folder)
+    shards = any(isinstance(place, _InShard) for place in stored.values())
+    for name in sorted(stored):
+        if name.lower().endswith(IMAGE_EXTENSIONS):
+            layout = "webdataset" if shards else "by-frame" if "/" in name else "flat"
+            with suppress(FrameError):
+                return {"size": image_size(_content(stored[name]))[0], "output_layout": layout}
+    raise UsageError(f"{folder} holds neither a journal nor a readable image; give the --size of its faces.")
+
+
+@dataclass(frozen=True)
+class _InShard:
+    shard: Path
+    at: int
+    nbytes: int
+
+
+def _files(folder: Path) -> dict[str, Path | _InShard]:
+    """All files of a folder by relative name; members of shards by their own name, the shards themselves not."""
+    import tarfile
+
+    found: dict[str, Path | _InShard] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or name == journal.NAME:
+            continue
+        found[name] = path
+        if path.suffix == ".tar" and path.stem.isdecimal() and path.parent == folder:
+            try:
+                with tarfile.open(path, errors="surrogateescape") as tar:
+                    members = {member.name: _InShard(path, member.offset_data, member.size) for member in tar}
+            except (tarfile.TarError, OSError):
+                continue  # stays in the list as a file of its own, which nothing expects
+            if not members.keys() & found.keys():
+                found |= members
+                del found[name]
+    return found
+
+
+def _content(place: Path | _InShard) -> bytes:
+    """Raises FrameError if it cannot be read."""
+    from gpu_extract.frames.images.decode import read_file
+
+    if isinstance(place, Path):
+        return read_file(place)
+    try:
+        with place.shard.open("rb") as file:
+            file.seek(place.at)
+            return file.read(place.nbytes)
+    except OSError as error:
+        raise FrameError(f"the shard {place.shard.name} cannot be read: {error.strerror}.") from error
+
+
+class _Verification:
+    """One pass over the frames. `compare` is the pipeline's last stage and called from many threads."""
+
+    def __init__(self, made: Prepared, settings: Settings, report: VerifyReport) -> None:
+        self._made, self._settings, self._report = made, settings, report
+        self._layout = layout_for(settings.output_layout)(settings.faces, made.plan.positions[:0], made.plan.face_count)
+        self._header = header_maker(made)
+        self._rows = FaceRows(made.alignments, made.plan)
+        self._stored = _files(settings.faces)
+        self._unclaimed = dict(self._stored)
+        run = journal.read(settings.faces)
+        # The last part of the name: the journal of an archive begins with the shard.
+        self._recorded = {face.row: face for frame in run[1] for face in frame.faces} if run else {}
+        if run and run[0].get("faces in the alignments file") != digest(made.alignments):
+            report.notes.append("the faces in the alignments file are not those that the folder was made from.")
+        self._lock = threading.Lock()
+        self._missing: dict[str, tuple[FrameTask, int, str]] = {}
+
+    def run(self) -> None:
+        made, report = self._made, self._report
+        failures = [*made.plan.failures]
+        failures += [Failure(name, None, "the source has no such frame") for name in made.plan.missing]
+        report.faces_expected = made.plan.face_count
+        pipeline = Pipeline(made.plan, made.source, made.engine, self.compare, made.workers)
+        progress = make_progress(self._settings.progress, made.plan.frame_count)
+        found: list[FaceResult] = []
+        try:
+            for result in pipeline:
+                failures += result.failures
+                found += result.faces
+                progress.advance(len(result.faces))
+        finally:
+            progress.close()
+        self._metadata(found)
+        self._pass_over(failures)
+        self._moved_and_missing()
+        for name in sorted(self._unclaimed):
+            report.add("extra", name, None, None, "no face of the alignments file has this file")
+
+    def compare(self, task: FrameTask, k: int, crop: np.ndarray, result: FrameResult) -> FaceResult | Failure:
+        """Compare one face; pixels first, then what is known of it."""
+        row, index, name = int(task.rows[k]), int(task.index[k]), task.file_name(k)
+        encoder = encoder_for(task.extension, self._settings.quality)
+        try:
+            header = self._header(task, k, result) if self._header and encoder.extension == ".png" else None
+            place = self._layout.place(task, k, name)
+        except (InputError, OSError) as error:
+            return Failure(task.name, index, str(error))
+        sha1 = face_hash(crop, encoder, b"" if encoder.lossless else encoder.encode(crop, header))
+        agrees = self._same_hash(task, k, place, sha1)
+        with self._lock:
+            stored = self._unclaimed.pop(place, None)
+        if stored is None:
+            with self._lock:
+                self._missing[place] = (task, index, sha1)
+            return FaceResult(row, index, place, sha1, 0)
+        fault = self._fault(stored, sha1, header, row)
+        if fault is None and self._settings.output_layout == "webdataset":
+            fault = self._sidecar_fault(task, k, place, sha1)
+        with self._lock:
+            if fault is not None:
+                self._report.add("altered", place, task.name, index, fault)
+            elif agrees:
+                self._report.faces_agree += 1
+        return FaceResult(row, index, place, sha1, 0)
+
+    def _same_hash(self, task: FrameTask, k: int, place: str, sha1: str) -> bool:
+        alignments = self._made.alignments
+        row, index = int(task.rows[k]), int(task.index[k])
+        stored = alignments.stored_hash(row) if alignments.stores_hashes else None
+        recorded = self._recorded.get(row)
+        with self._lock:
+            self._report.hashes_compared += stored is not None
+            if stored is not None and stored != sha1:
+                reason = f"the alignments file has the hash {stored}, a new extraction gives {sha1}"
+                self._report.add("hash", place, task.name, index, reason)
+            if recorded is not None and recorded.sha1 != sha1:
+                reason = f"the run recorded the hash {recorded.sha1}, a new extraction gives {sha1}"
+                self._report.add("hash", place, task.name, index, reason)
+                return False
+        return stored in (None, sha1)
+
+    def _fault(self, stored: Path | _InShard, sha1: str, header: bytes | None, row: int) -> str | None:
+        """What is wrong with a face's file; None if nothing is."""
+        try:
+            data = _content(stored)
+            recorded = self._recorded.get(row)
+            if recorded is not None and recorded.nbytes != len(data):
+                return f"it has {len(data)} bytes, the run wrote {recorded.nbytes}"
+            if _pixel_hash(data) != sha1:
+                return "its pixels are not those of a new extraction"
+            if data.startswith(b"\x89PNG"):
+                fault = png_fault(data)
+                if fault is None and header_text(data) != _header_text(header):
+                    fault = "its header is not that of a new extraction"
+                return fault
+        except InputError as error:
+            return str(error)
+        return None
+
+    def _sidecar_fault(self, task: FrameTask, k: int, place: str, sha1: str) -> str | None:
+        name = place.rpartition(".")[0] + ".json"
+        with self._lock:
+            stored = self._unclaimed.pop(name, None)
+        if stored is None:
+            return "its JSON is missing"
+        if _content(stored) != sample_json(task, k, self._rows.sidecar(task, k, sha1)):
+            return "its JSON is not that of a new extraction"
+        return None
+
+    def _pass_over(self, failures: list[Failure]) -> None:
+        """Report what cannot be cut again; where such a face has a file all the same, it is not called extra."""
+        faces_of: dict[str, set[int | None]] = {}
+        for failure in failures:
+            self._report.add("unproven", None, failure.frame, failure.index, failure.reason)
+            stem = stem_of(failure.frame)
+            if self._settings.output_layout == "webdataset":
+                stem = stem.replace("%", "%25").replace(".", "%2E")
+            faces_of.setdefault(stem, set()).add(failure.index)
+        for name in list(self._unclaimed) if faces_of else ():
+            stem, _, rest = name.rpartition("/")[2].rpartition("_")
+            index, dot, _ = rest.partition(".")
+            failed = faces_of.get(stem, set())
+            if dot and index.isdecimal() and (None in failed or int(index) in failed):
+                del self._unclaimed[name]
+
+    def _moved_and_missing(self) -> None:
+        """Faces that have no file, unless a file that nothing claims holds exactly their pixels."""
+        by_hash: dict[str, list[str]] = {}
+        for name in self._unclaimed if self._missing else ():
+            with suppress(InputError):
+                by_hash.setdefault(_pixel_hash(_content(self._unclaimed[name])), []).append(name)
+        for place, (task, index, sha1) in sorted(self._missing.items()):
+            if candidates := by_hash.get(sha1):
+                name = candidates.pop()
+                del self._unclaimed[name]
+                self._report.add("moved", place, task.name, index, f"its pixels are in {name}")
+            else:
+                self._report.add("missing", place, task.name, index, "the file is not there")
+
+    def _metadata(self, found: list[FaceResult]) -> None:
+        kind = self._settings.metadata
+        if kind is None:
+            return
+        name = f"faces.{kind}"
+        stored = self._unclaimed.pop(name, None)
+        if stored is None:
+            self._report.add("missing", name, None, None, "the run was asked for it")
+        elif kind == "jsonl" and isinstance(stored, Path) and not self._same_rows(stored, found):
+            self._report.add("metadata", name, None, None, "its rows are not those of a new extraction")
+
+    def _same_rows(self, stored: Path, found: list[FaceResult]) -> bool:
+        files = {row: face.file_name for row, face in self._recorded.items()}
+        named = [dataclasses.replace(face, file_name=files.get(face.row, face.file_name)) for face in found]
+        try:
+            with stored.open("rb") as file:
+                lines: Iterator[bytes] = iter(file)
+                same = all(next(lines, None) == json_line(row) for row in self._rows.rows(named))
+                return same and next(lines, None) is None
+        except OSError:
+            return False
+
+
+def _pixel_hash(data: bytes) -> str:
+    """SHA-1 of an image's BGR pixels. Raises FrameError if it cannot be decoded."""
+    from gpu_extract.frames.images.decode import decode_image
+
+    return hashlib.sha1(np.ascontiguousarray(decode_image(data).pixels).data).hexdigest()
+
+
+def _header_text(header: bytes | None) -> str | None:
+    """The text of a header as `Encoder.encode` takes it."""
+    return None if header is None else header.removeprefix(PREFIX).decode("utf-8")
+
+
+def png_fault(data: bytes) -> str | None:
+    """What no extraction writes: damaged or foreign chunks, or bytes after the end; None if there is nothing."""
+    at = 8
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + length
+        if kind not in PNG_CHUNKS:
+            return f"it holds a {kind.decode('latin-1')!r} chunk, which no extraction writes"
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(data[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            return f"its {kind.decode('latin-1')} chunk is damaged"
+        at = end + 4
+        if kind == b"IEND":
+            return None if at == len(data) else f"it has {len(data) - at} bytes after its end"
+    return "it is cut off"

@@ -1,0 +1,222 @@
+"""The run's own record in the faces folder: what was asked for, which frames are finished, each face's hash.
+
+One line an entry: a CRC-32 in hex, a space, JSON. Lines are only ever appended. A line that was torn by a crash, and
+whatever follows it, is cut off when the journal is opened again. A finished run leaves its journal in place: it is the
+record of the run, and tells a later `--resume` that nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpu_extract.errors import InputError, OutputError, UsageError
+from gpu_extract.run.pipeline import FaceResult
+
+NAME = ".gpu-extract.journal"
+VERSION = 1
+READ_BYTES = 1 << 20
+
+Settings = dict[str, Any]
+
+
+@dataclass
+class Finished:
+    """A frame whose faces are all on disk."""
+
+    position: int
+    faces: list[FaceResult] = field(default_factory=list)
+
+
+class Journal:
+    """An open journal; holds a lock on it, so that no second run writes into the folder."""
+
+    def __init__(self, handle: int, path: Path, finished: dict[int, Finished], *, resumed: bool) -> None:
+        self._handle, self.path = handle, path
+        self.finished = finished
+        """Frames that an earlier run finished, by position."""
+        self.frames_seen: int | None = None
+        """Frames of the source, where an earlier run went over all and knew."""
+        self.resumed = resumed
+
+    @classmethod
+    def create(cls, folder: Path, settings: Settings) -> Journal:
+        """A new journal in a folder that has none.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        path = folder / NAME
+        handle = _open(path, os.O_CREAT | os.O_EXCL)
+        try:
+            journal = cls(handle, path, {}, resumed=False)
+            journal._append({"journal": VERSION, "settings": settings})
+            journal.sync()
+        except BaseException:
+            os.close(handle)
+            raise
+        return journal
+
+    @classmethod
+    def resume(cls, folder: Path, settings: Settings) -> Journal:
+        """Open the journal of an earlier run with the same settings and drop what a crash left half-written.
+
+        Raises:
+            UsageError: if a setting differs; the sentence names each.
+            OutputError: if the journal cannot be read or written, or another run holds it.
+        """
+        path = folder / NAME
+        handle = _open(path, 0)
+        try:
+            entries, whole_bytes = _read(handle)
+            first = next(iter(entries), None)
+            if first is None and b"\n" in os.pread(handle, READ_BYTES, 0):
+                raise OutputError(f"{path} is damaged from its first line on; name another faces folder.")
+            if first is None:
+                os.ftruncate(handle, 0)
+                journal = cls(handle, path, {}, resumed=True)
+                journal._append({"journal": VERSION, "settings": settings})
+                return journal
+            if first.get("journal") != VERSION:
+                raise UsageError(f"{path} was written by another version of this program; name another faces folder.")
+            _compare(first["settings"], settings)
+            os.ftruncate(handle, whole_bytes)
+            os.lseek(handle, 0, os.SEEK_END)
+            journal = cls(handle, path, {}, resumed=True)
+            for entry in entries[1:]:
+                if "frames_seen" in entry:
+                    journal.frames_seen = entry["frames_seen"]
+                else:
+                    journal.finished[entry["frame"]] = _finished(entry)
+            return journal
+        except BaseException:
+            os.close(handle)
+            raise
+
+    def add(self, position: int, faces: list[FaceResult]) -> None:
+        """Record a frame whose faces are on disk.
+
+        Raises:
+            OutputError: if the disk takes no more.
+        """
+        rows = [[face.row, face.index, face.file_name, face.sha1, face.nbytes] for face in faces]
+        self._append({"frame": position, "faces": rows})
+
+    def set_frames_seen(self, count: int) -> None:
+        """Record how many frames the source has; raises OutputError as `add` does."""
+        if count != self.frames_seen:
+            self.frames_seen = count
+            self._append({"frames_seen": count})
+
+    def sync(self) -> None:
+        """Make what was added survive a power cut."""
+        try:
+            os.fsync(self._handle)
+        except OSError as error:
+            raise OutputError(f"the journal {self.path} cannot be saved: {error.strerror}.") from error
+
+    def folds_case(self) -> bool:
+        """Whether the folder's file system takes names that differ in case only for one."""
+        return self.path.with_name(NAME.upper()).exists()
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        text = json.dumps(entry, separators=(",", ":"), ensure_ascii=True).encode()
+        line = b"%08x %s\n" % (zlib.crc32(text), text)
+        try:
+            if os.write(self._handle, line) != len(line):
+                raise OutputError(f"the journal {self.path} cannot grow: the disk is full.")
+        except OSError as error:
+            raise OutputError(f"the journal {self.path} cannot grow: {error.strerror}.") from error
+
+
+def read(folder: Path) -> tuple[Settings, list[Finished]] | None:
+    """The settings and frames of the run that a folder holds, without a lock; None where there is no whole record."""
+    try:
+        handle = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        entries, _ = _read(handle)
+    except OSError as error:
+        raise InputError(f"the journal {folder / NAME} cannot be read: {error.strerror}.") from error
+    finally:
+        os.close(handle)
+    if not entries or entries[0].get("journal") != VERSION:
+        return None
+    return entries[0]["settings"], [_finished(entry) for entry in entries[1:] if "faces" in entry]
+
+
+def exists(folder: Path) -> bool:
+    """Whether a folder holds the journal of a run."""
+    return (folder / NAME).is_file()
+
+
+def _open(path: Path, flags: int) -> int:
+    """A locked handle for reading and appending."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o666)
+    except OSError as error:
+        raise OutputError(f"the journal {path} cannot be opened: {error.strerror}.") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise OutputError(f"another run is writing into {path.parent}; wait for it, or name another folder.") from None
+    return handle
+
+
+def _read(handle: int) -> tuple[list[dict[str, Any]], int]:
+    """All whole entries, and how many bytes they take."""
+    entries, whole_bytes = [], 0
+    for line in _lines(handle):
+        entry = _parse(line)
+        if entry is None:
+            break
+        entries.append(entry)
+        whole_bytes += len(line)
+    return entries, whole_bytes
+
+
+def _lines(handle: int) -> Iterator[bytes]:
+    with open(handle, "rb", buffering=READ_BYTES, closefd=False) as file:
+        file.seek(0)
+        yield from file
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The entry of a line; None if the line is torn or altered."""
+    if not line.endswith(b"\n") or line[8:9] != b" ":
+        return None
+    text = line[9:-1]
+    if line[:8] != b"%08x" % zlib.crc32(text):
+        return None
+    entry: dict[str, Any] = json.loads(text)
+    return entry
+
+
+def _finished(entry: dict[str, Any]) -> Finished:
+    return Finished(entry["frame"], [FaceResult(*face) for face in entry["faces"]])
+
+
+def _compare(before: Settings, now: Settings) -> None:
+    """Raise UsageError naming every setting that differs."""
+    now = json.loads(json.dumps(now))
+    changed = [
+        f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise UsageError(
+            f"this folder's run had other settings: {'; '.join(changed)}; "
+            "resume with the old ones, or name another faces folder."
+        )

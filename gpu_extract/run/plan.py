@@ -1,0 +1,382 @@
+"""What to cut: which faces of which frames, with which matrix and filter, under which file name."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from gpu_extract.alignments import Alignments
+from gpu_extract.alignments.rotation import legacy_rotation
+from gpu_extract.errors import InputError
+from gpu_extract.frames import FrameSource
+from gpu_extract.geometry import crops
+from gpu_extract.geometry.crops import CropGeometry, Fit
+from gpu_extract.geometry.mean_faces import Centering
+from gpu_extract.kernels import antialias, tables
+
+Fits = list[tuple[np.ndarray, Fit]]
+"""Groups of a file's faces: their rows, ascending, and their fits."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose about the faces themselves. Defaults are the command line's."""
+
+    size: int = 256
+    extract_every_n: int = 1
+    align_eyes: bool = False
+    min_box_px: float = 0.0
+    """Only faces whose source box is at least this many frame pixels wide."""
+    centering: Centering = "legacy"
+    centering_asked: bool = False
+    """Whether the user named the centering; if not, sets of 51 points, which have legacy only, take that."""
+    extension: str | None = None
+    """Of the face files; None takes each frame key's own."""
+    antialias: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A face, or a whole frame (`index` None), that could not be cut, and why."""
+
+    frame: str
+    index: int | None
+    reason: str
+    faces: int = 1
+    """How many faces are lost with it."""
+
+
+@dataclass(frozen=True)
+class FrameTask:
+    """All faces to cut from one frame, in file order."""
+
+    position: int
+    """Of the frame in its source, from 0."""
+    name: str
+    """The frame's key in the alignments file."""
+    rows: np.ndarray  # [K] int64, faces in the file
+    index: np.ndarray  # [K] int32, position of each in its frame's list
+    crop_from_frame: np.ndarray  # [K, 2, 3] float64
+    cubic: np.ndarray  # [K] bool
+    region: np.ndarray  # [K, 4] int64: x0, y0, x1, y1 of the frame pixels that a crop may touch, not clipped
+    extension: str
+    failed: dict[int, Failure] = field(default_factory=dict)
+    """By place in this task, faces that turn out to have no crop; their matrices are NaN."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def file_name(self, k: int) -> str:
+        """Name of the k-th face's file: frame key without extension, face index, extension."""
+        return f"{stem_of(self.name)}_{self.index[k]}{self.extension}"
+
+
+@dataclass
+class Plan:
+    """The faces of a run, ordered by frame position and face index."""
+
+    size: int
+    frame_names: list[str]
+    positions: np.ndarray  # [N] int64 ascending, frames of the source to be read
+    rows: np.ndarray  # [K] int64
+    starts: np.ndarray  # [N + 1] int64, faces of frame i are starts[i] .. starts[i + 1]
+    index: np.ndarray  # [K] int32
+    frame_of: np.ndarray  # [N] int32, entry of the alignments file
+    geometry: CropGeometry  # K rows; translations are NaN where `task` has yet to find the pose
+    region: np.ndarray  # [K, 4] int64; everywhere, where the translation is NaN
+    extension: str | None
+    antialias: bool = False
+    fits: Fits = field(default_factory=list)
+    """The groups that need a pose."""
+    faces_filtered: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """Keys of the alignments file that hold faces but have no frame in the source."""
+    faces_missing: int = 0
+    """Faces of those keys."""
+    frame_sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """(height, width) by entry of the file, of frames that hold faces found in a turned frame."""
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.positions)
+
+    @property
+    def face_count(self) -> int:
+        return len(self.rows)
+
+    def task(self, i: int) -> FrameTask:
+        """The i-th frame's faces. Finds their poses if they need any, so that each is found by whoever needs it."""
+        faces = slice(self.starts[i], self.starts[i + 1])
+        name = self.frame_names[self.frame_of[i]]
+        failed = {k: Failure(name, int(self.index[faces][k]), NO_CROP) for k in self._pose(faces)} if self.fits else {}
+        return FrameTask(
+            int(self.positions[i]),
+            name,
+            self.rows[faces],
+            self.index[faces],
+            self.geometry.crop_from_frame[faces],
+            self.geometry.cubic[faces],
+            self.region[faces],
+            self.extension or face_extension(name),
+            failed,
+        )
+
+    def _pose(self, faces: slice) -> list[int]:
+        """Complete the crops of some faces; returns which of them have none. Threads may complete others meanwhile."""
+        crop_from_frame = self.geometry.crop_from_frame[faces]
+        pending = np.flatnonzero(np.isnan(crop_from_frame[:, 0, 2]))
+        if not len(pending):
+            return []
+        crop_from_frame[pending] = found = with_poses(self.fits, self.rows[faces][pending])
+        self.region[faces] = _source_region(crop_from_frame, self.geometry.cubic[faces], self.size, self.antialias)
+        return pending[np.isnan(found[:, 0, 2])].tolist()
+
+    def tasks(self) -> Iterator[FrameTask]:
+        return (self.task(i) for i in range(self.frame_count))
+
+
+NO_CROP = "its landmarks do not define a crop (all in one place)"
+VIDEO_KEY_EXTENSION = ".png"
+WRITTEN_LIKE_THE_FRAME = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+def stem_of(name: str) -> str:
+    """A frame key without its extension; `.png` alone is all stem, as `os.path.splitext` has it."""
+    return PurePosixPath(name).stem
+
+
+def face_extension(name: str) -> str:
+    """Extension of a frame's face files: the frame's own where it is an image's, else PNG."""
+    extension = PurePosixPath(name).suffix
+    return extension if extension.lower() in WRITTEN_LIKE_THE_FRAME else VIDEO_KEY_EXTENSION
+
+
+def crop_all(alignments: Alignments, options: Options, sizes: dict[int, tuple[int, int]]) -> CropGeometry:
+    """Geometry of every face of a file, F rows; faces that cannot be cut are not usable.
+
+    Translations that need a pose are NaN; `with_poses` has them.
+
+    Args:
+        sizes: (height, width) of the frames, by entry of the file, that hold faces found in a rotated frame.
+    """
+    return _stacked(alignments, fit_all(alignments, options, sizes))
+
+
+def fit_all(alignments: Alignments, options: Options, sizes: dict[int, tuple[int, int]]) -> Fits:
+    """All faces of a file that have landmarks; the arguments are those of `crop_all`."""
+    faces = alignments.faces
+    seed = alignments.version < 2
+    fits = []
+    for group in faces.groups:
+        points = group.points
+        turned = np.flatnonzero(faces.rotation[group.rows])
+        if len(turned):
+            points = points.copy()
+            for k in turned:
+                points[k] = upright_landmarks(alignments, int(group.rows[k]), points[k], sizes)
+        n = points.shape[1]
+        centering = "legacy" if n == 51 else options.centering
+        fitted = crops.fit(points, options.size, centering, seed=seed, align_eyes=options.align_eyes)
+        fits.append((group.rows, fitted))
+    return fits
+
+
+def _stacked(alignments: Alignments, fits: Fits) -> CropGeometry:
+    return crops.stack([(rows, fit.geometry_before_pose()) for rows, fit in fits], len(alignments.faces))
+
+
+def with_poses(fits: Fits, rows: np.ndarray) -> np.ndarray:
+    """Complete matrices [k, 2, 3] float64 of faces of a file by their rows [k]; NaN where no pose is found."""
+    crop_from_frame = np.full((len(rows), 2, 3), np.nan)
+    for of_fit, fit in fits:
+        place = np.searchsorted(of_fit, rows)
+        mine = np.flatnonzero(of_fit.take(place, mode="clip") == rows)
+        if len(mine):
+            crop_from_frame[mine] = fit.crop_from_frame(place[mine])
+    return crop_from_frame
+
+
+def upright_landmarks(
+    alignments: Alignments, row: int, points: np.ndarray, sizes: dict[int, tuple[int, int]]
+) -> np.ndarray:
+    """A face's landmarks [n, 2] in its frame as it is, also where it was found in a turned one (generation g0)."""
+    faces = alignments.faces
+    size = sizes.get(int(faces.frame[row]))
+    if not faces.rotation[row] or size is None:
+        return points
+    return legacy_rotation(points, faces.box[row], int(faces.rotation[row]), *size)[0]
+
+
+def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> Plan:
+    """Match faces with frames, filter, and work out every crop.
+
+    Raises:
+        InputError: if no face has a frame in the source, or the source cannot tell the size of a frame that a rotated
+            face needs.
+    """
+    faces = alignments.faces
+    names = alignments.frame_names
+    found = [source.index_of(name) for name in names]
+    position = np.array([-1 if i is None else i for i in found], np.int64)
+    if len(faces.frame) and not (position[faces.frame] >= 0).any():
+        raise InputError(
+            f"no entry of {alignments.path.name} names a frame of {source.path}: the file has "
+            f"{names[faces.frame[0]][:100]!r}, the frames are like {source.name_of(0)!r}; "
+            "check that the two belong together."
+        )
+    selected = (position >= 0) & (position % options.extract_every_n == 0)
+    face_counts = np.bincount(faces.frame, minlength=len(names))
+
+    failures = _drop_same_frame(names, position, face_counts, selected)
+    wanted_face = selected[faces.frame]
+    turned = sorted(set(faces.frame[wanted_face & (faces.rotation != 0)].tolist()))
+    sizes = {i: source.size_of(int(position[i])) for i in turned}
+    fits = fit_all(alignments, options, sizes)
+    cut = _stacked(alignments, fits)
+
+    failures += [
+        Failure(names[faces.frame[row]], int(faces.index[row]), reason)
+        for row, reason in faces.invalid.items()
+        if wanted_face[row]
+    ]
+    poseless = np.zeros(len(faces.frame), bool)
+    if options.centering_asked and options.centering != "legacy":
+        for group in faces.groups:
+            if group.points.shape[1] == 51:
+                poseless[group.rows] = wanted_face[group.rows]
+    cut.usable[poseless] = False
+    failures += [
+        Failure(
+            names[faces.frame[row]],
+            int(faces.index[row]),
+            f"it has the 51 core landmarks only, which allow --centering legacy, not {options.centering}",
+        )
+        for row in np.flatnonzero(poseless)
+    ]
+    degenerate = wanted_face & ~cut.usable & ~poseless
+    degenerate[list(faces.invalid)] = False
+    failures += [Failure(names[faces.frame[row]], int(faces.index[row]), NO_CROP) for row in np.flatnonzero(degenerate)]
+
+    keep = wanted_face & cut.usable
+    large = _is_large(cut, fits, options)
+    filtered = int((keep & ~large).sum())
+    rows = np.flatnonzero(keep & large)
+    rows = rows[np.lexsort((faces.index[rows], faces.frame[rows], position[faces.frame[rows]]))]
+    frame_of_face = faces.frame[rows]
+    first = np.flatnonzero(np.diff(frame_of_face, prepend=-1))
+    crop_from_frame = cut.crop_from_frame[rows]
+    return Plan(
+        size=options.size,
+        frame_names=names,
+        positions=position[frame_of_face[first]],
+        rows=rows,
+        starts=np.append(first, len(rows)),
+        index=faces.index[rows],
+        frame_of=frame_of_face[first],
+        geometry=CropGeometry(crop_from_frame, cut.cubic[rows], cut.usable[rows]),
+        region=_source_region(crop_from_frame, cut.cubic[rows], options.size, options.antialias),
+        extension=options.extension,
+        antialias=options.antialias,
+        fits=[part for part in fits if part[1].needs_pose],
+        faces_filtered=filtered,
+        failures=failures,
+        frame_sizes=sizes,
+        missing=[names[i] for i in np.flatnonzero((face_counts > 0) & (position < 0))],
+        faces_missing=int((position[faces.frame] < 0).sum()),
+    )
+
+
+def _drop_same_frame(
+    names: list[str], position: np.ndarray, face_counts: np.ndarray, selected: np.ndarray
+) -> list[Failure]:
+    """Of entries that name the same frame (`clip_000001.png` and `clip_000001.mp4`) the first stays selected."""
+    entries = np.flatnonzero(selected & (face_counts > 0))
+    _, first = np.unique(position[entries], return_index=True)
+    later = np.delete(entries, first)
+    selected[later] = False
+    reason = "another entry of the alignments file names the same frame"
+    return [Failure(names[i], None, reason, int(face_counts[i])) for i in later]
+
+
+def without_shared_files(plan: Plan, *, any_extension: bool = False, fold_case: bool = False) -> Plan:
+    """The plan without faces whose file would replace another's, as those of `a.png` and `a.jpg` with one extension.
+
+    The first frame in the plan's order keeps its files; the faces of later ones become failures.
+
+    Args:
+        any_extension: whether names that differ in their extension only are one name.
+        fold_case: whether names that differ in case only, or in how accents are composed, are one name.
+    """
+    frames_of: dict[str, list[int]] = {}
+    for i, frame in enumerate(plan.frame_of.tolist()):
+        name = plan.frame_names[frame]
+        file = stem_of(name)
+        if not any_extension:
+            file += f"/{plan.extension or face_extension(name)}"
+        if fold_case:
+            file = unicodedata.normalize("NFC", file).casefold()
+        frames_of.setdefault(file, []).append(i)
+    keep = np.ones(plan.face_count, bool)
+    failures = []
+    for frames in frames_of.values():
+        if len(frames) == 1:
+            continue
+        owner: dict[int, str] = {}
+        for i in frames:
+            task = plan.task(i)
+            for k, index in enumerate(task.index.tolist()):
+                if owner.setdefault(index, task.name) != task.name:
+                    keep[plan.starts[i] + k] = False
+                    reason = f"its file {task.file_name(k)!r} would replace that of {owner[index]!r}; rename one frame"
+                    failures.append(Failure(task.name, index, reason))
+    if not failures:
+        return plan
+    return replace(_with_faces(plan, keep), failures=plan.failures + failures)
+
+
+def subset(plan: Plan, keep: Sequence[bool] | np.ndarray) -> Plan:
+    """The same plan over some of its frames; keep [N] bool."""
+    frames = np.asarray(keep, bool)
+    return plan if frames.all() else _with_faces(plan, np.repeat(frames, np.diff(plan.starts)))
+
+
+def _with_faces(plan: Plan, keep: np.ndarray) -> Plan:
+    """The plan over some of its faces, keep [K] bool, and the frames that still have any."""
+    left = np.add.reduceat(keep, plan.starts[:-1], dtype=np.int64)
+    some = left > 0
+    cut = plan.geometry
+    return replace(
+        plan,
+        positions=plan.positions[some],
+        rows=plan.rows[keep],
+        starts=np.concatenate([[0], np.cumsum(left[some])]),
+        index=plan.index[keep],
+        frame_of=plan.frame_of[some],
+        geometry=CropGeometry(cut.crop_from_frame[keep], cut.cubic[keep], cut.usable[keep]),
+        region=plan.region[keep],
+    )
+
+
+def _is_large(cut: CropGeometry, fits: Fits, options: Options) -> np.ndarray:
+    """Which faces [F] have a source box of the wanted size.
+
+    The box's true side decides; a face whose whole-pixel length reaches the size by rounding stays, too, because the
+    reference keeps it.
+    """
+    box = crops.box_px(cut.crop_from_frame, options.size)
+    large = box >= options.min_box_px - crops.FILTER_TOLERANCE_PX
+    rounding = 2.0  # of two corners, by half a pixel in x and y each
+    doubtful = np.flatnonzero(cut.usable & ~large & (box >= options.min_box_px - rounding))
+    if len(doubtful):
+        corners = crops.roi(with_poses(fits, doubtful), options.size)
+        large[doubtful] = crops.roi_size(corners) >= options.min_box_px
+    return large
+
+
+def _source_region(crop_from_frame: np.ndarray, cubic: np.ndarray, size: int, antialiased: bool) -> np.ndarray:
+    return (antialias if antialiased else tables).source_region(crop_from_frame, cubic, size)

@@ -1,0 +1,1 @@
+"""Bytes on a disk: files that are whole at every instant, locks, back-up copies."""
