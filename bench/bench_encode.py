@@ -21,8 +21,9 @@ import numpy as np
 from common import median
 from isal import isal_zlib
 
-from gpu_extract.faces.encoders.png import SIGNATURE, OpenCvPngEncoder, chunk
+from gpu_extract.faces.encoders.png import OpenCvPngEncoder
 from gpu_extract.kernels import png
+from gpu_extract.png_file import SIGNATURE, chunk_bytes
 
 Encode = Callable[[np.ndarray], bytes]
 UP = 2
@@ -38,7 +39,7 @@ def isal_file(crop: np.ndarray) -> bytes:
     np.subtract(rgb[1:], rgb[:-1], out=rows[1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(rows, 1)), (b"IEND", b""))
-    return SIGNATURE + b"".join(chunk(kind, data) for kind, data in chunks)
+    return SIGNATURE + b"".join(chunk_bytes(kind, data) for kind, data in chunks)
 
 
 # ISA-L's own code leaves vector registers in a state that slows code without AVX down; ours does not.

@@ -17,6 +17,7 @@ import pytest
 from gpu_extract.errors import InputError
 from gpu_extract.faces import header
 from gpu_extract.faces.encoder import encoder_for
+from gpu_extract.png_file import SIGNATURE
 
 GENERATIONS = [
     ("face_v2_1", "v2_1", 2.1),
@@ -268,7 +269,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_with(*parts: bytes) -> bytes:
-    return b"".join([header.SIGNATURE, chunk(b"IHDR", bytes(13)), *parts, chunk(b"IDAT", b""), chunk(b"IEND", b"")])
+    return b"".join([SIGNATURE, chunk(b"IHDR", bytes(13)), *parts, chunk(b"IDAT", b""), chunk(b"IEND", b"")])
 
 
 def text_chunk(text: str | bytes) -> bytes:
@@ -290,7 +291,7 @@ def test_foreign_chunks_are_walked_over() -> None:
         (b"", "not a PNG"),
         (png_with()[:20], "ends inside its 'IHDR' chunk"),
         (png_with()[:36], "ends before its pixels"),
-        (header.SIGNATURE + struct.pack(">I4s", 1 << 31, b"iTXt") + b"faceswap" * 9, "ends inside its 'iTXt' chunk"),
+        (SIGNATURE + struct.pack(">I4s", 1 << 31, b"iTXt") + b"faceswap" * 9, "ends inside its 'iTXt' chunk"),
         (png_with(text_chunk("{'a': 1}")).replace(b"'a'", b"'b'"), "checksum is wrong"),
         (png_with(chunk(b"iTXt", b"faceswap\0\1\0\0\0" + zlib.compress(b"{}"))), "compressed"),
         (png_with(text_chunk(b"{'\xff': 1}")), "not UTF-8"),

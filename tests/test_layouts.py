@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from gpu_extract.errors import OutputError, UsageError
-from gpu_extract.faces.layout import Layout, layout_for, layouts, temporary_name, write_file
+from gpu_extract.faces.layout import Layout, layout_for, layouts
 from gpu_extract.faces.layouts import by_frame, webdataset
-from gpu_extract.run.pipeline import FaceResult, FrameResult
-from gpu_extract.run.plan import Failure, FrameTask
+from gpu_extract.storage.parts import temporary_name, write_file
+from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
 HIDDEN = ".part-"
 

@@ -16,8 +16,9 @@ from gpu_extract.errors import DeviceError, FrameError, OutputError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
 from gpu_extract.geometry.crops import CropGeometry
 from gpu_extract.patch import Patch, Region, group_regions
-from gpu_extract.run.pipeline import FaceResult, FrameResult, Pipeline
-from gpu_extract.run.plan import Failure, FrameTask, Plan
+from gpu_extract.run.pipeline import Pipeline
+from gpu_extract.run.plan import Plan
+from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
 SIZE = 20
 

@@ -28,8 +28,9 @@ from gpu_extract.frames import Frame, FrameFailure, FrameSource, open_frames
 from gpu_extract.frames.video import index
 from gpu_extract.geometry.crops import CropGeometry
 from gpu_extract.run import journal
-from gpu_extract.run.pipeline import FaceResult, Pipeline
+from gpu_extract.run.pipeline import Pipeline
 from gpu_extract.run.plan import Plan
+from gpu_extract.tasks import FaceResult
 
 FRAMES = 260
 OF_THIS_RUN = {"seconds", "frames_per_second", "stage_seconds", "wait_seconds", "limiting_stage", "notes", "backup"}

@@ -16,15 +16,15 @@ from __future__ import annotations
 import ast
 import os
 import re
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from gpu_extract import png_file
 from gpu_extract.errors import InputError
 
 PREFIX = b"faceswap" + b"\0" + b"\0\0" + b"\0" + b"\0"
@@ -32,7 +32,6 @@ PREFIX = b"faceswap" + b"\0" + b"\0\0" + b"\0" + b"\0"
 LANDMARK_MASKS = ("components", "extended")
 """Masks drawn from landmarks: releases whose files hold lists neither read nor write them."""
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT_BYTES = 16 << 20  # a real header has 4 to 100 KB; each mask may add four times its compressed bytes
 MAX_VALUES = 200_000  # numbers and names in a header; each costs the parser about 0.5 KB
 MAX_DEPTH = 8  # a real header nests to 5
@@ -163,7 +162,7 @@ def read_face(path: str | os.PathLike[str]) -> Face:
 
     try:
         data = read_file(Path(path))
-        header = read_header(data) if data.startswith(SIGNATURE) else None
+        header = read_header(data) if data.startswith(png_file.SIGNATURE) else None
         return Face(decode_image(data).pixels, header)
     except InputError as error:
         raise InputError(f"the face {path} cannot be read: {error}") from error
@@ -196,32 +195,35 @@ def header_text(png: bytes) -> str | None:
     Raises:
         InputError: if the bytes are no PNG, or a chunk on the way is damaged.
     """
-    if not png.startswith(SIGNATURE):
+    if not png.startswith(png_file.SIGNATURE):
         raise InputError("this is not a PNG file; only PNG faces carry a header.")
-    at = len(SIGNATURE)
-    for _ in range(MAX_CHUNKS):
-        if at + 12 > len(png):
-            raise InputError("the PNG file ends before its pixels.")
-        length, kind = struct.unpack_from(">I4s", png, at)
-        body, end = at + 8, at + 8 + length
-        if kind in (b"IDAT", b"IEND"):
+    last: png_file.Chunk | None = None
+    for chunk in islice(png_file.chunks(png), MAX_CHUNKS):
+        if chunk.kind in (b"IDAT", b"IEND"):
             return None
-        if end + 4 > len(png):
-            raise InputError(f"the PNG file ends inside its {kind.decode('latin-1')!r} chunk.")
-        if kind == b"iTXt" and png.startswith(PREFIX[:9], body, end):
-            if length > MAX_TEXT_BYTES:
-                raise InputError(f"the header has {length} bytes; at most {MAX_TEXT_BYTES} are read.")
-            data = png[body:end]
-            if zlib.crc32(data, zlib.crc32(kind)) != struct.unpack_from(">I", png, end)[0]:
-                raise InputError("the header's checksum is wrong: the file is damaged.")
-            if not data.startswith(PREFIX):
-                raise InputError("the header is compressed or has a language, which no writer of faces does.")
-            try:
-                return data[len(PREFIX) :].decode("utf-8")
-            except UnicodeDecodeError:
-                raise InputError("the header is not UTF-8 text.") from None
-        at = end + 4
-    raise InputError(f"the PNG file has more than {MAX_CHUNKS} chunks before its pixels.")
+        if chunk.end > len(png):
+            raise InputError(f"the PNG file ends inside its {chunk.name!r} chunk.")
+        if chunk.kind == b"iTXt" and png.startswith(PREFIX[:9], chunk.start, chunk.stop):
+            return _text_of(png, chunk)
+        last = chunk
+    if last is not None and last.end + 8 <= len(png):
+        raise InputError(f"the PNG file has more than {MAX_CHUNKS} chunks before its pixels.")
+    raise InputError("the PNG file ends before its pixels.")
+
+
+def _text_of(png: bytes, chunk: png_file.Chunk) -> str:
+    nbytes = chunk.stop - chunk.start
+    if nbytes > MAX_TEXT_BYTES:
+        raise InputError(f"the header has {nbytes} bytes; at most {MAX_TEXT_BYTES} are read.")
+    if not png_file.is_intact(png, chunk):
+        raise InputError("the header's checksum is wrong: the file is damaged.")
+    data = png[chunk.start : chunk.stop]
+    if not data.startswith(PREFIX):
+        raise InputError("the header is compressed or has a language, which no writer of faces does.")
+    try:
+        return data[len(PREFIX) :].decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError("the header is not UTF-8 text.") from None
 
 
 def parse_text(text: str) -> dict[str, Any]:

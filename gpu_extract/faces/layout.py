@@ -10,12 +10,8 @@ is adding a module.
 
 from __future__ import annotations
 
-import errno
-import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,13 +21,9 @@ from gpu_extract.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from gpu_extract.run.pipeline import FrameResult
-    from gpu_extract.run.plan import FrameTask
+    from gpu_extract.tasks import FrameResult, FrameTask
 
 LAYOUTS = "gpu_extract.faces.layouts"
-TEMPORARY_PREFIX = ".part-"
-_METADATA_LEFTOVER = re.compile(r"\.faces\.(jsonl|parquet)\..+\.tmp")
-MAX_NAME_BYTES = 255  # of one path component, on every file system in common use
 
 Sidecar = Callable[[], dict[str, Any]]
 """What is known of a face, as plain JSON values; called only by layouts that store it."""
@@ -122,14 +114,6 @@ class Layout(ABC):
         return holds
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed run left under temporary names; no other run may be writing into the folder."""
-    for path in folder.rglob(".*"):
-        if path.name.startswith(TEMPORARY_PREFIX) or _METADATA_LEFTOVER.fullmatch(path.name):
-            with suppress(OSError):
-                path.unlink()
-
-
 def layouts() -> list[str]:
     """Names of the layouts, sorted."""
     return [name.replace("_", "-") for name in plugins.names(LAYOUTS)]
@@ -145,52 +129,3 @@ def layout_for(name: str) -> type[Layout]:
         raise UsageError(f"output layout {name!r} is not understood; {', '.join(layouts())} are.")
     layout: type[Layout] = plugins.module(LAYOUTS, name.replace("-", "_")).LAYOUT
     return layout
-
-
-def check_name(name: str) -> None:
-    """Refuse what cannot be a face's name: paths, and names that are given to files which are not yet whole.
-
-    Raises:
-        OSError: EINVAL.
-    """
-    if "/" in name or "\0" in name or name in (".", "..", ""):
-        raise OSError(errno.EINVAL, "it is no name of a file")
-    if name.startswith(TEMPORARY_PREFIX):
-        raise OSError(errno.EINVAL, f"names that begin with {TEMPORARY_PREFIX} are those of unfinished files")
-
-
-def write_file(folder: Path, name: str, data: bytes) -> None:
-    """All of a file or nothing: written under a temporary name in the same folder, then renamed.
-
-    Raises:
-        OSError: EINVAL also for a name that would lead out of the folder.
-    """
-    check_name(name)
-    temporary = folder / temporary_name(name)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            write_all(handle, data)
-        finally:
-            os.close(handle)
-        temporary.rename(folder / name)
-    except BaseException:
-        temporary.unlink()
-        raise
-
-
-def temporary_name(name: str) -> str:
-    """The name that a file has until it is whole; the same at every try, so that a later run takes it over."""
-    temporary = TEMPORARY_PREFIX + name
-    if len(os.fsencode(temporary)) <= MAX_NAME_BYTES:
-        return temporary
-    import hashlib
-
-    return TEMPORARY_PREFIX + hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
-
-
-def write_all(handle: int, data: bytes) -> None:
-    """Write every byte to a file descriptor."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(handle, view) :]

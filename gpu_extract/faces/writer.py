@@ -16,8 +16,7 @@ from gpu_extract.errors import InputError, OutputError
 from gpu_extract.faces.encoder import Encoder, encoder_for, face_hash
 from gpu_extract.faces.layout import Layout
 from gpu_extract.run import journal
-from gpu_extract.run.pipeline import FaceResult, FrameResult
-from gpu_extract.run.plan import Failure, FrameTask
+from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 """What a file system says of one name; any other error would meet every face."""

@@ -17,8 +17,6 @@ import numpy as np
 
 from gpu_extract.patch import Patch, Region
 
-VIDEO_EXTENSIONS = frozenset((".avi", ".flv", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv", ".ts", ".vob"))
-
 TIMINGS = ("decoded", "constant")
 
 
@@ -115,12 +113,6 @@ class FrameSource(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """("clip", ".mp4") of "clip.mp4"; the dot of a name that only begins with one starts no extension."""
-    stem, dot, extension = name.rpartition(".")
-    return (stem, dot + extension) if stem else (name, "")
 
 
 def check_wanted(wanted: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ import numpy as np
 from gpu_extract.errors import OutputError
 from gpu_extract.faces.layout import Layout, Sidecar
 from gpu_extract.reports.extraction import Report
-from gpu_extract.run.pipeline import FaceResult, FrameResult, Pipeline
-from gpu_extract.run.plan import FrameTask, Plan, subset
+from gpu_extract.run.pipeline import Pipeline
+from gpu_extract.run.plan import Plan, subset
+from gpu_extract.tasks import FaceResult, FrameResult, FrameTask
 
 if TYPE_CHECKING:
     from gpu_extract.jobs.prepare import Prepared

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import InterruptedRunError, OutputError
-from gpu_extract.faces.layout import Layout, layout_for, remove_unfinished
+from gpu_extract.faces.layout import Layout, layout_for
 from gpu_extract.faces.metadata import write_metadata
 from gpu_extract.faces.writer import FaceWriter, prepare_folder
 from gpu_extract.jobs.estimate import check_space, estimate
@@ -21,7 +21,7 @@ from gpu_extract.jobs.refresh import refresh_thumbnails
 from gpu_extract.reports.extraction import Report, check_target, write_report
 from gpu_extract.run.journal import Journal
 from gpu_extract.run.journal import exists as journal_exists
-from gpu_extract.run.pipeline import FaceResult, FrameResult, Pipeline
+from gpu_extract.run.pipeline import Pipeline
 from gpu_extract.run.plan import Plan, subset, without_shared_files
 from gpu_extract.run.progress import make_progress
 from gpu_extract.run.rows import FaceRows
@@ -29,6 +29,8 @@ from gpu_extract.run.signals import StopOnSignal
 from gpu_extract.run.written import Written
 from gpu_extract.settings import Settings
 from gpu_extract.storage.atomic import locked
+from gpu_extract.storage.parts import remove_unfinished
+from gpu_extract.tasks import FaceResult, FrameResult
 
 GRACE_SECONDS = 3.0  # after a signal, for frames in flight; what takes longer is given up and done again by --resume
 RESUME = "run the same command with --resume to continue"

@@ -17,9 +17,9 @@ from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.writer import Header
 from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.reports.extraction import Report
-from gpu_extract.run.pipeline import FrameResult
-from gpu_extract.run.plan import FrameTask, Options, Plan, make_plan, without_shared_files
+from gpu_extract.run.plan import Options, Plan, make_plan, without_shared_files
 from gpu_extract.settings import Resolved, Settings
+from gpu_extract.tasks import FrameResult, FrameTask
 
 HEADERS_SINCE = 2.1  # the version from which on face PNGs carry their alignment
 log = logging.getLogger("gpu_extract")

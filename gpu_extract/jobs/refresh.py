@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpu_extract.faces.thumbs import as_stored, thumbnail, thumbnail_centering
-from gpu_extract.run.pipeline import FaceResult, FrameResult, Pipeline
-from gpu_extract.run.plan import FrameTask, Options, make_plan
+from gpu_extract.run.pipeline import Pipeline
+from gpu_extract.run.plan import Options, make_plan
+from gpu_extract.tasks import FaceResult, FrameResult, FrameTask
 
 if TYPE_CHECKING:
     from gpu_extract.jobs.prepare import Prepared

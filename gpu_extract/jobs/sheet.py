@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from gpu_extract.errors import InputError, OutputError, UsageError
+from gpu_extract.naming import FACE_EXTENSIONS
 
-FACE_EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
 MAX_SIDE_PX = 16_000  # taller pictures are refused by many viewers; a page holds what fits
 GAP_PX, LABEL_PX = 6, 16
 PAPER, TEXT, MISSING = (250, 250, 250), (60, 60, 60), (210, 210, 235)

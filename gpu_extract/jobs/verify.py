@@ -6,10 +6,8 @@ import dataclasses
 import hashlib
 import json as json_module
 import os
-import struct
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_extract import png_file
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, FrameError, InputError, UsageError, printable
 from gpu_extract.faces.encoder import encoder_for, face_hash
 from gpu_extract.faces.header import PREFIX, header_text
@@ -25,16 +24,16 @@ from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.layouts.webdataset import sample_json
 from gpu_extract.faces.metadata import json_line
 from gpu_extract.jobs.prepare import Prepared, header_maker, prepared
+from gpu_extract.naming import FACE_EXTENSIONS, has_extension, stem_of
 from gpu_extract.reports.extraction import Report, write_report
 from gpu_extract.run import journal
-from gpu_extract.run.pipeline import FaceResult, FrameResult, Pipeline
-from gpu_extract.run.plan import Failure, FrameTask, stem_of
+from gpu_extract.run.pipeline import Pipeline
 from gpu_extract.run.progress import make_progress
 from gpu_extract.run.rows import FaceRows
 from gpu_extract.settings import Settings, digest
+from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
 LISTED = 20
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 PNG_CHUNKS = (b"IHDR", b"iTXt", b"IDAT", b"IEND")
 KINDS = ("missing", "extra", "altered", "moved", "hash", "metadata", "unproven")
 
@@ -174,7 +173,7 @@ def _guessed_settings(folder: Path) -> dict[str, Any]:
     stored = _files(folder)
     shards = any(isinstance(place, _InShard) for place in stored.values())
     for name in sorted(stored):
-        if name.lower().endswith(IMAGE_EXTENSIONS):
+        if has_extension(name, FACE_EXTENSIONS):
             layout = "webdataset" if shards else "by-frame" if "/" in name else "flat"
             with suppress(FrameError):
                 return {"size": image_size(_content(stored[name]))[0], "output_layout": layout}
@@ -315,7 +314,7 @@ class _Verification:
                 return f"it has {len(data)} bytes, the run wrote {recorded.nbytes}"
             if _pixel_hash(data) != sha1:
                 return "its pixels are not those of a new extraction"
-            if data.startswith(b"\x89PNG"):
+            if data.startswith(png_file.SIGNATURE):
                 fault = png_fault(data)
                 if fault is None and header_text(data) != _header_text(header):
                     fault = "its header is not that of a new extraction"
@@ -401,17 +400,13 @@ def _header_text(header: bytes | None) -> str | None:
 
 def png_fault(data: bytes) -> str | None:
     """What no extraction writes: damaged or foreign chunks, or bytes after the end; None if there is nothing."""
-    at = 8
-    while at + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 8 + length
-        if kind not in PNG_CHUNKS:
-            return f"it holds a {kind.decode('latin-1')!r} chunk, which no extraction writes"
-        if end + 4 > len(data):
+    for chunk in png_file.chunks(data):
+        if chunk.kind not in PNG_CHUNKS:
+            return f"it holds a {chunk.name!r} chunk, which no extraction writes"
+        if chunk.end > len(data):
             break
-        if zlib.crc32(data[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            return f"its {kind.decode('latin-1')} chunk is damaged"
-        at = end + 4
-        if kind == b"IEND":
-            return None if at == len(data) else f"it has {len(data) - at} bytes after its end"
+        if not png_file.is_intact(data, chunk):
+            return f"its {chunk.name} chunk is damaged"
+        if chunk.kind == b"IEND":
+            return None if chunk.end == len(data) else f"it has {len(data) - chunk.end} bytes after its end"
     return "it is cut off"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_extract.errors import InputError, OutputError, UsageError
-from gpu_extract.run.pipeline import FaceResult
+from gpu_extract.tasks import FaceResult
 
 NAME = ".gpu-extract.journal"
 VERSION = 1

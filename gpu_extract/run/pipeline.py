@@ -2,12 +2,11 @@
 
     reader (1 thread)      takes frames from the source, in order
     workers                load a frame's regions; with an inline engine also warp and finish its faces
-    device  (0 or 1)       batches regions across frames for an engine that is not inline
-    finishers              encode, hash and write the crops that the device thread hands out
+    device, finishers      take over from the workers where the engine works in batches (`batches`)
     caller                 receives one FrameResult a frame, in the order of completion
 
-The only module with threads of its own. An error in any of them reaches the caller as itself; leaving the loop early,
-by error or by choice, stops and joins all of them.
+The only module that starts threads. An error in any of them reaches the caller as itself; leaving the loop early, by
+error or by choice, stops and joins all of them.
 """
 
 from __future__ import annotations
@@ -15,109 +14,25 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 
-from gpu_extract.engines.base import Crops, Engine, Ticket
+from gpu_extract.engines.base import Engine
 from gpu_extract.errors import FrameError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
 from gpu_extract.patch import Patch, group_regions
-from gpu_extract.run.plan import Failure, FrameTask, Plan
-from gpu_extract.run.queues import DECODED_FRAMES_PER_WORKER, POLL_SECONDS, Backlog, ByteBudget, StoppedError
+from gpu_extract.run.batches import BatchStage, Loaded, Waits
+from gpu_extract.run.plan import Plan
+from gpu_extract.run.queues import DECODED_FRAMES_PER_WORKER, POLL_SECONDS, Backlog, StoppedError
+from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
 CROPS_AT_ONCE_BYTES = 16 << 20  # a frame's faces are warped in groups of this size: 10,000 faces need no more memory
-TICKETS_IN_FLIGHT = 3  # batches on the device at once: one uploads, one computes, one downloads
-TICKETS = TICKETS_IN_FLIGHT + 1  # batches that hold memory: those and one that the encoders read
 _STOPPING = object()  # wakes the caller's loop
-
-
-@dataclass(frozen=True)
-class FaceResult:
-    """One face, written."""
-
-    row: int
-    index: int
-    file_name: str
-    sha1: str
-    nbytes: int
-
-
-@dataclass
-class FrameResult:
-    """What became of one frame's faces."""
-
-    task: FrameTask
-    faces: list[FaceResult] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    decoded: bool = False
-    frame_size: tuple[int, int] = (0, 0)
-    """(height, width) of the frame, once it was loaded."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Busy seconds by stage."""
-
-    def add_seconds(self, stage: str, seconds: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-
 
 Finish = Callable[[FrameTask, int, np.ndarray, FrameResult], FaceResult | Failure]
 """finish(task, k, crop [S, S, 3] uint8 BGR, result): encode, hash and write face k; adds its stages' seconds."""
-
-
-@dataclass
-class Waits:
-    """Seconds that threads spent waiting for each other."""
-
-    reader_for_workers: float = 0.0
-    workers_for_reader: float = 0.0
-    device_for_regions: float = 0.0
-    regions_for_device: float = 0.0
-
-
-@dataclass
-class _Loaded:
-    """A frame's regions on their way to the device."""
-
-    result: FrameResult
-    patches: list[Patch]
-    patch_of: np.ndarray  # [K]
-    nbytes: int
-    remaining: int
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-@dataclass
-class _Share:
-    """Faces start..stop of one frame inside a batch."""
-
-    loaded: _Loaded
-    start: int
-    stop: int
-    crops: np.ndarray | None = None
-    batch: _Batch | None = None
-
-    def release(self) -> bool:
-        """This share's part of the batch's memory is no longer read; returns whether it was the last part."""
-        self.crops = None
-        assert self.batch is not None
-        with self.batch.lock:
-            self.batch.remaining -= 1
-            spent = self.batch.remaining == 0
-        if spent:
-            self.batch.ticket.release()
-        return spent
-
-
-@dataclass
-class _Batch:
-    ticket: Ticket
-    shares: list[_Share]
-    remaining: int
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Pipeline:
@@ -127,18 +42,16 @@ class Pipeline:
         self._plan, self._source, self._engine, self._finish = plan, source, engine, finish
         self._workers = workers
         self.waits = Waits()
-        self._read_seconds = self._device_seconds = 0.0
+        self._read_seconds = 0.0
         self._stop_reading = threading.Event()
         self._abandon = threading.Event()
         self._decoded = threading.Semaphore(workers * DECODED_FRAMES_PER_WORKER)
         self._work = Backlog(workers)
         self._results: queue.SimpleQueue[FrameResult | BaseException | object | None] = queue.SimpleQueue()
         self._deadline: float | None = None
-        self._loaded: queue.SimpleQueue[_Loaded | None] = queue.SimpleQueue()
-        self._budget = ByteBudget(engine.batch_bytes * TICKETS_IN_FLIGHT)
-        self._tickets = threading.Semaphore(TICKETS)
-        self._to_finish: queue.SimpleQueue[_Share | None] = queue.SimpleQueue()
-        self._waits_lock = threading.Lock()
+        self._workers_lock = threading.Lock()
+        self._workers_left = workers
+        self._batches = None if engine.inline else self._batch_stage()
 
     def stop(self, within: float | None = None) -> None:
         """Take no further frames; those in flight are finished and reported. May be called from a signal handler.
@@ -153,8 +66,8 @@ class Pipeline:
     def own_seconds(self) -> dict[str, float]:
         """Busy seconds of the stages that belong to no frame: the reader, and a device that works in batches."""
         seconds = {"read": self._read_seconds}
-        if not self._engine.inline:
-            seconds["warp"] = self._device_seconds
+        if self._batches is not None:
+            seconds["warp"] = self._batches.seconds
         return seconds
 
     def limiting_stage(self, stage_seconds: dict[str, float]) -> str:
@@ -164,7 +77,7 @@ class Pipeline:
             stage_seconds: busy seconds of a whole run by stage.
         """
         reader_limits = self.waits.workers_for_reader > self.waits.reader_for_workers
-        if self._engine.inline:
+        if self._batches is None:
             work = {name: stage_seconds.get(name, 0.0) for name in ("load", "warp", "encode", "hash", "write")}
             return "read" if reader_limits else max(work, key=work.__getitem__)
         if self.waits.regions_for_device > self.waits.device_for_regions:
@@ -202,13 +115,23 @@ class Pipeline:
                 self._abandon.set()
         return self._results.get()
 
+    def _batch_stage(self) -> BatchStage:
+        return BatchStage(
+            self._engine,
+            self._plan.size,
+            finish_one=self._finish_one,
+            hand_on=self._results.put,
+            give_up=self._give_up,
+            abandon=self._abandon,
+            finishers=self._workers,
+            waits=self.waits,
+        )
+
     def _start(self) -> list[threading.Thread]:
         crew: list[tuple[str, Callable[[], None]]] = [("reader", self._read)]
         crew += [(f"worker-{i}", partial(self._work_loop, i)) for i in range(self._workers)]
-        self._workers_left = self._workers
-        if not self._engine.inline:
-            crew.append(("device", self._device_loop))
-            crew += [(f"finisher-{i}", self._finish_loop) for i in range(self._workers)]
+        if self._batches is not None:
+            crew += self._batches.crew()
         threads = [
             threading.Thread(target=self._guarded, args=(run,), name=f"gpu-extract-{name}") for name, run in crew
         ]
@@ -294,24 +217,20 @@ class Pipeline:
                     self._decoded.release()
                 if loaded is None:
                     self._results.put(result)
-                elif self._engine.inline:
+                elif self._batches is None:
                     self._cut(loaded)
                     self._results.put(result)
                 else:
-                    began = time.perf_counter()
-                    self._budget.acquire(loaded.nbytes, self._abandon)
-                    with self._waits_lock:
-                        self.waits.regions_for_device += time.perf_counter() - began
-                    self._loaded.put(loaded)
+                    self._batches.put(loaded)
         finally:
-            with self._waits_lock:
+            with self._workers_lock:
                 self.waits.workers_for_reader += waited
                 self._workers_left -= 1
                 last = self._workers_left == 0
-            if last:
-                self._loaded.put(None)
+            if last and self._batches is not None:
+                self._batches.close()
 
-    def _load(self, frame: Frame | FrameFailure, result: FrameResult) -> _Loaded | None:
+    def _load(self, frame: Frame | FrameFailure, result: FrameResult) -> Loaded | None:
         """The regions of a frame that its faces touch; None, with a failure in the result, if it cannot be read."""
         task = result.task
         began = time.perf_counter()
@@ -326,18 +245,12 @@ class Pipeline:
         result.decoded = True
         result.frame_size = (frame.height, frame.width)
         result.add_seconds("load", time.perf_counter() - began)
-        if not self._engine.inline:
+        if self._batches is not None:
             patches = [_detached(patch) for patch in patches]
         nbytes = sum(patch.pixels.nbytes for patch in patches)
-        return _Loaded(result, patches, patch_of, nbytes, len(task))
+        return Loaded(result, patches, patch_of, nbytes, len(task))
 
-    def _crops(self, loaded: _Loaded, start: int, stop: int, first_patch: int = 0) -> Crops:
-        task = loaded.result.task
-        faces = slice(start, stop)
-        patch_of = loaded.patch_of[faces] + first_patch
-        return Crops(patch_of, task.crop_from_frame[faces], task.cubic[faces], self._plan.size)
-
-    def _cut(self, loaded: _Loaded) -> None:
+    def _cut(self, loaded: Loaded) -> None:
         """Warp and finish all faces of a frame on this thread."""
         result = loaded.result
         step = max(1, CROPS_AT_ONCE_BYTES // (3 * self._plan.size**2))
@@ -346,7 +259,7 @@ class Pipeline:
                 raise StoppedError
             stop = min(start + step, len(result.task))
             began = time.perf_counter()
-            crops = self._engine.warp(loaded.patches, self._crops(loaded, start, stop))
+            crops = self._engine.warp(loaded.patches, loaded.crops(start, stop, self._plan.size))
             result.add_seconds("warp", time.perf_counter() - began)
             for k, crop in enumerate(crops, start):
                 self._finish_one(result, k, crop)
@@ -357,119 +270,6 @@ class Pipeline:
             result.failures.append(done)
         else:
             result.faces.append(done)
-
-    def _device_loop(self) -> None:
-        pending: deque[_Batch] = deque()
-        try:
-            for shares in self._batches(pending):
-                while len(pending) >= TICKETS_IN_FLIGHT:
-                    self._hand_out(pending.popleft())
-                while not self._tickets.acquire(timeout=POLL_SECONDS):
-                    if self._abandon.is_set():
-                        raise StoppedError
-                pending.append(self._submit(shares))
-            while pending:
-                self._hand_out(pending.popleft())
-        finally:
-            for _ in range(self._workers):
-                self._to_finish.put(None)
-
-    def _batches(self, pending: deque[_Batch]) -> Iterator[list[_Share]]:
-        """Full batches, or whatever there is when nothing more is loaded yet."""
-        S = self._plan.size
-        face_bytes = S * (3 * S + 16)  # a crop and its coordinate tables
-        shares: list[_Share] = []
-        nbytes = 0
-        waited = 0.0
-        while True:
-            if self._abandon.is_set():
-                raise StoppedError
-            began = time.perf_counter()
-            try:
-                item = self._loaded.get_nowait()
-            except queue.Empty:
-                if shares:
-                    yield shares
-                    shares, nbytes = [], 0
-                if pending:
-                    self._hand_out(pending.popleft())
-                    continue
-                item = self._loaded.get()
-                waited += time.perf_counter() - began
-            if item is None:
-                break
-            if shares and nbytes + item.nbytes + face_bytes > self._engine.batch_bytes:
-                yield shares
-                shares, nbytes = [], 0
-            nbytes += item.nbytes
-            start, count = 0, len(item.result.task)
-            while start < count:
-                room = max(1, (self._engine.batch_bytes - nbytes) // face_bytes)
-                stop = min(count, start + room)
-                shares.append(_Share(item, start, stop))
-                nbytes += (stop - start) * face_bytes
-                start = stop
-                if nbytes >= self._engine.batch_bytes:
-                    yield shares
-                    shares, nbytes = [], item.nbytes
-        if shares:
-            yield shares
-        self.waits.device_for_regions = waited
-
-    def _submit(self, shares: list[_Share]) -> _Batch:
-        began = time.perf_counter()
-        patches: list[Patch] = []
-        parts = []
-        for share in shares:
-            parts.append(self._crops(share.loaded, share.start, share.stop, len(patches)))
-            patches += share.loaded.patches
-        crops = Crops(
-            np.concatenate([part.patch for part in parts]),
-            np.concatenate([part.crop_from_frame for part in parts]),
-            np.concatenate([part.cubic for part in parts]),
-            self._plan.size,
-        )
-        batch = _Batch(self._engine.submit(patches, crops), shares, len(shares))
-        self._device_seconds += time.perf_counter() - began
-        return batch
-
-    def _hand_out(self, batch: _Batch) -> None:
-        """Wait for a batch and give its faces to the finishers."""
-        began = time.perf_counter()
-        crops = batch.ticket.result()
-        self._device_seconds += time.perf_counter() - began
-        ends = np.cumsum([0] + [share.stop - share.start for share in batch.shares])
-        for share, (start, stop) in zip(batch.shares, pairwise(ends), strict=True):
-            share.crops, share.batch = crops[start:stop], batch
-            self._to_finish.put(share)
-
-    def _finish_loop(self) -> None:
-        while (share := self._to_finish.get()) is not None:
-            loaded = share.loaded
-            part = FrameResult(loaded.result.task, frame_size=loaded.result.frame_size)
-            try:
-                if not self._abandon.is_set():
-                    self._finish_share(share, part)
-            except BaseException as error:
-                self._give_up(error)
-            # Also when the run was given up, and by a thread that stays: the device thread may wait for this memory.
-            if share.release():
-                self._tickets.release()
-            with loaded.lock:
-                loaded.result.faces += part.faces
-                loaded.result.failures += part.failures
-                for stage, seconds in part.seconds.items():
-                    loaded.result.add_seconds(stage, seconds)
-                loaded.remaining -= share.stop - share.start
-                complete = loaded.remaining == 0
-            if complete:
-                self._budget.release(loaded.nbytes)
-                self._results.put(loaded.result)
-
-    def _finish_share(self, share: _Share, part: FrameResult) -> None:
-        assert share.crops is not None
-        for k, crop in enumerate(share.crops, share.start):
-            self._finish_one(part, k, crop)
 
 
 def _detached(patch: Patch) -> Patch:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -17,6 +16,8 @@ from gpu_extract.geometry import crops
 from gpu_extract.geometry.crops import CropGeometry, Fit
 from gpu_extract.geometry.mean_faces import Centering
 from gpu_extract.kernels import antialias, tables
+from gpu_extract.naming import face_extension, stem_of
+from gpu_extract.tasks import Failure, FrameTask
 
 Fits = list[tuple[np.ndarray, Fit]]
 """Groups of a file's faces: their rows, ascending, and their fits."""
@@ -37,42 +38,6 @@ class Options:
     extension: str | None = None
     """Of the face files; None takes each frame key's own."""
     antialias: bool = False
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A face, or a whole frame (`index` None), that could not be cut, and why."""
-
-    frame: str
-    index: int | None
-    reason: str
-    faces: int = 1
-    """How many faces are lost with it."""
-
-
-@dataclass(frozen=True)
-class FrameTask:
-    """All faces to cut from one frame, in file order."""
-
-    position: int
-    """Of the frame in its source, from 0."""
-    name: str
-    """The frame's key in the alignments file."""
-    rows: np.ndarray  # [K] int64, faces in the file
-    index: np.ndarray  # [K] int32, position of each in its frame's list
-    crop_from_frame: np.ndarray  # [K, 2, 3] float64
-    cubic: np.ndarray  # [K] bool
-    region: np.ndarray  # [K, 4] int64: x0, y0, x1, y1 of the frame pixels that a crop may touch, not clipped
-    extension: str
-    failed: dict[int, Failure] = field(default_factory=dict)
-    """By place in this task, faces that turn out to have no crop; their matrices are NaN."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def file_name(self, k: int) -> str:
-        """Name of the k-th face's file: frame key without extension, face index, extension."""
-        return f"{stem_of(self.name)}_{self.index[k]}{self.extension}"
 
 
 @dataclass
@@ -141,19 +106,6 @@ class Plan:
 
 
 NO_CROP = "its landmarks do not define a crop (all in one place)"
-VIDEO_KEY_EXTENSION = ".png"
-WRITTEN_LIKE_THE_FRAME = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-
-
-def stem_of(name: str) -> str:
-    """A frame key without its extension; `.png` alone is all stem, as `os.path.splitext` has it."""
-    return PurePosixPath(name).stem
-
-
-def face_extension(name: str) -> str:
-    """Extension of a frame's face files: the frame's own where it is an image's, else PNG."""
-    extension = PurePosixPath(name).suffix
-    return extension if extension.lower() in WRITTEN_LIKE_THE_FRAME else VIDEO_KEY_EXTENSION
 
 
 def crop_all(alignments: Alignments, options: Options, sizes: dict[int, tuple[int, int]]) -> CropGeometry:

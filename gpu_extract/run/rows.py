@@ -9,8 +9,8 @@ import numpy as np
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.geometry import crops
-from gpu_extract.run.pipeline import FaceResult
-from gpu_extract.run.plan import FrameTask, Plan, upright_landmarks
+from gpu_extract.run.plan import Plan, upright_landmarks
+from gpu_extract.tasks import FaceResult, FrameTask
 
 
 class FaceRows:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from gpu_extract.run.pipeline import FaceResult
+from gpu_extract.tasks import FaceResult
 
 HASH_BYTES = 20
 

@@ -75,7 +75,7 @@ def write_whole(path: str | Path, chunks: Iterable[bytes], *, before_replace: Ca
             if before_replace is not None:
                 before_replace()
             temporary.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         message = f"{path} could not be written ({_meaning(error)}); what was there before is untouched."
         raise OutputError(message) from error
@@ -99,7 +99,7 @@ def write_new(path: str | Path, chunks: Iterable[bytes], *, suffix: str = "", nu
                 except FileExistsError:
                     continue
                 break
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise OutputError(f"A new file beside {path} could not be written ({_meaning(error)}).") from error
     return candidate
@@ -200,7 +200,7 @@ def _temporary(target: Path, chunks: Iterable[bytes]) -> Iterator[Path]:
         try:
             _inherit(descriptor, target)
             for chunk in chunks:
-                _write_all(descriptor, chunk)
+                write_all(descriptor, chunk)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -238,13 +238,15 @@ def _inherit(descriptor: int, target: Path) -> None:
     os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
 
 
-def _write_all(descriptor: int, chunk: bytes) -> None:
+def write_all(descriptor: int, chunk: bytes) -> None:
+    """Write every byte to a file descriptor."""
     view = memoryview(chunk)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut, where its file system can."""
     # Some network file systems refuse to sync a folder; the rename itself has succeeded by then.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

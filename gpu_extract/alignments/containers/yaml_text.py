@@ -31,6 +31,8 @@ def read(file: BinaryIO, stored: int, limits: Limits, label: str) -> Document:
     try:
         root = _build(loader, limits.values(stored), label)
     except (yaml.YAMLError, ValueError, UnicodeError) as error:
+        if "nesting" in str(error):  # libyaml since 0.2.6 has a limit of its own, and reads ahead of the events
+            raise _too_deep(label) from error
         raise AlignmentsError(f"{label} is damaged: it is not proper YAML ({reason(error)}).") from error
     finally:
         loader.dispose()
@@ -70,9 +72,7 @@ def _build(loader: Any, max_values: int, label: str) -> Any:
         elif isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
             open_nodes.append(([], event))
             if len(open_nodes) > MAX_DEPTH:
-                raise AlignmentsError(
-                    f"{label} nests deeper than {MAX_DEPTH} levels; alignments files nest at most 8 deep."
-                )
+                raise _too_deep(label)
         elif isinstance(event, yaml.ScalarEvent | yaml.AliasEvent | yaml.SequenceEndEvent | yaml.MappingEndEvent):
             if isinstance(event, yaml.ScalarEvent):
                 key = (event.tag, event.implicit[0], event.value)
@@ -101,6 +101,10 @@ def _build(loader: Any, max_values: int, label: str) -> Any:
     if documents != 1 or len(done) != 1:
         raise AlignmentsError(f"{label} holds {documents} YAML documents; an alignments file is exactly one.")
     return done[0]
+
+
+def _too_deep(label: str) -> AlignmentsError:
+    return AlignmentsError(f"{label} nests deeper than {MAX_DEPTH} levels; alignments files nest at most 8 deep.")
 
 
 def _scalar(loader: Any, event: Any, label: str) -> Any:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from gpu_extract.faces.encoder import Encoder
 from gpu_extract.kernels import png
+from gpu_extract.png_file import chunk_bytes
 
 EXTENSIONS = (".png",)
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    """One PNG chunk: length, kind, data, CRC-32 of kind and data."""
-    return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))))
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,7 @@ class OpenCvPngEncoder:
         if text is None:
             return encoded
         before = encoded.index(b"IDAT") - 4
-        return encoded[:before] + chunk(b"iTXt", text) + encoded[before:]
+        return encoded[:before] + chunk_bytes(b"iTXt", text) + encoded[before:]
 
 
 def create(extension: str, quality: int | None) -> Encoder:

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gpu_extract.faces.layout import Layout, Sidecar, check_name, write_file
-from gpu_extract.run.plan import FrameTask, stem_of
+from gpu_extract.faces.layout import Layout, Sidecar
+from gpu_extract.naming import stem_of
+from gpu_extract.storage.parts import check_name, write_file
+from gpu_extract.tasks import FrameTask
 
 MAX_ENTRIES = 10_000
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gpu_extract.faces.layout import Layout, Sidecar, check_name, write_file
-from gpu_extract.run.plan import FrameTask
+from gpu_extract.faces.layout import Layout, Sidecar
+from gpu_extract.storage.parts import check_name, write_file
+from gpu_extract.tasks import FrameTask
 
 
 class Flat(Layout):

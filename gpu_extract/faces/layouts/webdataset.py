@@ -26,10 +26,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from gpu_extract.errors import OutputError
-from gpu_extract.faces.layout import Layout, Sidecar, temporary_name, write_all
+from gpu_extract.faces.layout import Layout, Sidecar
 from gpu_extract.faces.metadata import json_line
-from gpu_extract.run.pipeline import FrameResult
-from gpu_extract.run.plan import FrameTask
+from gpu_extract.storage.atomic import write_all
+from gpu_extract.storage.parts import temporary_name
+from gpu_extract.tasks import FrameResult, FrameTask
 
 MAX_SAMPLES = 1000
 MAX_BYTES = 1 << 28  # of one shard's images and JSONs; a single frame with more has a shard to itself

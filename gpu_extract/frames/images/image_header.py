@@ -10,15 +10,13 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from gpu_extract import png_file
 
 # A 16-bit or paletted image, APNG frames, transparency and orientation change what OpenCV makes of a file; the chunks
 # below do not: OpenCV ignores colour profiles and gamma, and text is text.
 PNG_PLAIN_CHUNKS = frozenset(
     (b"IHDR", b"IDAT", b"IEND", b"tEXt", b"zTXt", b"iTXt", b"tIME", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"iCCP")
 )
-
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 EXIF_PREFIX = b"Exif\0\0"
 JPEG_SCAN = 0xDA
@@ -41,7 +39,7 @@ class Header:
 
 def read_header(data: bytes) -> Header | None:
     try:
-        if data.startswith(PNG_SIGNATURE):
+        if data.startswith(png_file.SIGNATURE):
             return _png(data)
         if data.startswith(b"\xff\xd8"):
             return _jpeg(data)
@@ -67,16 +65,13 @@ def _png(data: bytes) -> Header:
     plain = depth == 8 and colour in (2, 6) and interlace == 0
     orientation = 1
     ended = False
-    position = len(PNG_SIGNATURE)
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        plain = plain and kind in PNG_PLAIN_CHUNKS
-        if kind == b"eXIf":
-            orientation = exif_orientation(data[position + 8 : position + 8 + length])
-        if kind == b"IEND":
-            ended = data[position : position + len(_PNG_END)] == _PNG_END
+    for chunk in png_file.chunks(data):
+        plain = plain and chunk.kind in PNG_PLAIN_CHUNKS
+        if chunk.kind == b"eXIf":
+            orientation = exif_orientation(data[chunk.start : chunk.stop])
+        if chunk.kind == b"IEND":
+            ended = chunk.start == chunk.stop and png_file.is_intact(data, chunk)
             break
-        position += 12 + length
     plain = plain and ended
     header = _oriented("PNG", height, width, orientation)
     return Header("PNG", height, width, True, 3 if colour == 2 else 4) if plain else header

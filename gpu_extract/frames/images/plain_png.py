@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from gpu_extract.frames.images.image_header import PNG_SIGNATURE, Header
+from gpu_extract import png_file
+from gpu_extract.frames.images.image_header import Header
 from gpu_extract.kernels import unfilter
 from gpu_extract.patch import Region
 
@@ -64,20 +65,16 @@ def _deflated(data: bytes) -> bytes | None:
     """The zlib stream; None if a chunk is not what its CRC says, or another one stands between those of the stream."""
     parts: list[memoryview] = []
     ended = False
-    position = len(PNG_SIGNATURE)
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 8 + length
-        body = memoryview(data)[position + 4 : end]
-        if data[end : end + 4] != struct.pack(">I", deflate.crc32(body)):
+    for chunk in png_file.chunks(data):
+        checked = memoryview(data)[chunk.start - 4 : chunk.stop]
+        if data[chunk.stop : chunk.end] != struct.pack(">I", deflate.crc32(checked)):  # a tenth of zlib's time
             return None
-        if kind != b"IDAT":
+        if chunk.kind != b"IDAT":
             ended = bool(parts)
         elif ended:
             return None
         else:
-            parts.append(body[4:])
-        position = end + 4
-        if kind == b"IEND":
+            parts.append(checked[4:])
+        if chunk.kind == b"IEND":
             break
     return b"".join(parts)

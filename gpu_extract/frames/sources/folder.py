@@ -13,12 +13,11 @@ import numpy as np
 from gpu_extract.errors import InputError
 from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions, check_wanted
 from gpu_extract.frames.memory import keep_freed_memory
+from gpu_extract.naming import IMAGE_EXTENSIONS, has_extension
 from gpu_extract.patch import Patch, Region
 
 if TYPE_CHECKING:
     from gpu_extract.frames.images.decode import Image
-
-IMAGE_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
 
 
 def accepts(path: Path) -> bool:
@@ -27,11 +26,6 @@ def accepts(path: Path) -> bool:
 
 def open_source(path: Path, options: SourceOptions) -> FolderSource:
     return FolderSource(path)
-
-
-def is_frame_name(name: str) -> bool:
-    """Whether the loader takes an entry for a frame: it ends in an image extension, any case; `.png` itself counts."""
-    return name.lower().endswith(IMAGE_EXTENSIONS)
 
 
 class FolderSource(FrameSource):
@@ -46,7 +40,11 @@ class FolderSource(FrameSource):
         self.path = path
         try:
             with os.scandir(path) as entries:
-                names = [entry.name for entry in entries if is_frame_name(entry.name) and not entry.is_dir()]
+                names = [
+                    entry.name
+                    for entry in entries
+                    if has_extension(entry.name, IMAGE_EXTENSIONS) and not entry.is_dir()
+                ]
         except OSError as error:
             raise InputError(f"the frames folder '{path}' cannot be read: {error.strerror}.") from error
         if not names:

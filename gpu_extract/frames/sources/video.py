@@ -18,13 +18,11 @@ from av.video.stream import VideoStream
 
 from gpu_extract.errors import FrameError, InputError
 from gpu_extract.frames.base import (
-    VIDEO_EXTENSIONS,
     Frame,
     FrameFailure,
     FrameSource,
     SourceOptions,
     check_wanted,
-    split_name,
 )
 from gpu_extract.frames.video.bitstream import DoubtError
 from gpu_extract.frames.video.container import READ_ERRORS, open_container, probe
@@ -35,6 +33,7 @@ from gpu_extract.frames.video.skipping import IndexMismatchError, decode_stretch
 from gpu_extract.frames.video.timing import ConstantRate, constant_rate_frames
 from gpu_extract.frames.video.turn import UPRIGHT, Turn, turn_of_matrix
 from gpu_extract.frames.video.yuv import to_bgr
+from gpu_extract.naming import VIDEO_EXTENSIONS, split_name
 from gpu_extract.patch import Patch, Region
 
 MAX_DECODER_THREADS = 16  # each holds a frame or two

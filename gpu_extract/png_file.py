@@ -1,0 +1,56 @@
+"""PNG files as a row of chunks: how one begins, how to walk it, how to write a chunk, and whether one is whole."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class Chunk(NamedTuple):
+    """Where a chunk lies in a file. `stop` is past the file's end where the file is cut off inside the chunk."""
+
+    kind: bytes
+    start: int
+    """First byte of the data."""
+    stop: int
+    """The byte after the data, where the checksum begins."""
+
+    @property
+    def end(self) -> int:
+        """The byte after the checksum."""
+        return self.stop + 4
+
+    @property
+    def name(self) -> str:
+        """The kind, for a sentence."""
+        return self.kind.decode("latin-1")
+
+
+def chunks(data: bytes) -> Iterator[Chunk]:
+    """The chunks of a file as their own lengths tell them, up to one that the file's end cuts off.
+
+    Nothing is checked, the signature included; ends where too few bytes for a further chunk's length and kind are left.
+    """
+    at = len(SIGNATURE)
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        chunk = Chunk(kind, at + 8, at + 8 + length)
+        yield chunk
+        at = chunk.end
+
+
+def is_intact(data: bytes, chunk: Chunk) -> bool:
+    """Whether a chunk lies whole in the file and its checksum, the CRC-32 of kind and data, is right."""
+    if chunk.end > len(data):
+        return False
+    (stored,) = struct.unpack_from(">I", data, chunk.stop)
+    return zlib.crc32(memoryview(data)[chunk.start - 4 : chunk.stop]) == stored
+
+
+def chunk_bytes(kind: bytes, data: bytes) -> bytes:
+    """One chunk: length, kind, data, checksum."""
+    return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))))

@@ -1,0 +1,68 @@
+"""Files by the thousand, each whole under its name, none flushed: what a power cut takes, a later run writes again.
+
+A file has a temporary name beside its own until it is whole. `atomic` is for files that must survive a power cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from gpu_extract.storage.atomic import write_all
+
+TEMPORARY_PREFIX = ".part-"
+MAX_NAME_BYTES = 255  # of one path component, on every file system in common use
+_METADATA_LEFTOVER = re.compile(r"\.faces\.(jsonl|parquet)\..+\.tmp")
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a face's name: paths, and names that are given to files which are not yet whole.
+
+    Raises:
+        OSError: EINVAL.
+    """
+    if "/" in name or "\0" in name or name in (".", "..", ""):
+        raise OSError(errno.EINVAL, "it is no name of a file")
+    if name.startswith(TEMPORARY_PREFIX):
+        raise OSError(errno.EINVAL, f"names that begin with {TEMPORARY_PREFIX} are those of unfinished files")
+
+
+def write_file(folder: Path, name: str, data: bytes) -> None:
+    """All of a file or nothing: written under a temporary name in the same folder, then renamed.
+
+    Raises:
+        OSError: EINVAL also for a name that would lead out of the folder.
+    """
+    check_name(name)
+    temporary = folder / temporary_name(name)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            write_all(handle, data)
+        finally:
+            os.close(handle)
+        temporary.rename(folder / name)
+    except BaseException:
+        temporary.unlink()
+        raise
+
+
+def temporary_name(name: str) -> str:
+    """The name that a file has until it is whole; the same at every try, so that a later run takes it over."""
+    temporary = TEMPORARY_PREFIX + name
+    if len(os.fsencode(temporary)) <= MAX_NAME_BYTES:
+        return temporary
+    import hashlib
+
+    return TEMPORARY_PREFIX + hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed run left under temporary names; no other run may be writing into the folder."""
+    for path in folder.rglob(".*"):
+        if path.name.startswith(TEMPORARY_PREFIX) or _METADATA_LEFTOVER.fullmatch(path.name):
+            with suppress(OSError):
+                path.unlink()

@@ -1,0 +1,75 @@
+"""Words that travel through a run: what to cut from a frame, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gpu_extract.naming import stem_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A face, or a whole frame (`index` None), that could not be cut, and why."""
+
+    frame: str
+    index: int | None
+    reason: str
+    faces: int = 1
+    """How many faces are lost with it."""
+
+
+@dataclass(frozen=True)
+class FrameTask:
+    """All faces to cut from one frame, in file order."""
+
+    position: int
+    """Of the frame in its source, from 0."""
+    name: str
+    """The frame's key in the alignments file."""
+    rows: np.ndarray  # [K] int64, faces in the file
+    index: np.ndarray  # [K] int32, position of each in its frame's list
+    crop_from_frame: np.ndarray  # [K, 2, 3] float64
+    cubic: np.ndarray  # [K] bool
+    region: np.ndarray  # [K, 4] int64: x0, y0, x1, y1 of the frame pixels that a crop may touch, not clipped
+    extension: str
+    failed: dict[int, Failure] = field(default_factory=dict)
+    """By place in this task, faces that turn out to have no crop; their matrices are NaN."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def file_name(self, k: int) -> str:
+        """Name of the k-th face's file: frame key without extension, face index, extension."""
+        return f"{stem_of(self.name)}_{self.index[k]}{self.extension}"
+
+
+@dataclass(frozen=True)
+class FaceResult:
+    """One face, written."""
+
+    row: int
+    index: int
+    file_name: str
+    sha1: str
+    nbytes: int
+
+
+@dataclass
+class FrameResult:
+    """What became of one frame's faces."""
+
+    task: FrameTask
+    faces: list[FaceResult] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    decoded: bool = False
+    frame_size: tuple[int, int] = (0, 0)
+    """(height, width) of the frame, once it was loaded."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Busy seconds by stage."""
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
