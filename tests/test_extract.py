@@ -17,7 +17,7 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 
 MIRRORED = "f_000007_0.png"
-"""Mirrored landmarks, where the reference fits with a transposed factor (SPEC 2.6, defect 8)."""
+"""Mirrored landmarks, where the reference fits with a transposed factor (docs/formats.md#crops)."""
 MISSING_FRAME = "f_000099.png"
 """In every alignments file of the vectors, without a frame."""
 SEED_FILES = ["g6_2019-12.fsa", "g6_2019-12.p", "g6_2019-12.pickle", "g6_2019-12_proto3.fsa", "g7a_2020-03.fsa"]

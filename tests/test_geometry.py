@@ -19,9 +19,9 @@ from gpu_extract.kernels import tables
 ROOT = Path(__file__).parent.parent
 HASWELL = os.environ.get("OPENBLAS_CORETYPE") == "Haswell"
 MIRRORED = ("f_000007.png", 0)
-"""The one face whose landmarks are mirrored: there the reference uses a transposed factor (SPEC 2.6, defect 8)."""
+"""The one face whose landmarks are mirrored: there the reference uses a transposed factor (docs/formats.md#crops)."""
 LEVEL = "f_000003.png"
-"""Faces whose crop is axis-aligned: there the reference returns a size of 0 (SPEC 2.6, defect 2)."""
+"""Faces whose crop is axis-aligned: there the reference returns a size of 0 (docs/formats.md#crops)."""
 
 
 def seed_cases(expected: dict[str, Any], eyes: int) -> list[tuple[int, str, int, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Headers of face PNGs: written as each release did, read back by us and by a reader made from the SPEC alone."""
+"""Headers of face PNGs: written as each release did, read back by us and by a reader of its own."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def written(record: dict[str, Any], version: float = 2.4, name: str = "clip_0000
 
 
 def strict_chunk(png: bytes) -> dict[str, Any]:
-    """SPEC 4.1 read literally: the first iTXt chunk with our keyword, its checksum, its literal."""
+    """docs/formats.md#headers read literally: the first iTXt chunk with our keyword, its checksum, its literal."""
     at = 8
     while True:
         (length,) = struct.unpack(">I", png[at : at + 4])
@@ -83,7 +83,7 @@ def strict_chunk(png: bytes) -> dict[str, Any]:
 
 
 def strict_schema(found: dict[str, Any]) -> None:
-    """SPEC 4.4: what current releases insist on."""
+    """What current releases insist on (docs/formats.md#headers)."""
     assert set(found) == {"alignments", "source"}
     face = found["alignments"]
     assert {"x", "y", "w", "h", "landmarks_xy"} <= set(face) <= {"x", "y", "w", "h", "landmarks_xy", "mask", "identity"}
@@ -129,7 +129,7 @@ def test_each_generation_to_the_byte(vectors: Path, face: str, alignments: str, 
     ours = data[len(header.PREFIX) :].decode()
     if lists:  # that face was given a 2x3 float64 matrix; the program's own faces hold 3x3 float32 (test above)
         theirs = theirs.replace(repr(stored), repr([*np.float32(stored).tolist(), [0.0, 0.0, 1.0]]))
-    if version == 2.2:  # written by the first 2.2 release; later ones say the frame's size (SPEC 4.2)
+    if version == 2.2:  # written by the first 2.2 release; later ones say the frame's size, and we do
         theirs = theirs.removesuffix("}}") + ", 'source_frame_dims': (240, 320)}}"
     assert ours == theirs
 

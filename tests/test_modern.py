@@ -86,7 +86,7 @@ def test_headers_equal_the_vectors(tmp_path: Path, vectors: Path, expected: Any)
 
 
 def with_float32_reciprocal(points: np.ndarray) -> np.ndarray:
-    """Today's program's head crop [2, 3] of 256 px: it takes 1 / variance in float32 (SPEC 3.3)."""
+    """Today's program's head crop [2, 3] of 256 px: it takes 1 / variance in float32 (docs/formats.md#crops)."""
     from gpu_extract.geometry import crops, pose
 
     matrix = crops.umeyama(crops.core(points[None]), crops.mean_face(68, seed=False))
@@ -101,7 +101,7 @@ def with_float32_reciprocal(points: np.ndarray) -> np.ndarray:
 
 
 def test_pixels_are_close_to_todays_program(tmp_path: Path, vectors: Path, vector_faces: Any, expected: Any) -> None:
-    """Its float32 reciprocal is not reproduced (SPEC part 7): within 4 levels, under 0.5 % of values different.
+    """Its float32 reciprocal is not reproduced (docs/formats.md#crops): within 4 levels, under 0.5 % of values differ.
 
     Its own pixels are not among the vectors, their hashes are: cut here the way it does, and compared with both.
     """

@@ -40,10 +40,10 @@ def test_a_small_face_grows_to_the_releases_bytes(vectors: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("alignments", "version", "otherwise"),
     [
-        ("g7b_2020-08", 1.0, [("f_000007.png", 0)]),  # mirrored landmarks, which those releases got wrong (SPEC 2.6)
+        ("g7b_2020-08", 1.0, [("f_000007.png", 0)]),  # mirrored landmarks, which those releases fitted wrongly
         ("v2_1", 2.1, []),
         ("v2_4_numpy", 2.4, []),
-        ("v2_4_list", 2.4, [("f_000002.png", 0)]),  # today's float32 reciprocal, not reproduced (SPEC part 7)
+        ("v2_4_list", 2.4, [("f_000002.png", 0)]),  # today's float32 reciprocal: docs/formats.md#crops
     ],
 )
 def test_stored_thumbnails_come_out_again(

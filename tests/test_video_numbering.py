@@ -1,4 +1,4 @@
-"""Old numbering of video frames: constant-rate timing and turned pictures (SPEC 1.6)."""
+"""Old frames of videos: constant-rate numbers (docs/formats.md#timing), turned pictures (docs/formats.md#rotation)."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ def open_frames(
 
     threads        decoder threads of a video, None = as many as pay on this machine
     timing         how the frames of a video are numbered: "decoded" = every decoded frame once; "constant" = as a
-                   constant-frame-rate stream, frames repeated or dropped (SPEC 1.6, files made before March 2026)
+                   constant-frame-rate stream, frames repeated or dropped, as files made before March 2026 have
+                   it (docs/formats.md#timing)
     rotate         whether a video's display matrix is applied (images always follow their EXIF orientation)
     skip_unwanted  whether parts of a video that hold nothing wanted may be left undecoded; `frames_seen` stays unknown
                    where that happened

@@ -1,4 +1,4 @@
-"""A folder of images as frames, in the order of SPEC 2.3: by full name, code point by code point."""
+"""A folder of images as frames, by full name, code point by code point (docs/formats.md#images)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A video as frames, decoded with PyAV on the CPU; numbering and names are those of SPEC 1.6."""
+"""A video as frames, decoded with PyAV on the CPU; numbers and names are those of docs/formats.md#frame-keys."""
 
 from __future__ import annotations
 

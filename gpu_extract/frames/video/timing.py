@@ -1,4 +1,4 @@
-"""Constant-frame-rate numbering: what files made before March 2026 count as the frames of a video (SPEC 1.6).
+"""Constant-rate numbering, by which files made before March 2026 count a video's frames (docs/formats.md#timing).
 
 Their frames came through a pipe from the ffmpeg program with its default options, which writes a stream of constant
 rate: a frame is repeated where the next one is late and left out where two fall on one tick. `ConstantRate` is that
