@@ -60,12 +60,42 @@ def test_the_changelog_begins_with_this_version() -> None:
     assert versions[0] == gpu_extract.__version__
 
 
+def written() -> list[Path]:
+    """Every source and document of the project."""
+    patterns = ("*.md", "docs/*.md", "kernels/*.*", "gpu_extract/**/*.py", "bench/*.*", "tests/*.py", "tests/**/*.md")
+    paths = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    return sorted(path for path in paths if path.suffix in (".md", ".py", ".c", ".h"))
+
+
+def anchors(document: Path) -> set[str]:
+    """What a link may name behind the # of a document, as GitHub makes it of the headings."""
+    text = re.sub(r"^```.*?^```", "", document.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_documents_lead_somewhere() -> None:
-    documents = [path for pattern in ("*.md", "docs/*.md", "kernels/*.md", "bench/*.md") for path in ROOT.glob(pattern)]
+    documents = [path for path in written() if path.suffix == ".md"]
     assert len(documents) > 5
     for document in documents:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text("utf-8")):
-            assert (document.parent / target).exists(), f"{document.name} -> {target}"
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", document.read_text("utf-8")):
+            linked = document.parent / target if target else document
+            assert linked.exists(), f"{document.name} -> {target}"
+            assert not anchor or anchor in anchors(linked), f"{document.name} -> {target}#{anchor}"
+
+
+def test_what_comments_point_to_is_there() -> None:
+    """A section of a document in docs/, by its heading; and no specification, for the project has none."""
+    pointers = 0
+    for path in written():
+        text = path.read_text("utf-8")
+        for name, anchor in re.findall(r"docs/(\w+\.md)(?:#([\w-]+))?", text):
+            document = ROOT / "docs" / name
+            assert document.exists(), f"{path.name} -> {name}"
+            assert not anchor or anchor in anchors(document), f"{path.name} -> {name}#{anchor}"
+            pointers += bool(anchor)
+        assert path == Path(__file__) or not re.search(r"\bSPEC\b", text), path
+    assert pointers > 10
 
 
 def test_no_document_or_source_names_a_path_of_one_machine() -> None:
