@@ -34,7 +34,7 @@ from gpu_extract.alignments.deflate import deflated
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
 from gpu_extract.geometry import crops
 from gpu_extract.geometry.mean_faces import Centering
-from gpu_extract.run.plan import Options, make_plan
+from gpu_extract.run.plan import PlanOptions, make_plan
 
 FACES_PER_FRAME = 2
 SAMPLED_FRAMES = 1000
@@ -180,7 +180,7 @@ def measure(path: Path) -> dict[str, object]:
     seconds["load"] = time.perf_counter() - began
     began = time.perf_counter()
     centering: Centering = "legacy" if alignments.version < 2 else "head"
-    plan = make_plan(alignments, AllFrames(alignments), Options(centering=centering))
+    plan = make_plan(alignments, AllFrames(alignments), PlanOptions(centering=centering))
     seconds["plan"] = time.perf_counter() - began
     assert plan.face_count == len(alignments.faces)
     sampled = range(min(SAMPLED_FRAMES, plan.frame_count))
@@ -191,7 +191,7 @@ def measure(path: Path) -> dict[str, object]:
     rows = range(len(alignments.faces))
     hashes = [f"{row:040x}" for row in rows]
     began = time.perf_counter()
-    if alignments.stores_hashes:
+    if alignments.traits.stores_hashes:
         alignments.set_hashes(rows, hashes)
     else:
         alignments.set_field(0, "thumb", None)

@@ -1,4 +1,4 @@
-"""The command line: flags to one library call, its result to the terminal, its error to an exit code."""
+"""The command line: words to one library call, its result to the terminal, its error to an exit code."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from gpu_extract import __version__
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, GpuExtractError, InterruptedRunError, UsageError, printable
+from gpu_extract.options import Between, OneOf, OnOff, Option, Settings, options
 from gpu_extract.run.signals import StopOnSignal
+
+if TYPE_CHECKING:
+    from gpu_extract.jobs.config import Value
 
 EXIT_CODES = """\
 exit codes:
@@ -21,12 +25,17 @@ exit codes:
   6 output not writable, or disk full          7 alignments file rejected
   130 / 143 interrupted
 """
-PROGRESS = ("auto", "bar", "plain", "none")
-ENGINES = ("auto", "exact", "kornia")
+AS_THE_RUN = "default: as the run had it"
+
+
+class _Table(Protocol):
+    exit_code: int
+
+    def table(self) -> str: ...
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help.")
 
 
@@ -45,14 +54,40 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
     return parser
 
 
-def _add_device(parser: argparse.ArgumentParser) -> None:
+def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
+    """All options of a command, and `--config`. What is not named on the command line is not in the namespace."""
+    groups: dict[str, Any] = {}
+    for row in options(command):
+        group = groups.setdefault(row.group, None) or parser.add_argument_group(row.group)
+        groups[row.group] = group
+        _add_option(group, row, AS_THE_RUN if command == "verify" and row.decides_bytes else _default(row))
     parser.add_argument(
-        "--engine",
-        choices=ENGINES,
-        default="auto",
-        help="how pixels are sampled: exact gives the same bytes everywhere",
+        "--config",
+        metavar="FILE",
+        help="options as TOML (default: gpu-extract.toml beside the alignments file, or in the user's config folder)",
     )
-    parser.add_argument("--device", metavar="DEVICE", default="auto", help="where: auto, cpu, cuda or cuda:N")
+
+
+def _add_option(group: Any, row: Option, default: str) -> None:
+    settled = {"dest": row.name, "default": argparse.SUPPRESS}
+    text = row.help.replace("`", "") + (f" ({default})" if default else "")
+    match row.check:
+        case OnOff():
+            group.add_argument(*row.flags, action="store_true", help=text, **settled)
+            # A switch that the environment or a file turned on can be turned off again.
+            group.add_argument(row.opposite, action="store_false", help=argparse.SUPPRESS, **settled)
+        case OneOf():
+            group.add_argument(*row.flags, choices=row.check.choices(), help=text, **settled)
+        case Between():
+            group.add_argument(*row.flags, type=int, metavar=row.metavar, help=text, **settled)
+        case _:
+            group.add_argument(*row.flags, metavar=row.metavar, help=text, **settled)
+
+
+def _default(row: Option) -> str:
+    if row.required:
+        return "required"
+    return "" if row.default is None or row.default is False else f"default {row.default}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,67 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Cut every face out again, aligned, and record its hash in the alignments file.",
         "gpu-extract extract -a alignments.fsa -fr clip.mp4 -fc faces/ -sz 256",
     )
-    add = extract.add_argument
-    add("-a", "--alignments", metavar="FILE", required=True, help="alignments file: .fsa .json .p .pickle .yaml .yml")
-    add("-fr", "--frames", metavar="PATH", required=True, help="the video or the folder of images it was made from")
-    add("-fc", "--faces", metavar="DIR", required=True, help="folder for the faces; created, refused unless empty")
-    add("-sz", "--size", metavar="N", type=int, default=256, help="crop side in pixels, 16 to 4096 (default 256)")
-    add(
-        "-een",
-        "--extract-every-n",
-        metavar="N",
-        type=int,
-        default=1,
-        help="take frames 0, N, 2N … (default 1: every one)",
-    )
-    add("-ae", "--align-eyes", action="store_true", help="turn each face until its eyes are exactly level")
-    add("-l", "--large", action="store_true", help="only faces whose source box is at least --size pixels")
-    add("--min-size", metavar="PERCENT", type=int, default=0, help="only faces of at least this percentage of --size")
-    add(
-        "--centering",
-        choices=("auto", "legacy", "face", "head"),
-        default="auto",
-        help="what a crop is centred on; auto: legacy for files before version 2.0, head since",
-    )
-    add(
-        "--video-timing",
-        choices=("auto", "constant", "decoded"),
-        default="auto",
-        help="how a video's frames are numbered; auto: as the alignments file's generation did",
-    )
-    add(
-        "--rotate",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="whether a video's display rotation is applied; auto: as the alignments file's generation did",
-    )
-    add("--antialias", action="store_true", help="average over what a shrunken face leaves out, against shimmering")
-    add("--format", choices=("auto", "png", "jpg", "webp"), default="auto", help="auto: as the file's generation did")
-    add("--quality", metavar="Q", type=int, help="1 to 100, of jpg and webp")
-    add(
-        "--output-layout",
-        choices=("flat", "by-frame", "webdataset"),
-        default="flat",
-        help="one folder, nested folders past 10,000 faces, or tar shards",
-    )
-    add("--metadata", choices=("jsonl", "parquet"), help="also write one row a face: frame, matrix, landmarks, hash")
-    add("--refresh-thumbs", action="store_true", help="regenerate the thumbnails in the alignments file")
-    _add_device(extract)
-    add("--batch-mb", metavar="MB", type=int, default=64, help="one batch on a device (default 64)")
-    add("--pinned-mb", metavar="MB", type=int, default=512, help="page-locked host memory, on CUDA (default 512)")
-    add("--workers", metavar="N", type=int, help="threads that cut and encode (default: one a core)")
-    add("--json", metavar="FILE", help="write the report as JSON; - is standard output")
-    add("--no-update", action="store_true", help="leave the alignments file as it is")
-    add("--resume", action="store_true", help="continue an interrupted run in the same faces folder")
-    add("--dry-run", action="store_true", help="plan and estimate space and time; write nothing")
-    add("--on-error", choices=("skip", "stop"), default="skip", help="after a frame or face fails (default skip)")
-    add("--max-errors", metavar="N", type=int, help="end the run after N failures")
-    add(
-        "--progress",
-        choices=PROGRESS,
-        default="auto",
-        help="a bar on a terminal, else a line every 10 s (default auto)",
-    )
+    _add_options(extract, "extract")
 
     verify = _command(
         commands,
@@ -143,34 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Options left out are those of the run that the folder's journal records. Nothing is written.",
         "gpu-extract verify -a alignments.fsa -fr clip.mp4 -fc faces/",
     )
-    add = verify.add_argument
-    add("-a", "--alignments", metavar="FILE", required=True, help="the alignments file")
-    add("-fr", "--frames", metavar="PATH", required=True, help="the video or the folder of images it was made from")
-    add("-fc", "--faces", metavar="DIR", required=True, help="the folder of faces; only read")
-    add("-sz", "--size", metavar="N", type=int, help="crop side in pixels")
-    add("-een", "--extract-every-n", metavar="N", type=int, help="frames 0, N, 2N …")
-    for flag in (("-ae", "--align-eyes"), ("-l", "--large"), ("--antialias",)):
-        add(*flag, action="store_const", const=True, help="as extract had it")
-    add("--min-size", metavar="PERCENT", type=int, help="as extract had it")
-    add("--centering", choices=("auto", "legacy", "face", "head"), help="as extract had it")
-    add("--video-timing", choices=("auto", "constant", "decoded"), help="as extract had it")
-    add("--rotate", choices=("auto", "on", "off"), help="as extract had it")
-    add("--format", choices=("auto", "png", "jpg", "webp"), help="as extract had it")
-    add("--quality", metavar="Q", type=int, help="as extract had it")
-    add("--output-layout", choices=("flat", "by-frame", "webdataset"), help="as extract had it")
-    add("--metadata", choices=("jsonl", "parquet"), help="as extract had it")
-    add("--engine", choices=ENGINES, help="as extract had it")
-    add("--device", metavar="DEVICE", default="auto", help="where: auto, cpu, cuda or cuda:N")
-    add("--batch-mb", metavar="MB", type=int, default=64, help="one batch on a device (default 64)")
-    add("--pinned-mb", metavar="MB", type=int, default=512, help="page-locked host memory, on CUDA (default 512)")
-    add("--workers", metavar="N", type=int, help="threads that cut and compare (default: one a core)")
-    add("--json", metavar="FILE", help="write the result as JSON; - is standard output")
-    add(
-        "--progress",
-        choices=PROGRESS,
-        default="auto",
-        help="a bar on a terminal, else a line every 10 s (default auto)",
-    )
+    _add_options(verify, "verify")
 
     check = _command(
         commands,
@@ -179,16 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Compare an alignments file with its frames: what lacks the other, several or no faces, bad landmarks.",
         "gpu-extract check -a alignments.fsa -fr clip.mp4",
     )
-    add = check.add_argument
-    add("-a", "--alignments", metavar="FILE", required=True, help="alignments file of any generation")
-    add("-fr", "--frames", metavar="PATH", required=True, help="the video or the folder of images it was made from")
-    add(
-        "--video-timing",
-        choices=("auto", "constant", "decoded"),
-        default="auto",
-        help="how a video's frames are numbered",
-    )
-    add("--json", metavar="FILE", help="write the result as JSON; - is standard output")
+    _add_options(check, "check")
 
     demo = _command(
         commands,
@@ -218,14 +157,11 @@ def build_parser() -> argparse.ArgumentParser:
         "export",
         _export,
         "Write the landmarks of an alignments file as JSON, in the form that other programs import.",
-        "gpu-extract export alignments.fsa --json",
+        "gpu-extract export alignments.fsa landmarks.json",
     )
     export.add_argument("file", metavar="FILE", help="alignments file of any generation")
     export.add_argument("new", metavar="NEW", nargs="?", help="the JSON file (default: FILE's name with .json)")
     export.add_argument("-fr", "--frames", metavar="PATH", help="the frames: needed for turned faces of 2018")
-    export.add_argument(
-        "--json", action="store_true", default=True, help="the exchange form, which is the only one so far"
-    )
 
     import_ = _command(
         commands,
@@ -258,24 +194,65 @@ def build_parser() -> argparse.ArgumentParser:
         "Tell what would be used on this machine, and why: versions, devices, engines, codecs.",
         "gpu-extract doctor",
     )
-    doctor.add_argument("--json", metavar="FILE", help="write it as JSON; - is standard output")
-    _add_device(doctor)
+    _add_options(doctor, "doctor")
+
+    config = _command(
+        commands,
+        "config",
+        _config,
+        "Tell which value of every option of extract is in force, and where it comes from.\n\n"
+        "Flags go before the environment (GPU_EXTRACT_SIZE=512), that before the configuration file, and that before\n"
+        "the defaults.",
+        "gpu-extract config -a alignments.fsa",
+    )
+    _add_options(config, "extract")
     return parser
 
 
-def _library_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The flags of a command as keyword arguments: they have the same names and defaults in Python."""
-    return {name: value for name, value in vars(arguments).items() if name not in ("run", "verbose", "quiet")}
+def parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command, by name."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= action.choices
+    return found
+
+
+def _flags(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
+    """The options that are named on the command line."""
+    return {row.name: getattr(arguments, row.name) for row in options(command) if hasattr(arguments, row.name)}
+
+
+def _in_force(arguments: argparse.Namespace, command: str) -> dict[str, Value]:
+    """The value of every option of a command, from wherever it comes.
+
+    Raises:
+        UsageError: if one that the command needs is missing, or the environment or a file has what is not allowed.
+    """
+    from gpu_extract.jobs.config import FLAG, Value, config_file, missing, values_in_force
+
+    flags = _flags(arguments, command)
+    file = config_file(arguments.config, flags.get("alignments"))
+    found = values_in_force(command, flags, file=file)
+    if lacking := missing(command, found):
+        named = ", ".join("/".join(row.flags) for row in lacking)
+        raise UsageError(f"the following arguments are required: {named}; see gpu-extract {command} --help.")
+    if arguments.quiet and "progress" in found:
+        found["progress"] = Value("none", FLAG)
+    return found
+
+
+def _values(found: dict[str, Value]) -> dict[str, Any]:
+    return {name: value for name, (value, _) in found.items()}
 
 
 def _extract(arguments: argparse.Namespace) -> int:
-    from gpu_extract.jobs.extract import extract
+    settings = Settings(**_values(_in_force(arguments, "extract")))
+    from gpu_extract.jobs.extract import run
 
-    if arguments.quiet:
-        arguments.progress = "none"
-    report = extract(**_library_arguments(arguments))
+    report = run(settings)
     if not arguments.quiet:
-        print(report.table(), file=sys.stderr if arguments.json == "-" else sys.stdout)
+        print(report.table(), file=sys.stderr if settings.json == "-" else sys.stdout)
     elif not report.complete:
         print(f"gpu-extract: {report.notes[-1]}", file=sys.stderr)
     elif report.errors:
@@ -284,24 +261,37 @@ def _extract(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from gpu_extract.jobs.verify import verify
+    found = _in_force(arguments, "verify")
+    from pathlib import Path
 
-    if arguments.quiet:
-        arguments.progress = "none"
-    return _told(verify(**_library_arguments(arguments)), arguments)
+    from gpu_extract.jobs.config import DEFAULT, FLAG
+    from gpu_extract.jobs.verify import run
+
+    values = _values(found)
+    of_bytes = {row.name for row in options("verify") if row.decides_bytes}
+    alignments, frames, faces = (Path(values.pop(name)) for name in ("alignments", "frames", "faces"))
+    report = run(
+        alignments,
+        frames,
+        faces,
+        asked={name: values[name] for name in of_bytes if found[name].origin == FLAG},
+        otherwise={name: values[name] for name in of_bytes if found[name].origin not in (FLAG, DEFAULT)},
+        running={name: value for name, value in values.items() if name not in of_bytes},
+    )
+    return _told(report, arguments, values["json"])
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    values = _values(_in_force(arguments, "check"))
     from gpu_extract.jobs.check import check
 
-    return _told(check(**_library_arguments(arguments)), arguments)
+    return _told(check(**values), arguments, values["json"])
 
 
-def _told(report: Any, arguments: argparse.Namespace) -> int:
+def _told(report: _Table, arguments: argparse.Namespace, json: str | None) -> int:
     if not arguments.quiet:
-        print(report.table(), file=sys.stderr if arguments.json == "-" else sys.stdout)
-    code: int = report.exit_code
-    return code
+        print(report.table(), file=sys.stderr if json == "-" else sys.stdout)
+    return report.exit_code
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -316,14 +306,14 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _migrate(arguments: argparse.Namespace) -> int:
     from gpu_extract.jobs.migrate import migrate
 
-    report = migrate(**_library_arguments(arguments))
+    report = migrate(arguments.old, arguments.new, to=arguments.to, frames=arguments.frames)
     if not arguments.quiet:
         print(report.table())
     return EXIT_PARTIAL if report.faces_dropped else EXIT_OK
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from gpu_extract.jobs.migrate import export
+    from gpu_extract.jobs.exchange import export
 
     report = export(arguments.file, arguments.new, frames=arguments.frames)
     if not arguments.quiet:
@@ -332,9 +322,9 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from gpu_extract.alignments.exchange import import_json
+    from gpu_extract.jobs.exchange import import_landmarks
 
-    made = import_json(arguments.landmarks, arguments.new)
+    made = import_landmarks(arguments.landmarks, arguments.new)
     if not arguments.quiet:
         print(
             f"{made.path}: {len(made.faces.frame):,} faces of {len(made.frame_names):,} frames, version {made.version}"
@@ -352,14 +342,30 @@ def _sheet(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    values = _values(_in_force(arguments, "doctor"))
     from gpu_extract.jobs.doctor import examine
+    from gpu_extract.reports.base import write_report
 
-    findings = examine(engine=arguments.engine, device=arguments.device)
-    if arguments.json is not None:
-        findings.write_json(arguments.json)
-    if arguments.json != "-":
+    findings = examine(engine=values["engine"], device=values["device"])
+    if values["json"] is not None:
+        write_report(findings, values["json"])
+    if values["json"] != "-":
         print(findings.table())
     return findings.exit_code
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from gpu_extract.jobs.config import config
+    from gpu_extract.reports.base import write_report
+
+    flags = _flags(arguments, "extract")
+    target = flags.pop("json", None)
+    found = config(flags, file=arguments.config)
+    if target is not None:
+        write_report(found, target)
+    if target != "-":
+        print(found.table())
+    return EXIT_OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from gpu_extract.kernels import tables
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 MAX_POINTS = 16  # a side; sums of 16 × 16 bytes fit uint16
 MAX_SIDE = 4096  # of the sampled image: 50 MB
@@ -50,16 +50,6 @@ def mean(fine: np.ndarray, points: int) -> np.ndarray:
     rows = fine.reshape(K, size, points, side * 3).sum(axis=2, dtype=np.uint16)
     sums = rows.reshape(K, size, size, points, 3).sum(axis=3, dtype=np.uint16)
     return ((sums.astype(np.uint32) + points * points // 2) // (points * points)).astype(np.uint8)
-
-
-def mean_on_device(fine: torch.Tensor, points: int) -> torch.Tensor:
-    """`mean` for a torch tensor, on its device; the same bytes."""
-    import torch
-
-    K, side = fine.shape[:2]
-    size = side // points
-    sums = fine.view(K, size, points, size, points, 3).sum(dim=(2, 4), dtype=torch.int32)
-    return torch.div(sums + points * points // 2, points * points, rounding_mode="floor").to(torch.uint8)
 
 
 def source_region(crop_from_frame: np.ndarray, cubic: np.ndarray, size: int) -> np.ndarray:

@@ -395,11 +395,11 @@ class Executor:
         from gpu_extract.alignments import Alignments, Limits
         from gpu_extract.alignments.container import container_for
         from gpu_extract.errors import GpuExtractError
-        from gpu_extract.run.plan import Options, crop_all
+        from gpu_extract.run.plan import PlanOptions, crop_all
 
         self._np, self._alignments, self._limits = np, Alignments, Limits()
         self._container_for, self._error = container_for, GpuExtractError
-        self._crop_all, self._options = crop_all, Options(size=64)
+        self._crop_all, self._options = crop_all, PlanOptions(size=64)
         self.accepted = self.refused = 0
         self.slowest = 0.0
 
@@ -434,7 +434,7 @@ class Executor:
             loaded.record(row)
             loaded.stored_hash(row)
         rows = [row for row in range(len(faces)) if row not in faces.invalid]
-        if loaded.stores_hashes and rows:
+        if loaded.traits.stores_hashes and rows:
             loaded.set_hashes(rows, ["ab" * 20] * len(rows))
         for _ in loaded.content():
             pass

@@ -88,7 +88,7 @@ def test_every_file_of_every_generation(path):
     generation = generation_of(path)
     assert alignments.generation == generation
     assert alignments.version == (1.0 if generation.startswith("g") else float(generation))
-    assert alignments.stores_hashes == (alignments.version < 2.1)
+    assert alignments.traits.stores_hashes == (alignments.version < 2.1)
     assert alignments.container == path.suffix[1:]
     assert alignments.faces.invalid == {}
     if "video" in path.name:
@@ -120,18 +120,18 @@ def test_records_are_what_is_stored(path):
         assert same(alignments.record(row), one)
         assert alignments.stored_hash(row) == one.get("hash")
     metas = [entry.get("video_meta", {}) if isinstance(entry, dict) else {} for entry in frames.values()]
-    assert [alignments.video_meta(frame) for frame in range(len(metas))] == metas
+    assert [alignments.frame_extra(frame).get("video_meta", {}) for frame in range(len(metas))] == metas
     assert same(alignments.root(), unpack(root))
 
 
 def test_video_meta_of_a_video():
     alignments = Alignments.load(FOLDER / "g7a_2020-03_video_meta.fsa")
-    assert alignments.video_meta(0) == {"pts_time": 0.0, "keyframe": True}
+    assert alignments.frame_extra(0)["video_meta"] == {"pts_time": 0.0, "keyframe": True}
 
 
 def test_lists_tell_files_of_2026_from_older_ones_of_the_same_version():
-    assert Alignments.load(FOLDER / "v2_4_list.fsa").lists_only
-    assert not Alignments.load(FOLDER / "v2_4_numpy.fsa").lists_only
+    assert Alignments.load(FOLDER / "v2_4_list.fsa").traits.lists
+    assert not Alignments.load(FOLDER / "v2_4_numpy.fsa").traits.lists
 
 
 def test_a_record_is_a_copy(g6):

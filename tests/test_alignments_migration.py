@@ -14,7 +14,8 @@ from gpu_extract.alignments.rotation import legacy_rotation
 from gpu_extract.cli import main
 from gpu_extract.errors import AlignmentsError
 from gpu_extract.frames import open_frames
-from gpu_extract.jobs.migrate import export, migrate
+from gpu_extract.jobs.exchange import export
+from gpu_extract.jobs.migrate import migrate
 
 VECTORS = Path(__file__).parent / "vectors"
 VIDEO = VECTORS / "video"

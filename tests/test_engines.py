@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract.engines import base
-from gpu_extract.engines.base import Crops, Engine, Limits
+from gpu_extract.engines import pick
+from gpu_extract.engines.base import Crops, Engine, MemoryLimits
 from gpu_extract.errors import DeviceError, UsageError
 from gpu_extract.kernels import reference
 from gpu_extract.patch import Patch, group_regions, whole_frame
@@ -21,13 +21,13 @@ def places() -> list[str]:
     return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
 
 
-RUNNABLE = [(m, place) for place in places() for m in base.modules() if m.obstacle(place) is None]
+RUNNABLE = [(m, place) for place in places() for m in pick.modules() if m.obstacle(place) is None]
 
 
 @pytest.fixture(params=RUNNABLE, ids=[f"{m.__name__.rpartition('.')[2]}-{place}" for m, place in RUNNABLE])
 def engine(request: pytest.FixtureRequest) -> Any:
     module, place = request.param
-    with module.create(place, Limits(batch_mb=8, pinned_mb=32), print) as made:
+    with module.create(place, MemoryLimits(batch_mb=8, pinned_mb=32), print) as made:
         yield made
 
 
@@ -148,19 +148,19 @@ def test_kornia_stays_inside_its_band_on_natural_images() -> None:
         [turned(rng.uniform(0.3, 3), rng.uniform(0, 360), rng.uniform((0, 0), (960, 540)), 128) for _ in range(count)]
     )
     crops = Crops(np.zeros(count, int), matrices, np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]) >= 1, 128)
-    got = KorniaEngine("cpu", Limits(batch_mb=64)).warp([whole_frame(frame)], crops)
+    got = KorniaEngine("cpu", MemoryLimits(batch_mb=64)).warp([whole_frame(frame)], crops)
     difference = np.abs(got.astype(int) - truth([frame], crops))
     assert difference.max() <= 3
     assert (difference > 1).mean() < 1e-4
 
 
 def test_auto_takes_exact_on_a_cpu() -> None:
-    picked, _ = base.pick_engine("auto", "cpu")
+    picked, _ = pick.pick_engine("auto", "cpu")
     assert (picked.name, picked.device) == ("exact", "cpu")
 
 
 def test_kornia_can_be_asked_for() -> None:
-    picked, _ = base.pick_engine("kornia", "cpu")
+    picked, _ = pick.pick_engine("kornia", "cpu")
     assert picked.name == "kornia"
 
 
@@ -175,7 +175,7 @@ def test_kornia_can_be_asked_for() -> None:
 )
 def test_what_cannot_be_had_is_a_sentence(kind: str, device: str, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        base.pick_engine(kind, device)
+        pick.pick_engine(kind, device)
 
 
 def test_opencv_5_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ def test_without_the_c_sampler_opencv_cuts_the_same_bytes(monkeypatch: pytest.Mo
     from gpu_extract.kernels import cpu
 
     monkeypatch.setattr(cpu, "is_available", lambda: False)
-    picked, passed_over = base.pick_engine("exact", "cpu")
+    picked, passed_over = pick.pick_engine("exact", "cpu")
     assert picked.implementation.startswith("OpenCV 4")
     assert any("not built" in line for line in passed_over)
     frames, crops = some_crops(50)

@@ -19,8 +19,8 @@ from gpu_extract.geometry.mean_faces import Centering
 from gpu_extract.kernels import antialias, tables
 from gpu_extract.run.plan import (
     NO_CROP,
-    Options,
     Plan,
+    PlanOptions,
     crop_all,
     make_plan,
     subset,
@@ -57,7 +57,7 @@ class EveryFrame(FrameSource):
 
 
 def planned(alignments: Alignments, **options: Any) -> Plan:
-    return make_plan(alignments, EveryFrame(alignments), Options(**options))
+    return make_plan(alignments, EveryFrame(alignments), PlanOptions(**options))
 
 
 def landmarks(alignments: Alignments, row: int) -> np.ndarray:
@@ -134,7 +134,7 @@ def test_poses_are_solved_once_and_only_for_frames_that_are_cut(vectors: Path, s
     alignments = Alignments.load(vectors / "alignments" / "v2_3.fsa")
     plan = planned(alignments, centering="head", extract_every_n=3, min_box_px=40)
     left = subset(plan, np.arange(plan.frame_count) == 1)
-    crop_all(alignments, Options(centering="head"), {})
+    crop_all(alignments, PlanOptions(centering="head"), {})
     assert solved == []
     worker = threading.Thread(target=left.task, args=(0,), name="worker")
     worker.start()
@@ -184,8 +184,8 @@ def test_a_face_without_a_pose_fails_at_planning(tmp_path: Path) -> None:
         assert [(task.name, task.index.tolist(), task.failed) for task in plan.tasks()] == [
             ("f_000000.png", [0, 2], {})
         ]
-    assert crop_all(alignments, Options(centering="head"), {}).usable.tolist() == [True, False, True, False, False]
-    assert crop_all(alignments, Options(), {}).usable.tolist() == [True, True, True, False, True]
+    assert crop_all(alignments, PlanOptions(centering="head"), {}).usable.tolist() == [True, False, True, False, False]
+    assert crop_all(alignments, PlanOptions(), {}).usable.tolist() == [True, True, True, False, True]
 
 
 def test_a_pose_that_fails_against_all_expectation_is_named(

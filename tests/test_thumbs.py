@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from gpu_extract.alignments.generation import Traits
 from gpu_extract.faces import thumbs
 from gpu_extract.geometry import crops
 from gpu_extract.kernels import reference
@@ -25,7 +26,7 @@ def load(path: Path) -> dict[str, Any]:
 def cut(frame: np.ndarray, landmarks: Any, size: int, version: float) -> np.ndarray:
     """The face [S, S, 3] that a thumbnail of that version is made from."""
     points = np.asarray(landmarks, np.float32)[None]
-    made = crops.crop_geometry(points, size, thumbs.thumbnail_centering(version), seed=version < 2)
+    made = crops.crop_geometry(points, size, Traits(version).centering, seed=version < 2)
     return reference.warp_affine([frame], [0], made.crop_from_frame, made.cubic, size)[0]
 
 
@@ -33,7 +34,7 @@ def cut(frame: np.ndarray, landmarks: Any, size: int, version: float) -> np.ndar
 def test_a_small_face_grows_to_the_releases_bytes(vectors: Path, name: str) -> None:
     frame = cv2.imread(str(vectors / "frames" / "f_000002.png"))
     record = load(vectors / "alignments" / "v2_4_list.fsa")["f_000002.png"]["faces"][1]
-    jpeg = thumbs.thumbnail(cut(frame, record["landmarks_xy"], 64, 2.4), 2.4)
+    jpeg = thumbs.thumbnail(cut(frame, record["landmarks_xy"], 64, 2.4), Traits(2.4))
     assert jpeg == (vectors / "png" / f"{name}.jpg").read_bytes()
 
 
@@ -56,9 +57,9 @@ def test_stored_thumbnails_come_out_again(
             continue
         frame = cv2.imread(str(vectors / "frames" / name))
         for index, record in enumerate(value["faces"]):
-            jpeg = thumbs.thumbnail(cut(frame, record["landmarks_xy"], 256, version), version)
+            jpeg = thumbs.thumbnail(cut(frame, record["landmarks_xy"], 256, version), Traits(version))
             stored = record["thumb"]
-            assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1).shape[:2] == (thumbs.thumbnail_px(version),) * 2
+            assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1).shape[:2] == (Traits(version).thumb_px,) * 2
             again = thumbs.as_stored(bytes(np.asarray(stored, np.uint8)), stored)
             assert type(again) is type(stored)
             assert np.array_equal(again, stored)
@@ -72,9 +73,10 @@ def test_stored_thumbnails_come_out_again(
 
 @pytest.mark.parametrize("version", [1.0, 2.0])
 def test_a_face_of_the_right_size_is_not_resized(version: float) -> None:
-    side = thumbs.thumbnail_px(version)
+    side = Traits(version).thumb_px
     face = np.random.default_rng(3).integers(0, 256, (side, side, 3), np.uint8)
-    assert thumbs.thumbnail(face, version) == cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes()
+    expected = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes()
+    assert thumbs.thumbnail(face, Traits(version)) == expected
 
 
 def test_the_value_takes_the_form_of_its_file() -> None:
@@ -96,4 +98,4 @@ def test_the_value_takes_the_form_of_its_file() -> None:
 def test_only_square_colour_faces_are_taken() -> None:
     for wrong in (np.zeros((4, 5, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)):
         with pytest.raises(ValueError, match=r"\[S, S, 3\] uint8"):
-            thumbs.thumbnail(wrong, 2.4)
+            thumbs.thumbnail(wrong, Traits(2.4))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import io
 import json
 import os
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.cli import build_parser, main
+from gpu_extract.cli import main
 from gpu_extract.jobs.verify import png_fault, verify
 from gpu_extract.run import journal
 
@@ -358,16 +357,6 @@ def test_the_table_and_json_on_standard_output(extracted: Any, capsys: pytest.Ca
     assert "missing f_000001_0.png: the file is not there" in out
     assert main([*base, "--json", "-", "--progress", "none"]) == 4
     assert json.loads(capsys.readouterr().out)["counts"]["missing"] == 1
-
-
-def test_python_says_the_same_words() -> None:
-    given = ["verify", "-a", "a", "-fr", "b", "-fc", "c"]
-    flags = {k: v for k, v in vars(build_parser().parse_args(given)).items() if k not in ("run", "verbose", "quiet")}
-    parameters = inspect.signature(verify).parameters
-    assert set(flags) == set(parameters)
-    for name in ("alignments", "frames", "faces"):
-        del flags[name]
-    assert flags == {name: parameters[name].default for name in flags}
 
 
 def test_png_fault_on_what_is_no_png() -> None:

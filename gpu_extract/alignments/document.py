@@ -12,13 +12,11 @@ from typing import Any, BinaryIO, Self
 
 from gpu_extract.alignments.container import Document, container_for
 from gpu_extract.alignments.face_table import LANDMARK_KEYS, FaceTable, face_table
-from gpu_extract.alignments.generation import NEWEST, generation_of, holds_lists_only
+from gpu_extract.alignments.generation import NEWEST, Traits, generation_of, holds_lists_only
 from gpu_extract.alignments.limits import Limits, shown
 from gpu_extract.alignments.packed import unpack
 from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError
-from gpu_extract.storage.atomic import Fingerprint, backup_copy, digest_of, new_digest, write_new, write_whole
-
-HASHES_END = 2.1  # the version from which on files hold no hashes
+from gpu_extract.storage.atomic import Snapshot, backup_copy, digest_of, new_digest, write_new, write_whole
 
 
 class Alignments:
@@ -32,8 +30,7 @@ class Alignments:
         container: its extension without the dot, in lower case: "fsa", "json", "p", "pickle", "yml", "yaml".
         version: 1.0 where the file does not say.
         generation: "g0" … "g7b", "2.0" … "2.4".
-        stores_hashes: whether faces of this version have a `hash`, which is before 2.1.
-        lists_only: whether no landmarks are arrays, which from 2.0 on tells files since March 2026.
+        traits: what files of this version have.
         frame_names: [N] frame keys.
         faces: the columns of all faces.
     """
@@ -42,8 +39,7 @@ class Alignments:
     container: str
     version: float
     generation: str
-    stores_hashes: bool
-    lists_only: bool
+    traits: Traits
     frame_names: list[str]
     faces: FaceTable
 
@@ -52,7 +48,7 @@ class Alignments:
         self.path = Path(path)
         self.container = self.path.suffix.lower().removeprefix(".")
         self._document = document
-        self._fingerprint: Fingerprint | None = None
+        self._snapshot: Snapshot | None = None
         self._changed = False
         frames, self.version = _frames_and_version(document.root, self.path.name)
         self.frame_names = list(frames)
@@ -61,8 +57,7 @@ class Alignments:
         self._records: list[Any] = [record for faces in lists for record in faces]
         self._separate(lists)
         self.generation = generation_of(self.version, self._frames, self._records)
-        self.stores_hashes = self.version < HASHES_END
-        self.lists_only = holds_lists_only(self._records)
+        self.traits = Traits(self.version, self.generation, holds_lists_only(self._records))
         self.faces = face_table(self._records, list(map(len, lists)))
 
     @classmethod
@@ -75,9 +70,9 @@ class Alignments:
         path = Path(path)
         limits = limits or Limits()
         with _without_garbage_collection():
-            document, fingerprint = _read(path, limits)
+            document, snapshot = _read(path, limits)
             alignments = cls(path, document)
-        alignments._fingerprint = fingerprint
+        alignments._snapshot = snapshot
         return alignments
 
     def record(self, row: int) -> dict[str, Any]:
@@ -93,7 +88,7 @@ class Alignments:
 
     def set_hashes(self, rows: Iterable[int], hashes: Iterable[str]) -> None:
         """Store a hash for each of `rows`; raises AlignmentsError where the file's version has none."""
-        if not self.stores_hashes:
+        if not self.traits.stores_hashes:
             raise AlignmentsError(
                 f"{self.path.name} has version {self.version}, whose faces hold no hashes; its own program would "
                 "refuse the file with them."
@@ -111,12 +106,6 @@ class Alignments:
         """Set any field of a face, such as `thumb`; arrays and plain values are allowed."""
         self._records[row][key] = value
         self._changed = True
-
-    def video_meta(self, frame: int) -> dict[str, Any]:
-        """What frame number `frame` (an index into `frame_names`) says about its place in a video; often nothing."""
-        entry = self._frames[frame]
-        meta = entry.get("video_meta") if isinstance(entry, dict) else None
-        return dict(meta) if isinstance(meta, dict) else {}
 
     def frame_extra(self, frame: int) -> dict[str, Any]:
         """A copy of what frame number `frame` holds beside its faces."""
@@ -146,15 +135,15 @@ class Alignments:
         if not self._is_as_loaded():
             raise self._beside()
         digest = new_digest()
-        backup = backup_copy(self.path, modern=self.version >= 2, digest=digest)
-        if backup and self._fingerprint and self._fingerprint.digest != digest.digest():
+        backup = backup_copy(self.path, modern=self.traits.names_back_ups_anew, digest=digest)
+        if backup and self._snapshot and self._snapshot.digest != digest.digest():
             backup.unlink()
             raise self._beside()
         try:
             write_whole(self.path, self.content(), before_replace=self._check_unchanged)
         except _ChangedMeanwhileError:
             raise self._beside() from None
-        self._fingerprint = _fingerprint(self.path)
+        self._snapshot = _snapshot(self.path)
         self._changed = False
         return backup
 
@@ -186,7 +175,7 @@ class Alignments:
 
     def _is_as_loaded(self) -> bool:
         # A file that is gone is written again: what is in memory may be its only copy.
-        return self._fingerprint is None or not self.path.exists() or self._fingerprint.matches(self.path)
+        return self._snapshot is None or not self.path.exists() or self._snapshot.matches(self.path)
 
     def _check_unchanged(self) -> None:
         if not self._is_as_loaded():
@@ -234,7 +223,7 @@ class _Digesting:
         return self._digest.digest()
 
 
-def _read(path: Path, limits: Limits) -> tuple[Document, Fingerprint]:
+def _read(path: Path, limits: Limits) -> tuple[Document, Snapshot]:
     container = container_for(path)
     try:
         with path.open("rb") as file:
@@ -243,7 +232,7 @@ def _read(path: Path, limits: Limits) -> tuple[Document, Fingerprint]:
                 raise AlignmentsError(f"{path} has {status.st_size} bytes; at most {limits.max_bytes} are read.")
             digesting: Any = _Digesting(file)
             document = container.read(digesting, status.st_size, limits, path.name)
-            fingerprint = Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino, digesting.digest())
+            snapshot = Snapshot(status.st_size, status.st_mtime_ns, status.st_ino, digesting.digest())
     except FileNotFoundError as error:
         raise InputError(f"The alignments file {path} does not exist; check its name and folder.") from error
     except OSError as error:
@@ -251,12 +240,12 @@ def _read(path: Path, limits: Limits) -> tuple[Document, Fingerprint]:
         raise InputError(f"The alignments file {path} could not be read ({reason}).") from error
     except MemoryError as error:
         raise AlignmentsError(f"{path.name} needs more memory than there is.") from error
-    return document, fingerprint
+    return document, snapshot
 
 
-def _fingerprint(path: Path) -> Fingerprint:
+def _snapshot(path: Path) -> Snapshot:
     status = path.stat()
-    return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino, digest_of(path))
+    return Snapshot(status.st_size, status.st_mtime_ns, status.st_ino, digest_of(path))
 
 
 def _frames(root: dict[str, Any]) -> dict[str, Any]:

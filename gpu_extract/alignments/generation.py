@@ -3,11 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from gpu_extract.alignments.packed import PackedArray, PackedList
 
 NEWEST = 2.4
+FIRST_THUMBS = "g7b"  # of the generations before 2.0
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What files of one version have, and what their programs do: the only place where versions are compared.
+
+    See `docs/formats.md#generations`.
+    """
+
+    version: float
+    """1.0 where the file does not say."""
+    generation: str = ""
+    lists: bool = False
+    """Whether no landmarks are arrays."""
+
+    @property
+    def before_2(self) -> bool:
+        """Geometry of the first programs: their mean face, padding cut off instead of rounded."""
+        return self.version < 2
+
+    @property
+    def centering(self) -> Literal["legacy", "head"]:
+        """What faces and thumbnails are centred on unless a user says otherwise."""
+        return "legacy" if self.before_2 else "head"
+
+    @property
+    def stores_hashes(self) -> bool:
+        """Whether faces have a `hash`."""
+        return self.version < 2.1
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether face PNGs carry their alignment."""
+        return not self.stores_hashes
+
+    @property
+    def headers_have_frame_size(self) -> bool:
+        return self.version >= 2.2
+
+    @property
+    def masks_have_centering(self) -> bool:
+        """Whether a mask says what it is centred on."""
+        return self.version >= 2.2
+
+    @property
+    def has_identity(self) -> bool:
+        return self.version >= 2.3
+
+    @property
+    def may_hold_lists(self) -> bool:
+        """Whether landmarks and matrices may be lists instead of arrays."""
+        return self.version >= 2.4
+
+    @property
+    def has_thumbs(self) -> bool:
+        return not self.before_2 or self.generation == FIRST_THUMBS
+
+    @property
+    def thumb_px(self) -> int:
+        """Side of a thumbnail."""
+        return 80 if self.before_2 else 96
+
+    @property
+    def counts_decoded_frames(self) -> bool:
+        """Whether a video's frames are numbered as they are decoded, and not turned: since March 2026, when files hold
+        lists only. Before, they are counted as a constant-rate stream, and turned as the video says."""
+        return not self.before_2 and self.lists
+
+    @property
+    def names_back_ups_anew(self) -> bool:
+        """Whether back-up copies are called `_bk_` and a date with dots."""
+        return not self.before_2
 
 
 def generation_of(version: float, frames: Iterable[Any], records: Sequence[Any]) -> str:

@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from gpu_extract.alignments.container import Document, container_for
 from gpu_extract.alignments.document import Alignments
 from gpu_extract.alignments.face_table import LANDMARK_KEYS
+from gpu_extract.alignments.generation import Traits
 from gpu_extract.alignments.limits import shown
 from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
 from gpu_extract.alignments.rotation import legacy_rotation
@@ -56,9 +57,6 @@ class Migration:
     faces_dropped: list[dict[str, Any]] = field(default_factory=list)  # frame, index, reason, others_move_up
     old_video_keys: int = 0  # keys like a video's, counted as before March 2026, of which the new file does not tell
     notes: list[str] = field(default_factory=list)  # what the new file does not say and its user must know
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def table(self) -> str:
         """The result for a person: one line, and one for each thing that was changed or left behind."""
@@ -138,7 +136,7 @@ def upgraded(
         else:
             faces[frame].append(upgrade.face(row, name, points))
     report.faces = sum(map(len, faces))
-    if to == "2.4" and not (alignments.version >= 2 and alignments.lists_only):
+    if to == "2.4" and not alignments.traits.counts_decoded_frames:
         report.old_video_keys = sum(VIDEO_KEY.fullmatch(name) is not None for name in alignments.frame_names)
     frames = {}
     for number, name in enumerate(alignments.frame_names):
@@ -198,8 +196,8 @@ class _Upgrade:
         self.to = to
         self.report = report
         self.frame_size = frame_size
-        self.before_2 = alignments.version < 2
-        self.target = 1.0 if to.startswith("g") else float(to)
+        self.before_2 = alignments.traits.before_2
+        self.target = Traits(1.0 if to.startswith("g") else float(to), to)
         self.masks_dropped: Counter[str] = Counter()
         self.keys_dropped: Counter[str] = Counter()
 
@@ -209,9 +207,9 @@ class _Upgrade:
         stored = self.alignments.frame_extra(number)
         entry: dict[str, Any] = {"faces": faces}
         meta = stored.pop("video_meta", None)
-        if meta or self.target >= 2.3:
+        if meta or self.target.has_identity:
             entry["video_meta"] = _python(meta) if isinstance(meta, dict) else {}
-        if self.target >= 2.4:
+        if self.target.may_hold_lists:
             self.keys_dropped.update(stored.keys())
             return entry
         return entry | stored
@@ -223,12 +221,12 @@ class _Upgrade:
         identity = record.pop("identity", None)
         thumb = self.thumbnail(record.pop("thumb", None))
         stored_hash = record.pop("hash", None)
-        if self.target >= 2.1:
+        if not self.target.stores_hashes:
             self.report.hashes_dropped += stored_hash is not None
         self.keys_dropped["frame_dims"] += "frame_dims" in record
         for key in OBSOLETE | set("xywh"):
             record.pop(key, None)
-        if self.target >= 2.4:
+        if self.target.may_hold_lists:
             self.keys_dropped.update(record.keys())
             identity = _python(identity) if isinstance(identity, dict) else {}
             return current_face(box, points, mask=mask, identity=identity, thumb=thumb)
@@ -236,12 +234,12 @@ class _Upgrade:
         kept = np.float64 if points.dtype == np.float64 else np.float32
         landmarks = PackedArray(np.ascontiguousarray(points, kept).tobytes(), np.dtype(kept), points.shape)
         face: dict[str, Any] = {"x": x, "w": w, "y": y, "h": h, "landmarks_xy": landmarks}
-        if self.target < 2.1:
+        if self.target.stores_hashes:
             face["hash"] = stored_hash
         face["mask"] = mask
-        if self.target >= 2.3:
+        if self.target.has_identity:
             face["identity"] = identity if isinstance(identity, dict) else {}
-        if self.target >= 2 or (self.to == "g7b" and thumb is not None):
+        if self.target.has_thumbs and (thumb is not None or not self.target.before_2):
             face["thumb"] = thumb
         return face | record
 
@@ -274,7 +272,7 @@ class _Upgrade:
         """Mask records with the keys of the target, centred as the old program had them."""
         masks: dict[str, Any] = {}
         for name, record in (stored if isinstance(stored, dict) else {}).items():
-            if name in LANDMARK_MASKS and (self.target >= 2.4 or (self.before_2 and self.target >= 2)):
+            if name in LANDMARK_MASKS and (self.target.may_hold_lists or (self.before_2 and not self.target.before_2)):
                 self.masks_dropped[name] += 1
                 continue
             if isinstance(record, dict) and "intepolator" in record:
@@ -282,22 +280,22 @@ class _Upgrade:
             if not isinstance(record, dict) or any(record.get(key) is None for key in MASK_KEYS[:4]):
                 self.masks_dropped[f"{name} (incomplete)"] += 1
                 continue
-            if self.before_2 and 2 <= self.target < 2.2:
+            if self.before_2 and not self.target.before_2 and not self.target.masks_have_centering:
                 raise AlignmentsError(
                     f"{self.alignments.path.name} has masks of before version 2.0, which versions 2.0 and 2.1 take for "
                     "differently centred ones; migrate to 2.2 or newer."
                 )
             entry = {key: record[key] for key in MASK_KEYS[:4]}
-            if self.target >= 2.2:
+            if self.target.masks_have_centering:
                 entry["stored_centering"] = record.get("stored_centering") or ("legacy" if self.before_2 else "face")
-            masks[name] = _python(entry) if self.target >= 2.4 else entry
+            masks[name] = _python(entry) if self.target.may_hold_lists else entry
         return masks
 
     def thumbnail(self, stored: Any) -> Any:
         """JPEG bytes as a list from 2.4 on, as an array before."""
         if stored is None:
             return None
-        if self.before_2 and self.target >= 2:
+        if self.before_2 and not self.target.before_2:
             self.report.thumbnails_dropped += 1
             return None
         try:
@@ -308,7 +306,7 @@ class _Upgrade:
             self.keys_dropped["thumb (damaged)"] += 1
             return None
         raw = values.astype(np.uint8).tobytes()
-        if self.target >= 2.4:
+        if self.target.may_hold_lists:
             return PackedList(raw, np.dtype(np.uint8), (len(raw),))
         return PackedArray(raw, np.dtype(np.uint8), (len(raw),))
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpu_extract.engines.base import Crops, Engine, Limits, Ready, Ticket
+from gpu_extract.engines.base import Crops, Engine, MemoryLimits, Ready, Ticket
 from gpu_extract.errors import DeviceError
 from gpu_extract.kernels.slab import fill, slab_layout
 from gpu_extract.patch import Patch
@@ -192,7 +192,7 @@ class SlotEngine(Engine):
 
     inline = False
 
-    def __init__(self, device: str, limits: Limits, batch_mb: float) -> None:
+    def __init__(self, device: str, limits: MemoryLimits, batch_mb: float) -> None:
         """Slots of `batch_mb` MiB, or as many as fit into the limits and the device's memory.
 
         Raises:

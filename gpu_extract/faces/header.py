@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from gpu_extract import png_file
+from gpu_extract.alignments.generation import Traits
 from gpu_extract.errors import InputError
 
 PREFIX = b"faceswap" + b"\0" + b"\0\0" + b"\0" + b"\0"
@@ -77,19 +78,20 @@ def face_header(
         InputError: if the record lacks something that the header needs, or holds a number that is not finite: such a
             header could not be read back.
     """
-    if alignments_version < 2.1:
+    traits = Traits(alignments_version)
+    if not traits.has_headers:
         return None
     try:
-        lists = alignments_version >= 2.4 and isinstance(record["landmarks_xy"], list)
+        lists = traits.may_hold_lists and isinstance(record["landmarks_xy"], list)
         names = ("x", "y", "w", "h") if lists else ("x", "w", "y", "h")
         face: dict[str, Any] = {name: _number(record[name], name) for name in names}
         face["landmarks_xy"] = _floats(record["landmarks_xy"], np.float32, "landmarks").tolist()
         face["mask"] = {
-            str(name): _mask(mask, str(name), alignments_version, lists)
+            str(name): _mask(mask, str(name), traits, lists)
             for name, mask in (record.get("mask") or {}).items()
             if not (lists and name in LANDMARK_MASKS)
         }
-        if alignments_version >= 2.3:
+        if traits.has_identity:
             dtype = np.float32 if lists else np.float64
             face["identity"] = {
                 str(name): _floats(values, dtype, f"identity {name!r}").tolist()
@@ -104,13 +106,13 @@ def face_header(
         "source_filename": frame_name,
         "source_is_video": bool(is_video),
     }
-    if alignments_version >= 2.2:
+    if traits.headers_have_frame_size:
         height, width = int(frame_height), int(frame_width)
         source["source_frame_dims"] = [height, width] if lists else (height, width)
     return PREFIX + str({"alignments": face, "source": source}).encode("utf-8")
 
 
-def _mask(mask: Mapping[str, Any], name: str, version: float, lists: bool) -> dict[str, Any]:
+def _mask(mask: Mapping[str, Any], name: str, traits: Traits, lists: bool) -> dict[str, Any]:
     if not isinstance(mask, Mapping) or not isinstance(mask["mask"], (bytes, bytearray, np.ndarray)):
         raise InputError(f"mask {name!r} of the face's record is no mask: a dict with compressed bytes is expected.")
     matrix = _floats(mask["affine_matrix"], np.float32 if lists else np.float64, f"the matrix of mask {name!r}")
@@ -125,7 +127,7 @@ def _mask(mask: Mapping[str, Any], name: str, version: float, lists: bool) -> di
         "interpolator": _number(mask["interpolator"], f"the interpolator of mask {name!r}"),
         "stored_size": _number(mask["stored_size"], f"the size of mask {name!r}"),
     }
-    if version >= 2.2:
+    if traits.masks_have_centering:
         # Faces that an older file brought along have none; releases from 2.2 on take them for "face".
         found["stored_centering"] = str(mask.get("stored_centering", "face"))
     return found

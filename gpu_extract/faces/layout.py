@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_extract import plugins
 from gpu_extract.errors import UsageError
+from gpu_extract.naming import stem_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +71,14 @@ class Layout(ABC):
         Raises:
             OSError: if it cannot be written; EINVAL, EILSEQ or ENAMETOOLONG speak of this name only.
         """
+
+    def stem(self, frame_name: str) -> str:
+        """How the names of a frame's face files begin, before `_<index>`."""
+        return stem_of(frame_name)
+
+    def beside(self, task: FrameTask, k: int, place: str, sidecar: Sidecar) -> tuple[str, bytes] | None:
+        """Name and content of what `store` puts beside the face's file at `place`; None where that is nothing."""
+        return None
 
     def commit(self, result: FrameResult) -> list[FrameResult]:
         """A frame is done; called from one thread, in the order of completion, once for each frame, failed or not.

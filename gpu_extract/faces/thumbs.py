@@ -6,27 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from gpu_extract.geometry.mean_faces import Centering
+from gpu_extract.alignments.generation import Traits
 
 QUALITY = 60
 
 
-def thumbnail_px(version: float) -> int:
-    """Side of a thumbnail in a file of that version."""
-    return 96 if version >= 2 else 80
-
-
-def thumbnail_centering(version: float) -> Centering:
-    """What the face is centred on that a thumbnail of that version is made from."""
-    return "head" if version >= 2 else "legacy"
-
-
-def thumbnail(face: np.ndarray, version: float) -> bytes:
+def thumbnail(face: np.ndarray, traits: Traits) -> bytes:
     """JPEG bytes of a face's thumbnail.
 
     Args:
-        face: [S, S, 3] uint8 BGR, aligned as `thumbnail_centering(version)` says; S is the size of the extracted face.
-        version: of the alignments file.
+        face: [S, S, 3] uint8 BGR, centred as `traits.centering` says; S is the size of the extracted face.
+        traits: of the alignments file.
 
     Raises:
         ValueError: if the face is not square BGR.
@@ -35,7 +25,7 @@ def thumbnail(face: np.ndarray, version: float) -> bytes:
         raise ValueError(f"a thumbnail is made from [S, S, 3] uint8, got {list(face.shape)} {face.dtype}")
     import cv2
 
-    side = thumbnail_px(version)
+    side = traits.thumb_px
     if len(face) != side:
         face = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA if len(face) > side else cv2.INTER_CUBIC)
     done, jpeg = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])

@@ -1,9 +1,7 @@
-"""What can be said of an alignments file and its frames without cutting a face."""
+"""`check`: what can be said of an alignments file and its frames without cutting a face."""
 
 from __future__ import annotations
 
-import dataclasses
-import json as json_module
 import os
 import time
 from dataclasses import dataclass, field
@@ -13,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
+from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, UsageError, printable
 from gpu_extract.frames import FrameSource, open_frames
-from gpu_extract.reports.extraction import write_report
-from gpu_extract.run.plan import Options, crop_all
-from gpu_extract.settings import Settings
+from gpu_extract.options import check_report_place, option
+from gpu_extract.reports.base import JsonReport, and_more, write_report
+from gpu_extract.run.plan import PlanOptions, crop_all
+from gpu_extract.run.resolve import resolve_numbering
 
 LISTED = 10
 BEYOND_ANY_FRAME = np.array([1 << 40])
@@ -25,7 +24,7 @@ BEYOND_ANY_FRAME = np.array([1 << 40])
 
 
 @dataclass
-class CheckReport:
+class CheckReport(JsonReport):
     """What a check found. Every field is a key of the JSON."""
 
     frames: int = 0
@@ -47,10 +46,6 @@ class CheckReport:
     notes: list[str] = field(default_factory=list)
     exit_code: int = EXIT_OK
 
-    def to_json(self) -> str:
-        text = json_module.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
-        return text.encode("utf-8", "backslashreplace").decode()
-
     def table(self) -> str:
         """The result for a person."""
         lines = [f"file    {self.entries:,} frames with {self.faces:,} faces, version {self.alignments_version}"]
@@ -64,8 +59,7 @@ class CheckReport:
             lines.append(f"{len(found):>7,} {title}{_some(found)}")
         lines.append(f"{len(self.bad_landmarks):>7,} faces with bad landmarks")
         lines += [f"        {bad['frame']} face {bad['index']}: {bad['reason']}" for bad in self.bad_landmarks[:LISTED]]
-        if len(self.bad_landmarks) > LISTED:
-            lines.append(f"        … and {len(self.bad_landmarks) - LISTED:,} more; --json lists all")
+        lines += and_more(len(self.bad_landmarks), LISTED, " " * 8)
         lines += [f"note    {note}" for note in self.notes]
         return "\n".join(map(printable, lines))
 
@@ -92,13 +86,16 @@ def check(
     Raises:
         GpuExtractError: one of its kinds, see `gpu_extract.errors`.
     """
-    settings = Settings(Path(alignments), Path(frames), Path(), video_timing=video_timing, json=json)
+    if fault := option("video_timing").fault(video_timing):
+        raise UsageError(fault)
+    if json is not None:
+        check_report_place(json, {"alignments": alignments, "frames": frames})
     began = time.perf_counter()
     loaded = Alignments.load(alignments)
-    resolved = settings.resolve(loaded)
-    with open_frames(frames, timing=resolved.timing, rotate=resolved.rotate) as source:
+    numbering = resolve_numbering(loaded, Path(frames), video_timing=video_timing)
+    with open_frames(frames, timing=numbering.timing, rotate=numbering.rotate) as source:
         report = _compared(loaded, source, _count(source))
-        report.bad_landmarks = _bad_landmarks(loaded, Options(centering=resolved.centering))
+        report.bad_landmarks = _bad_landmarks(loaded, PlanOptions(centering=loaded.traits.centering))
     if report.frames_without_alignments or report.alignments_without_frame or report.bad_landmarks:
         report.exit_code = EXIT_PARTIAL
     report.seconds = round(time.perf_counter() - began, 3)
@@ -137,7 +134,7 @@ def _compared(alignments: Alignments, source: FrameSource, count: int) -> CheckR
     return report
 
 
-def _bad_landmarks(alignments: Alignments, options: Options) -> list[dict[str, Any]]:
+def _bad_landmarks(alignments: Alignments, options: PlanOptions) -> list[dict[str, Any]]:
     faces = alignments.faces
     bad = dict(faces.invalid)
     for row in np.flatnonzero(~crop_all(alignments, options, {}).usable).tolist():

@@ -1,25 +1,22 @@
-"""What would be used on this machine, and why."""
+"""`doctor`: what would be used on this machine, and why."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from gpu_extract.engines import base
-from gpu_extract.errors import DeviceError, OutputError
+from gpu_extract.engines import base, pick
+from gpu_extract.errors import DeviceError
 from gpu_extract.faces.encoder import extensions
-from gpu_extract.reports.extraction import versions
+from gpu_extract.reports.base import JsonReport, versions
 
 CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "prores", "ffv1", "mjpeg")
 
 
 @dataclass
-class Findings:
+class Findings(JsonReport):
     """All that `doctor` knows; every field is a key of the JSON."""
 
     versions: dict[str, str]
@@ -33,16 +30,6 @@ class Findings:
     codecs_missing: list[str]
     limits: dict[str, int]
     exit_code: int = 0
-
-    def write_json(self, target: str) -> None:
-        text = json.dumps(asdict(self), indent=2) + "\n"
-        if target == "-":
-            sys.stdout.write(text)
-            return
-        try:
-            Path(target).write_text(text, "utf-8")
-        except OSError as error:
-            raise OutputError(f"the findings cannot be written to {target}: {error.strerror}.") from error
 
     def table(self) -> str:
         lines = ["versions  " + ", ".join(f"{name} {version}" for name, version in self.versions.items())]
@@ -72,11 +59,11 @@ def examine(engine: str = "auto", device: str = "auto") -> Findings:
             "obstacle": module.obstacle(place),
         }
         for place in places
-        for module in base.modules()
+        for module in pick.modules()
     ]
     exit_code = 0
     try:
-        picked, passed_over = base.pick_engine(engine, device)
+        picked, passed_over = pick.pick_engine(engine, device)
         with picked:
             chosen = f"{picked.name} on {picked.device}: {picked.implementation}"
         if passed_over:
@@ -94,7 +81,7 @@ def examine(engine: str = "auto", device: str = "auto") -> Findings:
         png=_png(),
         codecs=present,
         codecs_missing=missing,
-        limits=asdict(base.Limits()),
+        limits=asdict(base.MemoryLimits()),
         exit_code=exit_code,
     )
 

@@ -18,7 +18,7 @@ from gpu_extract.tasks import FaceResult, FrameResult, FrameTask
 
 if TYPE_CHECKING:
     from gpu_extract.jobs.prepare import Prepared
-    from gpu_extract.settings import Settings
+    from gpu_extract.options import Settings
 
 SAMPLED_FRAMES = 48  # from the start of the source: enough to see past the first decoder delay, under a second
 BYTES_PER_PIXEL = {".png": 1.1, ".bmp": 3.0, ".tif": 2.0, ".tiff": 2.0}

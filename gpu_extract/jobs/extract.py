@@ -1,38 +1,42 @@
-"""The job: load the alignments, plan, run the pipeline, save the hashes, report."""
+"""`extract`: load the alignments, plan, run the pipeline, save the hashes, report."""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import InterruptedRunError, OutputError
 from gpu_extract.faces.layout import Layout, layout_for
 from gpu_extract.faces.metadata import write_metadata
-from gpu_extract.faces.writer import FaceWriter, prepare_folder
+from gpu_extract.faces.writer import FaceWriter
 from gpu_extract.jobs.estimate import check_space, estimate
 from gpu_extract.jobs.prepare import Prepared, header_maker, prepared
 from gpu_extract.jobs.refresh import refresh_thumbnails
-from gpu_extract.reports.extraction import Report, check_target, write_report
+from gpu_extract.options import Settings
+from gpu_extract.reports.base import check_target, write_report
+from gpu_extract.reports.extraction import Report
+from gpu_extract.run.fingerprint import fingerprint
+from gpu_extract.run.folder import prepare_folder
 from gpu_extract.run.journal import Journal
 from gpu_extract.run.journal import exists as journal_exists
 from gpu_extract.run.pipeline import Pipeline
 from gpu_extract.run.plan import Plan, subset, without_shared_files
-from gpu_extract.run.progress import make_progress
+from gpu_extract.run.progress import Listener, Progress, listener_for
 from gpu_extract.run.rows import FaceRows
-from gpu_extract.run.signals import StopOnSignal
+from gpu_extract.run.signals import GRACE_SECONDS, Interruption
 from gpu_extract.run.written import Written
-from gpu_extract.settings import Settings
 from gpu_extract.storage.atomic import locked
 from gpu_extract.storage.parts import remove_unfinished
 from gpu_extract.tasks import FaceResult, FrameResult
 
-GRACE_SECONDS = 3.0  # after a signal, for frames in flight; what takes longer is given up and done again by --resume
 RESUME = "run the same command with --resume to continue"
 
 
@@ -64,9 +68,10 @@ def extract(
     no_update: bool = False,
     resume: bool = False,
     dry_run: bool = False,
-    on_error: str = "skip",
+    on_error: Literal["skip", "stop"] = "skip",
     max_errors: int | None = None,
-    progress: str = "auto",
+    progress: str | Listener = "auto",
+    cancel: threading.Event | None = None,
 ) -> Report:
     """Cut every face out again and record its hash in the alignments file.
 
@@ -101,153 +106,211 @@ def extract(
         dry_run: plan and estimate, write nothing.
         on_error: "skip" goes on after a frame or face that fails, "stop" ends the run.
         max_errors: end the run after this many failures.
-        progress: "auto", "bar", "plain" or "none".
+        progress: "auto", "bar", "plain", "none", or a callable that gets every event of `gpu_extract.run.progress`.
+        cancel: an event that ends the run in good order when it is set, as Ctrl-C does otherwise; signals are then left
+            alone.
 
     Returns:
         The report; `exit_code` is 0, or 4 if some frames or faces failed (each is named in `errors`), or 130 or 143
-        if a signal stopped the run.
+        if a signal or `cancel` stopped the run.
 
     Raises:
         GpuExtractError: one of its kinds, see `gpu_extract.errors`. The alignments file is then as it was.
     """
-    options = {name: value for name, value in locals().items() if name not in ("alignments", "frames", "faces")}
-    settings = Settings(Path(alignments), Path(frames), Path(faces), **options)
+    settings = Settings(
+        alignments=Path(alignments),
+        frames=Path(frames),
+        faces=Path(faces),
+        size=size,
+        extract_every_n=extract_every_n,
+        align_eyes=align_eyes,
+        large=large,
+        min_size=min_size,
+        centering=centering,
+        video_timing=video_timing,
+        rotate=rotate,
+        antialias=antialias,
+        format=format,
+        quality=quality,
+        output_layout=output_layout,
+        metadata=metadata,
+        refresh_thumbs=refresh_thumbs,
+        engine=engine,
+        device=device,
+        batch_mb=batch_mb,
+        pinned_mb=pinned_mb,
+        workers=workers,
+        json=json,
+        no_update=no_update,
+        resume=resume,
+        dry_run=dry_run,
+        on_error=on_error,
+        max_errors=max_errors,
+        progress=progress,
+    )
+    return run(settings, cancel=cancel)
+
+
+def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
+    """`extract` with its options as one value."""
     if settings.json is not None:
         check_target(settings.json)
-    report = Job(settings).run()
+    began = time.perf_counter()
+    report = Report(size=settings.size, faces_folder=os.fspath(settings.faces), dry_run=settings.dry_run)
+    with Interruption(cancel) as interruption, Progress(listener_for(settings.progress)) as progress:
+        with prepared(settings, progress.note) as made:
+            introduce(made, report)
+            interruption.check()
+            if settings.dry_run:
+                estimate(made, settings, report)
+            else:
+                with begin(settings, made, report) as extraction:
+                    extraction.cut(extraction.todo(), progress, interruption)
+                    extraction.finish(interruption)
+        report.finish(time.perf_counter() - began)
+        progress.finish(report.exit_code)
     if settings.json is not None:
         write_report(report, settings.json)
     return report
 
 
-class Job:
-    """One extraction."""
+def introduce(made: Prepared, report: Report) -> None:
+    """What a report says of the inputs and of the engine."""
+    alignments, numbering, engine = made.alignments, made.resolved.numbering, made.engine
+    report.alignments_version, report.alignments_generation = alignments.version, alignments.generation
+    if made.source.kind == "video":
+        report.video_timing, report.rotate = numbering.timing, numbering.rotate
+    report.engine, report.device, report.engine_implementation = engine.name, engine.device, engine.implementation
+    report.notes += made.notes
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._report = Report(size=settings.size, faces_folder=os.fspath(settings.faces), dry_run=settings.dry_run)
-        self._signals = StopOnSignal()
 
-    def run(self) -> Report:
-        """Do it; see `extract`."""
-        began = time.perf_counter()
-        settings, report = self._settings, self._report
-        with self._signals, ExitStack() as stack:
-            made = stack.enter_context(prepared(settings, report))
-            if settings.dry_run:
-                estimate(made, settings, report)
-            else:
-                self._extract(made, stack)
-        report.finish(time.perf_counter() - began)
-        return report
+@contextmanager
+def begin(settings: Settings, made: Prepared, report: Report) -> Iterator[Extraction]:
+    """Make sure that the result can be saved and the folder taken; holds the locks on both.
 
-    def _extract(self, made: Prepared, stack: ExitStack) -> None:
-        settings, report = self._settings, self._report
-        self._updates = not settings.no_update and (made.alignments.stores_hashes or settings.refresh_thumbs)
-        if self._updates:
+    Raises:
+        OutputError: if either cannot be written, is in use, or the faces would not fit on the disk.
+        UsageError: if the folder's run had other settings.
+    """
+    with ExitStack() as stack:
+        updates = not settings.no_update and (made.alignments.traits.stores_hashes or settings.refresh_thumbs)
+        if updates:
             check_updatable(settings.alignments)
             stack.enter_context(locked(settings.alignments))
         prepare_folder(settings.faces, resume=settings.resume)
-        resuming = settings.resume and journal_exists(settings.faces)
-        if not resuming:
+        resumes = settings.resume and journal_exists(settings.faces)
+        if not resumes:
             check_space(made.plan, settings.faces, report)
-        journal = self._open_journal(made)
+        stored = fingerprint(settings, made.alignments, made.resolved, made.engine.name)
+        journal = (Journal.resume if resumes else Journal.create)(settings.faces, stored)
         stack.callback(journal.close)
         stack.enter_context(_hint_at_resume())
-        layout_class = layout_for(settings.output_layout)
-        if journal.folds_case() and not layout_class.in_archives:
+        if journal.folds_case() and not layout_for(settings.output_layout).in_archives:
             made = replace(made, plan=without_shared_files(made.plan, fold_case=True))
         report_plan_failures(made.plan, report)
-        earlier = still_there(journal, settings.faces, layout_class)
-        todo = subset(made.plan, [position not in earlier for position in made.plan.positions.tolist()])
-        if resuming:
+        yield Extraction(settings, made, report, journal, updates, resumes)
+
+
+@dataclass
+class Extraction:
+    """One run, from the folder that was taken to the saved file: `todo`, `cut`, `finish`, in this order."""
+
+    settings: Settings
+    made: Prepared
+    """With the whole plan, whatever an earlier run finished of it."""
+    report: Report
+    journal: Journal
+    updates: bool
+    """Whether the alignments file is saved in the end."""
+    resumes: bool
+
+    def __post_init__(self) -> None:
+        self._rows = FaceRows(self.made.alignments, self.made.plan)
+        self._written = Written(keep_places=self.settings.metadata is not None)
+
+    def todo(self) -> Plan:
+        """What an earlier run left to do; its faces are counted as written."""
+        settings, plan = self.settings, self.made.plan
+        earlier = still_there(self.journal, settings.faces, layout_for(settings.output_layout))
+        left = subset(plan, [position not in earlier for position in plan.positions.tolist()])
+        if self.resumes:
             remove_unfinished(settings.faces)
-            check_space(todo, settings.faces, report)
-        layout = layout_class(settings.faces, todo.positions, made.plan.face_count)
-        rows = FaceRows(made.alignments, made.plan)
-        writer = FaceWriter(layout, settings.faces, settings.quality, header_maker(made), rows.sidecar)
-        written = Written(keep_places=settings.metadata is not None)
+            check_space(left, settings.faces, self.report)
         for faces in earlier.values():
-            written.add(faces)
-        report.frames_decoded += len(earlier)
-        if self._too_many_errors(report):
-            self._note_how_to_resume(made.plan)
-        else:
-            self._run_pipeline(replace(made, plan=todo), writer, layout, journal, written, made.plan)
-        count(made, frames_seen(made, journal), settings.extract_every_n, report)
-        report.faces_written = len(written)
-        report.bytes_written = written.nbytes
-        if report.complete:
-            if settings.metadata is not None:
-                write_metadata(settings.faces, settings.metadata, rows.rows(written.places))
-            if self._updates:
-                if settings.refresh_thumbs:
-                    refresh_thumbnails(made, settings.size, report)
-                save(made.alignments, written, report)
-            elif not made.alignments.stores_hashes:
-                report.notes.append(f"files of version {made.alignments.version} hold no hashes; none were stored.")
+            self._written.add(faces)
+        self.report.frames_decoded += len(earlier)
+        return left
 
-    def _open_journal(self, made: Prepared) -> Journal:
-        settings = self._settings
-        fingerprint = settings.fingerprint(made.alignments, made.resolved, made.engine.name)
-        if settings.resume and journal_exists(settings.faces):
-            return Journal.resume(settings.faces, fingerprint)
-        return Journal.create(settings.faces, fingerprint)
+    def cut(self, todo: Plan, progress: Progress, interruption: Interruption) -> None:
+        """Read, cut and write; each finished frame goes into the journal."""
+        report, made = self.report, self.made
+        progress.planned(todo.frame_count, todo.face_count)
+        if not self._too_many_errors():
+            self._run_pipeline(todo, progress, interruption)
+        if not report.complete:
+            self._note_how_to_resume()
+        count(made, frames_seen(made, self.journal), self.settings.extract_every_n, report)
+        report.faces_written, report.bytes_written = len(self._written), self._written.nbytes
 
-    def _run_pipeline(
-        self,
-        made: Prepared,
-        writer: FaceWriter,
-        layout: Layout,
-        journal: Journal,
-        written: Written,
-        whole_plan: Plan,
-    ) -> None:
-        settings, report = self._settings, self._report
-        pipeline = Pipeline(made.plan, made.source, made.engine, writer, made.workers)
-        progress = make_progress(settings.progress, made.plan.frame_count)
+    def finish(self, interruption: Interruption) -> None:
+        """What follows when all frames were gone over: metadata, thumbnails, hashes, one atomic save."""
+        settings, report, alignments = self.settings, self.report, self.made.alignments
+        if not report.complete:
+            return
+        if settings.metadata is not None:
+            write_metadata(settings.faces, settings.metadata, self._rows.rows(self._written.places))
+        if self.updates:
+            if settings.refresh_thumbs:
+                refresh_thumbnails(self.made, settings.size, report, interruption)
+            save(alignments, self._written, report)
+        elif not alignments.traits.stores_hashes:
+            report.notes.append(f"files of version {alignments.version} hold no hashes; none were stored.")
 
-        def keep(results: Iterable[FrameResult]) -> None:
-            for result in results:
-                written.add(result.faces)
-                if not result.failures:
-                    journal.add(result.task.position, result.faces)
-
+    def _run_pipeline(self, todo: Plan, progress: Progress, interruption: Interruption) -> None:
+        settings, made, report = self.settings, self.made, self.report
+        layout = layout_for(settings.output_layout)(settings.faces, todo.positions, made.plan.face_count)
+        writer = FaceWriter(layout, settings.faces, settings.quality, header_maker(made), self._rows.sidecar)
+        pipeline = Pipeline(todo, made.source, made.engine, writer, made.workers)
         try:
-            with self._signals.calling(partial(pipeline.stop, within=GRACE_SECONDS)):
+            with interruption.calling(partial(pipeline.stop, within=GRACE_SECONDS)):
                 for result in pipeline:
                     tally(result, report)
-                    keep(layout.commit(result))
-                    progress.advance(len(result.faces))
-                    if self._too_many_errors(report):
+                    self._keep(layout.commit(result))
+                    progress.frame_done(result)
+                    if self._too_many_errors():
                         pipeline.stop()
-            if self._signals.exit_code is not None:
-                report.exit_code = self._signals.exit_code
-            keep(layout.finish())
-            if not report.complete:
-                self._note_how_to_resume(whole_plan)
+            if interruption.exit_code is not None:
+                report.exit_code = interruption.exit_code
+            self._keep(layout.finish())
         finally:
             layout.abandon()
-            progress.close()
-            journal.sync()
+            self.journal.sync()
         report.wait_seconds = asdict(pipeline.waits)
         report.stage_seconds |= pipeline.own_seconds()
         report.limiting_stage = pipeline.limiting_stage(report.stage_seconds)
 
-    def _too_many_errors(self, report: Report) -> bool:
-        settings = self._settings
+    def _keep(self, results: Iterable[FrameResult]) -> None:
+        """Frames whose files are whole under their names."""
+        for result in results:
+            self._written.add(result.faces)
+            if not result.failures:
+                self.journal.add(result.task.position, result.faces)
+
+    def _too_many_errors(self) -> bool:
+        settings, report = self.settings, self.report
         allowed = 1 if settings.on_error == "stop" else settings.max_errors
         if allowed is None or len(report.errors) < allowed:
             return False
         report.stopped = True
         return True
 
-    def _note_how_to_resume(self, plan: Plan) -> None:
-        report = self._report
-        why = "stopped at the first error" if self._settings.on_error == "stop" else "stopped by too many errors"
+    def _note_how_to_resume(self) -> None:
+        report = self.report
+        why = "stopped at the first error" if self.settings.on_error == "stop" else "stopped by too many errors"
         if not report.stopped:
             why = "interrupted"
-        report.notes.append(f"{why} after {report.frames_decoded:,} of {plan.frame_count:,} frames; {RESUME}.")
+        done = f"{report.frames_decoded:,} of {self.made.plan.frame_count:,} frames"
+        report.notes.append(f"{why} after {done}; {RESUME}.")
 
 
 def tally(result: FrameResult, report: Report) -> None:
@@ -309,10 +372,10 @@ def count(made: Prepared, frames_seen: int | None, every_n: int, report: Report)
         beyond = int((plan.positions >= frames_seen).sum())
         report.alignments_without_frame += beyond
         if beyond and source.kind == "video":
-            other = "decoded" if made.resolved.timing == "constant" else "constant"
+            other = "decoded" if made.resolved.numbering.timing == "constant" else "constant"
             report.notes.append(
                 f"{beyond:,} frame numbers of the file lie past the video's end ({frames_seen:,} frames, timing "
-                f"{made.resolved.timing}): if faces look shifted, try --video-timing {other}."
+                f"{made.resolved.numbering.timing}): if faces look shifted, try --video-timing {other}."
             )
         with_entry = {i for i in map(source.index_of, made.alignments.frame_names) if i is not None}
         report.frames_without_alignments = -(-frames_seen // every_n) - sum(
@@ -343,7 +406,7 @@ def still_there(journal: Journal, folder: Path, layout: type[Layout]) -> dict[in
 
 def save(alignments: Alignments, written: Written, report: Report) -> None:
     """Record the hashes where the file's generation has them; the file is replaced only if something changed."""
-    if alignments.stores_hashes:
+    if alignments.traits.stores_hashes:
         report.hashes_updated = len(written)
         rows = written.rows()
         report.hashes_changed = sum(

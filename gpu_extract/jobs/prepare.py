@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.engines.antialiased import AntialiasedEngine
-from gpu_extract.engines.base import Engine, Limits, pick_engine
+from gpu_extract.engines.base import Engine, MemoryLimits
+from gpu_extract.engines.pick import pick_engine
 from gpu_extract.faces.header import face_header
 from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.writer import Header
 from gpu_extract.frames import FrameSource, open_frames
-from gpu_extract.reports.extraction import Report
-from gpu_extract.run.plan import Options, Plan, make_plan, without_shared_files
-from gpu_extract.settings import Resolved, Settings
+from gpu_extract.options import Settings
+from gpu_extract.run.plan import Plan, PlanOptions, make_plan, without_shared_files
+from gpu_extract.run.resolve import Resolved, min_box_px, resolve
 from gpu_extract.tasks import FrameResult, FrameTask
-
-HEADERS_SINCE = 2.1  # the version from which on face PNGs carry their alignment
-log = logging.getLogger("gpu_extract")
 
 
 @dataclass
@@ -35,54 +32,47 @@ class Prepared:
     engine: Engine
     plan: Plan
     workers: int
+    notes: list[str] = field(default_factory=list)
+    """What was decided on the way and a user should know, in sentences for a report."""
 
 
 @contextmanager
-def prepared(settings: Settings, report: Report) -> Iterator[Prepared]:
-    """Load, open, pick and plan; closes what it opened."""
+def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepared]:
+    """Load, open, pick and plan; closes what it opened.
+
+    Args:
+        say: told what takes a while.
+    """
     with ExitStack() as stack:
         alignments = Alignments.load(settings.alignments)
-        report.alignments_version, report.alignments_generation = alignments.version, alignments.generation
-        resolved = settings.resolve(alignments)
-        report.notes += resolved.notes
-        source = stack.enter_context(open_frames(settings.frames, timing=resolved.timing, rotate=resolved.rotate))
-        if source.kind == "video":
-            report.video_timing, report.rotate = resolved.timing, resolved.rotate
-        engine = _picked_engine(settings, report)
+        resolved = resolve(settings, alignments)
+        notes = [*resolved.notes]
+        numbering = resolved.numbering
+        source = stack.enter_context(open_frames(settings.frames, timing=numbering.timing, rotate=numbering.rotate))
+        limits = MemoryLimits(settings.batch_mb, settings.pinned_mb)
+        engine, passed_over = pick_engine(settings.engine, settings.device, limits, say)
         stack.enter_context(engine)
+        if engine.device != "cpu":
+            notes += [f"engine passed over: {line}" for line in passed_over]
         if settings.antialias:
             engine = AntialiasedEngine(engine)
-        plan = make_plan(
-            alignments,
-            source,
-            Options(
-                size=settings.size,
-                extract_every_n=settings.extract_every_n,
-                align_eyes=settings.align_eyes,
-                min_box_px=settings.min_box_px,
-                centering=resolved.centering,
-                centering_asked=settings.centering != "auto",
-                extension=resolved.extension,
-                antialias=settings.antialias,
-            ),
-        )
+        plan = make_plan(alignments, source, _plan_options(settings, resolved))
         plan = without_shared_files(plan, any_extension=layout_for(settings.output_layout).in_archives)
         stack.enter_context(_one_opencv_thread())
-        yield Prepared(alignments, resolved, source, engine, plan, settings.workers or _cores())
+        yield Prepared(alignments, resolved, source, engine, plan, settings.workers or _cores(), notes)
 
 
-def _picked_engine(settings: Settings, report: Report) -> Engine:
-    say = log.info if settings.progress == "none" else _say
-    limits = Limits(settings.batch_mb, settings.pinned_mb)
-    engine, passed_over = pick_engine(settings.engine, settings.device, limits, say)
-    report.engine, report.device, report.engine_implementation = engine.name, engine.device, engine.implementation
-    if engine.device != "cpu":
-        report.notes += [f"engine passed over: {line}" for line in passed_over]
-    return engine
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+def _plan_options(settings: Settings, resolved: Resolved) -> PlanOptions:
+    return PlanOptions(
+        size=settings.size,
+        extract_every_n=settings.extract_every_n,
+        align_eyes=settings.align_eyes,
+        min_box_px=min_box_px(settings),
+        centering=resolved.centering,
+        centering_asked=settings.centering != "auto",
+        extension=resolved.extension,
+        antialias=settings.antialias,
+    )
 
 
 def _cores() -> int:
@@ -110,7 +100,7 @@ def _one_opencv_thread() -> Iterator[None]:
 def header_maker(made: Prepared) -> Header | None:
     """The function that makes each face's PNG header, for files of a version that has them."""
     alignments = made.alignments
-    if alignments.version < HEADERS_SINCE:
+    if not alignments.traits.has_headers:
         return None
     is_video = made.source.kind == "video"
 

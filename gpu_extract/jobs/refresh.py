@@ -6,38 +6,42 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpu_extract.faces.thumbs import as_stored, thumbnail, thumbnail_centering
+from gpu_extract.faces.thumbs import as_stored, thumbnail
 from gpu_extract.run.pipeline import Pipeline
-from gpu_extract.run.plan import Options, make_plan
+from gpu_extract.run.plan import PlanOptions, make_plan
 from gpu_extract.tasks import FaceResult, FrameResult, FrameTask
 
 if TYPE_CHECKING:
     from gpu_extract.jobs.prepare import Prepared
     from gpu_extract.reports.extraction import Report
+    from gpu_extract.run.signals import Interruption
 
-GENERATIONS_WITHOUT = ("g0", "g1", "g2", "g3", "g4", "g5", "g6", "g7a")
 
-
-def refresh_thumbnails(made: Prepared, size: int, report: Report) -> None:
+def refresh_thumbnails(made: Prepared, size: int, report: Report, interruption: Interruption) -> None:
     """Set the `thumb` of every face whose frame is there; the file itself is saved later.
 
     Args:
         size: of the extracted faces, which thumbnails are shrunk from.
+
+    Raises:
+        InterruptedRunError: if the run is to end; nothing was set then.
     """
     alignments = made.alignments
-    if alignments.generation in GENERATIONS_WITHOUT:
+    if not alignments.traits.has_thumbs:
         report.notes.append(f"files of generation {alignments.generation} hold no thumbnails; none were made.")
         return
-    version = alignments.version
-    plan = make_plan(alignments, made.source, Options(size=size, centering=thumbnail_centering(version)))
+    traits = alignments.traits
+    plan = make_plan(alignments, made.source, PlanOptions(size=size, centering=traits.centering))
     jpegs: dict[int, bytes] = {}
 
     def finish(task: FrameTask, k: int, crop: np.ndarray, result: FrameResult) -> FaceResult:
         row = int(task.rows[k])
-        jpegs[row] = thumbnail(crop, version)
+        jpegs[row] = thumbnail(crop, traits)
         return FaceResult(row, int(task.index[k]), "", "", 0)
 
-    for result in Pipeline(plan, made.source, made.engine, finish, made.workers):
+    pipeline = Pipeline(plan, made.source, made.engine, finish, made.workers)
+    for result in pipeline:
+        interruption.check()
         for failure in result.failures:
             report.notes.append(f"no thumbnail for {failure.frame}: {failure.reason}")
     for row, jpeg in jpegs.items():

@@ -1,4 +1,4 @@
-"""A contact sheet: every face of a folder in labelled cells, to look over a run at a glance."""
+"""`sheet`: every face of a folder in labelled cells, to look over a run at a glance."""
 
 from __future__ import annotations
 

@@ -1,16 +1,15 @@
-"""Proving a faces folder: every face is cut again, in memory, and compared with what is stored. Nothing is written."""
+"""`verify`: every face is cut again, in memory, and compared with what is stored. Nothing is written."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json as json_module
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,26 @@ from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, FrameError, InputError, Us
 from gpu_extract.faces.encoder import encoder_for, face_hash
 from gpu_extract.faces.header import PREFIX, header_text
 from gpu_extract.faces.layout import layout_for
-from gpu_extract.faces.layouts.webdataset import sample_json
 from gpu_extract.faces.metadata import json_line
+from gpu_extract.faces.stored import InShard, Place, content, pixel_hash, png_fault, stored_files
 from gpu_extract.jobs.prepare import Prepared, header_maker, prepared
-from gpu_extract.naming import FACE_EXTENSIONS, has_extension, stem_of
-from gpu_extract.reports.extraction import Report, write_report
+from gpu_extract.naming import FACE_EXTENSIONS, has_extension
+from gpu_extract.options import Settings, options
+from gpu_extract.reports.base import JsonReport, and_more, write_report
 from gpu_extract.run import journal
+from gpu_extract.run.fingerprint import FACES, as_settings, digest
 from gpu_extract.run.pipeline import Pipeline
-from gpu_extract.run.progress import make_progress
+from gpu_extract.run.progress import Listener, Progress, listener_for
 from gpu_extract.run.rows import FaceRows
-from gpu_extract.settings import Settings, digest
+from gpu_extract.run.signals import GRACE_SECONDS, Interruption
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
 LISTED = 20
-PNG_CHUNKS = (b"IHDR", b"iTXt", b"IDAT", b"IEND")
 KINDS = ("missing", "extra", "altered", "moved", "hash", "metadata", "unproven")
 
 
 @dataclass
-class VerifyReport:
+class VerifyReport(JsonReport):
     """What a verification found. Every field is a key of the JSON."""
 
     faces_expected: int = 0
@@ -69,10 +69,6 @@ class VerifyReport:
         self.seconds = round(seconds, 3)
         self.exit_code = EXIT_PARTIAL if self.differences else EXIT_OK
 
-    def to_json(self) -> str:
-        text = json_module.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
-        return text.encode("utf-8", "backslashreplace").decode()
-
     def table(self) -> str:
         """The result for a person."""
         found = ", ".join(f"{count:,} {kind}" for kind, count in self.counts.items() if count)
@@ -84,8 +80,7 @@ class VerifyReport:
         ]
         for one in self.differences[:LISTED]:
             lines.append(f"{one['kind']:<8}{one['file'] or one['frame']}: {one['reason']}")
-        if len(self.differences) > LISTED:
-            lines.append(f"{'':8}… and {len(self.differences) - LISTED:,} more; --json lists all")
+        lines += and_more(len(self.differences), LISTED, " " * 8)
         return "\n".join(map(printable, lines))
 
 
@@ -113,7 +108,8 @@ def verify(
     pinned_mb: int = 512,
     workers: int | None = None,
     json: str | os.PathLike[str] | None = None,
-    progress: str = "auto",
+    progress: str | Listener = "auto",
+    cancel: threading.Event | None = None,
 ) -> VerifyReport:
     """Cut every face again in memory and compare it with its file, its place and its stored hash. Writes nothing.
 
@@ -122,7 +118,7 @@ def verify(
         size, extract_every_n, align_eyes, large, min_size, centering, video_timing, rotate, antialias, format, quality,
             output_layout, metadata, engine: as `extract` had them. None takes what the folder's journal says; where it
             has none, the size of its first image and the defaults of `extract`.
-        device, batch_mb, pinned_mb, workers, progress: see `extract`.
+        device, batch_mb, pinned_mb, workers, progress, cancel: see `extract`.
         json: where to write the report; "-" is standard output.
 
     Returns:
@@ -131,96 +127,104 @@ def verify(
     Raises:
         GpuExtractError: one of its kinds, see `gpu_extract.errors`.
     """
-    chosen = {name: value for name, value in locals().items() if name not in ("alignments", "frames", "faces")}
-    running = {name: chosen.pop(name) for name in ("device", "batch_mb", "pinned_mb", "workers", "json", "progress")}
-    folder = Path(faces)
-    if not folder.is_dir():
-        raise InputError(f"there is no faces folder {folder}; name the one that extract wrote.")
+    asked = {
+        "size": size,
+        "extract_every_n": extract_every_n,
+        "align_eyes": align_eyes,
+        "large": large,
+        "min_size": min_size,
+        "centering": centering,
+        "video_timing": video_timing,
+        "rotate": rotate,
+        "antialias": antialias,
+        "format": format,
+        "quality": quality,
+        "output_layout": output_layout,
+        "metadata": metadata,
+        "engine": engine,
+    }
+    return run(
+        Path(alignments),
+        Path(frames),
+        Path(faces),
+        asked={name: value for name, value in asked.items() if value is not None},
+        running={
+            "device": device,
+            "batch_mb": batch_mb,
+            "pinned_mb": pinned_mb,
+            "workers": workers,
+            "json": json,
+            "progress": progress,
+        },
+        cancel=cancel,
+    )
+
+
+def run(
+    alignments: Path,
+    frames: Path,
+    faces: Path,
+    *,
+    asked: Mapping[str, Any],
+    running: Mapping[str, Any],
+    otherwise: Mapping[str, Any] | None = None,
+    cancel: threading.Event | None = None,
+) -> VerifyReport:
+    """`verify` with its options as values.
+
+    Args:
+        asked: options that decide bytes, as the user named them.
+        running: the other options.
+        otherwise: options that decide bytes, for a folder whose journal does not tell.
+    """
+    if not faces.is_dir():
+        raise InputError(f"there is no faces folder {faces}; name the one that extract wrote.")
     report = VerifyReport()
     began = time.perf_counter()
-    stored = _stored_settings(folder, report)
-    stored |= {name: value for name, value in chosen.items() if value is not None}
-    settings = Settings(Path(alignments), Path(frames), folder, **stored, **running)
-    report.settings = {name: getattr(settings, name) for name in chosen}
-    with prepared(settings, Report()) as made:
+    stored = {**(otherwise or {}), **_stored_settings(faces, {*asked, *(otherwise or {})}, report), **asked}
+    settings = Settings(alignments=alignments, frames=frames, faces=faces, **stored, **running)
+    report.settings = {
+        option.name: getattr(settings, option.name) for option in options("verify") if option.decides_bytes
+    }
+    with (
+        Interruption(cancel) as interruption,
+        Progress(listener_for(settings.progress)) as progress,
+        prepared(settings, progress.note) as made,
+    ):
+        interruption.check()
         report.engine, report.device = made.engine.name, made.engine.device
-        _Verification(made, settings, report).run()
-    report.finish(time.perf_counter() - began)
+        report.notes += made.notes
+        _Verification(made, settings, report).run(progress, interruption)
+        report.finish(time.perf_counter() - began)
+        progress.finish(report.exit_code)
     if settings.json is not None:
         write_report(report, settings.json)
     return report
 
 
-def _stored_settings(folder: Path, report: VerifyReport) -> dict[str, Any]:
-    """Arguments of `Settings` that the folder itself tells."""
-    run = journal.read(folder)
-    if run is None:
+def _stored_settings(folder: Path, known: set[str], report: VerifyReport) -> dict[str, Any]:
+    """Arguments of `Settings` that the folder itself tells; `known` are those that are told anyway."""
+    found = journal.read(folder)
+    if found is None:
         report.settings_from = "the folder's first image"
-        return _guessed_settings(folder)
+        return _guessed_settings(folder, known)
     report.settings_from = "the folder's journal"
-    told = dict(run[0])
-    for name in ("frames", "faces in the alignments file"):
-        told.pop(name, None)
-    told["rotate"] = "on" if told["rotate"] else "off"
-    told["format"] = told["format"].removeprefix(".") if told["format"].startswith(".") else "auto"
-    known = {field.name for field in dataclasses.fields(Settings)}
-    return {name: value for name, value in told.items() if name in known and name != "refresh_thumbs"}
+    return as_settings(found[0])
 
 
-def _guessed_settings(folder: Path) -> dict[str, Any]:
+def _guessed_settings(folder: Path, known: set[str]) -> dict[str, Any]:
     from gpu_extract.frames.images.decode import image_size
 
-    stored = _files(folder)
-    shards = any(isinstance(place, _InShard) for place in stored.values())
+    stored = stored_files(folder, (journal.NAME,))
+    shards = any(isinstance(place, InShard) for place in stored.values())
     for name in sorted(stored):
         if has_extension(name, FACE_EXTENSIONS):
             layout = "webdataset" if shards else "by-frame" if "/" in name else "flat"
             with suppress(FrameError):
-                return {"size": image_size(_content(stored[name]))[0], "output_layout": layout}
+                return {"size": image_size(content(stored[name]))[0], "output_layout": layout}
+    if "size" in known:
+        return {}
     raise UsageError(f"{folder} holds neither a journal nor a readable image; give the --size of its faces.")
-
-
-@dataclass(frozen=True)
-class _InShard:
-    shard: Path
-    at: int
-    nbytes: int
-
-
-def _files(folder: Path) -> dict[str, Path | _InShard]:
-    """All files of a folder by relative name; members of shards by their own name, the shards themselves not."""
-    import tarfile
-
-    found: dict[str, Path | _InShard] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_dir() or name == journal.NAME:
-            continue
-        found[name] = path
-        if path.suffix == ".tar" and path.stem.isdecimal() and path.parent == folder:
-            try:
-                with tarfile.open(path, errors="surrogateescape") as tar:
-                    members = {member.name: _InShard(path, member.offset_data, member.size) for member in tar}
-            except (tarfile.TarError, OSError):
-                continue  # stays in the list as a file of its own, which nothing expects
-            if not members.keys() & found.keys():
-                found |= members
-                del found[name]
-    return found
-
-
-def _content(place: Path | _InShard) -> bytes:
-    """Raises FrameError if it cannot be read."""
-    from gpu_extract.frames.images.decode import read_file
-
-    if isinstance(place, Path):
-        return read_file(place)
-    try:
-        with place.shard.open("rb") as file:
-            file.seek(place.at)
-            return file.read(place.nbytes)
-    except OSError as error:
-        raise FrameError(f"the shard {place.shard.name} cannot be read: {error.strerror}.") from error
 
 
 class _Verification:
@@ -231,31 +235,29 @@ class _Verification:
         self._layout = layout_for(settings.output_layout)(settings.faces, made.plan.positions[:0], made.plan.face_count)
         self._header = header_maker(made)
         self._rows = FaceRows(made.alignments, made.plan)
-        self._stored = _files(settings.faces)
-        self._unclaimed = dict(self._stored)
+        self._unclaimed = stored_files(settings.faces, (journal.NAME,))
         run = journal.read(settings.faces)
         # The last part of the name: the journal of an archive begins with the shard.
         self._recorded = {face.row: face for frame in run[1] for face in frame.faces} if run else {}
-        if run and run[0].get("faces in the alignments file") != digest(made.alignments):
+        if run and run[0].get(FACES) != digest(made.alignments):
             report.notes.append("the faces in the alignments file are not those that the folder was made from.")
         self._lock = threading.Lock()
         self._missing: dict[str, tuple[FrameTask, int, str]] = {}
 
-    def run(self) -> None:
+    def run(self, progress: Progress, interruption: Interruption) -> None:
         made, report = self._made, self._report
         failures = [*made.plan.failures]
         failures += [Failure(name, None, "the source has no such frame") for name in made.plan.missing]
         report.faces_expected = made.plan.face_count
         pipeline = Pipeline(made.plan, made.source, made.engine, self.compare, made.workers)
-        progress = make_progress(self._settings.progress, made.plan.frame_count)
+        progress.planned(made.plan.frame_count, made.plan.face_count)
         found: list[FaceResult] = []
-        try:
+        with interruption.calling(partial(pipeline.stop, within=GRACE_SECONDS)):
             for result in pipeline:
                 failures += result.failures
                 found += result.faces
-                progress.advance(len(result.faces))
-        finally:
-            progress.close()
+                progress.frame_done(result)
+        interruption.check()
         self._metadata(found)
         self._pass_over(failures)
         self._moved_and_missing()
@@ -280,7 +282,7 @@ class _Verification:
                 self._missing[place] = (task, index, sha1)
             return FaceResult(row, index, place, sha1, 0)
         fault = self._fault(stored, sha1, header, row)
-        if fault is None and self._settings.output_layout == "webdataset":
+        if fault is None:
             fault = self._sidecar_fault(task, k, place, sha1)
         with self._lock:
             if fault is not None:
@@ -292,7 +294,7 @@ class _Verification:
     def _same_hash(self, task: FrameTask, k: int, place: str, sha1: str) -> bool:
         alignments = self._made.alignments
         row, index = int(task.rows[k]), int(task.index[k])
-        stored = alignments.stored_hash(row) if alignments.stores_hashes else None
+        stored = alignments.stored_hash(row) if alignments.traits.stores_hashes else None
         recorded = self._recorded.get(row)
         with self._lock:
             self._report.hashes_compared += stored is not None
@@ -305,14 +307,14 @@ class _Verification:
                 return False
         return stored in (None, sha1)
 
-    def _fault(self, stored: Path | _InShard, sha1: str, header: bytes | None, row: int) -> str | None:
+    def _fault(self, stored: Place, sha1: str, header: bytes | None, row: int) -> str | None:
         """What is wrong with a face's file; None if nothing is."""
         try:
-            data = _content(stored)
+            data = content(stored)
             recorded = self._recorded.get(row)
             if recorded is not None and recorded.nbytes != len(data):
                 return f"it has {len(data)} bytes, the run wrote {recorded.nbytes}"
-            if _pixel_hash(data) != sha1:
+            if pixel_hash(data) != sha1:
                 return "its pixels are not those of a new extraction"
             if data.startswith(png_file.SIGNATURE):
                 fault = png_fault(data)
@@ -324,24 +326,22 @@ class _Verification:
         return None
 
     def _sidecar_fault(self, task: FrameTask, k: int, place: str, sha1: str) -> str | None:
-        name = place.rpartition(".")[0] + ".json"
+        beside = self._layout.beside(task, k, place, partial(self._rows.sidecar, task, k, sha1))
+        if beside is None:
+            return None
+        name, expected = beside
         with self._lock:
             stored = self._unclaimed.pop(name, None)
         if stored is None:
             return "its JSON is missing"
-        if _content(stored) != sample_json(task, k, self._rows.sidecar(task, k, sha1)):
-            return "its JSON is not that of a new extraction"
-        return None
+        return None if content(stored) == expected else "its JSON is not that of a new extraction"
 
     def _pass_over(self, failures: list[Failure]) -> None:
         """Report what cannot be cut again; where such a face has a file all the same, it is not called extra."""
         faces_of: dict[str, set[int | None]] = {}
         for failure in failures:
             self._report.add("unproven", None, failure.frame, failure.index, failure.reason)
-            stem = stem_of(failure.frame)
-            if self._settings.output_layout == "webdataset":
-                stem = stem.replace("%", "%25").replace(".", "%2E")
-            faces_of.setdefault(stem, set()).add(failure.index)
+            faces_of.setdefault(self._layout.stem(failure.frame), set()).add(failure.index)
         for name in list(self._unclaimed) if faces_of else ():
             stem, _, rest = name.rpartition("/")[2].rpartition("_")
             index, dot, _ = rest.partition(".")
@@ -354,7 +354,7 @@ class _Verification:
         by_hash: dict[str, list[str]] = {}
         for name in self._unclaimed if self._missing else ():
             with suppress(InputError):
-                by_hash.setdefault(_pixel_hash(_content(self._unclaimed[name])), []).append(name)
+                by_hash.setdefault(pixel_hash(content(self._unclaimed[name])), []).append(name)
         for place, (task, index, sha1) in sorted(self._missing.items()):
             if candidates := by_hash.get(sha1):
                 name = candidates.pop()
@@ -386,27 +386,6 @@ class _Verification:
             return False
 
 
-def _pixel_hash(data: bytes) -> str:
-    """SHA-1 of an image's BGR pixels. Raises FrameError if it cannot be decoded."""
-    from gpu_extract.frames.images.decode import decode_image
-
-    return hashlib.sha1(np.ascontiguousarray(decode_image(data).pixels).data).hexdigest()
-
-
 def _header_text(header: bytes | None) -> str | None:
     """The text of a header as `Encoder.encode` takes it."""
     return None if header is None else header.removeprefix(PREFIX).decode("utf-8")
-
-
-def png_fault(data: bytes) -> str | None:
-    """What no extraction writes: damaged or foreign chunks, or bytes after the end; None if there is nothing."""
-    for chunk in png_file.chunks(data):
-        if chunk.kind not in PNG_CHUNKS:
-            return f"it holds a {chunk.name!r} chunk, which no extraction writes"
-        if chunk.end > len(data):
-            break
-        if not png_file.is_intact(data, chunk):
-            return f"its {chunk.name} chunk is damaged"
-        if chunk.kind == b"IEND":
-            return None if chunk.end == len(data) else f"it has {len(data) - chunk.end} bytes after its end"
-    return "it is cut off"

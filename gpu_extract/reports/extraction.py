@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import platform
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, OutputError, printable
+from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
+from gpu_extract.reports.base import JsonReport, and_more, versions
 
 LONGEST_TEXT = 300
 LISTED = 20
 """Failures and missing frames that the table lists; the JSON holds all."""
 
 
-class HasJson(Protocol):
-    """Any report."""
-
-    def to_json(self) -> str: ...
-
-
 @dataclass
-class Report:
+class Report(JsonReport):
     """The result of a run. Every field is a key of the JSON."""
 
     frames_expected: int = 0
@@ -108,11 +98,6 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"versions": self.versions}
 
-    def to_json(self) -> str:
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        # File names that are no UTF-8 hold lone surrogates, which only JSON's own escapes can carry.
-        return text.encode("utf-8", "backslashreplace").decode()
-
     def table(self) -> str:
         """The report for a person, some ten lines."""
         if self.dry_run:
@@ -141,12 +126,8 @@ class Report:
         ]
         text = [f"{head:<8}{body}" for head, body in lines if body]
         text += [f"{'note':<8}{note}" for note in self.notes]
-        for error in self.errors[:LISTED]:
-            frame = _shortened(error["frame"])
-            where = frame if error["index"] is None else f"{frame} face {error['index']}"
-            text.append(f"{'failed':<8}{where}: {_shortened(error['reason'])}")
-        if len(self.errors) > LISTED:
-            text.append(f"{'':8}… and {len(self.errors) - LISTED:,} more; --json lists all")
+        text += [f"{'failed':<8}{_error_line(error)}" for error in self.errors[:LISTED]]
+        text += and_more(len(self.errors), LISTED, " " * 8)
         return "\n".join(map(printable, text))
 
     def _numbering(self) -> str:
@@ -176,58 +157,11 @@ class Report:
         return f"{saved}; the old file is {self.backup}" if self.backup else saved
 
 
+def _error_line(error: dict[str, Any]) -> str:
+    frame = _shortened(error["frame"])
+    where = frame if error["index"] is None else f"{frame} face {error['index']}"
+    return f"{where}: {_shortened(error['reason'])}"
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"
-
-
-PACKAGES = ("numpy", "opencv-python", "av", "torch", "kornia", "triton", "deflate", "isal", "PyYAML", "tqdm")
-
-
-def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Versions of Python, of this package, and of the libraries that are installed, without importing them."""
-    found = {"python": platform.python_version(), "gpu-extract": _version("gpu-extract")}
-    found |= {name: version for name in packages if (version := _version(name))}
-    return found
-
-
-def _version(package: str) -> str:
-    from importlib import metadata  # a hundredth of a second that only JSON reports need
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "" if package != "gpu-extract" else _own_version()
-
-
-def _own_version() -> str:
-    return str(getattr(sys.modules["gpu_extract"], "__version__", ""))
-
-
-def check_target(target: str | os.PathLike[str]) -> None:
-    """Find out before the work that its report could not be written.
-
-    Raises:
-        OutputError: if the file's folder is missing or cannot be written, or a folder has its name.
-    """
-    path = Path(target)
-    if target == "-":
-        return
-    if path.is_dir():
-        raise OutputError(f"the report cannot be written to {path}: it is a folder.")
-    if not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise OutputError(f"the report cannot be written to {path}: its folder is missing or read-only.")
-
-
-def write_report(report: HasJson, target: str | os.PathLike[str]) -> None:
-    """Write the report as JSON to a file, or to standard output for "-".
-
-    Raises:
-        OutputError: if the file cannot be written.
-    """
-    if target == "-":
-        sys.stdout.write(report.to_json())
-        return
-    try:
-        Path(target).write_text(report.to_json(), "utf-8")
-    except OSError as error:
-        raise OutputError(f"the report cannot be written to {target}: {error.strerror}.") from error

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from gpu_extract.errors import InputError, OutputError, UsageError
+from gpu_extract.run.fingerprint import Fingerprint, differences
 from gpu_extract.tasks import FaceResult
 
 NAME = ".gpu-extract.journal"
 VERSION = 1
 READ_BYTES = 1 << 20
-
-Settings = dict[str, Any]
 
 
 @dataclass
@@ -46,7 +45,7 @@ class Journal:
         self.resumed = resumed
 
     @classmethod
-    def create(cls, folder: Path, settings: Settings) -> Journal:
+    def create(cls, folder: Path, fingerprint: Fingerprint) -> Journal:
         """A new journal in a folder that has none.
 
         Raises:
@@ -56,7 +55,7 @@ class Journal:
         handle = _open(path, os.O_CREAT | os.O_EXCL)
         try:
             journal = cls(handle, path, {}, resumed=False)
-            journal._append({"journal": VERSION, "settings": settings})
+            journal._append({"journal": VERSION, "settings": fingerprint})
             journal.sync()
         except BaseException:
             os.close(handle)
@@ -64,7 +63,7 @@ class Journal:
         return journal
 
     @classmethod
-    def resume(cls, folder: Path, settings: Settings) -> Journal:
+    def resume(cls, folder: Path, fingerprint: Fingerprint) -> Journal:
         """Open the journal of an earlier run with the same settings and drop what a crash left half-written.
 
         Raises:
@@ -81,11 +80,11 @@ class Journal:
             if first is None:
                 os.ftruncate(handle, 0)
                 journal = cls(handle, path, {}, resumed=True)
-                journal._append({"journal": VERSION, "settings": settings})
+                journal._append({"journal": VERSION, "settings": fingerprint})
                 return journal
             if first.get("journal") != VERSION:
                 raise UsageError(f"{path} was written by another version of this program; name another faces folder.")
-            _compare(first["settings"], settings)
+            _compare(first["settings"], fingerprint)
             os.ftruncate(handle, whole_bytes)
             os.lseek(handle, 0, os.SEEK_END)
             journal = cls(handle, path, {}, resumed=True)
@@ -138,8 +137,8 @@ class Journal:
             raise OutputError(f"the journal {self.path} cannot grow: {error.strerror}.") from error
 
 
-def read(folder: Path) -> tuple[Settings, list[Finished]] | None:
-    """The settings and frames of the run that a folder holds, without a lock; None where there is no whole record."""
+def read(folder: Path) -> tuple[Fingerprint, list[Finished]] | None:
+    """The fingerprint and frames of the run that a folder holds, read without a lock; None where there is no run."""
     try:
         handle = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -207,14 +206,9 @@ def _finished(entry: dict[str, Any]) -> Finished:
     return Finished(entry["frame"], [FaceResult(*face) for face in entry["faces"]])
 
 
-def _compare(before: Settings, now: Settings) -> None:
+def _compare(before: Fingerprint, now: Fingerprint) -> None:
     """Raise UsageError naming every setting that differs."""
-    now = json.loads(json.dumps(now))
-    changed = [
-        f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
+    changed = differences(before, json.loads(json.dumps(now)))
     if changed:
         raise UsageError(
             f"this folder's run had other settings: {'; '.join(changed)}; "

@@ -24,7 +24,7 @@ Fits = list[tuple[np.ndarray, Fit]]
 
 
 @dataclass(frozen=True)
-class Options:
+class PlanOptions:
     """What a user may choose about the faces themselves. Defaults are the command line's."""
 
     size: int = 256
@@ -108,7 +108,7 @@ class Plan:
 NO_CROP = "its landmarks do not define a crop (all in one place)"
 
 
-def crop_all(alignments: Alignments, options: Options, sizes: dict[int, tuple[int, int]]) -> CropGeometry:
+def crop_all(alignments: Alignments, options: PlanOptions, sizes: dict[int, tuple[int, int]]) -> CropGeometry:
     """Geometry of every face of a file, F rows; faces that cannot be cut are not usable.
 
     Translations that need a pose are NaN; `with_poses` has them.
@@ -119,10 +119,10 @@ def crop_all(alignments: Alignments, options: Options, sizes: dict[int, tuple[in
     return _stacked(alignments, fit_all(alignments, options, sizes))
 
 
-def fit_all(alignments: Alignments, options: Options, sizes: dict[int, tuple[int, int]]) -> Fits:
+def fit_all(alignments: Alignments, options: PlanOptions, sizes: dict[int, tuple[int, int]]) -> Fits:
     """All faces of a file that have landmarks; the arguments are those of `crop_all`."""
     faces = alignments.faces
-    seed = alignments.version < 2
+    seed = alignments.traits.before_2
     fits = []
     for group in faces.groups:
         points = group.points
@@ -164,7 +164,7 @@ def upright_landmarks(
     return legacy_rotation(points, faces.box[row], int(faces.rotation[row]), *size)[0]
 
 
-def make_plan(alignments: Alignments, source: FrameSource, options: Options) -> Plan:
+def make_plan(alignments: Alignments, source: FrameSource, options: PlanOptions) -> Plan:
     """Match faces with frames, filter, and work out every crop.
 
     Raises:
@@ -314,7 +314,7 @@ def _with_faces(plan: Plan, keep: np.ndarray) -> Plan:
     )
 
 
-def _is_large(cut: CropGeometry, fits: Fits, options: Options) -> np.ndarray:
+def _is_large(cut: CropGeometry, fits: Fits, options: PlanOptions) -> np.ndarray:
     """Which faces [F] have a source box of the wanted size.
 
     The box's true side decides; a face whose whole-pixel length reaches the size by rounding stays, too, because the

@@ -1,96 +1,174 @@
-"""Progress of a run: a bar on a terminal, a plain line now and then in a log, or nothing."""
+"""What a run tells while it goes on: small events for whoever listens – a bar, plain lines, or a host program.
+
+A listener is any callable that takes one event. It is called on the thread that called the job, never on two at once;
+what it raises ends the run. Every run ends with a `Finished`, also by an error.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from gpu_extract.errors import UsageError
+from gpu_extract.options import option
 
-STYLES = ("auto", "bar", "plain", "none")
+if TYPE_CHECKING:
+    from gpu_extract.tasks import FaceResult, Failure, FrameResult
+
 PLAIN_INTERVAL_SECONDS = 10.0
+log = logging.getLogger("gpu_extract")
 
 
-class Progress(Protocol):
-    """Counts frames done; a context manager."""
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What this run is going to do; those that an earlier run finished are not in it."""
 
-    def advance(self, faces: int) -> None:
-        """One more frame is done, with this many faces."""
-
-    def say(self, message: str) -> None:
-        """A line for a person, without tearing the bar."""
-
-    def close(self) -> None: ...
+    frames: int
+    faces: int
 
 
-class _Silent:
-    def advance(self, faces: int) -> None:
-        pass
+@dataclass(frozen=True, slots=True)
+class FrameDone:
+    """A frame of the plan is done with, in the order of completion: each of its faces was written or has failed."""
 
-    def say(self, message: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class _Bar:
-    def __init__(self, total: int) -> None:
-        from tqdm import tqdm
-
-        self._bar: Any = tqdm(total=total, unit="frame", dynamic_ncols=True, file=sys.stderr, mininterval=0.2)
-        self._faces = 0
-
-    def advance(self, faces: int) -> None:
-        self._faces += faces
-        self._bar.set_postfix(faces=self._faces, refresh=False)
-        self._bar.update()
-
-    def say(self, message: str) -> None:
-        self._bar.write(message, file=sys.stderr)
-
-    def close(self) -> None:
-        self._bar.close()
+    frame: str
+    """Its key in the alignments file."""
+    position: int
+    """In its source, from 0."""
+    faces: tuple[FaceResult, ...]
+    failures: tuple[Failure, ...]
 
 
-class _Plain:
-    def __init__(self, total: int) -> None:
-        self._total, self._frames, self._faces = total, 0, 0
-        self._began = self._last = time.monotonic()
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line for a person, such as that the kernel is being compiled."""
 
-    def advance(self, faces: int) -> None:
-        self._frames += 1
-        self._faces += faces
-        now = time.monotonic()
-        if now - self._last >= PLAIN_INTERVAL_SECONDS:
-            self._last = now
-            rate = self._frames / (now - self._began)
-            left = (self._total - self._frames) / rate
-            done = f"{self._frames:,}/{self._total:,} frames, {self._faces:,} faces"
-            self.say(f"{done}, {rate:.1f} frames/s, {left:.0f} s left")
-
-    def say(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        pass
+    text: str
 
 
-def make_progress(style: str, total: int) -> Progress:
-    """The progress display of a run over `total` frames.
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end."""
+
+    exit_code: int | None
+    """Of the report; None where an error ends the run."""
+
+
+Event = Planned | FrameDone | Note | Finished
+Listener = Callable[[Event], None]
+
+
+class Progress:
+    """Tells a listener of one run; a context manager that says `Finished` at the end, whatever ends it."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._exit_code: int | None = None
+
+    def planned(self, frames: int, faces: int) -> None:
+        self._listener(Planned(frames, faces))
+
+    def frame_done(self, result: FrameResult) -> None:
+        task = result.task
+        self._listener(FrameDone(task.name, task.position, tuple(result.faces), tuple(result.failures)))
+
+    def note(self, text: str) -> None:
+        self._listener(Note(text))
+
+    def finish(self, exit_code: int) -> None:
+        """Have the end say this exit code."""
+        self._exit_code = exit_code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener(Finished(self._exit_code if error is None else None))
+
+
+def listener_for(progress: str | Callable[[Any], None]) -> Listener:
+    """The listener that an option names, or the callable itself.
 
     Raises:
-        UsageError: if the style is not one of `STYLES`.
+        UsageError: for a word that is not one of the option's.
     """
-    check_style(style)
-    if style == "auto":
-        style = "bar" if sys.stderr is not None and sys.stderr.isatty() else "plain"
-    if style == "bar":
-        return _Bar(total)
-    return _Plain(total) if style == "plain" else _Silent()
+    if callable(progress):
+        return progress
+    if fault := option("progress").fault(progress):
+        raise UsageError(fault)
+    if progress == "auto":
+        progress = "bar" if sys.stderr is not None and sys.stderr.isatty() else "plain"
+    listeners: dict[str, type[Bar] | type[Plain] | type[Silent]] = {"bar": Bar, "plain": Plain, "none": Silent}
+    return listeners[progress]()
 
 
-def check_style(style: str) -> None:
-    if style not in STYLES:
-        raise UsageError(f"progress {style!r} is not understood; {', '.join(STYLES)} are.")
+class Silent:
+    """Nothing but notes, and these to the log."""
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Note):
+            log.info("%s", event.text)
+
+
+class Bar:
+    """tqdm's bar on standard error."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._faces = 0
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case FrameDone():
+                self._faces += len(event.faces)
+                self._bar.set_postfix(faces=self._faces, refresh=False)
+                self._bar.update()
+            case Planned():
+                from tqdm import tqdm
+
+                self._bar = tqdm(total=event.frames, unit="frame", dynamic_ncols=True, file=sys.stderr, mininterval=0.2)
+            case Note() if self._bar is None:
+                print(event.text, file=sys.stderr, flush=True)
+            case Note():
+                self._bar.write(event.text, file=sys.stderr)
+            case Finished() if self._bar is not None:
+                self._bar.close()
+
+
+class Plain:
+    """A line on standard error every ten seconds, as logs like it."""
+
+    def __init__(self) -> None:
+        self._total = self._frames = self._faces = 0
+        self._began = self._last = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case FrameDone():
+                self._frames += 1
+                self._faces += len(event.faces)
+                now = time.monotonic()
+                if now - self._last >= PLAIN_INTERVAL_SECONDS:
+                    self._last = now
+                    self._say(self._line(now))
+            case Planned():
+                self._total = event.frames
+                self._began = self._last = time.monotonic()
+            case Note():
+                self._say(event.text)
+
+    def _line(self, now: float) -> str:
+        rate = self._frames / (now - self._began)
+        left = (self._total - self._frames) / rate
+        done = f"{self._frames:,}/{self._total:,} frames, {self._faces:,} faces"
+        return f"{done}, {rate:.1f} frames/s, {left:.0f} s left"
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)

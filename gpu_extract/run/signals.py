@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: the first asks a run to end in good order, the second ends it at once."""
+"""What ends a run early: a host program's event or, where there is none, Ctrl-C and SIGTERM.
+
+The first signal asks a run to end in good order, the second ends it at once.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from typing import Any, Self
 from gpu_extract.errors import InterruptedRunError
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+CANCELLED_EXIT_CODE = EXIT_CODES[signal.SIGINT]
+POLL_SECONDS = 0.05  # how long the end of a run may wait for the watcher of a host's event
+GRACE_SECONDS = 3.0  # for frames in flight; what takes longer is given up and done again by --resume
 
 
 class StopOnSignal:
@@ -61,3 +67,61 @@ class StopOnSignal:
         if self._stop is None:
             raise InterruptedRunError("interrupted.", EXIT_CODES[name])
         self._stop()
+
+
+class Interruption:
+    """What may end one run early; a context manager.
+
+    Args:
+        cancel: a host program's event. Signals are then left alone; without it they are taken, in the main thread.
+    """
+
+    def __init__(self, cancel: threading.Event | None = None) -> None:
+        self._cancel = cancel
+        self._signals = StopOnSignal()
+
+    @property
+    def exit_code(self) -> int | None:
+        """130 or 143 once the run is to end, else None."""
+        if self._cancel is None:
+            return self._signals.exit_code
+        return CANCELLED_EXIT_CODE if self._cancel.is_set() else None
+
+    def check(self) -> None:
+        """Raise InterruptedRunError if the host's event is set; a signal raises it by itself."""
+        if self._cancel is not None and self._cancel.is_set():
+            raise InterruptedRunError("cancelled.", CANCELLED_EXIT_CODE)
+
+    @contextmanager
+    def calling(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Call `stop` when the run is to end; it must not wait, and is called from a signal handler or a thread."""
+        if self._cancel is None:
+            with self._signals.calling(stop):
+                yield
+            return
+        ended = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(self._cancel, ended, stop), name="gpu-extract-watcher")
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+    def __enter__(self) -> Self:
+        if self._cancel is None:
+            self._signals.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._cancel is None:
+            self._signals.__exit__(kind, error, trace)
+
+
+def _watch(cancel: threading.Event, ended: threading.Event, stop: Callable[[], None]) -> None:
+    while not ended.is_set():
+        if cancel.wait(POLL_SECONDS):
+            stop()
+            return

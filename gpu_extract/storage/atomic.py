@@ -1,4 +1,4 @@
-"""Files that are whole at every instant: replacing writes, back-up copies, locks, fingerprints.
+"""Files that are whole at every instant: replacing writes, back-up copies, locks, snapshots.
 
 A reader of the target sees the old bytes or the new ones, never a mixture and never nothing: new content goes to a
 temporary file in the same folder, is flushed to the disk, and is renamed over the target.
@@ -27,7 +27,7 @@ COPY_BLOCK = 1 << 20  # bytes read at a time
 
 
 @dataclass(frozen=True)
-class Fingerprint:
+class Snapshot:
     """What a file was when it was read: enough to see later whether it is still the same."""
 
     size: int
@@ -49,7 +49,7 @@ class Fingerprint:
 
 
 def new_digest() -> Any:
-    """The hash object that fingerprints are made with."""
+    """The hash object that snapshots are made with."""
     return hashlib.blake2b(digest_size=32)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from gpu_extract.engines.base import Crops, Engine, Limits
+from gpu_extract.engines.base import Crops, Engine, MemoryLimits
 from gpu_extract.engines.samplers import exact_opencv
 from gpu_extract.kernels import cpu
 from gpu_extract.patch import Patch
@@ -45,6 +45,6 @@ class CpuEngine(Engine):
         )
 
 
-def create(device: str, limits: Limits, say: Callable[[str], None]) -> Engine:
+def create(device: str, limits: MemoryLimits, say: Callable[[str], None]) -> Engine:
     """The engine; `obstacle(device)` must be None."""
     return CpuEngine()

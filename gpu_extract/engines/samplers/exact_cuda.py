@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpu_extract.engines.base import Crops, Engine, Limits
+from gpu_extract.engines.base import Crops, Engine, MemoryLimits
 from gpu_extract.engines.slots import SlotEngine, Upload, Work, first_line
 from gpu_extract.errors import DeviceError
 from gpu_extract.kernels import tables
@@ -37,7 +37,7 @@ def obstacle(device: str) -> str | None:
 class CudaEngine(SlotEngine):
     name = "exact"
 
-    def __init__(self, device: str, limits: Limits, say: Callable[[str], None]) -> None:
+    def __init__(self, device: str, limits: MemoryLimits, say: Callable[[str], None]) -> None:
         self.implementation = self._prepare(device, say)
         super().__init__(device, limits, limits.batch_mb)
 
@@ -74,7 +74,7 @@ class CudaEngine(SlotEngine):
         return Work(upload, compute)
 
 
-def create(device: str, limits: Limits, say: Callable[[str], None]) -> Engine:
+def create(device: str, limits: MemoryLimits, say: Callable[[str], None]) -> Engine:
     """The engine, after its self-check; `obstacle(device)` must be None.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from gpu_extract.engines.base import Crops, Engine, Limits
+from gpu_extract.engines.base import Crops, Engine, MemoryLimits
 from gpu_extract.kernels import tables
 from gpu_extract.patch import Patch
 
@@ -57,6 +57,6 @@ class OpenCvEngine(Engine):
         return out
 
 
-def create(device: str, limits: Limits, say: Callable[[str], None]) -> Engine:
+def create(device: str, limits: MemoryLimits, say: Callable[[str], None]) -> Engine:
     """The engine; `obstacle(device)` must be None."""
     return OpenCvEngine()

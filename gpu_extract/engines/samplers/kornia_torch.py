@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpu_extract.engines.base import Crops, Engine, Limits
+from gpu_extract.engines.base import Crops, Engine, MemoryLimits
 from gpu_extract.engines.slots import SlotEngine, Upload, Work
 from gpu_extract.kernels import tables
 from gpu_extract.kernels.slab import WORD
@@ -37,7 +37,7 @@ class KorniaEngine(SlotEngine):
 
     name = "kornia"
 
-    def __init__(self, device: str, limits: Limits) -> None:
+    def __init__(self, device: str, limits: MemoryLimits) -> None:
         import kornia
         import torch
 
@@ -125,6 +125,6 @@ def _normalised(position: torch.Tensor, length: int) -> torch.Tensor:
     return position * (2.0 / (length - 1.0)) - 1.0
 
 
-def create(device: str, limits: Limits, say: Callable[[str], None]) -> Engine:
+def create(device: str, limits: MemoryLimits, say: Callable[[str], None]) -> Engine:
     """The engine; `obstacle(device)` must be None."""
     return KorniaEngine(device, limits)

@@ -122,9 +122,15 @@ class WebDataset(Layout):
         self._samples = self._nbytes = 0
         self._in_shard: list[FrameResult] = []
 
+    def stem(self, frame_name: str) -> str:
+        return _escaped(super().stem(frame_name))
+
     def place(self, task: FrameTask, k: int, name: str) -> str:
         stem, _, extension = name.rpartition(".")
-        return f"{stem.replace('%', '%25').replace('.', '%2E')}.{extension}"
+        return f"{_escaped(stem)}.{extension}"
+
+    def beside(self, task: FrameTask, k: int, place: str, sidecar: Sidecar) -> tuple[str, bytes]:
+        return place.rpartition(".")[0] + ".json", sample_json(task, k, sidecar())
 
     def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:
         member = self.place(task, k, name)
@@ -230,6 +236,11 @@ def tar_member(name: str, data: bytes) -> bytes:
     info.mode = 0o644
     padding = bytes(-len(data) % tarfile.BLOCKSIZE)
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + data + padding
+
+
+def _escaped(stem: str) -> str:
+    """A stem without dots, which would end the sample's key."""
+    return stem.replace("%", "%25").replace(".", "%2E")
 
 
 def sample_json(task: FrameTask, k: int, known: dict[str, Any]) -> bytes:

@@ -48,11 +48,6 @@ def plan_stretches(index: VideoIndex, wanted: np.ndarray) -> list[Stretch]:
     return stretches
 
 
-def packets_saved(index: VideoIndex, stretches: list[Stretch]) -> int:
-    """How many packets of the file need not be decoded."""
-    return len(index.pts) - sum(int(_needed(index, stretch).sum()) for stretch in stretches)
-
-
 def decode_stretches(
     container: InputContainer,
     stream: VideoStream,

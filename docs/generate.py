@@ -1,0 +1,120 @@
+"""What the documents say of the command line, from its own rows: the README's table of options, and `docs/cli.md`.
+
+python docs/generate.py --write     # after a change of gpu_extract/options.py or cli.py
+python docs/generate.py --check     # part of `make lint`: exits 1 where a document is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from gpu_extract.cli import EXIT_CODES, build_parser, parsers  # noqa: E402
+from gpu_extract.jobs.config import FILE_NAME  # noqa: E402
+from gpu_extract.options import OneOf, Option, options  # noqa: E402
+
+BEGIN, END = "<!-- options:begin -->", "<!-- options:end -->"
+COMMON = ("help", "verbose", "quiet", "version")
+
+
+def flag_cell(row: Option) -> str:
+    flags = ", ".join(f"`{flag}`" for flag in row.flags[:-1])
+    metavar = "" if row.metavar is None else f" {row.metavar}"
+    return f"{flags}, `{row.flags[-1]}{metavar}`" if flags else f"`{row.flags[-1]}{metavar}`"
+
+
+def default_cell(row: Option) -> str:
+    if row.required:
+        return "required"
+    if row.default is None:
+        return "–"
+    return "off" if row.default is False else str(row.default)
+
+
+def help_cell(row: Option) -> str:
+    words = [word for word in row.check.choices() if word != row.default] if isinstance(row.check, OneOf) else []
+    text = f"{', '.join(f'`{word}`' for word in words)}: {row.help}" if words else row.help
+    return text.replace("|", "\\|")
+
+
+def options_table() -> str:
+    """The options of `extract`, a row each."""
+    lines = ["| flag | default | |", "|---|---|---|"]
+    lines += [f"| {flag_cell(row)} | {default_cell(row)} | {help_cell(row)} |" for row in options("extract")]
+    return "\n".join(lines)
+
+
+def readme(text: str) -> str:
+    """The README with today's table between its marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{options_table()}\n{END}{after}"
+
+
+def reference() -> str:
+    """`docs/cli.md`."""
+    parts = [
+        "# The command line",
+        "Made by `docs/generate.py` from `gpu_extract/options.py` and `gpu_extract/cli.py`: change those.",
+        "Every command also takes `-h`, `-v` (say more; the traceback of an error) and `-q` (say nothing but errors).",
+    ]
+    for name, parser in parsers(build_parser()).items():
+        description = (parser.description or "").replace("\n\n", "\n\n").strip()
+        example = (parser.epilog or "").partition("\n\n")[0].removeprefix("example:\n").strip()
+        parts += [f"## {name}", description, f"    {example}"]
+        rows = [line for action in parser._actions if (line := action_line(action))]
+        if rows:
+            parts.append("\n".join(["| | |", "|---|---|", *rows]))
+    parts += ["## Where values come from", origins(), "## Exit codes", code_block(EXIT_CODES)]
+    return "\n\n".join(parts) + "\n"
+
+
+def action_line(action: argparse.Action) -> str:
+    if action.dest in COMMON or action.help is argparse.SUPPRESS:
+        return ""
+    metavar = "" if action.nargs == 0 else f" {action.metavar or '{' + ','.join(map(str, action.choices or ())) + '}'}"
+    names = ", ".join(action.option_strings)
+    named = f"`{names}{metavar}`" if names else f"`{metavar.strip()}`"
+    return f"| {named} | {(action.help or '').replace('|', chr(92) + '|')} |"
+
+
+def origins() -> str:
+    switches = ", ".join(f"`{row.opposite}`" for row in options("extract") if row.opposite is not None)
+    return (
+        "Flags go before the environment, that before a configuration file, and that before the defaults. "
+        "`gpu-extract config` prints what is in force. The environment variable of `--output-layout` is "
+        "`GPU_EXTRACT_OUTPUT_LAYOUT`; switches are `1`, `true`, `yes`, `on` or the opposite. The file is TOML with the "
+        f'options\' names as keys (`output-layout = "by-frame"`): the one that `--config` names, else `{FILE_NAME}` '
+        "beside the alignments file, else the one in `~/.config/gpu-extract/` (or `$XDG_CONFIG_HOME/gpu-extract/`). "
+        "An unknown name is an error. `verify` asks the folder's journal first for whatever decides bytes. "
+        f"Each switch has an opposite that turns it off again: {switches}."
+    )
+
+
+def code_block(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.strip().splitlines()[1:])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--write", action="store_true")
+    how.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    path = ROOT / "README.md"
+    wanted = {path: readme(path.read_text("utf-8")), ROOT / "docs" / "cli.md": reference()}
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
+    for path in stale:
+        if arguments.write:
+            path.write_text(wanted[path], "utf-8")
+        else:
+            print(f"{path.relative_to(ROOT)} is stale: python docs/generate.py --write", file=sys.stderr)
+    return 1 if stale and arguments.check else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

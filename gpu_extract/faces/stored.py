@@ -1,0 +1,87 @@
+"""Reading a faces folder back: which files it holds, shards opened, and what is wrong with one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gpu_extract import png_file
+from gpu_extract.errors import FrameError
+
+PNG_CHUNKS = (b"IHDR", b"iTXt", b"IDAT", b"IEND")
+
+
+@dataclass(frozen=True)
+class InShard:
+    """A file inside a tar shard."""
+
+    shard: Path
+    at: int
+    nbytes: int
+
+
+Place = Path | InShard
+
+
+def stored_files(folder: Path, besides: Collection[str] = ()) -> dict[str, Place]:
+    """All files of a folder by relative name; members of shards by their own name, the shards themselves not.
+
+    Args:
+        besides: names to leave out.
+    """
+    found: dict[str, Place] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or name in besides:
+            continue
+        found[name] = path
+        if path.suffix == ".tar" and path.stem.isdecimal() and path.parent == folder:
+            try:
+                with tarfile.open(path, errors="surrogateescape") as tar:
+                    members = {member.name: InShard(path, member.offset_data, member.size) for member in tar}
+            except (tarfile.TarError, OSError):
+                continue  # stays in the list as a file of its own, which nothing expects
+            if not members.keys() & found.keys():
+                found |= members
+                del found[name]
+    return found
+
+
+def content(place: Place) -> bytes:
+    """The bytes of a file. Raises FrameError if it cannot be read."""
+    from gpu_extract.frames.images.decode import read_file
+
+    if isinstance(place, Path):
+        return read_file(place)
+    try:
+        with place.shard.open("rb") as file:
+            file.seek(place.at)
+            return file.read(place.nbytes)
+    except OSError as error:
+        raise FrameError(f"the shard {place.shard.name} cannot be read: {error.strerror}.") from error
+
+
+def pixel_hash(data: bytes) -> str:
+    """SHA-1 of an image's BGR pixels, 40 hex digits. Raises FrameError if it cannot be decoded."""
+    from gpu_extract.frames.images.decode import decode_image
+
+    return hashlib.sha1(np.ascontiguousarray(decode_image(data).pixels).data).hexdigest()
+
+
+def png_fault(data: bytes) -> str | None:
+    """What no extraction writes: damaged or foreign chunks, or bytes after the end; None if there is nothing."""
+    for chunk in png_file.chunks(data):
+        if chunk.kind not in PNG_CHUNKS:
+            return f"it holds a {chunk.name!r} chunk, which no extraction writes"
+        if chunk.end > len(data):
+            break
+        if not png_file.is_intact(data, chunk):
+            return f"its {chunk.name} chunk is damaged"
+        if chunk.kind == b"IEND":
+            return None if chunk.end == len(data) else f"it has {len(data) - chunk.end} bytes after its end"
+    return "it is cut off"

@@ -1,0 +1,157 @@
+"""`config`: which value of every option is in force and where it comes from: flags > environment > file > default.
+
+The file is TOML with the options' names as keys (`size = 512`, `output-layout = "by-frame"`): the one that `--config`
+names, else `gpu-extract.toml` beside the alignments file, else the one in the user's configuration folder. A program
+that calls this package from Python has neither environment nor file: it says what it wants.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gpu_extract.errors import InputError, UsageError, printable
+from gpu_extract.options import Option, options
+from gpu_extract.reports.base import JsonReport
+
+FILE_NAME = "gpu-extract.toml"
+PREFIX = "GPU_EXTRACT_"
+FLAG, DEFAULT = "flag", "default"
+
+
+class Value(NamedTuple):
+    """What an option is, and who says so: "flag", "default", an environment variable, or the path of a file."""
+
+    value: Any
+    origin: str
+
+
+@dataclass
+class Config(JsonReport):
+    """The values in force. Every field is a key of the JSON."""
+
+    file: str | None
+    """The configuration file that was read."""
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By option: `value` and `from`."""
+
+    def table(self) -> str:
+        """The values for a person; a required option that nobody gave is left out."""
+        rows = [(name.replace("_", "-"), _shown(entry["value"]), entry["from"]) for name, entry in self.values.items()]
+        widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
+        lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for name, value, origin in rows]
+        return "\n".join(map(printable, [*lines, f"file: {self.file or 'none'}"]))
+
+
+def config(
+    flags: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] | None = None,
+    file: str | os.PathLike[str] | None = None,
+) -> Config:
+    """The values that `extract` would take.
+
+    Args:
+        flags: options that are named, by name.
+        environment: `os.environ` by default.
+        file: a configuration file; by default the first of the usual ones that exists.
+    """
+    path = config_file(file, flags.get("alignments"))
+    found = values_in_force("extract", flags, environment=environment, file=path)
+    values = {name: {"value": _plain(value), "from": origin} for name, (value, origin) in found.items()}
+    return Config(None if path is None else os.fspath(path), values)
+
+
+def values_in_force(
+    command: str,
+    flags: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> dict[str, Value]:
+    """By name, each option of a command that has a value.
+
+    Raises:
+        UsageError: if the environment or the file has an unknown name, or a value that is not allowed; the sentence
+            says where.
+        InputError: if the file cannot be read.
+    """
+    found = {row.name: Value(row.default, DEFAULT) for row in options(command) if not row.required}
+    for layer in (_of_file(file), _of_environment(os.environ if environment is None else environment)):
+        found |= {row.name: layer[row.name] for row in options(command) if row.name in layer}
+    found |= {name: Value(value, FLAG) for name, value in flags.items()}
+    return {row.name: found[row.name] for row in options(command) if row.name in found}
+
+
+def config_file(asked: str | os.PathLike[str] | None, alignments: str | os.PathLike[str] | None) -> Path | None:
+    """The configuration file: the one that is asked for, or the first of the usual ones that exists."""
+    if asked is not None:
+        return Path(asked)
+    folders = [] if alignments is None else [Path(alignments).parent]
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 (no home, no error)
+    usual = (folder / FILE_NAME for folder in [*folders, Path(home) / "gpu-extract"])
+    return next((path for path in usual if path.is_file()), None)
+
+
+def _of_environment(environment: Mapping[str, str]) -> dict[str, Value]:
+    rows = {row.variable: row for row in options()}
+    found = {}
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX):
+            continue
+        if variable not in rows:
+            raise UsageError(f"the environment variable {variable} is no option's.{_nearest(variable, rows)}")
+        row = rows[variable]
+        try:
+            found[row.name] = Value(row.parse(text), variable)
+        except UsageError as error:
+            raise UsageError(f"the environment variable {variable}: {error}") from None
+    return found
+
+
+def _of_file(path: Path | None) -> dict[str, Value]:
+    if path is None:
+        return {}
+    try:
+        told = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"the configuration file {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the configuration file {path} is not proper TOML: {error}.") from error
+    rows = {row.label: row for row in options()}
+    found = {}
+    for key, value in told.items():
+        label = key.replace("_", "-")
+        if label not in rows:
+            raise UsageError(f"{path} names {key!r}, which is no option.{_nearest(label, rows)}")
+        row = rows[label]
+        if fault := row.fault(value):
+            raise UsageError(f"{path}: {fault}")
+        found[row.name] = Value(value, os.fspath(path))
+    return found
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _plain(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def missing(command: str, found: Mapping[str, Value]) -> list[Option]:
+    """Options that a command needs and nobody gave."""
+    return [row for row in options(command) if row.default is dataclasses.MISSING and row.name not in found]

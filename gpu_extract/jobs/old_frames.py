@@ -1,0 +1,35 @@
+"""What `migrate` and `export` need of the frames of an old file: their sizes, and the name of their video."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gpu_extract.alignments import upgrade
+from gpu_extract.frames import FrameSource, open_frames
+
+OLD_NUMBERS = (
+    "if the frames are a video's, their numbers are kept as the old programs counted them, and the landmarks as they "
+    "turned them; for a variable-rate or rotated video extract with --video-timing constant --rotate on"
+)
+
+
+@contextmanager
+def frames_of_old_file(frames: str | os.PathLike[str]) -> Iterator[tuple[FrameSource, upgrade.FrameSize]]:
+    """The source, and the function that tells the (height, width) of its frames by key."""
+    # Whoever wants sizes has a file of 2018, when videos were turned as their display matrix says.
+    with open_frames(frames, rotate=True) as source:
+
+        def frame_size(name: str) -> tuple[int, int] | None:
+            index = source.index_of(name)
+            return source.size_of(index) if index is not None else None
+
+        yield source, frame_size
+
+
+def with_notes(report: upgrade.Migration, source: FrameSource | None) -> upgrade.Migration:
+    """The report, with what to mind where the old numbering was kept."""
+    if report.old_video_keys and (source is None or source.kind == "video"):
+        report.notes.append(OLD_NUMBERS)
+    return report

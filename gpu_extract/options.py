@@ -1,0 +1,413 @@
+"""Every option once: its name, flags, default, check, help, group, and whether it decides bytes. No NumPy here.
+
+An option is a field of `Settings`, and its row says all that there is to say of it. From the rows come the parsers of
+the commands (`cli`), the environment and the configuration file (`jobs.config`), every check, the fingerprint by which
+a journal knows its run (`run.fingerprint`), the table of the README and `docs/cli.md`. A new option touches its row,
+the signature of `extract` if Python is to have it too, and the place that uses it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from gpu_extract import plugins
+from gpu_extract.errors import UsageError
+
+COMMANDS = ("extract", "verify", "check", "doctor")
+"""Those whose options come from here."""
+
+PATHS = "inputs and output"
+WHICH = "which frames and faces"
+HOW = "how faces are cut"
+FILES = "files and what lies beside them"
+MACHINE = "the machine"
+RUN = "the run"
+
+TRUE_WORDS = ("1", "true", "yes", "on")
+FALSE_WORDS = ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True)
+class Between:
+    """Whole numbers from `least` to `most`, both included; `most` None is no end."""
+
+    least: int
+    most: int | None = None
+    unit: str = ""
+
+    def fault(self, option: Option, value: Any) -> str | None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return f"{option.label} must be a whole number, got {value!r}."
+        if value < self.least or (self.most is not None and value > self.most):
+            allowed = f"{self.least} or more" if self.most is None else f"{self.least} to {self.most}"
+            return f"{option.label} must be {allowed}{f' {self.unit}' if self.unit else ''}, got {value}."
+        return None
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of some words, or of the names of the modules in a plug-in folder.
+
+    Args:
+        needs: for a word, the package without which it cannot be done, and the extra of this package that brings it.
+    """
+
+    words: tuple[str, ...] = ()
+    plugins_of: str | None = None
+    needs: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+    def choices(self) -> tuple[str, ...]:
+        if self.plugins_of is None:
+            return self.words
+        return tuple(name.replace("_", "-") for name in plugins.names(self.plugins_of))
+
+    def fault(self, option: Option, value: Any) -> str | None:
+        if value not in self.choices():
+            return f"{option.label} {value!r} is not understood; {', '.join(self.choices())} are."
+        package, extra = self.needs.get(value, (None, ""))
+        if package is not None and find_spec(package) is None:
+            others = ", ".join(word for word in self.choices() if word not in self.needs)
+            return f"{option.label} {value} needs {package}; install gpu-extract[{extra}], or choose {others}."
+        return None
+
+
+@dataclass(frozen=True)
+class OnOff:
+    """True or False."""
+
+    def fault(self, option: Option, value: Any) -> str | None:
+        return None if isinstance(value, bool) else f"{option.label} must be true or false, got {value!r}."
+
+
+@dataclass(frozen=True)
+class Text:
+    """Any text, or a path."""
+
+    def fault(self, option: Option, value: Any) -> str | None:
+        fits = isinstance(value, str | os.PathLike) and value != ""
+        return None if fits else f"{option.label} must be a text, got {value!r}."
+
+
+Check = Between | OneOf | OnOff | Text
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option; made by `number`, `word`, `switch` and `text`."""
+
+    name: str
+    """As Python has it; the long flag, the environment and a file derive from it."""
+    short: str | None
+    check: Check
+    default: Any
+    """`dataclasses.MISSING` where a command needs it to be given."""
+    help: str
+    group: str
+    decides_bytes: bool
+    """Whether face files may differ by it: runs that share a faces folder agree in all such options."""
+    commands: tuple[str, ...]
+    metavar: str | None
+    takes_callable: bool
+
+    @property
+    def label(self) -> str:
+        """The name in sentences: "extract-every-n"."""
+        return self.name.replace("_", "-")
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        long = f"--{self.label}"
+        return (long,) if self.short is None else (self.short, long)
+
+    @property
+    def opposite(self) -> str | None:
+        """The flag that turns a switch off again; None for other options."""
+        if not isinstance(self.check, OnOff):
+            return None
+        return f"--{self.label.removeprefix('no-')}" if self.label.startswith("no-") else f"--no-{self.label}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"GPU_EXTRACT_{self.name.upper()}"
+
+    @property
+    def required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value, as a sentence; None if nothing is."""
+        if (value is None and self.default is None) or (self.takes_callable and callable(value)):
+            return None
+        return self.check.fault(self, value)
+
+    def parse(self, text: str) -> Any:
+        """The value that a text stands for, as the environment has it.
+
+        Raises:
+            UsageError: if it stands for none.
+        """
+        value: Any = text
+        if isinstance(self.check, Between):
+            value = int(text) if text.strip().removeprefix("-").isdecimal() else text
+        elif isinstance(self.check, OnOff):
+            words = dict.fromkeys(TRUE_WORDS, True) | dict.fromkeys(FALSE_WORDS, False)
+            value = words.get(text.strip().lower(), text)
+        if fault := self.fault(value):
+            raise UsageError(fault)
+        return value
+
+
+def _row(check: Check, default: Any, help: str, group: str, **rest: Any) -> Any:
+    rest = {"short": None, "decides_bytes": False, "commands": ("extract",), "metavar": None} | rest
+    rest.setdefault("takes_callable", False)
+    row = {"check": check, "default": default, "help": help, "group": group, **rest}
+    return dataclasses.field(default=default, metadata={"row": row})
+
+
+def number(
+    short: str | None = None,
+    *,
+    default: int | None,
+    least: int,
+    most: int | None = None,
+    unit: str = "",
+    metavar: str = "N",
+    **rest: Any,
+) -> Any:
+    """A whole number; `rest` is `help`, `group`, and perhaps `decides_bytes` and `commands`, as everywhere below."""
+    return _row(Between(least, most, unit), default, short=short, metavar=metavar, **rest)
+
+
+def word(
+    *words: str,
+    default: str | None,
+    plugins_of: str | None = None,
+    needs: Mapping[str, tuple[str, str]] | None = None,
+    **rest: Any,
+) -> Any:
+    """One of some words; see `OneOf`."""
+    return _row(OneOf(words, plugins_of, needs or {}), default, **rest)
+
+
+def switch(short: str | None = None, **rest: Any) -> Any:
+    """Off unless it is named."""
+    return _row(OnOff(), False, short=short, **rest)
+
+
+def text(short: str | None = None, *, default: Any = dataclasses.MISSING, metavar: str, **rest: Any) -> Any:
+    """A path or another text."""
+    return _row(Text(), default, short=short, metavar=metavar, **rest)
+
+
+ALL: Any = {"commands": ("extract", "verify", "check")}
+BOTH: Any = {"commands": ("extract", "verify")}
+BYTES: Any = {"decides_bytes": True, **BOTH}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run was asked for, checked: a value for every option.
+
+    Raises:
+        UsageError: for a value that is not allowed, and for options that do not go together.
+    """
+
+    alignments: Path = text("-a", metavar="FILE", help="the alignments file, of any generation", group=PATHS, **ALL)
+    frames: Path = text(
+        "-fr", metavar="PATH", help="the video or the folder of images that it was made from", group=PATHS, **ALL
+    )
+    faces: Path = text(
+        "-fc",
+        metavar="DIR",
+        help="the folder of faces; `extract` creates it and refuses one that is not empty, `verify` only reads",
+        group=PATHS,
+        **BOTH,
+    )
+    size: int = number(
+        "-sz",
+        default=256,
+        least=16,
+        most=4096,
+        unit="pixels",
+        help="crop side in pixels, 16 to 4096",
+        group=HOW,
+        **BYTES,
+    )
+    extract_every_n: int = number(
+        "-een", default=1, least=1, help="take frames 0, N, 2N … of the source", group=WHICH, **BYTES
+    )
+    align_eyes: bool = switch("-ae", help="turn each face until its eyes are exactly level", group=HOW, **BYTES)
+    large: bool = switch(
+        "-l", help="only faces whose source box is at least `--size` pixels; as PNG", group=WHICH, **BYTES
+    )
+    min_size: int = number(
+        default=0,
+        least=0,
+        most=1000,
+        metavar="PERCENT",
+        help="only faces whose source box is at least this percentage of `--size`",
+        group=WHICH,
+        **BYTES,
+    )
+    centering: str = word(
+        "auto",
+        "legacy",
+        "face",
+        "head",
+        default="auto",
+        help="what a crop is centred on; auto: legacy for files before version 2.0, head since",
+        group=HOW,
+        **BYTES,
+    )
+    video_timing: str = word(
+        "auto",
+        "constant",
+        "decoded",
+        default="auto",
+        help="how a video's frames are numbered; auto: by the file's generation",
+        group=WHICH,
+        decides_bytes=True,
+        **ALL,
+    )
+    rotate: str = word(
+        "auto",
+        "on",
+        "off",
+        default="auto",
+        help="whether a video's display rotation is applied; auto: by the file's generation",
+        group=HOW,
+        **BYTES,
+    )
+    antialias: bool = switch(
+        help="average over what a shrunken face leaves out, against shimmering", group=HOW, **BYTES
+    )
+    format: str = word(
+        "auto",
+        "png",
+        "jpg",
+        "webp",
+        default="auto",
+        help="of the face files; auto: as the file's generation did",
+        group=FILES,
+        **BYTES,
+    )
+    quality: int | None = number(
+        default=None, least=1, most=100, metavar="Q", help="1 to 100, of jpg and webp", group=FILES, **BYTES
+    )
+    output_layout: str = word(
+        plugins_of="gpu_extract.faces.layouts",
+        default="flat",
+        help="one folder, nested folders past 10,000 faces, or tar shards",
+        group=FILES,
+        **BYTES,
+    )
+    metadata: str | None = word(
+        "jsonl",
+        "parquet",
+        default=None,
+        needs={"parquet": ("pyarrow", "parquet")},
+        help="also write one row a face: frame, matrix, ROI, landmarks, hash",
+        group=FILES,
+        **BYTES,
+    )
+    refresh_thumbs: bool = switch(
+        help="regenerate the thumbnails in the alignments file", group=FILES, decides_bytes=True
+    )
+    engine: str = word(
+        "auto",
+        "exact",
+        "kornia",
+        default="auto",
+        help="exact: the same bytes everywhere; kornia: bulk float warps, within 3 levels",
+        group=MACHINE,
+        decides_bytes=True,
+        commands=("extract", "verify", "doctor"),
+    )
+    device: str = text(
+        default="auto",
+        metavar="DEVICE",
+        help="auto, cpu, cuda or cuda:N",
+        group=MACHINE,
+        commands=("extract", "verify", "doctor"),
+    )
+    batch_mb: int = number(default=64, least=1, metavar="MB", help="one batch on a device", group=MACHINE, **BOTH)
+    pinned_mb: int = number(
+        default=512, least=1, metavar="MB", help="page-locked host memory, on CUDA", group=MACHINE, **BOTH
+    )
+    workers: int | None = number(
+        default=None, least=1, help="threads that cut and encode; by default one a core", group=MACHINE, **BOTH
+    )
+    json: str | os.PathLike[str] | None = text(
+        default=None,
+        metavar="FILE",
+        help="write the report as JSON; - is standard output",
+        group=RUN,
+        commands=COMMANDS,
+    )
+    no_update: bool = switch(help="leave the alignments file as it is", group=RUN)
+    resume: bool = switch(help="continue an interrupted run in the same faces folder", group=RUN)
+    dry_run: bool = switch(help="plan and estimate space and time; write nothing", group=RUN)
+    on_error: Literal["skip", "stop"] = word(
+        "skip", "stop", default="skip", help="after a frame or face fails: go on, or end the run", group=RUN
+    )
+    max_errors: int | None = number(default=None, least=1, help="end the run after N failures", group=RUN)
+    progress: str | Callable[[Any], None] = word(
+        "auto",
+        "bar",
+        "plain",
+        "none",
+        default="auto",
+        takes_callable=True,
+        help="a bar on a terminal, else a line every 10 s",
+        group=RUN,
+        **BOTH,
+    )
+
+    def __post_init__(self) -> None:
+        for option in options():
+            if fault := option.fault(getattr(self, option.name)):
+                raise UsageError(fault)
+        for name in ("alignments", "frames", "faces"):
+            object.__setattr__(self, name, Path(getattr(self, name)))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.json is not None:
+            check_report_place(self.json, {"alignments": self.alignments, "frames": self.frames})
+        if self.quality is not None and self.format == "png":
+            raise UsageError("quality is for jpg and webp; png is lossless.")
+        if self.refresh_thumbs and self.no_update:
+            raise UsageError("refresh-thumbs changes the alignments file; it cannot go with no-update.")
+        if self.large and self.min_size not in (0, 100):
+            raise UsageError(f"large means min-size 100; it cannot go with min-size {self.min_size}.")
+
+
+def check_report_place(json: str | os.PathLike[str], inputs: Mapping[str, str | os.PathLike[str]]) -> None:
+    """Refuse a report that would replace an input.
+
+    Raises:
+        UsageError: if it would.
+    """
+    for name, path in inputs.items():
+        if json != "-" and os.path.realpath(json) == os.path.realpath(path):
+            raise UsageError(f"the report would replace the {name} {path}; give json another name.")
+
+
+@cache
+def options(command: str | None = None) -> tuple[Option, ...]:
+    """The rows, in their order; those of one command where it is named."""
+    rows = (Option(name=field.name, **field.metadata["row"]) for field in dataclasses.fields(Settings))
+    return tuple(row for row in rows if command is None or command in row.commands)
+
+
+def option(name: str) -> Option:
+    """The row of a name."""
+    return next(row for row in options() if row.name == name)

@@ -1,0 +1,72 @@
+"""By what a journal knows its run: everything that decides which bytes it writes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_extract.alignments import Alignments
+from gpu_extract.options import Settings, options
+from gpu_extract.run.resolve import Resolved
+
+Fingerprint = dict[str, Any]
+"""Names and plain JSON values. Two runs may share a faces folder only if theirs agree."""
+
+FRAMES = "frames"
+FACES = "faces in the alignments file"
+
+
+def fingerprint(settings: Settings, alignments: Alignments, resolved: Resolved, engine: str) -> Fingerprint:
+    """The fingerprint of a run; `engine` is the kind that was picked."""
+    chosen = {option.name: getattr(settings, option.name) for option in options() if option.decides_bytes}
+    return chosen | {
+        "centering": resolved.centering,
+        "video_timing": resolved.numbering.timing,
+        "rotate": resolved.numbering.rotate,
+        "format": resolved.extension or "as the frames",
+        "engine": engine,
+        FRAMES: _identity(settings.frames),
+        FACES: digest(alignments),
+    }
+
+
+def differences(before: Fingerprint, now: Fingerprint) -> list[str]:
+    """What changed between two runs, a phrase each.
+
+    A journal that does not know an option was written before there was one: the run then did what is the default now.
+    """
+    defaults = {option.name: option.default for option in options() if option.decides_bytes}
+    return [
+        f"{name} was {was!r} and is now {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if (was := before.get(name, defaults.get(name))) != now.get(name)
+    ]
+
+
+def as_settings(stored: Fingerprint) -> dict[str, Any]:
+    """The arguments of `Settings` that a stored fingerprint tells."""
+    told = {option.name: stored[option.name] for option in options("verify") if option.name in stored}
+    told.pop(FRAMES, None)
+    told["rotate"] = "on" if told["rotate"] else "off"
+    told["format"] = told["format"].removeprefix(".") if told["format"].startswith(".") else "auto"
+    return told
+
+
+def digest(alignments: Alignments) -> str:
+    """SHA-1 of what a file says about where faces are; hashes, masks and the rest do not count."""
+    faces = alignments.faces
+    state = hashlib.sha1("\0".join(alignments.frame_names).encode("utf-8", "surrogatepass"))
+    for column in (faces.frame, faces.index, faces.rotation):
+        state.update(np.ascontiguousarray(column).data)
+    for group in faces.groups:
+        state.update(np.ascontiguousarray(group.rows).data)
+        state.update(np.ascontiguousarray(group.points).data)
+    return state.hexdigest()
+
+
+def _identity(frames: Path) -> str:
+    """A source's name and, for a video, its size; a folder may gain files between two runs."""
+    return f"{frames.name} ({frames.stat().st_size} bytes)" if frames.is_file() else frames.name

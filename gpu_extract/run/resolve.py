@@ -1,0 +1,83 @@
+"""What "auto" stands for with a given alignments file and its frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from gpu_extract.alignments import Alignments
+from gpu_extract.geometry.mean_faces import Centering
+from gpu_extract.options import Settings
+
+SMALLEST_BOX_PX = 4  # of --min-size, as the file's own program has it
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """How the frames of a source are numbered and turned; see `docs/formats.md#timing`."""
+
+    timing: str
+    """Of a video: "constant" or "decoded"."""
+    rotate: bool
+    """Whether a video's display rotation is applied."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Settings after "auto"."""
+
+    centering: Centering
+    numbering: Numbering
+    extension: str | None
+    """Of the face files; None takes each frame key's own."""
+    notes: list[str] = field(default_factory=list)
+    """Why, in sentences for the report."""
+
+
+def resolve(settings: Settings, alignments: Alignments) -> Resolved:
+    """What the settings mean with this file."""
+    traits = alignments.traits
+    notes = []
+    centering = settings.centering
+    if centering == "auto":
+        centering = traits.centering
+        if centering != "legacy":
+            notes.append(f"crops are head-centred, as version {alignments.version} has them (--centering changes it)")
+    extension = None if settings.format == "auto" else f".{settings.format}"
+    if extension is None and (settings.large or traits.has_headers):
+        extension = ".png"
+    numbering = resolve_numbering(
+        alignments, settings.frames, video_timing=settings.video_timing, rotate=settings.rotate
+    )
+    return Resolved(cast(Centering, centering), numbering, extension, notes)
+
+
+def resolve_numbering(
+    alignments: Alignments, frames: Path, *, video_timing: str = "auto", rotate: str = "auto"
+) -> Numbering:
+    """How the frames that a file was made from are numbered and turned.
+
+    Args:
+        frames: the source's path; whether it is a video decides whether the file's keys tell anything.
+        video_timing, rotate: as `Settings` has them.
+    """
+    counts_decoded = alignments.traits.counts_decoded_frames and not _has_old_keys(alignments, frames)
+    timing = video_timing if video_timing != "auto" else ("decoded" if counts_decoded else "constant")
+    return Numbering(timing, rotate == "on" or (rotate == "auto" and not counts_decoded))
+
+
+def _has_old_keys(alignments: Alignments, frames: Path) -> bool:
+    """Whether a video's frames have the keys of before version 2.4, which end in .png."""
+    if not frames.is_file() or not alignments.frame_names:
+        return False
+    return all(name.lower().endswith(".png") for name in alignments.frame_names)
+
+
+def min_box_px(settings: Settings) -> float:
+    """Source box, in frame pixels, below which a face is left out."""
+    if settings.large:
+        return float(settings.size)
+    if not settings.min_size:
+        return 0.0
+    return float(max(SMALLEST_BOX_PX, int(settings.size * settings.min_size / 100)))

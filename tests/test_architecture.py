@@ -1,0 +1,134 @@
+"""The law of the arrows: imports point one way, nothing goes round in a circle, and the door stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "gpu_extract"
+FLOORS = (
+    {"errors", "naming", "options", "patch", "plugins", "png_file", "tasks", "geometry", "kernels"},
+    {"storage", "reports"},
+    {"alignments", "engines", "frames"},
+    {"faces", "run"},
+    {"jobs"},
+    {"cli", "demo", "__main__", "__init__"},
+)
+"""From the ground up. A room imports from floors below its own, and on the ground from others on it."""
+MOST_ROOMS = 22
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name below the package -> file; `kernels` lies beside it."""
+    found = {}
+    for path in [*PACKAGE.rglob("*.py"), *(PACKAGE / "kernels").glob("*.py")]:
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+        found[name] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules of the package that a file imports anywhere, inside functions and for types too."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name for alias in node.names if (name := _inside(alias.name)) in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            base = _inside(node.module or "")
+            if base is None:
+                continue
+            for alias in node.names:
+                full = f"{base}.{alias.name}".lstrip(".")
+                if full in MODULES:
+                    yield full
+                elif base:
+                    yield base
+
+
+def _inside(name: str) -> str | None:
+    if name == "gpu_extract":
+        return ""
+    return name.removeprefix("gpu_extract.") if name.startswith("gpu_extract.") else None
+
+
+ARROWS = {name: sorted({target for target in imports(path) if target != name}) for name, path in MODULES.items()}
+
+
+def floor_of(module: str) -> int:
+    room = module.partition(".")[0]
+    return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def test_every_room_has_a_floor_and_there_are_not_many() -> None:
+    rooms = {name.partition(".")[0] for name in MODULES}
+    assert rooms == set().union(*FLOORS)
+    assert len(rooms - {"__init__", "__main__"}) <= MOST_ROOMS
+
+
+def test_the_reader_of_imports_reads_them() -> None:
+    assert "plugins" in ARROWS["frames"]
+    assert "faces.encoder" in ARROWS["faces.encoders.png"]
+    assert "frames.images.decode" in ARROWS["frames.sources.folder"], "an import inside a function"
+    assert sum(map(len, ARROWS.values())) > 200
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_arrow_points_up_or_sideways(module: str) -> None:
+    room, floor = module.partition(".")[0], floor_of(module)
+    for target in ARROWS[module]:
+        other = target.partition(".")[0]
+        if other == room or (room == "kernels" and other == "kernels"):
+            continue
+        below = floor_of(target) < floor or (floor == floor_of(target) == 0)
+        assert below or floor == len(FLOORS) - 1, f"{module} imports {target}"
+        assert room != "kernels", f"{module} imports {target}: kernels import nothing of the package around them"
+
+
+def test_a_plug_in_stands_below_its_contract() -> None:
+    """The contract knows its plug-ins by their folder only."""
+    for folder in ("engines.samplers", "frames.sources", "faces.encoders", "faces.layouts", "alignments.containers"):
+        for name, targets in ARROWS.items():
+            known = [target for target in targets if target.startswith(f"{folder}.")]
+            assert not known or name.startswith(f"{folder}."), f"{name} knows {known}"
+
+
+def test_no_circle() -> None:
+    state: dict[str, int] = {}
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        if state.get(name) == 2:
+            return
+        assert state.get(name) != 1, " -> ".join([*way[way.index(name) :], name])
+        state[name] = 1
+        for target in ARROWS[name]:
+            if target != "__init__":
+                visit(target, (*way, name))
+        state[name] = 2
+
+    for name in MODULES:
+        visit(name, ())
+
+
+def test_help_loads_only_what_is_light() -> None:
+    """By name, not by clock: no NumPy, and of this package only rooms that were chosen to be light."""
+    code = (
+        "import sys\nfrom gpu_extract.cli import main\n"
+        "try: main(['extract', '--help'])\nexcept SystemExit: pass\n"
+        "print(*sorted(sys.modules), sep='\\n', file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stderr.split())
+    assert "usage: gpu-extract extract" in run.stdout
+    assert not loaded & {"numpy", "torch", "cv2", "av", "yaml", "tqdm", "kornia", "tomllib", "asyncio"}
+    ours = {name.removeprefix("gpu_extract.") for name in loaded if name.startswith("gpu_extract.")}
+    assert ours <= {"cli", "errors", "options", "plugins", "faces", "faces.layouts", "run", "run.signals"}
