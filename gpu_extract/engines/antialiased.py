@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
-from gpu_extract.engines.base import Crops, Engine
+from gpu_extract.engines.base import Crops, Engine, Ticket
 from gpu_extract.kernels import antialias
 from gpu_extract.patch import Patch
 
@@ -21,24 +22,67 @@ class AntialiasedEngine(Engine):
         self._engine = engine
         self.name, self.device, self.inline = engine.name, engine.device, engine.inline
         self.implementation = f"{engine.implementation}, antialiased"
-        self.batch_bytes = engine.batch_bytes
+
+    @property
+    def batch_bytes(self) -> int:  # type: ignore[override]  # nobody but the engine itself sets it
+        """The wrapped engine's at this moment: it makes its batches smaller when memory runs out."""
+        return self._engine.batch_bytes
 
     def warp(self, patches: Sequence[Patch], crops: Crops) -> np.ndarray:
-        points = antialias.points_per_side(crops.crop_from_frame, crops.size)
-        out = np.empty((len(crops), crops.size, crops.size, 3), np.uint8)
-        for n in np.unique(points):
-            chosen = np.flatnonzero(points == n)
-            # Several points a pixel make images of up to 50 MB: one at a time.
-            for part in [chosen] if n == 1 else np.split(chosen, len(chosen)):
-                out[part] = self._warp_at(int(n), patches, crops, part)
-        return out
+        return self._collected(patches, crops, _parts(crops), None)
 
-    def _warp_at(self, n: int, patches: Sequence[Patch], crops: Crops, part: np.ndarray) -> np.ndarray:
-        matrices = crops.crop_from_frame[part]
-        if n == 1:
-            return self._engine.warp(patches, Crops(crops.patch[part], matrices, crops.cubic[part], crops.size))
-        fine = Crops(crops.patch[part], antialias.finer(matrices, n), crops.cubic[part], crops.size * n)
-        return antialias.mean(self._engine.warp(patches, fine), n)
+    def submit(self, patches: Sequence[Patch], crops: Crops) -> Ticket:
+        """The first part is on its way at once, beside other batches; the others follow when that is asked for.
+
+        A batch holds one of the wrapped engine's slots at a time, as any other batch does, so that none waits for
+        memory which only its own result would free.
+        """
+        parts = _parts(crops)
+        first = self._begun(patches, crops, *parts[0]) if parts else None
+        return _Averaged(partial(self._collected, patches, crops, parts, first))
 
     def close(self) -> None:
         self._engine.close()
+
+    def _begun(self, patches: Sequence[Patch], crops: Crops, n: int, part: np.ndarray) -> Ticket:
+        matrices, size = crops.crop_from_frame[part], crops.size
+        if n > 1:
+            matrices, size = antialias.finer(matrices, n), size * n
+        return self._engine.submit(patches, Crops(crops.patch[part], matrices, crops.cubic[part], size))
+
+    def _collected(
+        self, patches: Sequence[Patch], crops: Crops, parts: list[tuple[int, np.ndarray]], first: Ticket | None
+    ) -> np.ndarray:
+        """All crops; `first` is the ticket of the first part, where it was begun."""
+        out = np.empty((len(crops), crops.size, crops.size, 3), np.uint8)
+        for n, part in parts:
+            ticket = self._begun(patches, crops, n, part) if first is None else first
+            first = None
+            try:
+                fine = ticket.result()
+                out[part] = fine if n == 1 else antialias.mean(fine, n)
+            finally:
+                ticket.release()
+        return out
+
+
+class _Averaged(Ticket):
+    def __init__(self, collect: Callable[[], np.ndarray]) -> None:
+        self._collect = collect
+        self._crops: np.ndarray | None = None
+
+    def result(self) -> np.ndarray:
+        if self._crops is None:
+            self._crops = self._collect()
+        return self._crops
+
+
+def _parts(crops: Crops) -> list[tuple[int, np.ndarray]]:
+    """Which crops [k] go through the wrapped engine together, and with how many points a side of a pixel.
+
+    Several points a pixel make images of up to 50 MB, so these go one by one, after the plain ones.
+    """
+    points = antialias.points_per_side(crops.crop_from_frame, crops.size)
+    plain = np.flatnonzero(points == 1)
+    fine = [(int(points[k]), np.array([k])) for k in np.flatnonzero(points > 1)]
+    return [(1, plain), *fine] if len(plain) else fine
