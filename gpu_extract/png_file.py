@@ -48,7 +48,8 @@ def is_intact(data: bytes, chunk: Chunk) -> bool:
     if chunk.end > len(data):
         return False
     (stored,) = struct.unpack_from(">I", data, chunk.stop)
-    return zlib.crc32(memoryview(data)[chunk.start - 4 : chunk.stop]) == stored
+    intact: bool = zlib.crc32(memoryview(data)[chunk.start - 4 : chunk.stop]) == stored
+    return intact
 
 
 def chunk_bytes(kind: bytes, data: bytes) -> bytes:

@@ -49,7 +49,8 @@ def mean(fine: np.ndarray, points: int) -> np.ndarray:
     size = side // points
     rows = fine.reshape(K, size, points, side * 3).sum(axis=2, dtype=np.uint16)
     sums = rows.reshape(K, size, size, points, 3).sum(axis=3, dtype=np.uint16)
-    return ((sums.astype(np.uint32) + points * points // 2) // (points * points)).astype(np.uint8)
+    means: np.ndarray = ((sums.astype(np.uint32) + points * points // 2) // (points * points)).astype(np.uint8)
+    return means
 
 
 def source_region(crop_from_frame: np.ndarray, cubic: np.ndarray, size: int) -> np.ndarray:

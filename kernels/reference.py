@@ -46,4 +46,5 @@ def _sample(source: np.ndarray, x0: int, y0: int, table: np.ndarray, weight: np.
         column, row = sx - (k // 2 - 1) + j - x0, sy - (k // 2 - 1) + i - y0
         y, x = np.nonzero((column >= 0) & (column < w) & (row >= 0) & (row < h))
         total[y, x] += weight[y, x, i, j, None].astype(np.int64) * source[row[y, x], column[y, x]]
-    return np.clip((total + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS, 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip((total + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS, 0, 255).astype(np.uint8)
+    return pixels

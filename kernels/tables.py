@@ -34,7 +34,7 @@ def weights(cubic: bool) -> np.ndarray:
     table = table.reshape(-1, k, k)
     for index in np.flatnonzero(table.sum(axis=(1, 2)) != 1 << WEIGHT_BITS):
         _balance(table[index])
-    result = table.astype(np.int16)
+    result: np.ndarray = table.astype(np.int16)
     result.flags.writeable = False
     return result
 

@@ -220,7 +220,8 @@ class _Digesting:
         self._file.seek(self._digested)
         while self.read(1 << 20):
             pass
-        return self._digest.digest()
+        digested: bytes = self._digest.digest()
+        return digested
 
 
 def _read(path: Path, limits: Limits) -> tuple[Document, Snapshot]:

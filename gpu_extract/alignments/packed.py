@@ -34,7 +34,8 @@ class PackedArray:
     def unpack(self) -> np.ndarray:
         """A fresh array that can be written to."""
         order = "F" if self.fortran else "C"
-        return np.frombuffer(self.raw, self.dtype).reshape(self.shape, order=order).copy(order)  # type: ignore[call-overload]
+        array: np.ndarray = np.frombuffer(self.raw, self.dtype).reshape(self.shape, order=order).copy(order)  # type: ignore[call-overload]
+        return array
 
 
 class PackedList:

@@ -96,7 +96,8 @@ def similarity(centre: tuple[float, float], core_px: float, degrees: float) -> n
 
 def place(points: np.ndarray, picture_from_face: np.ndarray) -> np.ndarray:
     """Points in face units, [n, 2], carried into the picture: [n, 2] float64 pixels."""
-    return points @ picture_from_face[:, :2].T + picture_from_face[:, 2]
+    placed: np.ndarray = points @ picture_from_face[:, :2].T + picture_from_face[:, 2]
+    return placed
 
 
 def draw_face(picture: np.ndarray, look: Look, expression: Expression, picture_from_face: np.ndarray) -> np.ndarray:
@@ -153,7 +154,8 @@ class _Pen:
         under[:] = np.rint(scratch.picture * weight + under * (1 - weight)).astype(np.uint8)
 
     def _fixed(self, shape: np.ndarray) -> np.ndarray:
-        return np.rint(place(shape, self.picture_from_face) * (1 << SUBPIXEL_BITS)).astype(np.int32)
+        placed: np.ndarray = np.rint(place(shape, self.picture_from_face) * (1 << SUBPIXEL_BITS)).astype(np.int32)
+        return placed
 
 
 def _head(pen: _Pen, look: Look, landmarks: np.ndarray) -> None:

@@ -131,7 +131,8 @@ def eye_angle(points: np.ndarray, crop_from_frame: np.ndarray) -> np.ndarray:
     left = _mean_in_crop(points[:, LEFT_EYE.start - first : LEFT_EYE.stop - first], crop_from_frame)
     with np.errstate(all="ignore"):
         span = (right - left).astype(np.float64)
-        return np.pi - np.arctan2(span[:, 1], span[:, 0]).astype(np.float32).astype(np.float64)
+        found: np.ndarray = np.pi - np.arctan2(span[:, 1], span[:, 0]).astype(np.float32).astype(np.float64)
+        return found
 
 
 def _mean_in_crop(points: np.ndarray, crop_from_frame: np.ndarray) -> np.ndarray:
@@ -176,7 +177,8 @@ def roi(crop_from_frame: np.ndarray, size: int) -> np.ndarray:
     last = size - 1
     corners = np.array([(0, 0), (0, last), (last, last), (last, 0)], dtype=np.float64)
     exact = np.einsum("kij,cj->kci", frame_from_crop[:, :, :2], corners) + frame_from_crop[:, None, :, 2]
-    return np.clip(np.rint(exact), -(2**31), 2**31 - 1).astype(np.int64)
+    found: np.ndarray = np.clip(np.rint(exact), -(2**31), 2**31 - 1).astype(np.int64)
+    return found
 
 
 def roi_size(corners: np.ndarray) -> np.ndarray:
@@ -185,13 +187,15 @@ def roi_size(corners: np.ndarray) -> np.ndarray:
     The reference returns 0 for an edge that is exactly level; here a level edge has its length like any other.
     """
     edge = (corners[:, 3] - corners[:, 0]).astype(np.float64)
-    return np.sqrt(edge[:, 0] ** 2 + edge[:, 1] ** 2).astype(np.int64)
+    found: np.ndarray = np.sqrt(edge[:, 0] ** 2 + edge[:, 1] ** 2).astype(np.int64)
+    return found
 
 
 def box_px(crop_from_frame: np.ndarray, size: int) -> np.ndarray:
     """Side of each crop in frame pixels, [K] float64: the face's source box, padding included."""
     with np.errstate(all="ignore"):
-        return size / np.hypot(crop_from_frame[:, 0, 0], crop_from_frame[:, 1, 0])
+        found: np.ndarray = size / np.hypot(crop_from_frame[:, 0, 0], crop_from_frame[:, 1, 0])
+        return found
 
 
 def is_cubic(crop_from_frame: np.ndarray) -> np.ndarray:
@@ -200,7 +204,8 @@ def is_cubic(crop_from_frame: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
         sx = np.sqrt(m[:, 0, 0] * m[:, 0, 0] + m[:, 0, 1] * m[:, 0, 1])
         sy = np.where(sx > 0, (m[:, 0, 0] * m[:, 1, 1] - m[:, 0, 1] * m[:, 1, 0]) / sx, 0.0)
-        return (sx + sy) / 2 >= 1
+        found: np.ndarray = (sx + sy) / 2 >= 1
+        return found
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,8 @@ class Plan:
             return []
         crop_from_frame[pending] = found = with_poses(self.fits, self.rows[faces][pending])
         self.region[faces] = _source_region(crop_from_frame, self.geometry.cubic[faces], self.size, self.antialias)
-        return pending[np.isnan(found[:, 0, 2])].tolist()
+        poseless: list[int] = pending[np.isnan(found[:, 0, 2])].tolist()
+        return poseless
 
     def tasks(self) -> Iterator[FrameTask]:
         return (self.task(i) for i in range(self.frame_count))
@@ -331,4 +332,5 @@ def _is_large(cut: CropGeometry, fits: Fits, options: PlanOptions) -> np.ndarray
 
 
 def _source_region(crop_from_frame: np.ndarray, cubic: np.ndarray, size: int, antialiased: bool) -> np.ndarray:
-    return (antialias if antialiased else tables).source_region(crop_from_frame, cubic, size)
+    region: np.ndarray = (antialias if antialiased else tables).source_region(crop_from_frame, cubic, size)
+    return region

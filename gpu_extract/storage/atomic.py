@@ -59,7 +59,8 @@ def digest_of(path: Path) -> bytes:
     with path.open("rb") as file:
         while block := file.read(COPY_BLOCK):
             digest.update(block)
-    return digest.digest()
+    digested: bytes = digest.digest()
+    return digested
 
 
 def write_whole(path: str | Path, chunks: Iterable[bytes], *, before_replace: Callable[[], None] | None = None) -> None:

@@ -19,6 +19,7 @@ from gpu_extract.patch import Patch
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 KIND = "kornia"
 RANK = 30
@@ -97,7 +98,8 @@ class KorniaEngine(SlotEngine):
         for frame, ((first, _, stride, _, _), (h, w)) in zip(frames, places, strict=True):
             lines = slab[WORD * first : WORD * (first + h * stride)].view(h, WORD * stride)
             frame[:h, :w] = lines[:, : 3 * w].unflatten(1, (w, 3))
-        return frames.permute(0, 3, 1, 2).float()
+        done: Tensor = frames.permute(0, 3, 1, 2).float()
+        return done
 
     def _warped(
         self,
@@ -117,7 +119,8 @@ class KorniaEngine(SlotEngine):
         warped = self._remap(
             frames, *maps, mode=mode, padding_mode="zeros", align_corners=True, normalized_coordinates=True
         )
-        return torch.floor(warped + 0.5).clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        done: Tensor = torch.floor(warped + 0.5).clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        return done
 
 
 def _normalised(position: torch.Tensor, length: int) -> torch.Tensor:

@@ -287,7 +287,7 @@ class VideoSource(FrameSource):
 
     def _packets(
         self, container: InputContainer, stream: VideoStream, tracker: DamageTracker
-    ) -> Iterator[av.Packet | None]:
+    ) -> Iterator[av.Packet[Any] | None]:
         """The stream's packets, then None; an unreadable spot in the file is passed over where FFmpeg can go on."""
         errors = 0
         while errors < MAX_DEMUX_ERRORS:
@@ -399,9 +399,9 @@ def _has_worthwhile_gaps(wanted: np.ndarray) -> bool:
     return bool(gaps[gaps >= WORTHWHILE_GAP].sum() >= WORTHWHILE_SHARE * (wanted[-1] + 1))
 
 
-def _delayed(packets: Iterator[av.Packet | None], count: int) -> Iterator[av.Packet | None]:
+def _delayed(packets: Iterator[av.Packet[Any] | None], count: int) -> Iterator[av.Packet[Any] | None]:
     """The same packets, each given only when `count` more have been read."""
-    waiting: deque[av.Packet | None] = deque()
+    waiting: deque[av.Packet[Any] | None] = deque()
     for packet in packets:
         waiting.append(packet)
         if len(waiting) > count:

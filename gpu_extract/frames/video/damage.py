@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 from av.video.frame import PictureType
@@ -48,7 +48,7 @@ class DamageTracker:
         self._events: list[_Event] = []
         self._held: deque[_Held] = deque()
 
-    def send(self, packet: av.Packet) -> None:
+    def send(self, packet: av.Packet[Any]) -> None:
         """To be told of each packet, `SEAM` packets before it is decoded.
 
         Where time runs backwards, marks just before are taken for those of a seam, at which nothing is missing.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import numpy as np
@@ -81,7 +82,7 @@ def read_index(container: InputContainer, stream: VideoStream, closed: Callable[
     return _checked(np.array(rows, np.int64).T, margin)
 
 
-def _row(packet: av.Packet, reader: PacketReader) -> tuple[int, ...]:
+def _row(packet: av.Packet[Any], reader: PacketReader) -> tuple[int, ...]:
     if packet.pts is None:
         raise DoubtError("a packet has no timestamp")
     if packet.is_corrupt:
