@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gpu_extract.faces.header import Face, read_face
     from gpu_extract.jobs.extract import extract
     from gpu_extract.reports.extraction import Report
+    from gpu_extract.run.progress import Finished, FrameDone, Note, Planned
 
 _HOME = {
     "Alignments": "alignments",
@@ -35,11 +36,15 @@ _HOME = {
     "AlignmentsError": "errors",
     "DeviceError": "errors",
     "Face": "faces.header",
+    "Finished": "run.progress",
+    "FrameDone": "run.progress",
     "FrameError": "errors",
     "GpuExtractError": "errors",
     "InputError": "errors",
     "InterruptedRunError": "errors",
+    "Note": "run.progress",
     "OutputError": "errors",
+    "Planned": "run.progress",
     "Report": "reports.extraction",
     "UnsafePickleError": "errors",
     "UsageError": "errors",
@@ -53,11 +58,15 @@ __all__ = [
     "AlignmentsError",
     "DeviceError",
     "Face",
+    "Finished",
+    "FrameDone",
     "FrameError",
     "GpuExtractError",
     "InputError",
     "InterruptedRunError",
+    "Note",
     "OutputError",
+    "Planned",
     "Report",
     "UnsafePickleError",
     "UsageError",
