@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from gpu_extract import __version__
@@ -39,19 +40,41 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help.")
 
 
-def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, example: str) -> _Parser:
-    parser: _Parser = commands.add_parser(
-        name,
-        help=text.partition("\n")[0],
-        description=text,
-        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(run=run)
-    parser.add_argument("-v", "--verbose", action="store_true", help="say more; show the traceback of an error")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
-    return parser
+@dataclass(frozen=True)
+class _Command:
+    """One command: what runs it, what `--help` says, and its words.
+
+    `options` names the command whose options it takes (see `gpu_extract.options`); `words` are arguments beside these,
+    each as `add_argument` wants it.
+    """
+
+    name: str
+    run: Callable[[argparse.Namespace], int]
+    text: str
+    example: str
+    options: str | None = None
+    words: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = ()
+
+    def add_to(self, commands: Any) -> None:
+        parser: argparse.ArgumentParser = commands.add_parser(
+            self.name,
+            help=self.text.partition("\n")[0],
+            description=self.text,
+            epilog=f"example:\n  {self.example}\n\n{EXIT_CODES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        parser.set_defaults(run=self.run)
+        parser.add_argument("-v", "--verbose", action="store_true", help="say more; show the traceback of an error")
+        parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+        for names, how in self.words:
+            parser.add_argument(*names, **how)
+        if self.options is not None:
+            _add_options(parser, self.options)
+
+
+def _word(*names: str, **how: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return names, how
 
 
 def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
@@ -100,112 +123,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gpu-extract {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-
-    extract = _command(
-        commands,
-        "extract",
-        _extract,
-        "Cut every face out again, aligned, and record its hash in the alignments file.",
-        "gpu-extract extract -a alignments.fsa -fr clip.mp4 -fc faces/ -sz 256",
-    )
-    _add_options(extract, "extract")
-
-    verify = _command(
-        commands,
-        "verify",
-        _verify,
-        "Prove a folder of faces: cut every face again, in memory, and compare it with its file and stored hash.\n\n"
-        "Options left out are those of the run that the folder's journal records. Nothing is written.",
-        "gpu-extract verify -a alignments.fsa -fr clip.mp4 -fc faces/",
-    )
-    _add_options(verify, "verify")
-
-    check = _command(
-        commands,
-        "check",
-        _check,
-        "Compare an alignments file with its frames: what lacks the other, several or no faces, bad landmarks.",
-        "gpu-extract check -a alignments.fsa -fr clip.mp4",
-    )
-    _add_options(check, "check")
-
-    demo = _command(
-        commands,
-        "demo",
-        _demo,
-        "Draw a small clip with cartoon faces, extract them, and leave a contact sheet to look at.",
-        "gpu-extract demo demo/",
-    )
-    demo.add_argument("folder", metavar="DIR", nargs="?", default="demo", help="where to leave it all (default demo)")
-
-    migrate = _command(
-        commands,
-        "migrate",
-        _migrate,
-        "Write an alignments file of any generation as a new file of a newer one.",
-        "gpu-extract migrate old.json alignments.fsa --to 2.4",
-    )
-    migrate.add_argument("old", metavar="OLD", help="alignments file of any generation; it is not changed")
-    migrate.add_argument("new", metavar="NEW", help="a .fsa file that does not exist yet")
-    migrate.add_argument("--to", metavar="VERSION", default="2.4", help="g6, g7a, g7b or 2.0 to 2.4 (default 2.4)")
-    migrate.add_argument(
-        "-fr", "--frames", metavar="PATH", help="the frames: needed for turned faces of 2018, and names a video's keys"
-    )
-
-    export = _command(
-        commands,
-        "export",
-        _export,
-        "Write the landmarks of an alignments file as JSON, in the form that other programs import.",
-        "gpu-extract export alignments.fsa landmarks.json",
-    )
-    export.add_argument("file", metavar="FILE", help="alignments file of any generation")
-    export.add_argument("new", metavar="NEW", nargs="?", help="the JSON file (default: FILE's name with .json)")
-    export.add_argument("-fr", "--frames", metavar="PATH", help="the frames: needed for turned faces of 2018")
-
-    import_ = _command(
-        commands,
-        "import",
-        _import,
-        "Make an alignments file from landmarks: the JSON exchange form, or plain lists of points a frame.",
-        "gpu-extract import landmarks.json alignments.fsa",
-    )
-    import_.add_argument(
-        "landmarks", metavar="LANDMARKS", help="{frame: [{landmarks_2d: …}]} or {frame: [[[x, y], …]]}"
-    )
-    import_.add_argument("new", metavar="NEW", help="a .fsa file that does not exist yet")
-
-    sheet = _command(
-        commands,
-        "sheet",
-        _sheet,
-        "Put the faces of a folder on one picture to look through.",
-        "gpu-extract sheet faces/ sheet.png",
-    )
-    sheet.add_argument("faces", metavar="DIR", help="a folder of faces")
-    sheet.add_argument("out_png", metavar="PNG", help="the picture; further pages get _2, _3, …")
-    sheet.add_argument("--columns", metavar="N", type=int, help="faces in a row")
-    sheet.add_argument("--cell", metavar="PX", type=int, help="side of a face on the sheet")
-
-    doctor = _command(
-        commands,
-        "doctor",
-        _doctor,
-        "Tell what would be used on this machine, and why: versions, devices, engines, codecs.",
-        "gpu-extract doctor",
-    )
-    _add_options(doctor, "doctor")
-
-    config = _command(
-        commands,
-        "config",
-        _config,
-        "Tell which value of every option of extract is in force, and where it comes from.\n\n"
-        "Flags go before the environment (GPU_EXTRACT_SIZE=512), that before the configuration file, and that before\n"
-        "the defaults.",
-        "gpu-extract config -a alignments.fsa",
-    )
-    _add_options(config, "extract")
+    for command in COMMANDS:
+        command.add_to(commands)
     return parser
 
 
@@ -366,6 +285,105 @@ def _config(arguments: argparse.Namespace) -> int:
     if target != "-":
         print(found.table())
     return EXIT_OK
+
+
+COMMANDS = (
+    _Command(
+        "extract",
+        _extract,
+        "Cut every face out again, aligned, and record its hash in the alignments file.",
+        "gpu-extract extract -a alignments.fsa -fr clip.mp4 -fc faces/ -sz 256",
+        options="extract",
+    ),
+    _Command(
+        "verify",
+        _verify,
+        "Prove a folder of faces: cut every face again, in memory, and compare it with its file and stored hash.\n\n"
+        "Options left out are those of the run that the folder's journal records. Nothing is written.",
+        "gpu-extract verify -a alignments.fsa -fr clip.mp4 -fc faces/",
+        options="verify",
+    ),
+    _Command(
+        "check",
+        _check,
+        "Compare an alignments file with its frames: what lacks the other, several or no faces, bad landmarks.",
+        "gpu-extract check -a alignments.fsa -fr clip.mp4",
+        options="check",
+    ),
+    _Command(
+        "demo",
+        _demo,
+        "Draw a small clip with cartoon faces, extract them, and leave a contact sheet to look at.",
+        "gpu-extract demo demo/",
+        words=(_word("folder", metavar="DIR", nargs="?", default="demo", help="where to leave it all (default demo)"),),
+    ),
+    _Command(
+        "migrate",
+        _migrate,
+        "Write an alignments file of any generation as a new file of a newer one.",
+        "gpu-extract migrate old.json alignments.fsa --to 2.4",
+        words=(
+            _word("old", metavar="OLD", help="alignments file of any generation; it is not changed"),
+            _word("new", metavar="NEW", help="a .fsa file that does not exist yet"),
+            _word("--to", metavar="VERSION", default="2.4", help="g6, g7a, g7b or 2.0 to 2.4 (default 2.4)"),
+            _word(
+                "-fr",
+                "--frames",
+                metavar="PATH",
+                help="the frames: needed for turned faces of 2018, and names a video's keys",
+            ),
+        ),
+    ),
+    _Command(
+        "export",
+        _export,
+        "Write the landmarks of an alignments file as JSON, in the form that other programs import.",
+        "gpu-extract export alignments.fsa landmarks.json",
+        words=(
+            _word("file", metavar="FILE", help="alignments file of any generation"),
+            _word("new", metavar="NEW", nargs="?", help="the JSON file (default: FILE's name with .json)"),
+            _word("-fr", "--frames", metavar="PATH", help="the frames: needed for turned faces of 2018"),
+        ),
+    ),
+    _Command(
+        "import",
+        _import,
+        "Make an alignments file from landmarks: the JSON exchange form, or plain lists of points a frame.",
+        "gpu-extract import landmarks.json alignments.fsa",
+        words=(
+            _word("landmarks", metavar="LANDMARKS", help="{frame: [{landmarks_2d: …}]} or {frame: [[[x, y], …]]}"),
+            _word("new", metavar="NEW", help="a .fsa file that does not exist yet"),
+        ),
+    ),
+    _Command(
+        "sheet",
+        _sheet,
+        "Put the faces of a folder on one picture to look through.",
+        "gpu-extract sheet faces/ sheet.png",
+        words=(
+            _word("faces", metavar="DIR", help="a folder of faces"),
+            _word("out_png", metavar="PNG", help="the picture; further pages get _2, _3, …"),
+            _word("--columns", metavar="N", type=int, help="faces in a row"),
+            _word("--cell", metavar="PX", type=int, help="side of a face on the sheet"),
+        ),
+    ),
+    _Command(
+        "doctor",
+        _doctor,
+        "Tell what would be used on this machine, and why: versions, devices, engines, codecs.",
+        "gpu-extract doctor",
+        options="doctor",
+    ),
+    _Command(
+        "config",
+        _config,
+        "Tell which value of every option of extract is in force, and where it comes from.\n\n"
+        "Flags go before the environment (GPU_EXTRACT_SIZE=512), that before the configuration file, and that before\n"
+        "the defaults.",
+        "gpu-extract config -a alignments.fsa",
+        options="extract",
+    ),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
