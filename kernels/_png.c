@@ -11,9 +11,9 @@
 #include "rows.h"
 
 enum {
-    CHUNK = 12,               /* bytes of a chunk beside its data */
-    MOST_DATA = 0x7fffffff,   /* bytes of data in a chunk */
-    MARGIN = 64               /* bytes before and after a block, of which marking repeats reads some */
+    CHUNK = 12,             /* bytes of a chunk beside its data */
+    MOST_DATA = 0x7fffffff, /* bytes of data in a chunk */
+    MARGIN = 64             /* bytes before and after a block, of which marking repeats reads some */
 };
 
 /* A zlib stream (RFC 1950) in the making. */

@@ -107,7 +107,7 @@ enum {
 
 /* Which pixels of a block may be read with whole-register loads, and where. */
 typedef struct {
-    __m256i x0, y0;                     /* frame position of the source, less the taps before the position */
+    __m256i x0, y0; /* frame position of the source, less the taps before the position */
     __m256i max_left, max_top, max_offset;
     __m256i stride;
     int usable;
@@ -126,9 +126,12 @@ INLINE_AVX2 Window window_of(const Source *source, int k, int load_bytes)
     const Py_ssize_t bytes = (source->height - 1) * source->stride + source->width * (Py_ssize_t)3;
     const Py_ssize_t max_offset = bytes - (k - 1) * source->stride - load_bytes;
     Window window = {
-        _mm256_set1_epi32(source->x0 + before), _mm256_set1_epi32(source->y0 + before),
-        _mm256_set1_epi32(max_left),            _mm256_set1_epi32(max_top),
-        _mm256_set1_epi32((int32_t)max_offset), _mm256_set1_epi32((int32_t)source->stride),
+        _mm256_set1_epi32(source->x0 + before),
+        _mm256_set1_epi32(source->y0 + before),
+        _mm256_set1_epi32(max_left),
+        _mm256_set1_epi32(max_top),
+        _mm256_set1_epi32((int32_t)max_offset),
+        _mm256_set1_epi32((int32_t)source->stride),
         max_left >= 0 && max_top >= 0 && max_offset >= 0 && bytes <= INT32_MAX,
     };
     return window;
@@ -141,9 +144,9 @@ INLINE_AVX2 __m256i at_most(__m256i value, __m256i limit) /* and not negative */
 
 /* BLOCK neighbouring pixels of a crop's row. */
 typedef struct {
-    __m256i offset;   /* of the first tap, in bytes */
+    __m256i offset; /* of the first tap, in bytes */
     __m256i fx, fy;
-    int readable;     /* a bit for each pixel that may be read at its offset */
+    int readable; /* a bit for each pixel that may be read at its offset */
 } Block;
 
 INLINE_AVX2 Block locate(const Window *window, const Positions *at, int32_t x, int32_t y)
@@ -155,8 +158,8 @@ INLINE_AVX2 Block locate(const Window *window, const Positions *at, int32_t x, i
     Y = _mm256_srai_epi32(Y, POSITION_SHIFT);
     const __m256i left = _mm256_sub_epi32(_mm256_srai_epi32(X, FRACTION_BITS), window->x0);
     const __m256i top = _mm256_sub_epi32(_mm256_srai_epi32(Y, FRACTION_BITS), window->y0);
-    const __m256i offset = _mm256_add_epi32(_mm256_mullo_epi32(top, window->stride),
-                                            _mm256_add_epi32(left, _mm256_add_epi32(left, left)));
+    const __m256i offset =
+        _mm256_add_epi32(_mm256_mullo_epi32(top, window->stride), _mm256_add_epi32(left, _mm256_add_epi32(left, left)));
     const __m256i inside = _mm256_and_si256(at_most(left, window->max_left), at_most(top, window->max_top));
     const __m256i readable = _mm256_andnot_si256(_mm256_cmpgt_epi32(offset, window->max_offset), inside);
     Block block = {offset, _mm256_and_si256(X, fraction), _mm256_and_si256(Y, fraction),
@@ -174,7 +177,7 @@ INLINE_AVX2 void store_12(uint8_t *out, __m128i value)
 /* Four rows of four taps of one pixel: int32 x 8 = b b' g g' | r r' 0 0, where b + b' is the sum of channel b. */
 INLINE_AVX2 __m256i cubic_sums(const uint8_t *pixels, Py_ssize_t stride, const int16_t *weight)
 {
-    const __m256i spread = _mm256_setr_epi8(0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1,
+    const __m256i spread = _mm256_setr_epi8(0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1, /* upper lane: */
                                             2, -1, 5, -1, 8, -1, 11, -1, -1, -1, -1, -1, -1, -1, -1, -1);
     __m256i sums = _mm256_setzero_si256();
     for (int i = 0; i < 4; i++) {
@@ -196,8 +199,8 @@ INLINE_AVX2 __m128i cubic_bytes(__m256i a, __m256i b, __m256i c, __m256i d)
     const __m256i cd = _mm256_srai_epi32(_mm256_add_epi32(_mm256_hadd_epi32(c, d), round), WEIGHT_BITS);
     __m256i packed = _mm256_packus_epi32(ab, cd); /* b g of four pixels | r 0 of four pixels */
     packed = _mm256_packus_epi16(packed, packed);
-    return _mm_shuffle_epi8(
-        _mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1)), order);
+    return _mm_shuffle_epi8(_mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1)),
+                            order);
 }
 
 /* Two pixels, one a lane: eight bytes of the upper row of taps, then eight of the lower. */
@@ -215,7 +218,7 @@ INLINE_AVX2 __m256i linear_taps(const uint8_t *first, const uint8_t *second, Py_
    [[32767, 0], [0, 1]] for [[32768, 0], [0, 0]], and rounds to the same byte. */
 INLINE_AVX2 __m256i linear_pair(__m256i taps, __m256i across, __m256i down)
 {
-    const __m256i spread = _mm256_setr_epi8(0, 3, 8, 11, 1, 4, 9, 12, 2, 5, 10, 13, -1, -1, -1, -1,
+    const __m256i spread = _mm256_setr_epi8(0, 3, 8, 11, 1, 4, 9, 12, 2, 5, 10, 13, -1, -1, -1, -1, /* upper lane: */
                                             0, 3, 8, 11, 1, 4, 9, 12, 2, 5, 10, 13, -1, -1, -1, -1);
     const __m256i sums = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_shuffle_epi8(taps, spread), across), down);
     return _mm256_srai_epi32(_mm256_add_epi32(sums, _mm256_set1_epi32(512)), 10);
@@ -228,7 +231,7 @@ INLINE_AVX2 void linear_8(const Source *source, const int32_t *offset, __m256i f
     __m256i across = _mm256_or_si256(_mm256_sub_epi32(one, fx), _mm256_slli_epi32(fx, 8));
     across = _mm256_or_si256(across, _mm256_slli_epi32(across, 16));
     const __m256i down = _mm256_or_si256(_mm256_sub_epi32(one, fy), _mm256_slli_epi32(fy, 16));
-    const __m256i order = _mm256_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1,
+    const __m256i order = _mm256_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1, /* upper lane: */
                                            0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
     __m256i pair[4];
     for (int p = 0; p < 4; p++) {
@@ -237,8 +240,8 @@ INLINE_AVX2 void linear_8(const Source *source, const int32_t *offset, __m256i f
         pair[p] = linear_pair(linear_taps(source->pixels + offset[p], source->pixels + offset[p + 4], source->stride),
                               _mm256_permutevar8x32_epi32(across, pick), _mm256_permutevar8x32_epi32(down, pick));
     }
-    const __m256i bytes = _mm256_shuffle_epi8(_mm256_packus_epi16(_mm256_packus_epi32(pair[0], pair[1]),
-                                                                  _mm256_packus_epi32(pair[2], pair[3])), order);
+    const __m256i bytes = _mm256_shuffle_epi8(
+        _mm256_packus_epi16(_mm256_packus_epi32(pair[0], pair[1]), _mm256_packus_epi32(pair[2], pair[3])), order);
     store_12(out, _mm256_castsi256_si128(bytes));
     store_12(out + 12, _mm256_extracti128_si256(bytes, 1));
 }
@@ -262,8 +265,7 @@ INLINE_AVX2 void warp_block(const Source *source, const Positions *at, const int
     if (k == 2 && block.readable == 0xff) {
         linear_8(source, offset, block.fx, block.fy, row + 3 * x);
     } else if (k == 4 && block.readable == 0xff) {
-        _mm256_store_si256((__m256i *)weight,
-                           _mm256_or_si256(_mm256_slli_epi32(block.fy, FRACTION_BITS), block.fx));
+        _mm256_store_si256((__m256i *)weight, _mm256_or_si256(_mm256_slli_epi32(block.fy, FRACTION_BITS), block.fx));
         cubic_4(source, weights, offset, weight, row + 3 * x);
         cubic_4(source, weights, offset + 4, weight + 4, row + 3 * (x + 4));
     } else {
@@ -347,8 +349,7 @@ static PyObject *warp(PyObject *Py_UNUSED(module), PyObject *args)
     PyObject *objects[4];
     Py_buffer views[4]; /* source, table, weights, out */
     static const int flags[4] = {PyBUF_STRIDED_RO | PyBUF_FORMAT, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT,
-                                 PyBUF_C_CONTIGUOUS | PyBUF_FORMAT,
-                                 PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE};
+                                 PyBUF_C_CONTIGUOUS | PyBUF_FORMAT, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE};
     int x0, y0, portable = 0, held = 0, k = 0;
     if (!PyArg_ParseTuple(args, "OiiOOO|p", &objects[0], &x0, &y0, &objects[1], &objects[2], &objects[3], &portable))
         return NULL;

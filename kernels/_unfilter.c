@@ -150,8 +150,8 @@ INLINE_AVX2 Py_ssize_t restore_paeth(const uint8_t *row, const uint8_t *above, P
     return i;
 }
 
-/* Two rows of one filter at once, the second a pixel behind the first: while one waits for its pixel to the left, so does
-   the other. They return how many bytes they did of the first row; of the second it is a pixel less. */
+/* Two rows of one filter at once, the second a pixel behind the first: while one waits for its pixel to the left, so
+   does the other. They return how many bytes they did of the first row; of the second it is a pixel less. */
 INLINE_AVX2 Py_ssize_t restore_average_pair(const uint8_t *row, const uint8_t *next, const uint8_t *above, Py_ssize_t n,
                                             int step, uint8_t *line, uint8_t *below)
 {

@@ -100,9 +100,9 @@ INLINE_AVX2 __m256i channel(__m256i even, __m256i odd, __m256i chroma)
                      AT(first, k, 9), AT(first, k, 10), AT(first, k, 11), AT(first, k, 12), AT(first, k, 13), \
                      AT(first, k, 14), AT(first, k, 15))
 #define INTERLEAVED(first) \
-    _mm256_or_si256(_mm256_or_si256(_mm256_shuffle_epi8(blue, ORDER(first, 0)), \
-                                    _mm256_shuffle_epi8(green, ORDER(first, 1))), \
-                    _mm256_shuffle_epi8(red, ORDER(first, 2)))
+    _mm256_or_si256( \
+        _mm256_or_si256(_mm256_shuffle_epi8(blue, ORDER(first, 0)), _mm256_shuffle_epi8(green, ORDER(first, 1))), \
+        _mm256_shuffle_epi8(red, ORDER(first, 2)))
 
 INLINE_AVX2 void store_halves(uint8_t *low, uint8_t *high_half, __m256i bytes)
 {
@@ -163,7 +163,8 @@ static int fill_plane(const Py_buffer *buffer, Py_ssize_t stride, Py_ssize_t x, 
                       Py_ssize_t rows, Plane *plane)
 {
     *plane = (Plane){(const uint8_t *)buffer->buf + y * stride + x, stride};
-    if (stride <= 0 || x + n > stride || y + rows > PY_SSIZE_T_MAX / stride || (y + rows - 1) * stride + x + n > buffer->len) {
+    if (stride <= 0 || x + n > stride || y + rows > PY_SSIZE_T_MAX / stride ||
+        (y + rows - 1) * stride + x + n > buffer->len) {
         PyErr_SetString(PyExc_ValueError, "the rectangle lies outside a plane");
         return 0;
     }

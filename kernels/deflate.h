@@ -15,13 +15,15 @@ enum {
     FIRST_LENGTH = 257, /* symbol of the shortest run, 3 */
     SYMBOLS = 286,
     LENGTHS = SYMBOLS - FIRST_LENGTH,
-    LONGEST_CODE = 14,  /* four codes and 7 bits before them fit into 64; the format allows 15 */
-    ITEMS = 19,         /* symbols of the code in which code lengths are written */
+    LONGEST_CODE = 14, /* four codes and 7 bits before them fit into 64; the format allows 15 */
+    ITEMS = 19,        /* symbols of the code in which code lengths are written */
     LONGEST_ITEM_CODE = 7,
-    REPEAT = 16, ZEROS = 17, MANY_ZEROS = 18, /* items that are not a length */
-    SLACK = 8,          /* bytes after the output that may be written to */
+    REPEAT = 16,
+    ZEROS = 17,
+    MANY_ZEROS = 18, /* items that are not a length */
+    SLACK = 8,       /* bytes after the output that may be written to */
     WORDS = BLOCK / 64 + 2,
-    AT_ONCE = 4,        /* positions that add_positions writes, of which the last ones may be too many */
+    AT_ONCE = 4, /* positions that add_positions writes, of which the last ones may be too many */
     RUNS = BLOCK / (MIN_RUN + 1) + AT_ONCE /* there is a byte between two */
 };
 
@@ -181,7 +183,8 @@ typedef struct {
     unsigned bits;              /* altogether */
 } Header;
 
-static const uint8_t item_order[ITEMS] = {REPEAT, ZEROS, MANY_ZEROS, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
+static const uint8_t item_order[ITEMS] = {REPEAT, ZEROS, MANY_ZEROS, 0, 8,  7, 9,  6, 10, 5,
+                                          11,     4,     12,         3, 13, 2, 14, 1, 15};
 
 INLINE unsigned item_bits(unsigned item)
 {

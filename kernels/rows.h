@@ -1,5 +1,5 @@
-/* A row of a PNG from two rows of a crop: what is left of each byte after a guess from the pixels to the left and above.
-   Of the filters UP, AVERAGE and PAETH a row gets the one that leaves the smallest differences. */
+/* A row of a PNG from two rows of a crop: what is left of each byte after a guess from the pixels to the left and
+   above. Of the filters UP, AVERAGE and PAETH a row gets the one that leaves the smallest differences. */
 
 #ifndef ROWS_H
 #define ROWS_H
