@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -19,6 +20,9 @@ PROBE_BYTES = 2048
 
 # PyAV looks a packet's stream up in a list that is not grown when a stream appears in the middle of a file.
 READ_ERRORS = (av.error.FFmpegError, IndexError)
+
+# Tags that are not UTF-8 are no reason to refuse a video. PyAV 19 never minds them, and knows no such argument.
+_ANY_TAGS: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 _MOV_ATOMS = frozenset((b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"styp", b"uuid"))
 _TS_PACKET_SIZES = (188, 192, 204)
@@ -80,7 +84,7 @@ def open_container(path: Path) -> InputContainer:
             "file:" + os.path.abspath(path),  # noqa: PTH100 - a Path would change names that are not UTF-8
             format=name,
             options={"protocol_whitelist": "file"},
-            metadata_errors="replace",
+            **_ANY_TAGS,
         )
     except (av.error.FFmpegError, ValueError) as error:
         detail = getattr(error, "strerror", None) or str(error)
