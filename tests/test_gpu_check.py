@@ -46,6 +46,7 @@ def gpu_check(*flags: str, hide_gpu: bool = True) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("triton")
     file = tmp_path_factory.mktemp("dry") / "gpu.json"
     run = gpu_check("--allow-cpu", "--json", str(file))
     assert run.returncode == 0, run.stderr[-3000:]

@@ -112,6 +112,7 @@ def test_what_extract_wrote_agrees(options: tuple[str, ...], extracted: Any) -> 
 def test_nested_folders_and_parquet(layout: str, extracted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from gpu_extract.faces.layouts import by_frame
 
+    pytest.importorskip("pyarrow")
     monkeypatch.setattr(by_frame, "MAX_ENTRIES", 4)
     folder = extracted("--output-layout", layout, "--metadata", "parquet")
     assert folder.found() == []
