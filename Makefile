@@ -1,60 +1,102 @@
-# Everything runs in a virtual environment of its own; nothing outside this folder is touched.
+# Everything runs in virtual environments of its own; nothing outside this folder is touched.
 VENV ?= .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
-INSTALLED := $(VENV)/.installed
-INSTALLED_TEST := $(VENV)/.installed-test
-SOURCES := pyproject.toml setup.py $(wildcard kernels/*.c)
+UV := .venv-uv/bin/uv
+UV_VERSION := 0.13.9
+SOURCES := pyproject.toml setup.py $(wildcard kernels/*.c kernels/*.h requirements/*.txt requirements/*.sh)
+# As many processes as this one may use cores; one that has nothing left to do takes tests from the others.
+SUITE := -m pytest -q -n logical --dist worksteal
 
-.PHONY: demo test lint bench gpu-check soak fuzz fuzz-guided scale clean
+.PHONY: demo test test-bare test-newest test-lowest lint lock bench gpu-check soak fuzz fuzz-guided scale clean
+.PRECIOUS: %/bin/python  # make would remove it, as it does with what only stands between two rules
 
-demo: $(INSTALLED)
+demo: $(VENV)/.base
 	$(VENV)/bin/gpu-extract demo demo
 
-test: $(INSTALLED_TEST)
-	$(PY) -m pytest -q
+test: $(VENV)/.test
+	$(PY) $(SUITE)
 
-lint: $(INSTALLED_TEST)
+# Without the packages of the extras.
+test-bare: .venv-bare/.base
+	.venv-bare/bin/python $(SUITE)
+
+# With the newest and the lowest versions that pyproject.toml allows; docs/dependencies.md says what came of it.
+test-newest: .venv-newest/bin/python $(UV)
+	$(COMPILE_WITHOUT_TORCH) --upgrade --python $< --extra test -o .venv-newest/lock.txt
+	requirements/install.sh .venv-newest .venv-newest/lock.txt test
+	$< $(SUITE)
+
+test-lowest: .venv-lowest/bin/python $(UV)
+	$(COMPILE_WITHOUT_TORCH) --upgrade --resolution lowest-direct --python $< --extra test -o .venv-lowest/lock.txt
+	requirements/install.sh .venv-lowest .venv-lowest/lock.txt test
+	$< $(SUITE)
+
+lint: $(VENV)/.test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/codespell
+	$(VENV)/bin/clang-format --dry-run -Werror kernels/*.c kernels/*.h
 
-bench: $(INSTALLED_TEST)
-	$(PY) -m pip install -q --disable-pip-version-check -e ".[bench]"
+bench: $(VENV)/.test
+	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[bench]"
 	$(PY) bench/bench_extract.py --name extract
 	$(PY) bench/plot.py
 	$(PY) bench/readme_table.py --write
 
-gpu-check: $(INSTALLED_TEST)
+gpu-check: $(VENV)/.test
 	$(PY) bench/gpu_check.py --json bench/results/gpu.json
 	$(PY) bench/gpu_table.py --write
 
 # Minutes to an hour each; not part of `make test`.
-soak: $(INSTALLED_TEST)
+soak: $(VENV)/.test
 	RUN_SLOW=1 $(PY) -m pytest -q -m slow tests/test_long_runs.py tests/test_kill.py
 
-fuzz: $(INSTALLED_TEST)
+fuzz: $(VENV)/.test
 	RUN_SLOW=1 $(PY) -m pytest -q -m slow tests/test_fuzz.py
 
 # Coverage-guided; atheris has wheels for few versions of Python, so it is no part of the test extra.
-fuzz-guided: $(INSTALLED_TEST)
+fuzz-guided: $(VENV)/.test
 	$(PY) -m pip install -q --disable-pip-version-check atheris
 	$(PY) tests/fuzz_alignments.py --atheris -max_total_time=600
 
-scale: $(INSTALLED)
+scale: $(VENV)/.base
 	$(PY) bench/alignments_scale.py
 
 clean:
-	rm -rf $(VENV) build demo bench/data *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* build demo bench/data *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f kernels/*.so
 
-$(PY):
-	$(PYTHON) -m venv $(VENV)
+# The locks: `make lock` keeps the versions that still fit, `make lock UPGRADE=--upgrade` takes the newest ones.
+COMPILE = $(UV) pip compile -q pyproject.toml --group build --constraint requirements/torch.txt --generate-hashes \
+    --only-binary :all: --custom-compile-command "make lock"
+COMPILE_WITHOUT_TORCH = $(COMPILE) --no-emit-package torch --excludes requirements/cuda.txt
 
-$(INSTALLED): $(PY) $(SOURCES)
-	$(PY) -m pip install -q --disable-pip-version-check -e .
+lock: $(UV)
+	set -e; for version in 3.11 3.12 3.13 3.14; do \
+	    lock=requirements/linux-$$version; for_python="$(UPGRADE) --python-platform linux --python-version $$version"; \
+	    $(COMPILE_WITHOUT_TORCH) $$for_python --extra test -o $$lock-test.txt; \
+	    $(COMPILE_WITHOUT_TORCH) $$for_python --extra suite --no-emit-package triton \
+	        --constraint $$lock-test.txt -o $$lock-base.txt; \
+	done
+	$(COMPILE) $(UPGRADE) --python-platform linux --python-version 3.12 \
+	    --constraint requirements/linux-3.12-test.txt -o requirements/container.txt
+
+$(UV):
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+
+%/bin/python:
+	$(PYTHON) -m venv $*
+
+# The lock is that of the virtual environment's Python.
+LOCK = requirements/$(shell $< -c 'import sys; print("%s-%d.%d" % (sys.platform, *sys.version_info[:2]))')-$(@F:.%=%).txt
+
+%/.base: %/bin/python $(SOURCES)
+	requirements/install.sh $* $(LOCK) suite
 	touch $@
 
-$(INSTALLED_TEST): $(PY) $(SOURCES)
-	$(PY) -m pip install -q --disable-pip-version-check -e ".[test]"
-	touch $@ $(INSTALLED)
+%/.test: %/bin/python $(SOURCES)
+	requirements/install.sh $* $(LOCK) test
+	touch $@ $*/.base
