@@ -25,7 +25,7 @@ from gpu_extract.frames.base import (
     check_wanted,
 )
 from gpu_extract.frames.video.bitstream import DoubtError
-from gpu_extract.frames.video.container import READ_ERRORS, open_container, probe
+from gpu_extract.frames.video.container import DECODE_ERRORS, READ_ERRORS, open_container, probe
 from gpu_extract.frames.video.damage import SEAM, DamageTracker
 from gpu_extract.frames.video.index import VideoIndex, read_index
 from gpu_extract.frames.video.mp4 import has_composition_offsets
@@ -276,7 +276,7 @@ class VideoSource(FrameSource):
                     return
                 try:
                     pictures = stream.codec_context.decode(packet)
-                except av.error.FFmpegError:
+                except DECODE_ERRORS:
                     pictures = []
                     self.damaged += 1
                     tracker.refused(stream.codec_context.thread_count - 1)

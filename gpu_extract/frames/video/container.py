@@ -21,6 +21,9 @@ PROBE_BYTES = 2048
 # PyAV looks a packet's stream up in a list that is not grown when a stream appears in the middle of a file.
 READ_ERRORS = (av.error.FFmpegError, IndexError)
 
+# A decoder that FFmpeg did not open is an unknown one to PyAV from the second packet on, since PyAV 19.
+DECODE_ERRORS = (av.error.FFmpegError, ValueError)
+
 # Tags that are not UTF-8 are no reason to refuse a video. PyAV 19 never minds them, and knows no such argument.
 _ANY_TAGS: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
