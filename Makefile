@@ -36,6 +36,7 @@ lint: $(VENV)/.test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) docs/generate.py --check
 	$(VENV)/bin/codespell
 	$(VENV)/bin/clang-format --dry-run -Werror kernels/*.c kernels/*.h
 
