@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-VECTORS = Path(__file__).parent / "vectors"
+from tests.helpers import VECTORS
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +30,14 @@ def vector_faces() -> dict[str, list[dict[str, Any]]]:
         for face in frame:
             face["landmarks"] = np.array(face["landmarks"], np.float32)
     return faces
+
+
+@pytest.fixture(scope="session")
+def landmarks(vector_faces: dict[str, list[dict[str, Any]]]) -> np.ndarray:
+    """Of the first face of the vectors, float32 [68, 2], in the middle of a 320 x 240 frame; not to be written into."""
+    points: np.ndarray = vector_faces["f_000001.png"][0]["landmarks"].copy()
+    points.flags.writeable = False
+    return points
 
 
 @pytest.fixture(scope="session")

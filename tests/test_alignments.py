@@ -19,12 +19,9 @@ from gpu_extract.alignments.container import container_for, containers
 from gpu_extract.alignments.face_table import face_table
 from gpu_extract.alignments.packed import PackedArray, PackedList, pack_points, unpack
 from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError, UnsafePickleError
+from tests.helpers import ALIGNMENTS, ALIGNMENTS_FILES, VECTORS, copied, face_entry, file_name, same, write_pickled
 
-VECTORS = Path(__file__).parent / "vectors"
-FOLDER = VECTORS / "alignments"
 FACES = json.loads((VECTORS / "faces.json").read_text())
-REJECTED = ("reject_builtins_eval.fsa", "export_job_v2_3_0.json")
-FILES = sorted(path for path in FOLDER.iterdir() if path.name not in REJECTED)
 # g3 files here still have the `frame_dims` of g2, and g5 ones no mask: nothing tells them from g2 and g4.
 GENERATIONS = {
     "g0_": "g0", "g1_": "g1", "g2_": "g2", "g3_": "g2", "g4_": "g4", "g5_": "g4", "g6_": "g6",
@@ -33,30 +30,8 @@ GENERATIONS = {
 }  # fmt: skip
 
 
-def ids(path):
-    return path.name
-
-
 def generation_of(path):
     return GENERATIONS[max((start for start in GENERATIONS if path.name.startswith(start)), key=len)]
-
-
-def same(one, other):
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, np.ndarray):
-        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-    return one == other
-
-
-def copied(path, folder):
-    copy = folder / path.name
-    copy.write_bytes(path.read_bytes())
-    return copy
 
 
 def others(path):
@@ -65,24 +40,17 @@ def others(path):
 
 @pytest.fixture
 def g6(tmp_path):
-    return copied(FOLDER / "g6_2019-12.fsa", tmp_path)
-
-
-def written(path, root, protocol=4):
-    raw = pickle.dumps(root, protocol)
-    path.write_bytes(zlib.compress(raw) if path.suffix == ".fsa" else raw)
-    return path
+    return copied(ALIGNMENTS / "g6_2019-12.fsa", tmp_path)
 
 
 def face(**fields):
-    points = np.arange(136, dtype=np.float32).reshape(68, 2)
-    return {"x": 1, "w": 2, "y": 3, "h": 4, "landmarks_xy": points, "hash": None, "mask": {}} | fields
+    return face_entry(np.arange(136, dtype=np.float32).reshape(68, 2), **fields)
 
 
 # ---- reading
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
+@pytest.mark.parametrize("path", ALIGNMENTS_FILES, ids=file_name)
 def test_every_file_of_every_generation(path):
     alignments = Alignments.load(path)
     generation = generation_of(path)
@@ -110,7 +78,7 @@ def test_every_file_of_every_generation(path):
     assert np.array_equal(alignments.faces.box[~turned], np.array(boxes)[~turned])
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
+@pytest.mark.parametrize("path", ALIGNMENTS_FILES, ids=file_name)
 def test_records_are_what_is_stored(path):
     alignments = Alignments.load(path)
     root = document._read(path, Limits())[0].root
@@ -125,13 +93,13 @@ def test_records_are_what_is_stored(path):
 
 
 def test_video_meta_of_a_video():
-    alignments = Alignments.load(FOLDER / "g7a_2020-03_video_meta.fsa")
+    alignments = Alignments.load(ALIGNMENTS / "g7a_2020-03_video_meta.fsa")
     assert alignments.frame_extra(0)["video_meta"] == {"pts_time": 0.0, "keyframe": True}
 
 
 def test_lists_tell_files_of_2026_from_older_ones_of_the_same_version():
-    assert Alignments.load(FOLDER / "v2_4_list.fsa").traits.lists
-    assert not Alignments.load(FOLDER / "v2_4_numpy.fsa").traits.lists
+    assert Alignments.load(ALIGNMENTS / "v2_4_list.fsa").traits.lists
+    assert not Alignments.load(ALIGNMENTS / "v2_4_numpy.fsa").traits.lists
 
 
 def test_a_record_is_a_copy(g6):
@@ -182,7 +150,7 @@ KINDS = {
 def test_landmarks_of_all_kinds_are_grouped(tmp_path):
     faces = [face(landmarks_xy=points) for points, _, _ in KINDS.values()]
     for protocol in range(6):
-        alignments = Alignments.load(written(tmp_path / "a.fsa", {"f.png": faces}, protocol))
+        alignments = Alignments.load(write_pickled(tmp_path / "a.fsa", {"f.png": faces}, protocol))
         table = alignments.faces
         assert table.invalid == {}
         sorts = {(group.points.shape[1], group.points.dtype.str[1:]) for group in table.groups}
@@ -234,7 +202,7 @@ INVALID = {
 def test_faces_that_cannot_be_cut_are_named_and_the_others_kept(tmp_path):
     faces = [face(), *(face(landmarks_xy=points) for points, _ in INVALID.values()), None, 7, ["x"], "face", face()]
     del faces[1]["landmarks_xy"]
-    alignments = Alignments.load(written(tmp_path / "a.p", {"f.png": faces}))
+    alignments = Alignments.load(write_pickled(tmp_path / "a.p", {"f.png": faces}))
     table = alignments.faces
     assert len(table) == len(faces)
     for row, (_, message) in enumerate(INVALID.values(), 1):
@@ -250,7 +218,7 @@ def test_boxes_take_any_number_and_show_what_is_none(tmp_path):
     values = [5, -7, 2.5, np.float32(1.5), np.int64(9), None, "12", True, 10**400, 10**20]
     faces = [face(x=value) for value in values]
     del faces[0]["x"]
-    table = Alignments.load(written(tmp_path / "a.fsa", {"f.png": faces})).faces
+    table = Alignments.load(write_pickled(tmp_path / "a.fsa", {"f.png": faces})).faces
     nan = float("nan")
     assert np.array_equal(table.box[:, 0], [nan, -7, 2.5, 1.5, 9, nan, nan, nan, nan, 1e20], equal_nan=True)
     assert np.array_equal(table.box[:, 1:], [[3, 2, 4]] * len(values))
@@ -259,7 +227,7 @@ def test_boxes_take_any_number_and_show_what_is_none(tmp_path):
 
 def test_rotations(tmp_path):
     faces = [face(r=value) for value in (0, 90, -270, 45.0, None, 361, "90", 0.5, float("nan"))]
-    table = Alignments.load(written(tmp_path / "a.fsa", {"f.png": faces})).faces
+    table = Alignments.load(write_pickled(tmp_path / "a.fsa", {"f.png": faces})).faces
     assert table.rotation.tolist() == [0, 90, -270, 45, 0, 0, 0, 0, 0]
     assert table.rotation.dtype == np.int16
     assert sorted(table.invalid) == [5, 6, 7, 8]
@@ -277,7 +245,7 @@ def test_a_table_of_nothing():
 
 def test_columns_of_frames_with_and_without_faces(tmp_path):
     root = {"b": [face(), face()], "a": [], "c": {"faces": [face()], "video_meta": {}}, "é/ü": []}
-    alignments = Alignments.load(written(tmp_path / "a.fsa", root))
+    alignments = Alignments.load(write_pickled(tmp_path / "a.fsa", root))
     assert alignments.frame_names == ["b", "a", "c", "é/ü"]
     assert alignments.faces.frame.tolist() == [0, 0, 2]
     assert alignments.faces.index.tolist() == [0, 1, 0]
@@ -287,7 +255,7 @@ def test_columns_of_frames_with_and_without_faces(tmp_path):
 # ---- writing
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
+@pytest.mark.parametrize("path", ALIGNMENTS_FILES, ids=file_name)
 def test_load_save_load_gives_equal_data(path, tmp_path):
     path = copied(path, tmp_path)
     before = path.read_bytes()
@@ -315,7 +283,7 @@ def test_hashes_stand_where_old_files_have_them(tmp_path):
     without = [face(), face(thumb=None)]
     for one in without:
         del one["hash"]
-    path = written(tmp_path / "a.fsa", {"f.png": without})
+    path = write_pickled(tmp_path / "a.fsa", {"f.png": without})
     alignments = Alignments.load(path)
     alignments.set_hashes([1, 0], ["b" * 40, "a" * 40])
     assert [alignments.stored_hash(row) for row in (0, 1)] == ["a" * 40, "b" * 40]
@@ -328,7 +296,7 @@ def test_hashes_stand_where_old_files_have_them(tmp_path):
 
 @pytest.mark.parametrize("name", ["g0_2018-05.json", "g1_2018-11.yml", "g4_2019-09.json", "g6_2019-12.fsa", "v2_0.fsa"])
 def test_hashes_are_stored_and_everything_else_is_kept(name, tmp_path):
-    path = copied(FOLDER / name, tmp_path)
+    path = copied(ALIGNMENTS / name, tmp_path)
     alignments = Alignments.load(path)
     before = [alignments.record(row) for row in range(len(alignments.faces))]
     rows = [0, 3, 17]
@@ -345,7 +313,7 @@ def test_hashes_are_stored_and_everything_else_is_kept(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["v2_1.fsa", "v2_3.fsa", "v2_4_list.fsa", "v2_4_from_g7b_by_v2_3_0.fsa"])
 def test_newer_files_take_no_hashes(name, tmp_path):
-    path = copied(FOLDER / name, tmp_path)
+    path = copied(ALIGNMENTS / name, tmp_path)
     before = path.read_bytes()
     alignments = Alignments.load(path)
     with pytest.raises(AlignmentsError, match="hold no hashes"):
@@ -371,7 +339,7 @@ def test_unknown_keys_survive(tmp_path, extension):
         "other": 1,
         "__data__": {"f.png": {"faces": [one], "seen": 1, "video_meta": {"pts_time": 0.5}}},
     }
-    path = written(tmp_path / f"a{extension}", root)
+    path = write_pickled(tmp_path / f"a{extension}", root)
     expected = pickle.loads(pickle.dumps(root))
     alignments = Alignments.load(path)
     alignments.set_hashes([0], ["a" * 40])
@@ -384,13 +352,13 @@ def test_unknown_keys_survive(tmp_path, extension):
 
 def test_faces_that_share_a_dict_get_one_each(tmp_path):
     one, frame = face(), [face()]
-    path = written(tmp_path / "a.fsa", {"a": [one, one], "b": [one], "c": frame, "d": frame})
+    path = write_pickled(tmp_path / "a.fsa", {"a": [one, one], "b": [one], "c": frame, "d": frame})
     alignments = Alignments.load(path)
     alignments.set_hashes(range(5), ["abcde"[row] * 40 for row in range(5)])
     alignments.save()
     assert [Alignments.load(path).stored_hash(row)[0] for row in range(5)] == list("abcde")
     frame = {"faces": [face()]}
-    path = written(tmp_path / "b.fsa", {"__meta__": {"version": 2.0}, "__data__": {"a": frame, "b": frame}})
+    path = write_pickled(tmp_path / "b.fsa", {"__meta__": {"version": 2.0}, "__data__": {"a": frame, "b": frame}})
     alignments = Alignments.load(path)
     alignments.set_hashes([1], ["a" * 40])
     alignments.save()
@@ -398,7 +366,7 @@ def test_faces_that_share_a_dict_get_one_each(tmp_path):
 
 
 def test_fields_can_be_set(tmp_path):
-    path = copied(FOLDER / "v2_4_list.fsa", tmp_path)
+    path = copied(ALIGNMENTS / "v2_4_list.fsa", tmp_path)
     alignments = Alignments.load(path)
     alignments.set_field(2, "thumb", [1, 2, 3])
     assert re.fullmatch(r"v2_4_list_bk_\d{4}-\d\d-\d\d_\d\d\.\d\d\.\d\d\.fsa", alignments.save().name)
@@ -407,7 +375,7 @@ def test_fields_can_be_set(tmp_path):
 
 @pytest.mark.parametrize("name", ["g6_2019-12.json", "g6_2019-12.yml", "g6_2019-12.p"])
 def test_arrays_become_lists_in_text_files(name, tmp_path):
-    path = copied(FOLDER / name, tmp_path)
+    path = copied(ALIGNMENTS / name, tmp_path)
     alignments = Alignments.load(path)
     alignments.set_field(0, "thumb", np.arange(5, dtype=np.uint8))
     alignments.save()
@@ -415,7 +383,7 @@ def test_arrays_become_lists_in_text_files(name, tmp_path):
 
 
 def test_bytes_do_not_fit_json(tmp_path):
-    path = copied(FOLDER / "g6_2019-12.json", tmp_path)
+    path = copied(ALIGNMENTS / "g6_2019-12.json", tmp_path)
     before = path.read_bytes()
     alignments = Alignments.load(path)
     alignments.set_field(0, "mask", {"a": {"mask": b"x"}})
@@ -443,7 +411,7 @@ def test_saving_twice_makes_two_copies(g6):
 def test_a_file_that_changed_meanwhile_is_not_overwritten(g6):
     alignments = Alignments.load(g6)
     alignments.set_hashes([0], ["a" * 40])
-    changed = (FOLDER / "g7b_2020-08.fsa").read_bytes()
+    changed = (ALIGNMENTS / "g7b_2020-08.fsa").read_bytes()
     g6.write_bytes(changed)
     with pytest.raises(AlignmentsChangedError, match=r"not overwritten; .* is in g6_2019-12_unsaved_\d{8}_\d{6}\.fsa"):
         alignments.save()
@@ -584,7 +552,7 @@ ROOTS = {
 def test_pickles_that_are_no_alignments(name, tmp_path):
     root, message = ROOTS[name]
     with pytest.raises(AlignmentsError, match=message):
-        Alignments.load(written(tmp_path / "a.fsa", root))
+        Alignments.load(write_pickled(tmp_path / "a.fsa", root))
 
 
 def test_missing_and_unreadable_files(tmp_path):
@@ -600,12 +568,12 @@ def test_missing_and_unreadable_files(tmp_path):
 
 def test_a_pickle_that_is_no_data_is_refused():
     with pytest.raises(UnsafePickleError, match=r"reject_builtins_eval\.fsa asks for builtins\.eval"):
-        Alignments.load(FOLDER / "reject_builtins_eval.fsa")
+        Alignments.load(ALIGNMENTS / "reject_builtins_eval.fsa")
 
 
 def test_landmarks_for_exchange_are_recognised():
     with pytest.raises(AlignmentsError, match="gpu-extract import"):
-        Alignments.load(FOLDER / "export_job_v2_3_0.json")
+        Alignments.load(ALIGNMENTS / "export_job_v2_3_0.json")
 
 
 def test_limits(g6):
@@ -617,7 +585,7 @@ def test_limits(g6):
 
 @pytest.mark.parametrize("extension", [".fsa", ".p", ".json", ".yml"])
 def test_files_cut_anywhere_are_refused(extension, tmp_path):
-    whole = next(path for path in FILES if path.suffix == extension).read_bytes()
+    whole = next(path for path in ALIGNMENTS_FILES if path.suffix == extension).read_bytes()
     path = tmp_path / f"cut{extension}"
     for cut in range(0, len(whole) - 8, max(1, len(whole) // 12)):
         path.write_bytes(whole[:cut])

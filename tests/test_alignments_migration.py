@@ -4,7 +4,6 @@ import json
 import pickle
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,8 @@ from gpu_extract.errors import AlignmentsError
 from gpu_extract.frames import open_frames
 from gpu_extract.jobs.exchange import export
 from gpu_extract.jobs.migrate import migrate
+from tests.helpers import VECTORS
 
-VECTORS = Path(__file__).parent / "vectors"
 VIDEO = VECTORS / "video"
 NOTE = "--video-timing constant --rotate on"
 

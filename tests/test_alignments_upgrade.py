@@ -2,10 +2,8 @@
 
 import json
 import math
-import pickle
 import zlib
 from dataclasses import asdict
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,35 +14,19 @@ from gpu_extract.alignments.exchange import export_json, import_json
 from gpu_extract.alignments.rotation import legacy_rotation
 from gpu_extract.alignments.upgrade import GENERATIONS, TARGETS, frame_key_of_video, migrate
 from gpu_extract.errors import AlignmentsError, InputError, UsageError
+from tests.helpers import ALIGNMENTS, ALIGNMENTS_FILES, VECTORS, face_entry, file_name, fsa_root, write_pickled
 
-VECTORS = Path(__file__).parent / "vectors"
-FOLDER = VECTORS / "alignments"
-REJECTED = ("reject_builtins_eval.fsa", "export_job_v2_3_0.json")
-FILES = sorted(path for path in FOLDER.iterdir() if path.name not in REJECTED)
 ROTATIONS = json.loads((VECTORS / "expected" / "legacy_rotation.json").read_text())
 FACES = json.loads((VECTORS / "faces.json").read_text())
-
-
-def ids(path):
-    return path.name
 
 
 def frame_size(name):
     return (240, 320)
 
 
-def content(path):
-    return pickle.loads(zlib.decompress(path.read_bytes()))
-
-
-def written(path, root):
-    path.write_bytes(zlib.compress(pickle.dumps(root, 4)))
-    return path
-
-
 def face(**fields):
     points = (np.arange(136, dtype=np.float32) / 7).reshape(68, 2)
-    return {"x": 1, "w": 2, "y": 3, "h": 4, "landmarks_xy": points, "hash": "a" * 40, "mask": {}} | fields
+    return face_entry(points, **{"hash": "a" * 40} | fields)
 
 
 def mask(**fields):
@@ -85,7 +67,7 @@ def check_current(root):
 # ---- migrate
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
+@pytest.mark.parametrize("path", ALIGNMENTS_FILES, ids=file_name)
 def test_every_file_becomes_one_that_the_current_program_loads(path, tmp_path):
     new = tmp_path / "new.fsa"
     before = path.read_bytes()
@@ -93,7 +75,7 @@ def test_every_file_becomes_one_that_the_current_program_loads(path, tmp_path):
     report = migrate(path, new, frame_size=frame_size)
     assert path.read_bytes() == before
     assert zlib.decompress(new.read_bytes())[:2] == b"\x80\x04"
-    root = content(new)
+    root = fsa_root(new)
     check_current(root)
     assert list(root["__data__"]) == old.frame_names
     assert (report.frames, report.faces, report.faces_dropped) == (len(old.frame_names), len(old.faces), [])
@@ -124,7 +106,7 @@ def test_every_file_becomes_one_that_the_current_program_loads(path, tmp_path):
     "name", ["g0_2018-05.p", "g4_2019-09.json", "g6_2019-12.json", "g7b_2020-08.fsa", "v2_0.fsa", "v2_2.fsa"]
 )
 def test_every_newer_generation_can_be_made(name, to, tmp_path):
-    path, new = FOLDER / name, tmp_path / "new.fsa"
+    path, new = ALIGNMENTS / name, tmp_path / "new.fsa"
     old = Alignments.load(path)
     older = GENERATIONS.index(to) < GENERATIONS.index(old.generation) or to == old.generation
     centred_otherwise = to in ("2.0", "2.1") and "mask" in old.record(0) and old.version < 2
@@ -155,11 +137,11 @@ def test_every_newer_generation_can_be_made(name, to, tmp_path):
 
 def test_an_upgrade_of_a_2_4_file_of_arrays_or_with_left_over_hashes(tmp_path):
     for number, name in enumerate(("v2_4_numpy.fsa", "v2_4_from_g7b_by_v2_3_0.fsa", "v2_4_list.fsa")):
-        report = migrate(FOLDER / name, tmp_path / f"{number}.fsa")
-        check_current(content(tmp_path / f"{number}.fsa"))
+        report = migrate(ALIGNMENTS / name, tmp_path / f"{number}.fsa")
+        check_current(fsa_root(tmp_path / f"{number}.fsa"))
         assert report.hashes_dropped == (18 if "g7b" in name else 0)
     # What the current program wrote itself comes out as it was.
-    assert content(tmp_path / "2.fsa") == content(FOLDER / "v2_4_list.fsa")
+    assert fsa_root(tmp_path / "2.fsa") == fsa_root(ALIGNMENTS / "v2_4_list.fsa")
 
 
 def test_what_cannot_be_taken_along_is_named(tmp_path):
@@ -177,7 +159,7 @@ def test_what_cannot_be_taken_along_is_named(tmp_path):
         face(hash=None, x=1.0, w=np.float32(2), y=None),
         face(landmarks_xy=np.random.default_rng(1).random((68, 2)) * 1e5),
     ]
-    old = written(tmp_path / "old.fsa", {"f.png": {"faces": faces, "seen": True}})
+    old = write_pickled(tmp_path / "old.fsa", {"f.png": {"faces": faces, "seen": True}})
     report = migrate(old, tmp_path / "new.fsa")
     assert report.masks_dropped == {"components": 1, "extended": 1, "half (incomplete)": 1}
     assert report.keys_dropped == {"note": 1, "frame_dims": 1, "seen": 1}
@@ -186,7 +168,7 @@ def test_what_cannot_be_taken_along_is_named(tmp_path):
         | {"others_move_up": True}
     ]
     assert (report.hashes_dropped, report.thumbnails_dropped, report.faces) == (2, 1, 3)
-    first, second, third = content(tmp_path / "new.fsa")["__data__"]["f.png"]["faces"]
+    first, second, third = fsa_root(tmp_path / "new.fsa")["__data__"]["f.png"]["faces"]
     assert list(first["mask"]) == ["unet-dfl", "vgg-clear"]
     assert first["mask"]["unet-dfl"]["interpolator"] == 3
     assert {record["stored_centering"] for record in first["mask"].values()} == {"legacy"}
@@ -199,26 +181,26 @@ def test_what_cannot_be_taken_along_is_named(tmp_path):
 @pytest.mark.parametrize("thumb", ["jpeg", [1, [2]], [], [0.5], {"a": 1}])
 def test_damaged_thumbnails_are_dropped_and_named(thumb, tmp_path):
     root = {"__meta__": {"version": 2.3}, "__data__": {"f.png": {"faces": [face(thumb=thumb)], "video_meta": {}}}}
-    report = migrate(written(tmp_path / "old.fsa", root), tmp_path / "new.fsa")
-    check_current(content(tmp_path / "new.fsa"))
+    report = migrate(write_pickled(tmp_path / "old.fsa", root), tmp_path / "new.fsa")
+    check_current(fsa_root(tmp_path / "new.fsa"))
     assert report.keys_dropped == {"thumb (damaged)": 1}
 
 
 def test_unknown_keys_stay_below_2_4(tmp_path):
-    old = written(tmp_path / "old.fsa", {"f.png": {"faces": [face(note="mine")], "seen": True}})
+    old = write_pickled(tmp_path / "old.fsa", {"f.png": {"faces": [face(note="mine")], "seen": True}})
     report = migrate(old, tmp_path / "new.fsa", "2.3")
-    frame = content(tmp_path / "new.fsa")["__data__"]["f.png"]
+    frame = fsa_root(tmp_path / "new.fsa")["__data__"]["f.png"]
     assert (frame["seen"], frame["video_meta"], frame["faces"][0]["note"]) == (True, {}, "mine")
     assert report.keys_dropped == {}
 
 
 def test_turned_faces_need_the_size_of_their_frame(tmp_path):
-    path = FOLDER / "g0_2018-05.p"
+    path = ALIGNMENTS / "g0_2018-05.p"
     with pytest.raises(AlignmentsError, match=r"frame 'f_000008\.png' was found in a frame turned by 90 degrees"):
         migrate(path, tmp_path / "new.fsa")
     assert not (tmp_path / "new.fsa").exists()
     migrate(path, tmp_path / "new.fsa", frame_size=frame_size)
-    got = content(tmp_path / "new.fsa")["__data__"]["f_000008.png"]["faces"][2]
+    got = fsa_root(tmp_path / "new.fsa")["__data__"]["f_000008.png"]["faces"][2]
     old = FACES["f_000008.png"][2]
     landmarks = np.rint(np.array(old["landmarks"]))
     points, box = legacy_rotation(landmarks, np.array([old[key] for key in "xywh"]), 90, *frame_size(""))
@@ -228,9 +210,9 @@ def test_turned_faces_need_the_size_of_their_frame(tmp_path):
 
 @pytest.mark.parametrize("vector", ROTATIONS, ids=lambda vector: str(vector["before"]["r"]))
 def test_the_size_in_the_file_is_enough(vector, tmp_path):
-    old = written(tmp_path / "old.fsa", {"f.png": [vector["before"]]})
+    old = write_pickled(tmp_path / "old.fsa", {"f.png": [vector["before"]]})
     migrate(old, tmp_path / "new.fsa")
-    (got,) = content(tmp_path / "new.fsa")["__data__"]["f.png"]["faces"]
+    (got,) = fsa_root(tmp_path / "new.fsa")["__data__"]["f.png"]["faces"]
     assert got["landmarks_xy"] == vector["after"]["landmarksXY"]
     assert [got[key] for key in "xywh"] == [vector["after"][key] for key in "xywh"]
 
@@ -258,17 +240,17 @@ def test_keys_of_videos(key, video, expected):
 
 
 def test_two_frames_cannot_become_one(tmp_path):
-    old = written(tmp_path / "old.fsa", {"clip_000001.png": [], "clip_000001.jpg": []})
+    old = write_pickled(tmp_path / "old.fsa", {"clip_000001.png": [], "clip_000001.jpg": []})
     with pytest.raises(AlignmentsError, match=r"both become 'clip_000001\.mp4'"):
         migrate(old, tmp_path / "new.fsa", video="clip.mp4")
 
 
 def test_migration_refuses_what_it_cannot_do(tmp_path):
-    path = FOLDER / "g6_2019-12.fsa"
-    existing = written(tmp_path / "existing.fsa", {})
+    path = ALIGNMENTS / "g6_2019-12.fsa"
+    existing = write_pickled(tmp_path / "existing.fsa", {})
     with pytest.raises(UsageError, match="exists; choose a new name"):
         migrate(path, existing)
-    assert content(existing) == {}
+    assert fsa_root(existing) == {}
     with pytest.raises(UsageError, match=r"end in \.fsa"):
         migrate(path, tmp_path / "new.json")
     with pytest.raises(UsageError, match="choose one of g6, g7a"):
@@ -282,7 +264,7 @@ def test_faces_that_move_up_are_said(tmp_path):
     bad = face(landmarks_xy=None)
     other = face(landmarks_xy=np.ones((98, 2)))
     root = {"a.png": [bad, face(), bad], "b.png": [face(), bad, bad, other], "c.png": [bad]}
-    report = migrate(written(tmp_path / "old.fsa", root), tmp_path / "new.fsa")
+    report = migrate(write_pickled(tmp_path / "old.fsa", root), tmp_path / "new.fsa")
     lines = [line.partition(": ")[2] for line in report.table().splitlines() if "left out" in line]
     moved = "it has no landmarks, so the faces after it move up by one"
     assert lines == [
@@ -313,18 +295,18 @@ def test_keys_whose_counting_the_new_file_does_not_tell(name, to, counted, tmp_p
 
 
 def test_export_is_what_the_export_job_writes(tmp_path):
-    path, report = export_json(FOLDER / "v2_4_numpy.fsa", tmp_path / "out.json")
-    expected = FOLDER / "export_job_v2_3_0.json"
+    path, report = export_json(ALIGNMENTS / "v2_4_numpy.fsa", tmp_path / "out.json")
+    expected = ALIGNMENTS / "export_job_v2_3_0.json"
     assert path.read_bytes() == expected.read_bytes()
     assert report.faces == 18
 
 
-@pytest.mark.parametrize("path", FILES[::3], ids=ids)
+@pytest.mark.parametrize("path", ALIGNMENTS_FILES[::3], ids=file_name)
 def test_export_and_import_keep_every_landmark(path, tmp_path):
     old = Alignments.load(path)
     exported, _ = export_json(path, tmp_path / "out.json", frame_size=frame_size)
     made = import_json(exported, tmp_path / "new.fsa")
-    check_current(content(tmp_path / "new.fsa"))
+    check_current(fsa_root(tmp_path / "new.fsa"))
     assert made.frame_names == old.frame_names
     upright = old.faces.rotation == 0
     assert np.array_equal(made.faces.groups[0].points[upright], old.faces.groups[0].points[upright])
@@ -333,7 +315,7 @@ def test_export_and_import_keep_every_landmark(path, tmp_path):
 
 def test_export_names_its_files(tmp_path):
     path = tmp_path / "alignments.fsa"
-    path.write_bytes((FOLDER / "g6_2019-12.fsa").read_bytes())
+    path.write_bytes((ALIGNMENTS / "g6_2019-12.fsa").read_bytes())
     assert [export_json(path)[0].name for _ in range(3)] == [
         "alignments.json",
         "alignments_1.json",
@@ -346,7 +328,7 @@ def test_export_names_its_files(tmp_path):
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 600])
 def test_export_of_any_number_of_frames_is_one_document(count, tmp_path):
     root = {f"frame_{number}.png": [face()] * (number % 2) for number in range(count)}
-    exported, _ = export_json(written(tmp_path / "a.fsa", root))
+    exported, _ = export_json(write_pickled(tmp_path / "a.fsa", root))
     text = exported.read_text()
     data = json.loads(text)
     assert list(data) == list(root)
@@ -368,7 +350,7 @@ def test_landmarks_from_elsewhere(name, tmp_path):
     source = tmp_path / "landmarks.json"
     source.write_text(json.dumps(FORMS[name]))
     made = import_json(source, tmp_path / "new.fsa")
-    check_current(content(tmp_path / "new.fsa"))
+    check_current(fsa_root(tmp_path / "new.fsa"))
     assert (made.version, made.frame_names, len(made.faces)) == (2.4, ["a.png", "b.png"], 1)
     assert np.array_equal(made.faces.groups[0].points[0], np.array(POINTS, np.float32))
     low, high = np.rint(np.min(POINTS, 0)), np.rint(np.max(POINTS, 0))
@@ -423,7 +405,7 @@ def test_import_refuses_what_it_cannot_do(tmp_path):
         import_json(source, tmp_path / "new.fsa")
     with pytest.raises(UsageError, match=r"end in \.fsa"):
         import_json(source, tmp_path / "new.json")
-    existing = written(tmp_path / "existing.fsa", {})
+    existing = write_pickled(tmp_path / "existing.fsa", {})
     with pytest.raises(UsageError, match="exists"):
         import_json(source, existing)
 

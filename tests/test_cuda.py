@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -22,8 +21,8 @@ from gpu_extract.engines import pick, slots
 from gpu_extract.engines.base import Crops, MemoryLimits
 from gpu_extract.engines.samplers import exact_cuda, kornia_torch
 from gpu_extract.errors import DeviceError
-from gpu_extract.kernels import reference
 from gpu_extract.patch import whole_frame
+from tests.helpers import copied, exact_crops, extract_command, files_in
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -68,12 +67,11 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture
 def alignments(tmp_path: Path, vectors: Path) -> Path:
-    return Path(shutil.copy(vectors / "alignments" / "g6_2019-12.fsa", tmp_path / "alignments.fsa"))
+    return copied(vectors / "alignments" / "g6_2019-12.fsa", tmp_path)
 
 
 def command(alignments: Path, vectors: Path, faces: Path, *flags: str, size: int = SIZE) -> list[str]:
-    words = ["extract", "-a", str(alignments), "-fr", str(vectors / "frames"), "-fc", str(faces), "-sz", str(size)]
-    return [*words, "--progress", "none", *flags]
+    return extract_command(alignments, vectors / "frames", faces, "-sz", size, *flags)
 
 
 def interpreted(script: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -83,14 +81,10 @@ def interpreted(script: str, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
-
-
 def on_cpu(alignments: Path, vectors: Path, folder: Path, size: int = SIZE) -> dict[str, bytes]:
     """The faces that the C sampler gives."""
     assert main(command(alignments, vectors, folder, "--device", "cpu", "--no-update", size=size)) == 4
-    return files(folder)
+    return files_in(folder)
 
 
 def test_when_memory_runs_out_the_run_goes_on(alignments: Path, vectors: Path, tmp_path: Path) -> None:
@@ -100,7 +94,7 @@ def test_when_memory_runs_out_the_run_goes_on(alignments: Path, vectors: Path, t
     )
     run = interpreted(script, *command(alignments, vectors, tmp_path / "faces", "--engine", "exact", "--device", "cpu"))
     assert run.returncode == 4, run.stderr
-    assert files(tmp_path / "faces") == on_cpu(alignments, vectors, tmp_path / "cpu")
+    assert files_in(tmp_path / "faces") == on_cpu(alignments, vectors, tmp_path / "cpu")
 
 
 def test_a_device_that_fails_for_good_leaves_whole_files(alignments: Path, vectors: Path, tmp_path: Path) -> None:
@@ -116,12 +110,12 @@ def test_a_device_that_fails_for_good_leaves_whole_files(alignments: Path, vecto
     )
     assert "Traceback" not in run.stderr
     assert alignments.read_bytes() == before
-    written = files(tmp_path / "faces")
+    written = files_in(tmp_path / "faces")
     whole = on_cpu(alignments, vectors, tmp_path / "cpu")
     assert 0 < len(written) < len(whole)
     assert written.items() <= whole.items()
     assert main(command(alignments, vectors, tmp_path / "faces", "--device", "cpu", "--resume")) == 4
-    assert files(tmp_path / "faces") == whole
+    assert files_in(tmp_path / "faces") == whole
 
 
 @pytest.fixture
@@ -181,10 +175,6 @@ def some_batch(size: int = 64) -> tuple[list[Any], Crops]:
     return frames, Crops(np.arange(12) % 3, matrices, np.arange(12) % 2 > 0, size)
 
 
-def truth(frames: list[Any], crops: Crops) -> np.ndarray:
-    return reference.warp_affine(frames, crops.patch, crops.crop_from_frame, crops.cubic, crops.size)
-
-
 @contextmanager
 def made(module: Any, device: str = "cuda:0", **limits: int) -> Iterator[Any]:
     with module.create(device, MemoryLimits(**limits), print) as engine:
@@ -197,7 +187,7 @@ def test_the_job_on_cuda_gives_the_files_of_the_cpu(alignments: Path, vectors: P
     whole = on_cpu(alignments, vectors, tmp_path / "cpu", size)
     flags = ("--engine", "exact", "--device", "cuda", "--no-update")
     assert main(command(alignments, vectors, tmp_path / "faces", *flags, size=size)) == 4
-    assert files(tmp_path / "faces") == whole
+    assert files_in(tmp_path / "faces") == whole
     assert all(cv2.imread(str(tmp_path / "faces" / name)) is not None for name in whole)
 
 
@@ -222,7 +212,7 @@ def test_the_loop_does_not_wait_for_the_device(module: Any) -> None:
     for result in results:
         np.testing.assert_array_equal(result, results[0])
     if module is exact_cuda:
-        np.testing.assert_array_equal(results[0], truth(frames, crops))
+        np.testing.assert_array_equal(results[0], exact_crops(frames, crops))
 
 
 @pytest.mark.cuda
@@ -241,7 +231,7 @@ def test_the_engine_works_on_another_thread_and_on_every_device() -> None:
             thread = threading.Thread(target=lambda to=results, by=engine: to.append(by.warp(patches, crops)))
             thread.start()
             thread.join()
-            np.testing.assert_array_equal(results[0], truth(frames, crops))
+            np.testing.assert_array_equal(results[0], exact_crops(frames, crops))
 
 
 @pytest.mark.cuda
@@ -257,7 +247,7 @@ def test_too_little_memory_on_cuda_halves_the_batch(monkeypatch: pytest.MonkeyPa
 
     with made(exact_cuda, batch_mb=2) as engine:
         monkeypatch.setattr(slots, "_Slot", slot)
-        np.testing.assert_array_equal(engine.warp(patches, crops), truth(frames, crops))
+        np.testing.assert_array_equal(engine.warp(patches, crops), exact_crops(frames, crops))
 
 
 @pytest.mark.cuda
@@ -273,4 +263,4 @@ def test_a_cuda_failure_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
             patch.setattr(engine._kernel, "launch", failing)
             with pytest.raises(DeviceError, match="cuda:0 failed: CUDA error"):
                 engine.submit(patches, crops)
-        np.testing.assert_array_equal(engine.warp(patches, crops), truth(frames, crops))
+        np.testing.assert_array_equal(engine.warp(patches, crops), exact_crops(frames, crops))

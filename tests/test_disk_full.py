@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
-from gpu_extract.run import journal
+from tests.helpers import Job, copied, extract_command, noise
 
 FRAMES = 60
 LAYOUTS = pytest.mark.parametrize("layout", ["flat", "by-frame", "webdataset"])
@@ -75,39 +74,16 @@ def read_only(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
         subprocess.run(["umount", "-l", str(view)], check=True)
 
 
-class Job:
-    def __init__(self, inputs: Path, root: Path) -> None:
-        self.frames, self.root = inputs / "frames", root
-        self.alignments = root / "a.fsa"
-        shutil.copy(inputs / "a.fsa", self.alignments)
-        self.before = self.alignments.read_bytes()
-        self.faces, self.json = root / "faces", root / "report.json"
-
-    def run(self, *options: str) -> int:
-        command = ["extract", "-a", str(self.alignments), "-fr", str(self.frames), "-fc", str(self.faces)]
-        return main(
-            [*command, "-sz", "96", "--json", str(self.json), "--progress", "none", "--device", "cpu", *options]
-        )
-
-    @property
-    def report(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.json.read_text())
-        return found
-
-    def files(self) -> dict[str, bytes]:
-        paths = [path for path in self.faces.rglob("*") if path.is_file() and path.name != journal.NAME]
-        return {path.relative_to(self.faces).as_posix(): path.read_bytes() for path in paths}
+def job_in(root: Path, inputs: Path) -> Job:
+    return Job(copied(inputs / "a.fsa", root), inputs / "frames", "-sz", "96")
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory, vector_faces: Any) -> Path:
+def inputs(tmp_path_factory: pytest.TempPathFactory, landmarks: np.ndarray) -> Path:
     """Frames of noise: faces as large as PNGs get, some 27 KB at 96 px."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "frames").mkdir()
-    rng = np.random.default_rng(5)
-    noise = rng.integers(0, 256, (480, 640, 3), np.uint8)
-    cv2.imwrite(str(folder / "one.png"), noise)
-    landmarks = vector_faces["f_000001.png"][0]["landmarks"]
+    cv2.imwrite(str(folder / "one.png"), noise(480, 640))
     entries = {}
     for number in range(FRAMES):
         name = f"f_{number:06d}.png"
@@ -124,7 +100,7 @@ def plain(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 
     def files(layout: str) -> dict[str, bytes]:
         if layout not in found:
-            job = Job(inputs, tmp_path_factory.mktemp("plain"))
+            job = job_in(tmp_path_factory.mktemp("plain"), inputs)
             assert job.run("--output-layout", layout) == 0
             found[layout] = job.files()
         return found[layout]
@@ -138,7 +114,7 @@ def test_a_disk_that_fills_up(
 ) -> None:
     wanted = plain(layout)
     disk = tmpfs(1400)
-    job = Job(inputs, tmp_path)
+    job = job_in(tmp_path, inputs)
     job.faces = disk.folder / "faces"
     capsys.readouterr()
     assert job.run("--output-layout", layout) == 6
@@ -166,7 +142,7 @@ def test_writes_that_fail(
 ) -> None:
     """As a full disk has it: part of a write succeeds, all later ones fail."""
     wanted = plain(layout)
-    job = Job(inputs, tmp_path)
+    job = job_in(tmp_path, inputs)
     real, left = os.write, [700_000]
 
     def write(descriptor: int, data: Any) -> int:
@@ -194,7 +170,7 @@ def test_a_disk_too_full_to_save_on(
     inputs: Path, tmp_path: Path, tmpfs: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     disk = tmpfs(200)
-    job = Job(inputs, disk.folder)
+    job = job_in(disk.folder, inputs)
     job.faces, job.json = tmp_path / "faces", tmp_path / "report.json"
     filler = disk.folder / "filler"
     filler.write_bytes(bytes(os.statvfs(disk.folder).f_bavail * 4096 - 8192))
@@ -211,7 +187,7 @@ def test_what_cannot_fit_is_not_begun(
     inputs: Path, tmp_path: Path, tmpfs: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     disk = tmpfs(400)
-    job = Job(inputs, tmp_path)
+    job = job_in(tmp_path, inputs)
     job.faces = disk.folder / "faces"
     assert job.run() == 6
     said = capsys.readouterr().err
@@ -224,7 +200,7 @@ def test_what_cannot_fit_is_not_begun(
 def test_only_what_is_left_must_fit(inputs: Path, tmp_path: Path, tmpfs: Any) -> None:
     """A resumed run on a nearly full disk counts what it still has to write, not what lies there already."""
     disk = tmpfs(8000)
-    job = Job(inputs, tmp_path)
+    job = job_in(tmp_path, inputs)
     job.faces = disk.folder / "faces"
     assert job.run() == 0
     for path in job.faces.glob("f_00000[01]_*.png"):
@@ -238,7 +214,7 @@ def test_only_what_is_left_must_fit(inputs: Path, tmp_path: Path, tmpfs: Any) ->
 def test_a_report_that_cannot_be_written_is_noticed_before_the_run(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = Job(inputs, tmp_path)
+    job = job_in(tmp_path, inputs)
     job.json = tmp_path / "missing" / "report.json"
     assert job.run("-een", "20") == 6
     assert "the report cannot be written to" in capsys.readouterr().err
@@ -250,7 +226,7 @@ def test_a_report_that_cannot_be_written_is_noticed_before_the_run(
 def test_the_report_never_replaces_an_input(
     target: str, inputs: Path, tmp_path: Path, vectors: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = Job(inputs, tmp_path)
+    job = job_in(tmp_path, inputs)
     clip = tmp_path / "clip.mp4"
     shutil.copy(vectors / "video" / "clip.mp4", clip)
     job.frames = clip
@@ -266,7 +242,7 @@ def test_read_only_inputs(
 ) -> None:
     wanted = plain("flat")
     view = read_only(inputs)
-    job = Job(inputs, tmp_path)
+    job = job_in(tmp_path, inputs)
     job.frames, job.alignments = view / "frames", view / "a.fsa"
     assert job.run() == 6
     assert (
@@ -282,14 +258,14 @@ def test_read_only_inputs(
 
 def test_read_only_inputs_of_a_version_without_hashes(vectors: Path, tmp_path: Path, read_only: Any) -> None:
     view = read_only(vectors)
-    command = ["extract", "-a", str(view / "alignments" / "v2_4_list.fsa"), "-fr", str(view / "frames")]
-    assert main([*command, "-fc", str(tmp_path / "faces"), "-q"]) == 4
+    command = extract_command(view / "alignments" / "v2_4_list.fsa", view / "frames", tmp_path / "faces", "-q")
+    assert main(command) == 4
     assert len(list((tmp_path / "faces").glob("*.png"))) == 17
 
 
 def test_files_without_write_permission(inputs: Path, tmp_path: Path, plain: Any) -> None:
     wanted = plain("flat")
-    job = Job(inputs, tmp_path)
+    job = job_in(tmp_path, inputs)
     copy = tmp_path / "frames"
     shutil.copytree(inputs / "frames", copy)
     for path in [*copy.iterdir(), job.alignments]:
@@ -313,7 +289,7 @@ def test_a_dry_run_writes_nothing_and_tells(
     inputs: Path, tmp_path: Path, plain: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     size_of_all = sum(map(len, plain("flat").values()))
-    job = Job(inputs, tmp_path / "job" if (tmp_path / "job").mkdir() is None else tmp_path)
+    job = job_in(tmp_path / "job", inputs)
     job.json = tmp_path / "report.json"
     before = everything(job.root)
     capsys.readouterr()
@@ -333,7 +309,7 @@ def test_a_dry_run_writes_nothing_and_tells(
 
 @pytest.mark.parametrize("options", [("--output-layout", "webdataset"), ("--format", "jpg"), ("--resume",)], ids=str)
 def test_a_dry_run_of_anything_writes_nothing(options: tuple[str, ...], inputs: Path, tmp_path: Path) -> None:
-    job = Job(inputs, tmp_path)
+    job = job_in(tmp_path, inputs)
     if options == ("--resume",):
         assert job.run("-een", "20") == 0
     job.json.touch()
@@ -345,7 +321,7 @@ def test_a_dry_run_of_anything_writes_nothing(options: tuple[str, ...], inputs: 
 @pytest.fixture
 def torn(inputs: Path, tmp_path: Path) -> Job:
     """A job of which frames 10, 20, 30, 40 and 50 cannot be read."""
-    job = Job(inputs, tmp_path)
+    job = job_in(tmp_path, inputs)
     frames = tmp_path / "frames"
     shutil.copytree(inputs / "frames", frames)
     for number in range(10, FRAMES, 10):
@@ -389,7 +365,7 @@ def test_errors_that_do_not(options: tuple[str, ...], torn: Job) -> None:
 
 
 def test_a_fault_that_is_known_before_the_start_counts(inputs: Path, tmp_path: Path) -> None:
-    job = Job(inputs, tmp_path)
+    job = job_in(tmp_path, inputs)
     loaded = Alignments.load(job.alignments)
     loaded.set_field(3, "landmarks_xy", np.full((68, 2), 7, np.float32))
     loaded.save()

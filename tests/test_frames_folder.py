@@ -21,36 +21,23 @@ from gpu_extract.frames.images import decode
 from gpu_extract.frames.images.decode import MAX_PIXELS, decode_image, image_size
 from gpu_extract.frames.images.image_header import read_header
 from gpu_extract.patch import Region
-
-VECTORS = Path(__file__).parent / "vectors"
-
-
-def noise(height: int, width: int, channels: int = 3, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
-    high = int(np.iinfo(dtype).max) + 1
-    return np.random.default_rng(seed).integers(0, high, (height, width, channels), dtype=dtype).squeeze()
-
-
-def encoded(extension: str, pixels: np.ndarray, *options: int) -> bytes:
-    ok, data = cv2.imencode(extension, pixels, list(options))
-    assert ok
-    return data.tobytes()
-
-
-def plain_opencv(data: bytes) -> np.ndarray:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert pixels is not None
-    return pixels
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+from tests.helpers import (
+    VECTORS,
+    assert_covers,
+    exif,
+    image_bytes,
+    jpeg_with_segment,
+    noise,
+    opencv_pixels,
+    png_chunk,
+    png_of,
+    whole_by_opencv,
+)
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: tuple[bytes, ...] = (), end: bytes = b""):
     """A PNG written here; rows hold a filter byte each."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    body = b"".join((chunk(b"IHDR", header), *extra, chunk(b"IDAT", zlib.compress(rows)), end, chunk(b"IEND", b"")))
-    return b"\x89PNG\r\n\x1a\n" + body
+    return png_of(width, height, depth, colour, *extra, png_chunk(b"IDAT", zlib.compress(rows)), end)
 
 
 def rgb_png(pixels: np.ndarray, extra: tuple[bytes, ...] = (), end: bytes = b"") -> bytes:
@@ -59,13 +46,8 @@ def rgb_png(pixels: np.ndarray, extra: tuple[bytes, ...] = (), end: bytes = b"")
     return png(width, height, 8, {3: 2, 4: 6}[pixels.shape[2]], rows, extra, end)
 
 
-def exif(orientation: int) -> bytes:
-    return b"II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
-
-
 def jpeg_with_exif(data: bytes, orientation: int) -> bytes:
-    body = b"Exif\0\0" + exif(orientation)
-    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
+    return jpeg_with_segment(data, 0xE1, b"Exif\0\0" + exif(orientation))
 
 
 def load_all(folder: Path) -> list[Frame | FrameFailure]:
@@ -122,7 +104,7 @@ def test_wanted_frames_only_and_none_is_opened_before_load(tmp_path: Path) -> No
 @pytest.mark.skipif(not hasattr(cv2, "IMWRITE_PNG_FILTER"), reason="OpenCV writes chosen filters from 4.12 on")
 def test_a_file_is_read_and_decoded_once_for_all_its_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, options in (("a.png", ()), ("b.png", (cv2.IMWRITE_PNG_FILTER, 0x80)), ("c.jpg", ())):
-        (tmp_path / name).write_bytes(encoded(name[1:], noise(40, 60), *options))
+        (tmp_path / name).write_bytes(image_bytes(name[1:], noise(40, 60), *options))
     frames = [frame for frame in load_all(tmp_path) if isinstance(frame, Frame)]
     sizes = [(frame.height, frame.width) for frame in frames]
     for path in tmp_path.iterdir():
@@ -138,7 +120,7 @@ def test_a_file_is_read_and_decoded_once_for_all_its_regions(tmp_path: Path, mon
 
 @pytest.mark.parametrize("extension", [".png", ".jpg", ".bmp"])
 def test_all_regions_of_a_frame_at_once(tmp_path: Path, extension: str) -> None:
-    (tmp_path / f"a{extension}").write_bytes(encoded(extension, noise(90, 60)))
+    (tmp_path / f"a{extension}").write_bytes(image_bytes(extension, noise(90, 60)))
     whole = cv2.imread(str(tmp_path / f"a{extension}"))
     with open_frames(tmp_path) as source:
         (frame,) = source.frames(np.array([0]))
@@ -162,7 +144,7 @@ def test_wanted_must_ascend(wanted: list[int]) -> None:
 def test_non_ascii_and_undecodable_names(tmp_path: Path) -> None:
     names = ["é ü 顔.png", os.fsdecode(b"\xff\xfe.png")]
     for name in names:
-        (tmp_path / name).write_bytes(encoded(".png", noise(5, 7)))
+        (tmp_path / name).write_bytes(image_bytes(".png", noise(5, 7)))
     with open_frames(tmp_path) as source:
         for frame in source.frames(np.arange(2)):
             assert isinstance(frame, Frame)
@@ -186,9 +168,9 @@ def test_empty_and_missing_folders(tmp_path: Path) -> None:
         (b"", "empty"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),
         (b"\xff\xd8\xff", "damaged"),
-        (encoded(".png", noise(20, 30))[:-30], "cut off"),
-        (encoded(".jpg", noise(20, 30))[:-200], "cut off|cannot decode"),
-        (encoded(".bmp", noise(20, 30))[:-200], "cut off|cannot decode"),
+        (image_bytes(".png", noise(20, 30))[:-30], "cut off"),
+        (image_bytes(".jpg", noise(20, 30))[:-200], "cut off|cannot decode"),
+        (image_bytes(".bmp", noise(20, 30))[:-200], "cut off|cannot decode"),
         (png(1 << 20, 1 << 20, 8, 2, b""), "at most"),
         (png(0, 10, 8, 2, b""), "at least 1"),
     ],
@@ -212,32 +194,32 @@ def test_pipes_and_dangling_links_do_not_hang(tmp_path: Path) -> None:
 
 def test_seed_semantics_of_unusual_images() -> None:
     deep = noise(9, 13, 3, np.uint16)
-    assert np.array_equal(decode_image(encoded(".png", deep)).pixels, (deep >> 8).astype(np.uint8))
+    assert np.array_equal(decode_image(image_bytes(".png", deep)).pixels, (deep >> 8).astype(np.uint8))
     four = noise(9, 13, 4)
-    assert np.array_equal(decode_image(encoded(".png", four)).pixels, four[..., :3])
+    assert np.array_equal(decode_image(image_bytes(".png", four)).pixels, four[..., :3])
     grey = noise(9, 13, 1)
-    assert np.array_equal(decode_image(encoded(".png", grey)).pixels, np.repeat(grey[..., None], 3, 2))
+    assert np.array_equal(decode_image(image_bytes(".png", grey)).pixels, np.repeat(grey[..., None], 3, 2))
     palette = noise(1, 256, 3)[None].reshape(256, 3)
     indices = noise(9, 13, 1)
     rows = b"".join(b"\0" + row.tobytes() for row in indices)
-    paletted = png(13, 9, 8, 3, rows, (chunk(b"PLTE", palette.tobytes()),))
+    paletted = png(13, 9, 8, 3, rows, (png_chunk(b"PLTE", palette.tobytes()),))
     assert np.array_equal(decode_image(paletted).pixels, palette[indices][..., ::-1])
 
 
 @pytest.mark.parametrize("orientations", [(1, 6), (6, 1), (8, 3)])
 def test_the_first_of_several_exif_blocks_counts_wherever_it_stands(orientations: tuple[int, int]) -> None:
-    jpeg = cv2.imencode(".jpg", noise(40, 60))[1].tobytes()
+    jpeg = image_bytes(".jpg", noise(40, 60))
     first, second = orientations
     scan = jpeg.index(b"\xff\xda")
     after_the_size = jpeg[:scan] + jpeg_with_exif(jpeg[:2] + jpeg[scan:], first)[2:]
     for data in (jpeg_with_exif(jpeg_with_exif(jpeg, second), first), after_the_size):
-        whole = plain_opencv(data)
+        whole = whole_by_opencv(data)
         assert image_size(data) == whole.shape[:2]
         assert np.array_equal(decode_image(data, Region(5, 7, 35, 38)).pixels, whole[7:38, 5:35])
 
 
 def test_an_image_of_another_size_than_its_header_says_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = cv2.imencode(".bmp", noise(40, 60))[1].tobytes()
+    data = image_bytes(".bmp", noise(40, 60))
     honest = decode.read_header
     monkeypatch.setattr(decode, "read_header", lambda data: replace(honest(data), width=40, height=60))
     with pytest.raises(FrameError, match="says 40 × 60 pixels, but it decodes to 60 × 40"):
@@ -257,11 +239,11 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
         7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),
         8: lambda p: np.rot90(p, 1),
     }
-    jpeg = encoded(".jpg", upright)
+    jpeg = image_bytes(".jpg", upright)
     files = {
-        "jpeg": (jpeg_with_exif(jpeg, orientation), plain_opencv(jpeg)),
-        "png, before the pixels": (rgb_png(upright[..., ::-1], (chunk(b"eXIf", exif(orientation)),)), upright),
-        "png, after the pixels": (rgb_png(upright[..., ::-1], (), chunk(b"eXIf", exif(orientation))), upright),
+        "jpeg": (jpeg_with_exif(jpeg, orientation), whole_by_opencv(jpeg)),
+        "png, before the pixels": (rgb_png(upright[..., ::-1], (png_chunk(b"eXIf", exif(orientation)),)), upright),
+        "png, after the pixels": (rgb_png(upright[..., ::-1], (), png_chunk(b"eXIf", exif(orientation))), upright),
     }
     for data, pixels in files.values():
         expected = turns[orientation](pixels)
@@ -273,44 +255,44 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 def png_variants() -> dict[str, bytes]:
     rgb = noise(31, 47)
     ancillary = {
-        "gamma": chunk(b"gAMA", struct.pack(">I", 100000)),
-        "chromaticities": chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)),
-        "srgb": chunk(b"sRGB", b"\1"),
-        "broken profile": chunk(b"iCCP", b"profile\0\0" + zlib.compress(b"not a profile")),
-        "density": chunk(b"pHYs", struct.pack(">IIB", 2835, 2835, 1)),
-        "text": chunk(b"tEXt", b"Comment\0hello"),
-        "compressed text": chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"hello" * 99)),
-        "unicode text": chunk(b"iTXt", b"faceswap\0\0\0\0\0" + b"{'a': 1}"),
-        "time": chunk(b"tIME", struct.pack(">HBBBBB", 2020, 1, 2, 3, 4, 5)),
-        "transparent colour": chunk(b"tRNS", struct.pack(">HHH", *rgb[0, 0].tolist())),
-        "background": chunk(b"bKGD", struct.pack(">HHH", 1, 2, 3)),
-        "significant bits": chunk(b"sBIT", b"\5\6\5"),
-        "histogram of nothing": chunk(b"sPLT", b"x\0\x08"),
-        "unknown": chunk(b"prVt", b"private"),
-        "animation": chunk(b"acTL", struct.pack(">II", 1, 0)),
+        "gamma": png_chunk(b"gAMA", struct.pack(">I", 100000)),
+        "chromaticities": png_chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)),
+        "srgb": png_chunk(b"sRGB", b"\1"),
+        "broken profile": png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(b"not a profile")),
+        "density": png_chunk(b"pHYs", struct.pack(">IIB", 2835, 2835, 1)),
+        "text": png_chunk(b"tEXt", b"Comment\0hello"),
+        "compressed text": png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"hello" * 99)),
+        "unicode text": png_chunk(b"iTXt", b"faceswap\0\0\0\0\0" + b"{'a': 1}"),
+        "time": png_chunk(b"tIME", struct.pack(">HBBBBB", 2020, 1, 2, 3, 4, 5)),
+        "transparent colour": png_chunk(b"tRNS", struct.pack(">HHH", *rgb[0, 0].tolist())),
+        "background": png_chunk(b"bKGD", struct.pack(">HHH", 1, 2, 3)),
+        "significant bits": png_chunk(b"sBIT", b"\5\6\5"),
+        "histogram of nothing": png_chunk(b"sPLT", b"x\0\x08"),
+        "unknown": png_chunk(b"prVt", b"private"),
+        "animation": png_chunk(b"acTL", struct.pack(">II", 1, 0)),
     }
     variants = {name: rgb_png(rgb, (extra,)) for name, extra in ancillary.items()}
     variants["rgb"] = rgb_png(rgb)
     variants["rgba"] = rgb_png(noise(31, 47, 4))
     variants["rgba, invisible"] = rgb_png(noise(31, 47, 4) * np.array([1, 1, 1, 0], np.uint8))
     variants["1 x 1"] = rgb_png(noise(1, 1)[None, None])
-    variants["suggested palette"] = rgb_png(rgb, (chunk(b"PLTE", bytes(range(48))),))
+    variants["suggested palette"] = rgb_png(rgb, (png_chunk(b"PLTE", bytes(range(48))),))
     variants["trailing bytes"] = rgb_png(rgb) + b"trailing" * 9
     for level in (0, 1, 6, 9):
-        variants[f"opencv {level}"] = encoded(".png", rgb, cv2.IMWRITE_PNG_COMPRESSION, level)
+        variants[f"opencv {level}"] = image_bytes(".png", rgb, cv2.IMWRITE_PNG_COMPRESSION, level)
     for strategy in range(5):
-        variants[f"strategy {strategy}"] = encoded(".png", rgb, cv2.IMWRITE_PNG_STRATEGY, strategy)
-    variants["16-bit rgb"] = encoded(".png", noise(31, 47, 3, np.uint16))
-    variants["16-bit rgba"] = encoded(".png", noise(31, 47, 4, np.uint16))
-    variants["16-bit grey"] = encoded(".png", noise(31, 47, 1, np.uint16))
-    variants["bilevel"] = encoded(".png", noise(31, 47, 1), cv2.IMWRITE_PNG_BILEVEL, 1)
+        variants[f"strategy {strategy}"] = image_bytes(".png", rgb, cv2.IMWRITE_PNG_STRATEGY, strategy)
+    variants["16-bit rgb"] = image_bytes(".png", noise(31, 47, 3, np.uint16))
+    variants["16-bit rgba"] = image_bytes(".png", noise(31, 47, 4, np.uint16))
+    variants["16-bit grey"] = image_bytes(".png", noise(31, 47, 1, np.uint16))
+    variants["bilevel"] = image_bytes(".png", noise(31, 47, 1), cv2.IMWRITE_PNG_BILEVEL, 1)
     return variants
 
 
 @pytest.mark.parametrize("name", png_variants())
 def test_every_png_kind_equals_opencv(name: str) -> None:
     data = png_variants()[name]
-    assert np.array_equal(decode_image(data).pixels, plain_opencv(data))
+    assert np.array_equal(decode_image(data).pixels, whole_by_opencv(data))
 
 
 def test_which_pngs_take_the_fast_path() -> None:
@@ -323,12 +305,12 @@ def test_which_pngs_take_the_fast_path() -> None:
 
 def test_damaged_pngs_never_differ_from_opencv() -> None:
     """Every single-byte fault in a small PNG: the same pixels as OpenCV, or a FrameError where OpenCV gives none."""
-    good = rgb_png(noise(6, 9), (chunk(b"tEXt", b"a\0b"),))
+    good = rgb_png(noise(6, 9), (png_chunk(b"tEXt", b"a\0b"),))
     for position in range(24, len(good)):  # past the size, which is checked on its own
         for flip in (0x01, 0x80):
             data = bytearray(good)
             data[position] ^= flip
-            expected = cv2.imdecode(np.frombuffer(bytes(data), np.uint8), cv2.IMREAD_COLOR)
+            expected = opencv_pixels(bytes(data))
             try:
                 pixels = decode_image(bytes(data)).pixels
             except FrameError:
@@ -339,7 +321,7 @@ def test_damaged_pngs_never_differ_from_opencv() -> None:
 
 @pytest.mark.parametrize("extension", [".png", ".jpg", ".bmp", ".tiff", ".webp"])
 def test_size_comes_from_the_header(extension: str) -> None:
-    data = encoded(extension, noise(37, 53))
+    data = image_bytes(extension, noise(37, 53))
     assert image_size(data) == (37, 53)
     assert decode_image(data).pixels.shape == (37, 53, 3)
     assert MAX_PIXELS >= 16384 * 16384
@@ -350,15 +332,10 @@ def test_size_comes_from_the_header(extension: str) -> None:
     "region", [Region(0, 0, 53, 37), Region(5, 3, 20, 30), Region(-9, -9, 4, 4), Region(50, 30, 99, 99)]
 )
 def test_a_region_is_that_part_of_the_whole(extension: str, region: Region) -> None:
-    data = encoded(extension, noise(37, 53))
-    whole, part = decode_image(data).pixels, decode_image(data, region)
-    height, width = part.pixels.shape[:2]
-    assert np.array_equal(part.pixels, whole[part.y0 : part.y0 + height, part.x0 : part.x0 + width])
-    assert part.x0 <= max(region.x0, 0)
-    assert part.x0 + width >= min(region.x1, 53)
-    assert part.y0 <= max(region.y0, 0)
-    assert part.y0 + height >= min(region.y1, 37)
-    assert (part.height, part.width) == (37, 53)
+    data = image_bytes(extension, noise(37, 53))
+    whole = decode_image(data).pixels
+    assert whole.shape == (37, 53, 3)
+    assert_covers(decode_image(data, region), region, whole)
 
 
 def test_a_folder_needs_neither_decoder_to_be_opened() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 
 import cv2
 import numpy as np
@@ -14,21 +13,17 @@ from gpu_extract.frames.base import clip_region
 from gpu_extract.frames.images import plain_jpeg
 from gpu_extract.frames.images.decode import Image, decode_image
 from gpu_extract.patch import Region
+from tests.helpers import exif, image_bytes, jpeg_with_segment, noise, opencv_pixels, whole_by_opencv
 
 SAMPLINGS = {name: getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{name}") for name in ("411", "420", "422", "440", "444")}
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return cv2.GaussianBlur(noise, (0, 0), 1)
-
-
-def encoded(pixels: np.ndarray, *options: int) -> bytes:
-    return cv2.imencode(".jpg", pixels, list(options))[1].tobytes()
+def blurred(height: int, width: int) -> np.ndarray:
+    return cv2.GaussianBlur(noise(height, width), (0, 0), 1)
 
 
 def sampled(name: str, height: int = 75, width: int = 61, *options: int) -> bytes:
-    return encoded(picture(height, width), cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLINGS[name], *options)
+    return image_bytes(".jpg", blurred(height, width), cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLINGS[name], *options)
 
 
 def by_pillow(pixels: np.ndarray, mode: str, **options: object) -> bytes:
@@ -38,27 +33,17 @@ def by_pillow(pixels: np.ndarray, mode: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def with_segment(data: bytes, marker: int, body: bytes) -> bytes:
-    return data[:2] + bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body + data[2:]
-
-
-def whole(data: bytes) -> np.ndarray:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert pixels is not None
-    return pixels
-
-
 @pytest.mark.parametrize("size", [(75, 61), (64, 48), (33, 17), (17, 130)])
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_every_number_of_rows_equals_the_whole(name: str, size: tuple[int, int], capfd: pytest.CaptureFixture) -> None:
     height, width = size
     data = sampled(name, height, width)
-    expected = whole(data)
+    expected = whole_by_opencv(data)
     shorter = 0
     for rows in range(1, height + 1):
         upper = plain_jpeg.upper_part(data, rows)
         if upper is not None:
-            part = whole(upper)
+            part = whole_by_opencv(upper)
             shorter += 1
             assert rows <= len(part) < height
             assert np.array_equal(part[:rows], expected[:rows])
@@ -71,16 +56,16 @@ def test_every_number_of_rows_equals_the_whole(name: str, size: tuple[int, int],
 
 @pytest.mark.parametrize("quality", [1, 20, 100])
 def test_grey_and_any_quality_equal_the_whole(quality: int) -> None:
-    for pixels in (picture(75, 61)[..., 0], picture(75, 61), np.full((75, 61, 3), 90, np.uint8)):
-        data = encoded(pixels, cv2.IMWRITE_JPEG_QUALITY, quality)
+    for pixels in (blurred(75, 61)[..., 0], blurred(75, 61), np.full((75, 61, 3), 90, np.uint8)):
+        data = image_bytes(".jpg", pixels, cv2.IMWRITE_JPEG_QUALITY, quality)
         assert plain_jpeg.upper_part(data, 30) is not None
         for rows in range(1, 76):
-            assert np.array_equal(decode_image(data, Region(0, 0, 61, rows)).pixels, whole(data)[:rows])
+            assert np.array_equal(decode_image(data, Region(0, 0, 61, rows)).pixels, whole_by_opencv(data)[:rows])
 
 
 def test_several_regions_of_one_image() -> None:
     data = sampled("420")
-    expected = whole(data)
+    expected = whole_by_opencv(data)
     image = Image(data)
     for regions in ([Region(0, 0, 9, 9)], [Region(5, 50, 61, 60), Region(-4, -4, 20, 7)], [Region(9, 9, 99, 99)]):
         for region, patch in zip(regions, image.patches(regions), strict=True):
@@ -93,11 +78,10 @@ def test_several_regions_of_one_image() -> None:
 def unusual_files() -> dict[str, bytes]:
     plain = sampled("420")
     start = plain.index(b"\xff\xc0")
-    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x0112, 3, 1, 4, 0, 0)
     return {
         "progressive": sampled("420", 75, 61, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
         "restart markers": sampled("420", 75, 61, cv2.IMWRITE_JPEG_RST_INTERVAL, 4),
-        "turned": with_segment(plain, 0xE1, exif),
+        "turned": jpeg_with_segment(plain, 0xE1, b"Exif\0\0" + exif(4)),
         "cut off": plain[:-300],
         "no end": plain[:-2],
         "arithmetic coding": plain[: start + 1] + b"\xc9" + plain[start + 2 :],
@@ -111,9 +95,9 @@ def unusual_files() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", [*unusual_files(), "CMYK"])
 def test_unusual_files_are_decoded_whole(name: str) -> None:
-    data = by_pillow(picture(75, 61), "CMYK") if name == "CMYK" else unusual_files()[name]
+    data = by_pillow(blurred(75, 61), "CMYK") if name == "CMYK" else unusual_files()[name]
     assert plain_jpeg.upper_part(data, 8) is None
-    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    expected = opencv_pixels(data)
     if expected is None:
         with pytest.raises(FrameError, match=r"damaged|decode"):
             decode_image(data, Region(0, 0, 61, 8))
@@ -123,9 +107,9 @@ def test_unusual_files_are_decoded_whole(name: str) -> None:
 
 def test_ordinary_files_of_other_writers_are_cut() -> None:
     for options in ({}, {"optimize": True}, {"icc_profile": b"x" * 99}, {"comment": b"hello"}):
-        data = by_pillow(picture(75, 61)[..., ::-1], "RGB", **options)
+        data = by_pillow(blurred(75, 61)[..., ::-1], "RGB", **options)
         assert plain_jpeg.upper_part(data, 8) is not None
-        assert np.array_equal(decode_image(data, Region(0, 0, 61, 8)).pixels, whole(data)[:8])
+        assert np.array_equal(decode_image(data, Region(0, 0, 61, 8)).pixels, whole_by_opencv(data)[:8])
 
 
 def test_what_follows_the_end_is_left_out() -> None:

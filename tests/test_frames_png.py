@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 
 import cv2
@@ -15,6 +14,7 @@ from gpu_extract.frames.images import plain_png
 from gpu_extract.frames.images.decode import Image, decode_image
 from gpu_extract.kernels import unfilter
 from gpu_extract.patch import Region
+from tests.helpers import image_bytes, opencv_pixels, png_chunk, png_of
 
 pytestmark = pytest.mark.skipif(not unfilter.is_available(), reason="the C unfilter was not built here")
 
@@ -91,7 +91,7 @@ def test_unknown_filters_are_refused() -> None:
 @pytest.mark.parametrize("filters", [0x08, 0x10, 0x20, 0x40, 0x80, 0xF8])
 def test_without_the_fast_way_opencv_gives_the_same(filters: int, monkeypatch: pytest.MonkeyPatch) -> None:
     smooth = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (60, 90, 3), dtype=np.uint8), (0, 0), 2)
-    data = cv2.imencode(".png", smooth, [cv2.IMWRITE_PNG_FILTER, filters])[1].tobytes()
+    data = image_bytes(".png", smooth, cv2.IMWRITE_PNG_FILTER, filters)
     with monkeypatch.context() as patched:
         patched.setattr(cv2, "imdecode", None)
         fast = decode_image(data, Region(11, 20, 40, 50)).pixels
@@ -106,19 +106,10 @@ def test_without_the_fast_way_opencv_gives_the_same(filters: int, monkeypatch: p
             unfilter.unfiltered(random_rows(4, 4, 3, [0]), 3, 0, 0, 4, 4)
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
 def png_file(height: int, width: int, channels: int, *streams: bytes, between: bytes = b"") -> bytes:
     """A PNG whose zlib stream is spread over the chunks as given."""
-    header = struct.pack(">IIBBBBB", width, height, 8, {3: 2, 4: 6}[channels], 0, 0, 0)
-    pixels = between.join(chunk(b"IDAT", stream) for stream in streams)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
-
-
-def opencv(data: bytes) -> np.ndarray | None:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    pixels = between.join(png_chunk(b"IDAT", stream) for stream in streams)
+    return png_of(width, height, 8, {3: 2, 4: 6}[channels], pixels)
 
 
 def decoded(data: bytes, region: Region) -> np.ndarray | None:
@@ -133,7 +124,7 @@ def test_any_regions_equal_the_whole(channels: int, monkeypatch: pytest.MonkeyPa
     random = np.random.default_rng(channels)
     height, width = 47, 61
     data = png_file(height, width, channels, zlib.compress(random_rows(height, width, channels, [0, 1, 2, 3, 4]), 1))
-    whole = opencv(data)
+    whole = opencv_pixels(data)
     assert whole is not None
     monkeypatch.setattr(cv2, "imdecode", None)
     for count in (1, 2, 5):
@@ -157,7 +148,7 @@ def odd_files() -> dict[str, bytes]:
     stream = zlib.compress(rows, 6)
     strange = rows.copy()
     strange[35, 0] = 7
-    text = chunk(b"tEXt", b"a\0b")
+    text = png_chunk(b"tEXt", b"a\0b")
     return {
         "ordinary": png_file(*size, stream),
         "wrong Adler": png_file(*size, stream[:-4] + b"abcd"),
@@ -187,7 +178,7 @@ def odd_files() -> dict[str, bytes]:
 @pytest.mark.parametrize("name", odd_files())
 def test_odd_files_are_decoded_or_refused_as_opencv_does(name: str) -> None:
     data = odd_files()[name]
-    expected = opencv(data)
+    expected = opencv_pixels(data)
     for region in (Region(0, 0, 50, 40), Region(20, 30, 21, 40), Region(3, 0, 44, 1)):
         pixels = decoded(data, region)
         assert (pixels is None) == (expected is None)
@@ -204,4 +195,4 @@ def test_a_file_cut_off_or_damaged_anywhere_is_refused_whatever_is_wanted() -> N
         damaged = bytearray(data)
         damaged[position] ^= 0x10
         assert decoded(bytes(damaged), above) is None
-        assert opencv(bytes(damaged)) is None
+        assert opencv_pixels(bytes(damaged)) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
 from gpu_extract.run import journal
+from tests.helpers import VECTORS, extract_command, face_entry, files_in, module_from
 
 PROGRAM = Path(__file__).with_name("fuzz_alignments.py")
 
@@ -29,12 +29,7 @@ PROGRAM = Path(__file__).with_name("fuzz_alignments.py")
 @pytest.fixture(scope="module")
 def fuzz() -> ModuleType:
     """The module `fuzz_alignments`."""
-    spec = importlib.util.spec_from_file_location("fuzz_alignments", PROGRAM)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_from(PROGRAM)
 
 
 def fuzzed(tmp_path: Path, *arguments: str) -> dict[str, Any]:
@@ -141,7 +136,7 @@ def test_any_bytes(data: bytes, extension: str) -> None:
     path = folder / f"gpu-extract-fuzz-{os.getpid()}{extension}"
     try:
         path.write_bytes(data)
-        code = main(["check", "-q", "-a", str(path), "-fr", str(Path(__file__).parent / "vectors" / "frames")])
+        code = main(["check", "-q", "-a", str(path), "-fr", str(VECTORS / "frames")])
         assert code in (3, 7, 4)
     finally:
         path.unlink()
@@ -157,24 +152,18 @@ class Folder:
         self.faces, self.json = root / "out" / "faces", root / "report.json"
 
     def face(self, landmarks: Any = None) -> dict[str, Any]:
-        points = self.landmarks.tolist() if landmarks is None else landmarks
-        return {"x": 0, "y": 0, "w": 1, "h": 1, "landmarks_xy": points}
+        return face_entry(self.landmarks.tolist() if landmarks is None else landmarks)
 
     def run(self, entries: dict[str, list[dict[str, Any]]], *options: str) -> tuple[int, dict[str, Any]]:
         self.alignments.write_text(json.dumps(entries))
-        command = ["extract", "-a", str(self.alignments), "-fr", str(self.frames), "-fc", str(self.faces)]
-        command += ["-sz", "32", "--json", str(self.json), "--progress", "none", "--device", "cpu", *options]
-        code = main(command)
+        given = ("-sz", "32", "--json", self.json, *options)
+        code = main(extract_command(self.alignments, self.frames, self.faces, *given))
         report: dict[str, Any] = json.loads(self.json.read_text())
         assert code == report["exit_code"]
         return code, report
 
     def written(self) -> list[str]:
-        return sorted(
-            path.relative_to(self.faces).as_posix()
-            for path in self.faces.rglob("*")
-            if path.is_file() and path.name != journal.NAME
-        )
+        return sorted(files_in(self.faces))
 
     def elsewhere(self) -> set[str]:
         """Names in the whole tree but the faces."""
@@ -184,9 +173,8 @@ class Folder:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, vectors: Path, vector_faces: Any) -> Folder:
-    image = (vectors / "frames" / "f_000001.png").read_bytes()
-    return Folder(tmp_path, vector_faces["f_000001.png"][0]["landmarks"], image)
+def folder(tmp_path: Path, vectors: Path, landmarks: np.ndarray) -> Folder:
+    return Folder(tmp_path, landmarks, (vectors / "frames" / "f_000001.png").read_bytes())
 
 
 HOSTILE_NAMES = [
@@ -367,8 +355,8 @@ def test_ten_thousand_faces_in_a_frame(layout: str, folder: Folder) -> None:
     (folder.frames / "f.png").write_bytes(folder.image)
     write_alignments(folder.alignments.with_suffix(".fsa"), {"f.png": [face_record(folder.landmarks)] * count})
     folder.alignments = folder.alignments.with_suffix(".fsa")
-    command = ["extract", "-a", str(folder.alignments), "-fr", str(folder.frames), "-fc", str(folder.faces)]
-    assert main([*command, "-sz", "16", "-q", "--device", "cpu", "--output-layout", layout]) == 0
+    given = ("-sz", "16", "-q", "--output-layout", layout)
+    assert main(extract_command(folder.alignments, folder.frames, folder.faces, *given)) == 0
     saved = Alignments.load(folder.alignments)
     hashes = {saved.stored_hash(row) for row in range(count)}
     assert len(hashes) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import pickle
 import struct
 import time
 import zlib
@@ -18,6 +17,7 @@ from gpu_extract.errors import InputError
 from gpu_extract.faces import header
 from gpu_extract.faces.encoder import encoder_for
 from gpu_extract.png_file import SIGNATURE
+from tests.helpers import frames_of, png_chunk
 
 GENERATIONS = [
     ("face_v2_1", "v2_1", 2.1),
@@ -26,12 +26,6 @@ GENERATIONS = [
     ("face_v2_4_numpy", "v2_4_numpy", 2.4),
     ("face_v2_4_head", "v2_4_list", 2.4),
 ]
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Frame key -> frame value of one of the vectors' own files."""
-    content = pickle.loads(zlib.decompress(path.read_bytes()))
-    return dict(content.get("__data__", content))
 
 
 def a_record(**changes: Any) -> dict[str, Any]:
@@ -102,7 +96,7 @@ def strict_schema(found: dict[str, Any]) -> None:
 
 
 def test_four_faces_of_todays_program_to_the_byte(vectors: Path, expected: dict[str, Any]) -> None:
-    frames = load(vectors / "alignments" / "v2_4_list.fsa")
+    frames = frames_of(vectors / "alignments" / "v2_4_list.fsa")
     faces = expected["head_tool_itxt"]["itxt"]
     assert len(faces) == 4
     for file_name, want in faces.items():
@@ -118,7 +112,7 @@ def test_each_generation_to_the_byte(vectors: Path, face: str, alignments: str, 
     theirs = header.header_text((vectors / "png" / f"{face}.png").read_bytes())
     assert theirs is not None
     parsed = ast.literal_eval(theirs)["alignments"]
-    record = dict(load(vectors / "alignments" / f"{alignments}.fsa")["f_000002.png"]["faces"][1])
+    record = dict(frames_of(vectors / "alignments" / f"{alignments}.fsa")["f_000002.png"]["faces"][1])
     lists = isinstance(record["landmarks_xy"], list)
     mask = dict(parsed["mask"]["vgg-clear"])
     stored = mask["affine_matrix"]
@@ -151,7 +145,7 @@ def test_an_independent_reader_accepts_every_face(vectors: Path, alignments: str
     encoder = encoder_for(".png")
     crop = np.arange(5 * 5 * 3, dtype=np.uint8).reshape(5, 5, 3)
     count = 0
-    for name, frame in load(vectors / "alignments" / f"{alignments}.fsa").items():
+    for name, frame in frames_of(vectors / "alignments" / f"{alignments}.fsa").items():
         for index, record in enumerate(frame["faces"]):
             text = header.face_header(version, record, index, name, 240, 320, False)
             png = encoder.encode(crop, text)
@@ -264,23 +258,23 @@ def test_read_face(vectors: Path, tmp_path: Path) -> None:
     assert header.read_header(tmp_path / "plain.png") is None
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def png_with(*parts: bytes) -> bytes:
-    return b"".join([SIGNATURE, chunk(b"IHDR", bytes(13)), *parts, chunk(b"IDAT", b""), chunk(b"IEND", b"")])
+    return b"".join(
+        [SIGNATURE, png_chunk(b"IHDR", bytes(13)), *parts, png_chunk(b"IDAT", b""), png_chunk(b"IEND", b"")]
+    )
 
 
 def text_chunk(text: str | bytes) -> bytes:
-    return chunk(b"iTXt", header.PREFIX + (text if isinstance(text, bytes) else text.encode()))
+    return png_chunk(b"iTXt", header.PREFIX + (text if isinstance(text, bytes) else text.encode()))
 
 
 def test_foreign_chunks_are_walked_over() -> None:
-    foreign = chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + b"<x/>")
+    foreign = png_chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + b"<x/>")
     assert header.read_header(png_with(foreign)) is None
-    assert header.read_header(png_with(foreign, chunk(b"tEXt", b"faceswap\0{}"), text_chunk("{'a': 1}"))) == {"a": 1}
-    late = png_with()[:-12] + text_chunk("{'a': 1}") + chunk(b"IEND", b"")
+    assert header.read_header(png_with(foreign, png_chunk(b"tEXt", b"faceswap\0{}"), text_chunk("{'a': 1}"))) == {
+        "a": 1
+    }
+    late = png_with()[:-12] + text_chunk("{'a': 1}") + png_chunk(b"IEND", b"")
     assert header.read_header(late) is None
 
 
@@ -293,9 +287,9 @@ def test_foreign_chunks_are_walked_over() -> None:
         (png_with()[:36], "ends before its pixels"),
         (SIGNATURE + struct.pack(">I4s", 1 << 31, b"iTXt") + b"faceswap" * 9, "ends inside its 'iTXt' chunk"),
         (png_with(text_chunk("{'a': 1}")).replace(b"'a'", b"'b'"), "checksum is wrong"),
-        (png_with(chunk(b"iTXt", b"faceswap\0\1\0\0\0" + zlib.compress(b"{}"))), "compressed"),
+        (png_with(png_chunk(b"iTXt", b"faceswap\0\1\0\0\0" + zlib.compress(b"{}"))), "compressed"),
         (png_with(text_chunk(b"{'\xff': 1}")), "not UTF-8"),
-        (png_with(*[chunk(b"tEXt", b"")] * header.MAX_CHUNKS), "more than 1024 chunks"),
+        (png_with(*[png_chunk(b"tEXt", b"")] * header.MAX_CHUNKS), "more than 1024 chunks"),
         (png_with(text_chunk("7")), "not a dict but of type int"),
         (png_with(text_chunk("{'a': nan}")), "not a plain literal"),
         (png_with(text_chunk("__import__('os').getcwd()")), "not a plain literal"),

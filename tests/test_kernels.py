@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from gpu_extract.kernels import cpu, reference, tables
+from tests.helpers import turned
 
 needs_sampler = pytest.mark.skipif(not cpu.is_available(), reason="the C sampler was not built here")
 
@@ -35,9 +36,8 @@ def random_case(rng: np.random.Generator) -> Case:
     angle, scale = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(np.log(0.15), np.log(4)))
     if rng.random() < 0.2:
         angle = rng.integers(0, 4) * np.pi / 2
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centre = rng.uniform((-50, -50), (width + 50, height + 50))
-    return Case(frame, np.c_[turn, size / 2 - turn @ centre], bool(rng.random() < 0.6), size)
+    return Case(frame, turned(scale, angle, centre, size), bool(rng.random() < 0.6), size)
 
 
 def opencv(case: Case) -> np.ndarray:

@@ -7,11 +7,7 @@ import numpy as np
 import pytest
 
 from gpu_extract.kernels import antialias, cpu, reference, tables
-
-
-def turned(scale: float, angle: float, centre: tuple[float, float], size: int) -> np.ndarray:
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return np.c_[turn, (size - 1) / 2 - turn @ centre]
+from tests.helpers import turned
 
 
 @pytest.fixture(scope="module")

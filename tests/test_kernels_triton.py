@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import re
 import struct
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 from gpu_extract import kernels
 from gpu_extract.kernels import reference, tables
 from gpu_extract.kernels.slab import fill, lies_inside, slab_layout
+from tests.helpers import module_from, turned
 
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
@@ -31,10 +31,7 @@ def interpreted():
     """A second copy of the module, imported so that its kernel runs in Triton's interpreter on CPU tensors."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        spec = importlib.util.spec_from_file_location("warp_affine_interpreted", SOURCE)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module
+        return module_from(SOURCE, "warp_affine_interpreted")
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +49,8 @@ def random_crops(seed: int, K: int, size: int, sizes: list[tuple[int, int]]):
     matrices = np.empty((K, 2, 3))
     for matrix, frame in zip(matrices, frame_of, strict=True):
         angle, scale = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(np.log(0.15), np.log(4)))
-        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         height, width = sizes[frame]
-        matrix[:] = np.c_[turn, size / 2 - turn @ rng.uniform((-8, -8), (width + 8, height + 8))]
+        matrix[:] = turned(scale, angle, rng.uniform((-8, -8), (width + 8, height + 8)), size)
     return frames, frame_of, matrices, rng.random(K) < 0.6, size
 
 

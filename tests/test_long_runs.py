@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -82,8 +81,8 @@ def check_flat(seen: dict[int, dict[str, int]], early: int, late: int, bytes_a_f
     assert last["threads"] <= first["threads"], seen
 
 
-def test_some_thousand_frames(tmp_path: Path, vector_faces: Any) -> None:
-    command = make(tmp_path, 6000, vector_faces["f_000001.png"][0]["landmarks"])
+def test_some_thousand_frames(tmp_path: Path, landmarks: np.ndarray) -> None:
+    command = make(tmp_path, 6000, landmarks)
     seen = watched(command, tmp_path / "faces", [2000, 5500])
     check_flat(seen, 2000, 5500, 100)
     report = json.loads((tmp_path / "report.json").read_text())
@@ -93,9 +92,9 @@ def test_some_thousand_frames(tmp_path: Path, vector_faces: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["flat", "webdataset"])
-def test_100_000_frames(layout: str, tmp_path: Path, vector_faces: Any) -> None:
+def test_100_000_frames(layout: str, tmp_path: Path, landmarks: np.ndarray) -> None:
     count = 100_000
-    command = make(tmp_path, count, vector_faces["f_000001.png"][0]["landmarks"])
+    command = make(tmp_path, count, landmarks)
     goals = [10_000, 30_000, 50_000, 70_000, 90_000]
     seen = watched([*command, "--output-layout", layout], tmp_path / "faces", goals)
     print(layout, seen)
@@ -105,9 +104,9 @@ def test_100_000_frames(layout: str, tmp_path: Path, vector_faces: Any) -> None:
     print({key: report[key] for key in ("seconds", "frames_per_second", "limiting_stage")})
 
 
-def test_many_runs_in_one_process(tmp_path: Path, vector_faces: Any) -> None:
+def test_many_runs_in_one_process(tmp_path: Path, landmarks: np.ndarray) -> None:
     """Plain, resumed, failing and verified: no thread, handle or warning is left, and memory comes back."""
-    command = make(tmp_path, 60, vector_faces["f_000001.png"][0]["landmarks"])
+    command = make(tmp_path, 60, landmarks)
     pairs = command[1:7]
 
     def once(number: int) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import shutil
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,86 +18,47 @@ import numpy as np
 import pytest
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
 from gpu_extract.frames.sources import video
+from tests.helpers import Job, picture, plain_decode, write_clip
 
 COUNT = 40
 HEIGHT, WIDTH = 240, 320
 
 
-def picture(number: int, height: int, width: int) -> np.ndarray:
-    """[H, W, 3] RGB: a smooth texture that moves."""
-    y, x = np.mgrid[0:height, 0:width]
-    waves = [np.sin((x * (2 + c) + number * 7) / 19) + np.cos((y * (3 - c) - number * 5) / 13) for c in range(3)]
-    return ((np.stack(waves, -1) + 2) * 63).astype(np.uint8)
+def clip_of(path: Path, count: int = COUNT, size: tuple[int, int] = (HEIGHT, WIDTH), **options: str) -> Path:
+    """A clip of pictures; options of the codec."""
+    return write_clip(path, count, size, options=options)
 
 
-def write_clip(
-    path: Path,
-    count: int = COUNT,
-    size: tuple[int, int] = (HEIGHT, WIDTH),
-    codec: str = "libx264",
-    pixel_format: str = "yuv420p",
-    **options: str,
-) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.height, stream.width = size
-        stream.pix_fmt = pixel_format
-        for number in range(count):
-            frame = av.VideoFrame.from_ndarray(picture(number, *size), "rgb24").reformat(format=pixel_format)
-            frame.pts, frame.time_base = number, Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
+def job_of(folder: Path, landmarks: np.ndarray, frames: Path, names: list[str]) -> Job:
+    """Two faces in every frame that the alignments file knows."""
+    folder.mkdir(exist_ok=True)
+    entries = {name: [face_record(landmarks + np.float32(11 * k)) for k in range(2)] for name in names}
+    write_alignments(folder / "a.fsa", entries)
+    return Job(folder / "a.fsa", frames, "-sz", "96")
 
 
-class Job:
-    """One run over a video, with two faces in every frame that its alignments file knows."""
-
-    def __init__(self, folder: Path, landmarks: np.ndarray, frames: Path, names: list[str]) -> None:
-        folder.mkdir(exist_ok=True)
-        self.alignments, self.faces, self.json = folder / "a.fsa", folder / "faces", folder / "report.json"
-        entries = {name: [face_record(landmarks + np.float32(11 * k)) for k in range(2)] for name in names}
-        write_alignments(self.alignments, entries)
-        self.before = self.alignments.read_bytes()
-        self.frames = frames
-
-    def run(self, *options: str) -> int:
-        command = ["extract", "-a", str(self.alignments), "-fr", str(self.frames), "-fc", str(self.faces)]
-        return main(
-            [*command, "-sz", "96", "--json", str(self.json), "--progress", "none", "--device", "cpu", *options]
-        )
-
-    @property
-    def report(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.json.read_text())
-        return found
-
-    def pixels(self) -> dict[str, np.ndarray]:
-        return {path.name: cv2.imread(str(path)) for path in sorted(self.faces.glob("*.png"))}
-
-    def consistent(self) -> None:
-        """What the report, the folder and the alignments file say is the same."""
-        report, files = self.report, sorted(self.pixels())
-        assert report["faces_written"] == len(files)
-        assert report["faces_written"] + report["faces_failed"] == len(Alignments.load(self.alignments).faces)
-        assert report["exit_code"] == (4 if report["errors"] else 0)
-        saved = Alignments.load(self.alignments)
-        hashed = {
-            f"{saved.frame_names[frame][:-4]}_{index}.png"
-            for row, (frame, index) in enumerate(zip(saved.faces.frame, saved.faces.index, strict=True))
-            if saved.stored_hash(row)
-        }
-        assert hashed == set(files)
+def assert_consistent(job: Job) -> None:
+    """What the report, the folder and the alignments file say is the same."""
+    report, files = job.report, sorted(job.pixels())
+    saved = Alignments.load(job.alignments)
+    assert report["faces_written"] == len(files)
+    assert report["faces_written"] + report["faces_failed"] == len(saved.faces)
+    assert report["exit_code"] == (4 if report["errors"] else 0)
+    hashed = {
+        f"{saved.frame_names[frame][:-4]}_{index}.png"
+        for row, (frame, index) in enumerate(zip(saved.faces.frame, saved.faces.index, strict=True))
+        if saved.stored_hash(row)
+    }
+    assert hashed == set(files)
 
 
 @pytest.fixture
-def job(tmp_path: Path, vector_faces: Any) -> Callable[..., Job]:
+def job(tmp_path: Path, landmarks: np.ndarray) -> Callable[..., Job]:
     def make(frames: Path, count: int = COUNT, folder: str = "job") -> Job:
         names = [f"{frames.stem}_{number:06d}.png" for number in range(1, count + 1)]
-        return Job(tmp_path / folder, vector_faces["f_000001.png"][0]["landmarks"], frames, names)
+        return job_of(tmp_path / folder, landmarks, frames, names)
 
     return make
 
@@ -115,22 +74,22 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_whole_clip(job: Any, tmp_path: Path) -> None:
-    made = job(write_clip(tmp_path / "clip.mp4"))
+    made = job(clip_of(tmp_path / "clip.mp4"))
     assert made.run() == 0
-    made.consistent()
+    assert_consistent(made)
     assert made.report["faces_written"] == 2 * COUNT
 
 
 @pytest.mark.parametrize("name", ["clip.mkv", "clip.ts", "clip.avi"])
 @pytest.mark.parametrize("keep", [0.4, 0.8])
 def test_truncated(name: str, keep: float, job: Any, tmp_path: Path) -> None:
-    path = write_clip(tmp_path / name, g="8")
+    path = clip_of(tmp_path / name, g="8")
     whole = job(path, folder="whole")
     assert whole.run() == 0
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     made = job(path)
     assert made.run() == 4
-    made.consistent()
+    assert_consistent(made)
     report = made.report
     assert 4 < report["frames_decoded"] < COUNT
     failed = [error["frame"] for error in report["errors"]]
@@ -147,7 +106,7 @@ def test_truncated(name: str, keep: float, job: Any, tmp_path: Path) -> None:
 
 
 def test_a_truncated_mp4_has_no_index_and_is_refused(job: Any, tmp_path: Path, capsys: Any) -> None:
-    path = write_clip(tmp_path / "clip.mp4")
+    path = clip_of(tmp_path / "clip.mp4")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     made = job(path)
     assert made.run() == 3
@@ -159,7 +118,7 @@ def test_a_truncated_mp4_has_no_index_and_is_refused(job: Any, tmp_path: Path, c
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
 @pytest.mark.parametrize("seed", range(3))
 def test_corrupted_in_the_middle(name: str, seed: int, job: Any, tmp_path: Path) -> None:
-    path = write_clip(tmp_path / name, g="5")
+    path = clip_of(tmp_path / name, g="5")
     data = bytearray(path.read_bytes())
     rng = np.random.default_rng(seed)
     for _ in range(3):
@@ -168,7 +127,7 @@ def test_corrupted_in_the_middle(name: str, seed: int, job: Any, tmp_path: Path)
     path.write_bytes(data)
     made = job(path)
     assert made.run() in (0, 4)
-    made.consistent()
+    assert_consistent(made)
     report = made.report
     assert report["faces_written"] >= COUNT
     assert report["errors"] or report["damaged"] or report["notes"], "damage that nobody was told of"
@@ -176,7 +135,7 @@ def test_corrupted_in_the_middle(name: str, seed: int, job: Any, tmp_path: Path)
 
 def test_no_face_is_cut_from_concealed_pixels(job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damaged pictures are errors, and their faces keep the hashes that they had."""
-    path = write_clip(tmp_path / "clip.mkv", g="8", bf="2")
+    path = clip_of(tmp_path / "clip.mkv", g="8", bf="2")
     whole = job(path, folder="whole")
     assert whole.run() == 0
     monkeypatch.setattr(video, "_decoder_threads", lambda: 1)  # with more, FFmpeg sometimes forgets to complain
@@ -206,7 +165,7 @@ def test_no_face_is_cut_from_concealed_pixels(job: Any, tmp_path: Path, monkeypa
 
 def test_every_byte_of_a_header_may_be_wrong(job: Any, tmp_path: Path, capsys: Any) -> None:
     """No traceback and no endless loop, whatever the first and last kilobyte hold."""
-    whole = write_clip(tmp_path / "clip.mp4", 6, (48, 64)).read_bytes()
+    whole = clip_of(tmp_path / "clip.mp4", 6, (48, 64)).read_bytes()
     path = tmp_path / "clip.mp4"
     rng = np.random.default_rng(7)
     codes = set()
@@ -223,14 +182,14 @@ def test_every_byte_of_a_header_may_be_wrong(job: Any, tmp_path: Path, capsys: A
             said(capsys)
         else:
             assert code in (0, 4)
-            made.consistent()
+            assert_consistent(made)
         shutil.rmtree(made.faces, ignore_errors=True)
     assert len(codes) > 1
 
 
 def test_the_extension_says_nothing(job: Any, tmp_path: Path) -> None:
     for name in ("clip.avi", "clip.txt", "clip"):
-        path = write_clip(tmp_path / "whole.mp4").rename(tmp_path / name)
+        path = clip_of(tmp_path / "whole.mp4").rename(tmp_path / name)
         made = job(path, folder=f"job-{name}")
         assert made.run() == 0
         assert made.report["faces_written"] == 2 * COUNT
@@ -298,30 +257,27 @@ def test_a_folder_without_images_and_nothing_at_all(job: Any, tmp_path: Path, ca
     ],
 )
 def test_unusual_pixels_equal_those_of_dumped_frames(
-    name: str, codec: str, pixel_format: str, size: tuple[int, int], job: Any, tmp_path: Path, vector_faces: Any
+    name: str, codec: str, pixel_format: str, size: tuple[int, int], job: Any, tmp_path: Path, landmarks: np.ndarray
 ) -> None:
-    path = write_clip(tmp_path / name, 6, size, codec, pixel_format)
+    path = write_clip(tmp_path / name, 6, size, codec, pixel_format=pixel_format)
     made = job(path, 6)
     assert made.run() == 0
-    made.consistent()
+    assert_consistent(made)
     dumped = tmp_path / "dumped"
     dumped.mkdir()
-    with av.open(str(path)) as container:
-        for number, frame in enumerate(container.decode(video=0), 1):
-            cv2.imwrite(str(dumped / f"{path.stem}_{number:06d}.png"), frame.to_ndarray(format="bgr24"))
-    landmarks = vector_faces["f_000001.png"][0]["landmarks"]
-    other = Job(tmp_path / "other", landmarks, dumped, sorted(p.name for p in dumped.iterdir()))
+    for number, pixels in enumerate(plain_decode(path), 1):
+        cv2.imwrite(str(dumped / f"{path.stem}_{number:06d}.png"), pixels)
+    other = job_of(tmp_path / "other", landmarks, dumped, sorted(p.name for p in dumped.iterdir()))
     assert other.run() == 0
     expected, found = other.pixels(), made.pixels()
     assert sorted(expected) == sorted(found)
     assert all(np.array_equal(pixels, expected[face]) for face, pixels in found.items())
 
 
-def test_rotated(job: Any, tmp_path: Path, vector_faces: Any) -> None:
+def test_rotated(job: Any, tmp_path: Path, landmarks: np.ndarray) -> None:
     """A phone's clip: `--rotate on` cuts from the turned picture, `off` from the stored one."""
-    path = write_clip(tmp_path / "clip.mp4", 6)
-    with av.open(str(path)) as container:
-        stored = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+    path = clip_of(tmp_path / "clip.mp4", 6)
+    stored = plain_decode(path)
     data = bytearray(path.read_bytes())
     a, b, c, d = (value << 16 for value in (0, 1, -1, 0))
     struct.pack_into(">9i", data, data.index(b"tkhd") + 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
@@ -330,8 +286,7 @@ def test_rotated(job: Any, tmp_path: Path, vector_faces: Any) -> None:
     turned.mkdir()
     for number, pixels in enumerate(stored, 1):
         cv2.imwrite(str(turned / f"clip_{number:06d}.png"), cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE))
-    landmarks = vector_faces["f_000001.png"][0]["landmarks"]
-    other = Job(tmp_path / "other", landmarks, turned, sorted(p.name for p in turned.iterdir()))
+    other = job_of(tmp_path / "other", landmarks, turned, sorted(p.name for p in turned.iterdir()))
     assert other.run() == 0
     expected = other.pixels()
     for rotate, equal in (("on", True), ("auto", True), ("off", False)):
@@ -341,23 +296,22 @@ def test_rotated(job: Any, tmp_path: Path, vector_faces: Any) -> None:
 
 
 def test_a_change_of_resolution(job: Any, tmp_path: Path) -> None:
-    first = write_clip(tmp_path / "a.ts", 12, (240, 320), tune="zerolatency")
-    second = write_clip(tmp_path / "b.ts", 12, (480, 640), tune="zerolatency")
+    first = clip_of(tmp_path / "a.ts", 12, (240, 320), tune="zerolatency")
+    second = clip_of(tmp_path / "b.ts", 12, (480, 640), tune="zerolatency")
     both = tmp_path / "both.ts"
     both.write_bytes(first.read_bytes() + second.read_bytes())
     made = job(both, 24)
     assert made.run("--video-timing", "decoded") in (0, 4)
-    made.consistent()
+    assert_consistent(made)
     assert made.report["frames_decoded"] >= 22
     found = made.pixels()
     assert all(pixels.shape == (96, 96, 3) for pixels in found.values())
     # The same landmarks meet another picture: the larger one shows its upper left quarter there.
-    with av.open(str(second)) as container:
-        frame = next(iter(container.decode(video=0))).to_ndarray(format="bgr24")
+    frame = plain_decode(second)[0]
     folder = tmp_path / "dumped"
     folder.mkdir()
     cv2.imwrite(str(folder / "both_000013.png"), frame)
-    other = Job(tmp_path / "other", np.float32(0) + _landmarks(made), folder, ["both_000013.png"])
+    other = job_of(tmp_path / "other", np.float32(0) + _landmarks(made), folder, ["both_000013.png"])
     assert other.run() == 0
     assert np.array_equal(other.pixels()["both_000013_0.png"], found["both_000013_0.png"])
 
@@ -400,7 +354,7 @@ class Watch:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Iterator[tuple[Path, Watch]]:
-    path = write_clip(tmp_path / "secret.mp4", 3, (48, 64))
+    path = clip_of(tmp_path / "secret.mp4", 3, (48, 64))
     watch = Watch(path)
     yield path, watch
     watch.close()
@@ -456,7 +410,7 @@ def test_a_reference_inside_an_mp4_is_not_followed(
 ) -> None:
     """A QuickTime data reference (`dref`) names another file as where the samples are."""
     path, watch = secret
-    clip = write_clip(tmp_path / "clip.mp4", 6)
+    clip = clip_of(tmp_path / "clip.mp4", 6)
     data = clip.read_bytes()
     at = data.index(b"url \x00\x00\x00\x01") - 4
     target = f"file://{path}".encode() + b"\0"
@@ -485,5 +439,5 @@ def test_images_of_other_sizes_and_kinds_in_one_folder(job: Any, tmp_path: Path)
     os.mkfifo(folder / "f_000008.png")
     made = job(folder, 8)
     assert made.run() == 4
-    made.consistent()
+    assert_consistent(made)
     assert {error["frame"] for error in made.report["errors"]} == {f"f_00000{number}.png" for number in (5, 6, 7, 8)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from gpu_extract.cli import main
 from gpu_extract.faces.header import header_text, read_face
+from tests.helpers import copied, extract_command
 
 CENTERINGS = ("legacy", "face", "head")
 MODERN = ["v2_1", "v2_2", "v2_3", "v2_4_numpy", "v2_4_list", "v2_4_numpy_proto5_np2", "v2_3_rewritten_by_head"]
@@ -21,12 +21,9 @@ MODERN += ["v2_4_from_g7b_by_v2_3_0", "v2_4_from_v2_0_by_v2_3_0"]
 
 
 def extract(folder: Path, alignments: Path, frames: Path, *options: str) -> tuple[int, Path]:
-    folder.mkdir(exist_ok=True)
-    copy = folder / alignments.name
-    shutil.copy(alignments, copy)
+    """The exit code of a run over a copy of an alignments file, and its faces folder."""
     faces = folder / "faces"
-    base = ["extract", "-a", str(copy), "-fr", str(frames), "-fc", str(faces), "--device", "cpu", "--progress", "none"]
-    return main([*base, *options]), faces
+    return main(extract_command(copied(alignments, folder), frames, faces, *options)), faces
 
 
 def face_files(faces: Path) -> list[Path]:

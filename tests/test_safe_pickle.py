@@ -12,7 +12,6 @@ import sys
 import time
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,8 +24,8 @@ from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
 from gpu_extract.alignments.pickles import safe_pickle
 from gpu_extract.alignments.pickles.pickle_writer import pickled
 from gpu_extract.errors import AlignmentsError, UnsafePickleError
+from tests.helpers import VECTORS, same
 
-VECTORS = Path(__file__).parent / "vectors"
 PICKLES = sorted([*VECTORS.glob("*/*.fsa"), *VECTORS.glob("*/*.p"), *VECTORS.glob("*/*.pickle")])
 PICKLES = [path for path in PICKLES if not path.name.startswith("reject")]
 PROTOCOLS = range(6)
@@ -50,19 +49,6 @@ def python_loads(raw):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # NumPy 2 on the older names of protocol 5 arrays
         return pickle.loads(raw)
-
-
-def same(one, other):
-    """Equal in value, type, order of keys, dtype, shape and memory layout."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, np.ndarray | np.generic):
-        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-    return one == other or (one != one and other != other)
 
 
 def points(seed, count=68, dtype=np.float32):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,7 @@ from gpu_extract.alignments.generation import Traits
 from gpu_extract.faces import thumbs
 from gpu_extract.geometry import crops
 from gpu_extract.kernels import reference
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Frame key -> frame value of one of the vectors' own files."""
-    content = pickle.loads(zlib.decompress(path.read_bytes()))
-    return dict(content.get("__data__", content))
+from tests.helpers import frames_of
 
 
 def cut(frame: np.ndarray, landmarks: Any, size: int, version: float) -> np.ndarray:
@@ -33,7 +26,7 @@ def cut(frame: np.ndarray, landmarks: Any, size: int, version: float) -> np.ndar
 @pytest.mark.parametrize("name", ["thumb_v2_1", "thumb_v2_4_head"])
 def test_a_small_face_grows_to_the_releases_bytes(vectors: Path, name: str) -> None:
     frame = cv2.imread(str(vectors / "frames" / "f_000002.png"))
-    record = load(vectors / "alignments" / "v2_4_list.fsa")["f_000002.png"]["faces"][1]
+    record = frames_of(vectors / "alignments" / "v2_4_list.fsa")["f_000002.png"]["faces"][1]
     jpeg = thumbs.thumbnail(cut(frame, record["landmarks_xy"], 64, 2.4), Traits(2.4))
     assert jpeg == (vectors / "png" / f"{name}.jpg").read_bytes()
 
@@ -52,7 +45,7 @@ def test_stored_thumbnails_come_out_again(
 ) -> None:
     """They were made from faces of 256 pixels: 80 px legacy-aligned before 2.0, 96 px head-aligned from then on."""
     equal, different = 0, []
-    for name, value in load(vectors / "alignments" / f"{alignments}.fsa").items():
+    for name, value in frames_of(vectors / "alignments" / f"{alignments}.fsa").items():
         if name == "f_000099.png":  # has no frame
             continue
         frame = cv2.imread(str(vectors / "frames" / name))

@@ -4,47 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 import pytest
 
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import write_alignments
+from tests.helpers import extract_command, face_entry, write_frames
 
 SIDE = (96, 160)
 
 
 def variable_rate_clip(path: Path) -> int:
     """A clip of ten frames, each a flat grey of 20 times its number, with a gap of one frame time after the fourth."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"crf": "1", "bf": "0"})
-        stream.width, stream.height, stream.pix_fmt = SIDE[1], SIDE[0], "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 100)
-        tick = 0
-        for number in range(10):
-            frame = av.VideoFrame.from_ndarray(np.full((*SIDE, 3), 20 * (number + 1), np.uint8), format="bgr24")
-            frame.pts, frame.time_base = tick, Fraction(1, 100)
-            tick += 8 if number == 3 else 4
-            for packet in stream.encode(frame):
-                container.mux(packet)
-        for packet in stream.encode(None):
-            container.mux(packet)
+    greys = ((np.full((*SIDE, 3), 20 * (number + 1), np.uint8), 4 * (number + (number > 3))) for number in range(10))
+    write_frames(path, greys, ticks=100, options={"crf": "1", "bf": "0"}, fine_times=True)
     return 10
 
 
-def face(landmarks: np.ndarray) -> dict[str, Any]:
-    return {"x": 0, "y": 0, "w": 9, "h": 9, "landmarks_xy": landmarks, "hash": None, "mask": {}}
-
-
 @pytest.fixture
-def landmarks(vector_faces: Any) -> np.ndarray:
-    points: np.ndarray = vector_faces["f_000001.png"][0]["landmarks"] * np.float32(0.3) + np.float32(10)
-    return points
+def landmarks(landmarks: np.ndarray) -> np.ndarray:
+    """Those of the vectors, small enough for the clip."""
+    return landmarks * np.float32(0.3) + np.float32(10)
 
 
 def greys(folder: Path) -> dict[str, int]:
@@ -58,14 +42,14 @@ def greys(folder: Path) -> dict[str, int]:
 
 def extract(folder: Path, alignments: Path, video: Path, *options: str) -> dict[str, Any]:
     report = folder / "report.json"
-    command = ["extract", "-a", str(alignments), "-fr", str(video), "-fc", str(folder / "faces"), "-sz", "64"]
-    main([*command, "--json", str(report), "--no-update", "--progress", "none", "--device", "cpu", *options])
+    given = ("-sz", "64", "--json", report, "--no-update", *options)
+    main(extract_command(alignments, video, folder / "faces", *given))
     made: dict[str, Any] = json.loads(report.read_text())
     return made
 
 
 def old_file(path: Path, landmarks: np.ndarray, count: int) -> Path:
-    write_alignments(path, {f"clip_{n:06d}.png": [face(landmarks)] for n in range(1, count + 1)})
+    write_alignments(path, {f"clip_{n:06d}.png": [face_entry(landmarks)] for n in range(1, count + 1)})
     return path
 
 

@@ -22,6 +22,7 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.jobs.verify import png_fault, verify
 from gpu_extract.run import journal
+from tests.helpers import write_pickled
 
 FLAT = "g6_2019-12.fsa"
 HEADERS = "v2_3.fsa"
@@ -47,7 +48,7 @@ class Folder:
             root = loaded.root()
             entries = root.get("__data__", root)
             del entries["f_000099.png"]
-            write_alignments_like(self.alignments, root)
+            write_pickled(self.alignments, root)
 
     def state(self) -> dict[str, tuple[int, str]]:
         return {
@@ -68,12 +69,6 @@ class Folder:
         code, report = self.verify(*options)
         assert code == report["exit_code"] == (4 if report["differences"] else 0)
         return [(one["kind"], one["file"] or one["frame"]) for one in report["differences"]]
-
-
-def write_alignments_like(path: Path, root: dict[str, Any]) -> None:
-    import pickle
-
-    path.write_bytes(zlib.compress(pickle.dumps(root, protocol=4)))
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import os
 import platform
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from fractions import Fraction
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -26,46 +25,8 @@ from gpu_extract.frames.video.container import container_format
 from gpu_extract.frames.video.damage import DamageTracker
 from gpu_extract.frames.video.yuv import to_bgr
 from gpu_extract.kernels import yuv as kernels_yuv
-from gpu_extract.patch import Patch, Region
-
-VECTORS = Path(__file__).parent / "vectors"
-CLIP = VECTORS / "video" / "clip.mp4"
-
-
-def picture(number: int, height: int, width: int) -> np.ndarray:
-    """[H, W, 3] RGB: a smooth texture that moves, its number readable from nowhere but the pixels."""
-    y, x = np.mgrid[0:height, 0:width]
-    waves = [np.sin((x * (2 + c) + number * 7) / 19) + np.cos((y * (3 - c) - number * 5) / 13) for c in range(3)]
-    return ((np.stack(waves, -1) + 2) * 63).astype(np.uint8)
-
-
-def write_clip(
-    path: Path,
-    count: int = 30,
-    size: tuple[int, int] = (48, 64),
-    codec: str = "libx264",
-    pixel_format: str = "yuv420p",
-    options: dict[str, str] | None = None,
-    prepare: Callable[[av.video.stream.VideoStream], None] = lambda stream: None,
-    pts: Callable[[int], int] = lambda number: number,
-) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options or {})
-        stream.height, stream.width = size
-        stream.pix_fmt = pixel_format
-        prepare(stream)
-        for number in range(count):
-            frame = av.VideoFrame.from_ndarray(picture(number, *size), "rgb24").reformat(format=pixel_format)
-            frame.pts = pts(number)
-            frame.time_base = Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def plain_decode(path: Path) -> list[np.ndarray]:
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+from gpu_extract.patch import Region
+from tests.helpers import CLIP, VECTORS, assert_covers, plain_decode, write_clip
 
 
 def read(path: Path, wanted: list[int], **options: object) -> tuple[dict[int, np.ndarray], dict[int, str], FrameSource]:
@@ -178,19 +139,8 @@ def test_a_region_equals_that_part_of_the_whole(pixel_format: str, size: tuple[i
         for y0 in range(0, height, 17):
             for x0 in range(0, width, 23):
                 for reach in (1, 8, 33):
-                    assert_part(to_bgr(frame, Region(x0, y0, x0 + reach, y0 + reach)), x0, y0, reach, whole)
-
-
-def assert_part(part: Patch, x0: int, y0: int, reach: int, whole: np.ndarray) -> None:
-    """A patch covers a square region, as far as the frame goes, and equals that part of the whole."""
-    height, width = whole.shape[:2]
-    rows, columns = part.pixels.shape[:2]
-    assert np.array_equal(part.pixels, whole[part.y0 : part.y0 + rows, part.x0 : part.x0 + columns])
-    assert part.x0 <= x0
-    assert part.y0 <= y0
-    assert part.x0 + columns >= min(x0 + reach, width)
-    assert part.y0 + rows >= min(y0 + reach, height)
-    assert (part.height, part.width) == (height, width)
+                    region = Region(x0, y0, x0 + reach, y0 + reach)
+                    assert_covers(to_bgr(frame, region), region, whole)
 
 
 @pytest.mark.parametrize(
@@ -242,8 +192,8 @@ def test_a_converter_of_another_kind_is_noticed(change: str, without: str, monke
     frame = random_frame(134, 166, "yuv420p", 2, 0)
     assert yuv._way(frame) == (yuv.CUT_OUT if change == "more contrast" else yuv.WHOLE)
     whole = convert(VideoReformatter(), frame)
-    for x0, y0 in ((0, 0), (30, 41), (120, 100)):
-        assert_part(to_bgr(frame, Region(x0, y0, x0 + 20, y0 + 20)), x0, y0, 20, whole)
+    for region in (Region(0, 0, 20, 20), Region(30, 41, 50, 61), Region(120, 100, 140, 120)):
+        assert_covers(to_bgr(frame, region), region, whole)
 
 
 def test_without_the_extension_swscale_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,8 +202,8 @@ def test_without_the_extension_swscale_gives_the_same(monkeypatch: pytest.Monkey
     frame = random_frame(134, 166, "yuv420p", 5, 1)
     assert yuv._way(frame) == yuv.CUT_OUT
     whole = frame.to_ndarray(format="bgr24")
-    for x0, y0 in ((0, 0), (30, 41), (120, 100)):
-        assert_part(to_bgr(frame, Region(x0, y0, x0 + 20, y0 + 20)), x0, y0, 20, whole)
+    for region in (Region(0, 0, 20, 20), Region(30, 41, 50, 61), Region(120, 100, 140, 120)):
+        assert_covers(to_bgr(frame, region), region, whole)
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le", "yuv422p", "yuv422p10le"])
@@ -277,7 +227,8 @@ def test_interlaced_frames_are_converted_line_by_line(
                 np.frombuffer(target, np.uint8).reshape(target.height, -1)[:, :shared] = samples[:, :shared]
             expected = unmarked.to_ndarray(format="bgr24")
             assert np.array_equal(to_bgr(marked).pixels, expected)
-            assert_part(to_bgr(marked, Region(20, 10, 50, 40)), 20, 10, 30, expected)
+            region = Region(20, 10, 50, 40)
+            assert_covers(to_bgr(marked, region), region, expected)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
@@ -287,12 +238,11 @@ def test_regions_of_decoded_frames_equal_the_whole(tmp_path: Path, codec: str, p
     path = write_clip(tmp_path / "clip.mkv", 3, (130, 166), codec=codec, pixel_format=pixel_format)
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            regions = [
-                (x, y, to_bgr(frame, Region(x, y, x + 20, y + 20))) for x in range(0, 166, 29) for y in (0, 31, 115)
-            ]
+            regions = [Region(x, y, x + 20, y + 20) for x in range(0, 166, 29) for y in (0, 31, 115)]
+            parts = [to_bgr(frame, region) for region in regions]
             whole = frame.to_ndarray(format="bgr24")
-            for x, y, part in regions:
-                assert_part(part, x, y, 20, whole)
+            for part, region in zip(parts, regions, strict=True):
+                assert_covers(part, region, whole)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +254,7 @@ def test_unusual_frames_are_converted_whole(pixel_format: str, size: tuple[int, 
     for plane in frame.planes:
         plane.update(bytes(plane.buffer_size))
     whole = frame.to_ndarray(format="bgr24")
-    assert_part(to_bgr(frame, Region(0, 0, 9, 9)), 0, 0, 9, whole)
+    assert_covers(to_bgr(frame, Region(0, 0, 9, 9)), Region(0, 0, 9, 9), whole)
 
 
 @pytest.mark.parametrize("timing", ["decoded", "constant"])
@@ -319,10 +269,7 @@ def test_a_region_far_outside_is_still_a_patch() -> None:
     frame = random_frame(48, 64, "yuv420p")
     whole = frame.to_ndarray(format="bgr24")
     for region in (Region(-50, -50, -20, -20), Region(900, 900, 901, 950)):
-        part = to_bgr(frame, region)
-        rows, columns = part.pixels.shape[:2]
-        assert rows * columns > 0
-        assert np.array_equal(part.pixels, whole[part.y0 : part.y0 + rows, part.x0 : part.x0 + columns])
+        assert_covers(to_bgr(frame, region), region, whole)
 
 
 def test_frames_load_in_many_threads_at_once() -> None:
@@ -385,10 +332,8 @@ def test_a_change_of_size_in_mid_stream(tmp_path: Path) -> None:
         for frame in source.frames(np.arange(len(expected))):
             assert isinstance(frame, Frame)
             assert (frame.height, frame.width) == expected[frame.index].shape[:2]
-            part = frame.load(Region(30, 20, 62, 46))
-            rows, columns = part.pixels.shape[:2]
-            cut = expected[frame.index][part.y0 : part.y0 + rows, part.x0 : part.x0 + columns]
-            assert np.array_equal(part.pixels, cut)
+            region = Region(30, 20, 62, 46)
+            assert_covers(frame.load(region), region, expected[frame.index])
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.9])

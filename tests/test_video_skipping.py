@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -15,6 +14,7 @@ from gpu_extract.frames import FrameFailure, open_frames
 from gpu_extract.frames.sources import video
 from gpu_extract.frames.sources.video import VideoSource
 from gpu_extract.frames.video.bitstream import DoubtError, packet_reader
+from tests.helpers import plain_decode, write_frames
 
 HEIGHT, WIDTH = 48, 64
 COUNT = 70
@@ -26,7 +26,8 @@ def _always_worthwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "WORTHWHILE_SHARE", 0)
 
 
-def picture(number: int) -> np.ndarray:
+def numbered(number: int) -> np.ndarray:
+    """[H, W, 3] RGB: a moving texture with grain, its number in a corner."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     waves = [np.sin((x * (2 + c) + number * 7) / 19) + np.cos((y * (3 - c) - number * 5) / 13) for c in range(3)]
     pixels = (np.stack(waves, -1) + 2) * 60
@@ -43,29 +44,15 @@ def write(
     count: int = COUNT,
     **options: str,
 ) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options={k.replace("_", "-"): v for k, v in options.items()})
-        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, pixel_format
-        if codec != "mpeg2video":
-            stream.codec_context.time_base = Fraction(1, 1000)
-        audio = container.add_stream("aac", rate=8000) if sound else None
-        for number in range(count):
-            frame = av.VideoFrame.from_ndarray(picture(number), "rgb24").reformat(format=pixel_format)
-            frame.pts, frame.time_base = pts(number), Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-            if audio is not None:
-                samples = av.AudioFrame.from_ndarray(np.zeros((1, 320), np.float32), "fltp", "mono")
-                samples.sample_rate = 8000
-                container.mux(audio.encode(samples))
-        container.mux(stream.encode(None))
-        if audio is not None:
-            container.mux(audio.encode(None))
-    return path
-
-
-def plain_decode(path: Path) -> list[np.ndarray]:
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+    return write_frames(
+        path,
+        ((numbered(number), pts(number)) for number in range(count)),
+        codec,
+        pixel_format,
+        options={name.replace("_", "-"): value for name, value in options.items()},
+        fine_times=codec != "mpeg2video",
+        sound=sound,
+    )
 
 
 def read(path: Path, wanted: list[int], **options: object) -> tuple[dict[int, np.ndarray], VideoSource]:
