@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from gpu_extract.cli import main
-from gpu_extract.engines.base import Crops
+from gpu_extract.engines.base import Crops, Engine
 from gpu_extract.kernels import reference
 from gpu_extract.patch import Patch, Region
 from gpu_extract.run import journal
@@ -174,9 +174,43 @@ def turned(scale: float, radians: float, centre: Sequence[float] | np.ndarray, s
     return np.column_stack([turn, size / 2 - turn @ np.asarray(centre)])
 
 
+def photograph(height: int, width: int, seed: int) -> np.ndarray:
+    """A smooth, non-symmetric picture [H, W, 3] uint8 with some grain, as photographs have."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (max(2, height // 24), max(2, width // 24), 3)).astype(np.float32)
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) + rng.normal(0, 2, (height, width, 3))
+    return np.clip(smooth, 0, 255).astype(np.uint8)
+
+
+def some_crops(size: int) -> tuple[list[np.ndarray], Crops]:
+    """Frames of different, odd, non-square sizes and crops of all kinds over them; the last but one shows nothing."""
+    frames = [photograph(61, 97, 1), photograph(120, 45, 2), photograph(33, 34, 3)]
+    wanted = [
+        (0, turned(1.7, -0.35, (40, 30), size), True),
+        (2, turned(0.4, 2.06, (17, 16), size), False),
+        (1, turned(2.5, -np.pi / 2, (1, 118), size), True),  # a corner: partly outside
+        (0, turned(0.8, np.pi, (48, 30), size), False),
+        (1, turned(1.0, 0, (-200, 60), size), True),  # wholly outside
+        (0, turned(1.0, 0, (48.5, 30.5), size), True),
+    ]
+    patch, matrix, cubic = zip(*wanted, strict=True)
+    return frames, Crops(np.array(patch), np.array(matrix), np.array(cubic), size)
+
+
 def exact_crops(frames: list[np.ndarray], crops: Crops) -> np.ndarray:
     """The truth that every engine is compared with, slow and obvious, [K, S, S, 3]."""
     return reference.warp_affine(frames, crops.patch, crops.crop_from_frame, crops.cubic, crops.size)
+
+
+def assert_as_exact_as_promised(engine: Engine, crops: np.ndarray, truth: np.ndarray) -> None:
+    """Equal for exact engines; inside kornia's stated band for the other."""
+    assert engine.name in ("exact", "kornia")
+    if engine.name == "exact":
+        np.testing.assert_array_equal(crops, truth)
+        return
+    difference = np.abs(crops.astype(int) - truth)
+    assert difference.max(initial=0) <= 3
+    assert (difference > 1).sum() <= 1e-4 * difference.size
 
 
 # ---- alignments files

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gpu_extract.engines.base import Crops, Engine, Ticket
-from gpu_extract.errors import DeviceError, FrameError, OutputError
-from gpu_extract.frames import Frame, FrameFailure, FrameSource
+from gpu_extract.errors import DeviceError, OutputError
 from gpu_extract.geometry.crops import CropGeometry
-from gpu_extract.patch import Patch, Region, group_regions
+from gpu_extract.patch import Region, group_regions
 from gpu_extract.run.pipeline import Pipeline
 from gpu_extract.run.plan import Plan
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
+from tests.contracts.fakes import FakeEngine, FakeSource
 
 SIZE = 20
 
@@ -28,106 +27,25 @@ def make_plan(faces_per_frame: Sequence[int]) -> Plan:
     count = sum(faces_per_frame)
     return Plan(
         size=SIZE,
-        frame_names=[f"f_{i}.png" for i in range(len(faces_per_frame))],
+        frame_names=[f"f_{2 * i:06d}.png" for i in range(len(faces_per_frame))],
         positions=np.arange(len(faces_per_frame)) * 2,
         rows=np.arange(count),
         starts=np.concatenate([[0], np.cumsum(faces_per_frame)]),
         index=np.concatenate([np.arange(n) for n in faces_per_frame]).astype(np.int32),
         frame_of=np.arange(len(faces_per_frame), dtype=np.int32),
         geometry=CropGeometry(np.zeros((count, 2, 3)), np.zeros(count, bool), np.ones(count, bool)),
-        region=np.tile(np.array([0, 0, 4, 4]), (count, 1)),
+        region=np.tile(np.array([0, 0, 9, 7]), (count, 1)),
         extension=".png",
     )
 
 
-class FakeFrame(Frame):
-    def __init__(self, index: int, source: FakeSource) -> None:
-        self.index, self.name, self._source = index, f"f_{index // 2}.png", source
-
-    height = 7
-    width = 9
-
-    def load(self, region: Region | None = None) -> Patch:
-        if self.index in self._source.unreadable:
-            raise FrameError("this frame cannot be read.")
-        with self._source.lock:
-            self._source.loaded += 1
-        return Patch(np.full((7, 9, 3), self.index % 251, np.uint8), 0, 0, 7, 9)
-
-
-class FakeSource(FrameSource):
-    kind = "folder"
-
-    def __init__(self, ends_at: int = 10**9, unreadable: Sequence[int] = (), breaks_at: int = -1) -> None:
-        self.ends_at, self.unreadable, self.breaks_at = ends_at, unreadable, breaks_at
-        self.lock = threading.Lock()
-        self.read = self.loaded = 0
-
-    def index_of(self, name: str) -> int | None:
-        return int(name[2:-4]) * 2
-
-    def name_of(self, index: int) -> str:
-        return f"f_{index // 2}.png"
-
-    def size_of(self, index: int) -> tuple[int, int]:
-        return 7, 9
-
-    def frames(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
-        for index in wanted.tolist():
-            if index == self.breaks_at:
-                raise ValueError("the source broke")
-            if index >= self.ends_at:
-                return
-            self.read += 1
-            yield FakeFrame(index, self) if index % 10 != 8 else FrameFailure(index, self.name_of(index), "torn")
-
-    def close(self) -> None:
-        pass
-
-
-class FakeEngine(Engine):
-    """Crops filled with the frame's number; `inline` or batched, with tickets that take a while."""
-
-    name, implementation, device = "fake", "fake", "cpu"
-
-    def __init__(self, inline: bool, batch_bytes: int = 6000, fails_after: int = 10**9, delay: float = 0.0) -> None:
-        self.inline, self.batch_bytes, self.delay = inline, batch_bytes, delay
-        self.left = fails_after
-        self.out = self.most_out = 0
-        self.lock = threading.Lock()
-
-    def warp(self, patches: Sequence[Patch], crops: Crops) -> np.ndarray:
-        self.left -= len(crops)
-        if self.left < 0:
-            raise DeviceError("the device is gone.")
-        time.sleep(self.delay)
-        out = np.empty((len(crops), SIZE, SIZE, 3), np.uint8)
-        for crop, patch in zip(out, crops.patch, strict=True):
-            crop[:] = patches[patch].pixels[0, 0]
-        return out
-
-    def submit(self, patches: Sequence[Patch], crops: Crops) -> Ticket:
-        engine = self
-
-        class Counted(Ticket):
-            crops_ready = self.warp(patches, crops)
-
-            def result(self) -> np.ndarray:
-                return self.crops_ready
-
-            def release(self) -> None:
-                self.crops_ready[:] = 255  # whoever still reads it now gets poison
-                with engine.lock:
-                    engine.out -= 1
-
-        with self.lock:
-            self.out += 1
-            self.most_out = max(self.most_out, self.out)
-        return Counted()
+def fake_source(**faults: Any) -> FakeSource:
+    """An endless one, in which frames 8, 18, 28 … are torn."""
+    return FakeSource(torn=range(8, 10_000, 10), **faults)
 
 
 def finish(task: FrameTask, k: int, crop: np.ndarray, result: FrameResult) -> FaceResult | Failure:
-    assert (crop == task.position % 251).all()
+    assert (crop == (task.position % 251, 0, 0)).all()  # BGR of the frame's first pixel
     result.add_seconds("encode", 0.001)
     return FaceResult(int(task.rows[k]), int(task.index[k]), task.file_name(k), str(int(crop[0, 0, 0])), 1)
 
@@ -145,7 +63,7 @@ def run(pipeline: Pipeline) -> list[FrameResult]:
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_every_face_arrives_once_for_any_number_of_workers(inline: bool, workers: int) -> None:
     plan = make_plan([1, 5, 3, 40, 2] * 9)
-    source, engine = FakeSource(), FakeEngine(inline)
+    source, engine = fake_source(), FakeEngine(inline)
     results = run(Pipeline(plan, source, engine, finish, workers))
     assert sorted(r.task.position for r in results) == plan.positions.tolist()
     torn = [r for r in results if r.task.position % 10 == 8]
@@ -158,10 +76,10 @@ def test_every_face_arrives_once_for_any_number_of_workers(inline: bool, workers
 
 @ENGINES
 def test_a_frame_that_cannot_be_read_is_an_entry_not_the_end(inline: bool) -> None:
-    results = run(Pipeline(make_plan([2] * 12), FakeSource(unreadable=[4, 6]), FakeEngine(inline), finish, 2))
+    results = run(Pipeline(make_plan([2] * 12), fake_source(unreadable=[4, 6]), FakeEngine(inline), finish, 2))
     failed = {r.task.position: r.failures for r in results if r.failures}
     assert sorted(failed) == [4, 6, 8, 18]
-    assert failed[4] == [Failure("f_2.png", None, "this frame cannot be read.")]
+    assert failed[4] == [Failure("f_000004.png", None, "this frame cannot be read.")]
     assert sum(len(r.faces) for r in results) == 2 * 8
 
 
@@ -182,14 +100,14 @@ def test_a_face_without_a_crop_is_a_failure_and_never_finished(inline: bool) -> 
         finished.append((task.position, k))
         return finish(task, k, crop, result)
 
-    results = run(Pipeline(plan, FakeSource(), FakeEngine(inline), spy, 2))
-    assert [failure for r in results for failure in r.failures] == [Failure("f_2.png", 1, "no pose")]
+    results = run(Pipeline(plan, fake_source(), FakeEngine(inline), spy, 2))
+    assert [failure for r in results for failure in r.failures] == [Failure("f_000004.png", 1, "no pose")]
     assert sorted(finished) == [(i * 2, k) for i in range(4) for k in range(3) if (i, k) != (2, 1)]
 
 
 @ENGINES
 def test_frames_that_never_come_are_reported(inline: bool) -> None:
-    results = run(Pipeline(make_plan([1] * 9), FakeSource(ends_at=7), FakeEngine(inline), finish, 2))
+    results = run(Pipeline(make_plan([1] * 9), fake_source(ends_at=8), FakeEngine(inline), finish, 2))
     reasons = [f.reason for r in results for f in r.failures]
     assert reasons == ["the source ended before this frame"] * 5
     assert len(results) == 9
@@ -203,7 +121,7 @@ def test_an_error_reaches_the_caller_and_all_threads_end(inline: bool, where: st
             raise OutputError("the disk is full.")
         return finish(task, k, crop, result)
 
-    source = FakeSource(breaks_at=30 if where == "source" else -1)
+    source = fake_source(breaks_at=30 if where == "source" else None)
     engine = FakeEngine(inline, fails_after=25 if where == "engine" else 10**9)
     wanted: dict[str, Any] = {"source": ValueError, "engine": DeviceError, "finish": OutputError}
     with pytest.raises(wanted[where]):
@@ -213,14 +131,14 @@ def test_an_error_reaches_the_caller_and_all_threads_end(inline: bool, where: st
 
 @ENGINES
 def test_leaving_the_loop_early_joins_all_threads(inline: bool) -> None:
-    pipeline = iter(Pipeline(make_plan([3] * 500), FakeSource(), FakeEngine(inline), finish, 3))
+    pipeline = iter(Pipeline(make_plan([3] * 500), fake_source(), FakeEngine(inline), finish, 3))
     next(pipeline)
     pipeline.close()  # type: ignore[attr-defined]
 
 
 @ENGINES
 def test_stop_finishes_what_is_in_flight(inline: bool) -> None:
-    source = FakeSource()
+    source = fake_source()
     pipeline = Pipeline(make_plan([1] * 1000), source, FakeEngine(inline, delay=0.001), finish, 2)
     results = []
     for result in pipeline:
@@ -234,7 +152,7 @@ def test_stop_finishes_what_is_in_flight(inline: bool) -> None:
 @ENGINES
 def test_what_waits_is_bounded(inline: bool) -> None:
     """A slow consumer of frames holds the reader back: memory does not grow with the length of the video."""
-    source, engine = FakeSource(), FakeEngine(inline)
+    source, engine = fake_source(), FakeEngine(inline)
     release = threading.Event()
 
     def stuck(task: FrameTask, k: int, crop: np.ndarray, result: FrameResult) -> FaceResult | Failure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.frames import Frame, FrameFailure, FrameSource
 from gpu_extract.geometry import crops, mean_faces, pose
 from gpu_extract.geometry.mean_faces import Centering
 from gpu_extract.kernels import antialias, tables
@@ -27,37 +25,17 @@ from gpu_extract.run.plan import (
     upright_landmarks,
     without_shared_files,
 )
+from tests.contracts.fakes import FakeSource
 
 HEIGHT, WIDTH = 270, 480
 
 
-class EveryFrame(FrameSource):
-    """A source that has each entry of the file, in the file's order."""
-
-    kind = "folder"
-
-    def __init__(self, alignments: Alignments) -> None:
-        self.path = Path("frames")
-        self._names = alignments.frame_names
-
-    def index_of(self, name: str) -> int | None:
-        return self._names.index(name)
-
-    def name_of(self, index: int) -> str:
-        return self._names[index]
-
-    def size_of(self, index: int) -> tuple[int, int]:
-        return HEIGHT, WIDTH
-
-    def frames(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
-        raise AssertionError
-
-    def close(self) -> None:
-        pass
-
-
 def planned(alignments: Alignments, **options: Any) -> Plan:
-    return make_plan(alignments, EveryFrame(alignments), PlanOptions(**options))
+    """A plan over a source that has each entry of the file, in the file's order."""
+    source = FakeSource(alignments.frame_names, (HEIGHT, WIDTH))
+    plan = make_plan(alignments, source, Options(**options))
+    assert source.read == 0
+    return plan
 
 
 def landmarks(alignments: Alignments, row: int) -> np.ndarray:

@@ -22,15 +22,15 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments, write_video
-from gpu_extract.engines.base import Crops, Engine
 from gpu_extract.faces.layouts import by_frame, webdataset
-from gpu_extract.frames import Frame, FrameFailure, FrameSource, open_frames
+from gpu_extract.frames import open_frames
 from gpu_extract.frames.video import index
 from gpu_extract.geometry.crops import CropGeometry
 from gpu_extract.run import journal
 from gpu_extract.run.pipeline import Pipeline
 from gpu_extract.run.plan import Plan
 from gpu_extract.tasks import FaceResult
+from tests.contracts.fakes import FakeSource, NoEngine
 
 FRAMES = 260
 OF_THIS_RUN = {"seconds", "frames_per_second", "stage_seconds", "wait_seconds", "limiting_stage", "notes", "backup"}
@@ -514,49 +514,12 @@ def test_a_signal_while_saving(
     assert run.original in run.backups()
 
 
-class EndlessSource(FrameSource):
-    """Its second wanted frame is very far away."""
-
-    kind = "video"
-
-    def __init__(self) -> None:
-        self.closed = threading.Event()
-
-    def index_of(self, name: str) -> int | None:
-        return None
-
-    def name_of(self, index: int) -> str:
-        return ""
-
-    def size_of(self, index: int) -> tuple[int, int]:
-        return 1, 1
-
-    def frames(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
-        yield FrameFailure(0, "", "torn")
-        self.closed.wait(60)
-
-    def close(self) -> None:
-        self.closed.set()
-
-
-class NoEngine(Engine):
-    name, implementation, device, inline, batch_bytes = "none", "none", "cpu", True, 1000
-
-    def warp(self, patches: Any, crops: Crops) -> np.ndarray:
-        raise AssertionError
-
-
-class ClosedUnderneath(EndlessSource):
-    """As a video is whose index was being read."""
-
-    def frames(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
-        yield FrameFailure(0, "", "torn")
-        self.closed.wait(60)
-        raise ValueError("the video is closed.")
-
-
-@pytest.mark.parametrize("source", [EndlessSource, ClosedUnderneath])
-def test_stopping_does_not_wait_for_a_frame_far_away(source: type[EndlessSource]) -> None:
+@pytest.mark.parametrize(
+    "when_closed", [None, ValueError("the video is closed.")], ids=["endless", "closed underneath"]
+)
+def test_stopping_does_not_wait_for_a_frame_far_away(when_closed: Exception | None) -> None:
+    """`closed underneath` is as a video is whose index was being read."""
+    source = FakeSource(torn=[0], waits_at=10**9, when_closed=when_closed)
     plan = Plan(
         size=16,
         frame_names=["a", "b"],
@@ -573,7 +536,7 @@ def test_stopping_does_not_wait_for_a_frame_far_away(source: type[EndlessSource]
     def finish(*_: Any) -> FaceResult:
         raise AssertionError
 
-    pipeline = Pipeline(plan, source(), NoEngine(), finish, 2)
+    pipeline = Pipeline(plan, source, NoEngine(), finish, 2)
     began = time.monotonic()
     results = []
     for result in pipeline:
