@@ -135,12 +135,6 @@ def test_all_regions_of_a_frame_at_once(tmp_path: Path, extension: str) -> None:
         assert source.frames_decoded == 1
 
 
-@pytest.mark.parametrize("wanted", [[2, 1], [1, 1], [-1, 0]])
-def test_wanted_must_ascend(wanted: list[int]) -> None:
-    with open_frames(VECTORS / "frames") as source, pytest.raises(ValueError, match="ascending"):
-        list(source.frames(np.array(wanted)))
-
-
 def test_non_ascii_and_undecodable_names(tmp_path: Path) -> None:
     names = ["é ü 顔.png", os.fsdecode(b"\xff\xfe.png")]
     for name in names:

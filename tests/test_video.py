@@ -272,28 +272,6 @@ def test_a_region_far_outside_is_still_a_patch() -> None:
         assert_covers(to_bgr(frame, region), region, whole)
 
 
-def test_frames_load_in_many_threads_at_once() -> None:
-    expected = plain_decode(CLIP)
-    wrong: list[int] = []
-
-    def work(frame: Frame) -> None:
-        for _ in range(20):
-            part = frame.load(Region(40, 40, 90, 80))
-            rows, columns = part.pixels.shape[:2]
-            cut = expected[frame.index][part.y0 : part.y0 + rows, part.x0 : part.x0 + columns]
-            if not (np.array_equal(part.pixels, cut) and np.array_equal(frame.load().pixels, expected[frame.index])):
-                wrong.append(frame.index)
-
-    with open_frames(CLIP) as source:
-        frames = [frame for frame in source.frames(np.arange(7)) if isinstance(frame, Frame)]
-        threads = [threading.Thread(target=work, args=(frame,)) for frame in frames * 2]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert not wrong
-
-
 @pytest.mark.parametrize(
     ("name", "codec", "pixel_format"),
     [
