@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import itertools
 import json
 import os
 import re
 import tarfile
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,52 +17,13 @@ import numpy as np
 import pytest
 
 from gpu_extract.errors import OutputError, UsageError
-from gpu_extract.faces.layout import Layout, layout_for, layouts
+from gpu_extract.faces.layout import layout_for, layouts
 from gpu_extract.faces.layouts import by_frame, webdataset
 from gpu_extract.storage.parts import temporary_name, write_file
-from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
+from gpu_extract.tasks import Failure, FrameResult, FrameTask
+from tests.contracts.faces import a_task, content, finished, positions
 
 HIDDEN = ".part-"
-
-
-def a_task(position: int, faces: int, name: str | None = None, first: int = 0) -> FrameTask:
-    return FrameTask(
-        position=position,
-        name=name or f"clip_{position + 1:06d}.png",
-        rows=np.arange(faces) + position * 100,
-        index=np.arange(first, first + faces, dtype=np.int32),
-        crop_from_frame=np.zeros((faces, 2, 3)),
-        cubic=np.zeros(faces, bool),
-        region=np.zeros((faces, 4), np.int64),
-        extension=".png",
-    )
-
-
-def content(task: FrameTask, k: int) -> bytes:
-    """The bytes of a face: some hundred of them, another number for each."""
-    seed = f"{task.name} {task.index[k]}".encode("utf-8", "surrogateescape")
-    return hashlib.sha512(seed).digest() * (2 + (task.position * 7 + k) % 23) + seed
-
-
-def finished(layout: Layout, task: FrameTask, fail: Iterable[int] = ()) -> FrameResult:
-    """Store a frame's faces, those in `fail` excepted."""
-    result = FrameResult(task)
-    for k in range(len(task)):
-        name, data = task.file_name(k), content(task, k)
-        if k in fail:
-            result.failures.append(Failure(task.name, k, "no room"))
-            continue
-
-        def sidecar(k: int = k) -> dict[str, Any]:
-            return {"frame": task.name, "position": task.position, "index": int(task.index[k]), "box": [1.5, np.nan]}
-
-        stored = layout.store(task, k, name, data, sidecar)
-        result.faces.append(FaceResult(int(task.rows[k]), int(task.index[k]), stored, "ab" * 20, len(data)))
-    return result
-
-
-def positions(tasks: Iterable[FrameTask]) -> np.ndarray:
-    return np.array([task.position for task in tasks], np.int64)
 
 
 def samples(shard: Path) -> list[tuple[str, bytes, dict[str, Any]]]:
@@ -366,28 +325,6 @@ def test_tar_members_are_what_tarfile_writes() -> None:
         ours = webdataset.tar_member("a_0.png", bytes(range(100)) * 7)
         assert wanted.getvalue() == ours
     assert len(ours) == 512 + 1024
-
-
-def test_many_threads_store_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webdataset, "HELD_BYTES", 20_000)
-    tasks = [a_task(i, 8) for i in range(40)]
-    layout = layout_for("webdataset")(tmp_path, positions(tasks), 320)
-    results: list[FrameResult] = []
-
-    def work(mine: list[FrameTask]) -> None:
-        for task in mine:
-            results.append(finished(layout, task))
-
-    threads = [threading.Thread(target=work, args=(tasks[i::4],)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for result in results:
-        layout.commit(result)
-    assert len(layout.finish()) == 40
-    read = [s for name in shards(tmp_path) for s in samples(tmp_path / name)]
-    assert [s[1] for s in read] == [content(task, k) for task in tasks for k in range(8)]
 
 
 def test_a_full_disk_is_an_error_that_leaves_no_half_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,14 +18,23 @@ MAX_NAME_BYTES = 255  # of one path component, on every file system in common us
 _METADATA_LEFTOVER = re.compile(r"\.faces\.(jsonl|parquet)\..+\.tmp")
 
 
-def check_name(name: str) -> None:
-    """Refuse what cannot be a face's name: paths, and names that are given to files which are not yet whole.
+def check_part(name: str) -> None:
+    """Refuse what cannot be one part of a path.
 
     Raises:
         OSError: EINVAL.
     """
     if "/" in name or "\0" in name or name in (".", "..", ""):
         raise OSError(errno.EINVAL, "it is no name of a file")
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a face's name: paths, and names that are given to files which are not yet whole.
+
+    Raises:
+        OSError: EINVAL.
+    """
+    check_part(name)
     if name.startswith(TEMPORARY_PREFIX):
         raise OSError(errno.EINVAL, f"names that begin with {TEMPORARY_PREFIX} are those of unfinished files")
 

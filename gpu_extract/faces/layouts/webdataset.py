@@ -29,7 +29,7 @@ from gpu_extract.errors import OutputError
 from gpu_extract.faces.layout import Layout, Sidecar
 from gpu_extract.faces.metadata import json_line
 from gpu_extract.storage.atomic import write_all
-from gpu_extract.storage.parts import temporary_name
+from gpu_extract.storage.parts import check_part, temporary_name
 from gpu_extract.tasks import FrameResult, FrameTask
 
 MAX_SAMPLES = 1000
@@ -126,6 +126,7 @@ class WebDataset(Layout):
         return _escaped(super().stem(frame_name))
 
     def place(self, task: FrameTask, k: int, name: str) -> str:
+        check_part(name)
         stem, _, extension = name.rpartition(".")
         return f"{_escaped(stem)}.{extension}"
 
