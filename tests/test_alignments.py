@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from gpu_extract.alignments import Alignments, Limits, document
-from gpu_extract.alignments.container import container_for, containers
 from gpu_extract.alignments.face_table import face_table
 from gpu_extract.alignments.packed import PackedArray, PackedList, pack_points, unpack
 from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError, UnsafePickleError
@@ -108,11 +107,6 @@ def test_a_record_is_a_copy(g6):
     alignments.record(0)["mask"].clear()
     assert alignments.record(0)["landmarks_xy"].any()
     assert alignments.record(0)["mask"]
-
-
-def test_every_container_is_found_by_its_extension():
-    assert sorted(containers()) == [".fsa", ".json", ".p", ".pickle", ".yaml", ".yml"]
-    assert container_for(Path("Some.FSA")) is containers()[".fsa"]
 
 
 def test_loading_leaves_the_garbage_collector_as_it_was(g6):
