@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract.engines import base
-from gpu_extract.engines.base import Crops, Limits
+from gpu_extract.engines import pick
+from gpu_extract.engines.base import Crops, MemoryLimits
 from gpu_extract.errors import DeviceError, UsageError
 from gpu_extract.patch import whole_frame
 from tests.helpers import assert_as_exact_as_promised, exact_crops, photograph, some_crops, turned
@@ -23,7 +23,7 @@ def test_kornia_stays_inside_its_band_on_natural_images() -> None:
         [turned(rng.uniform(0.3, 3), rng.uniform(0, 7), rng.uniform((0, 0), (960, 540)), 128) for _ in range(count)]
     )
     crops = Crops(np.zeros(count, int), matrices, np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]) >= 1, 128)
-    with KorniaEngine("cpu", Limits(batch_mb=64)) as engine:
+    with KorniaEngine("cpu", MemoryLimits(batch_mb=64)) as engine:
         assert_as_exact_as_promised(engine, engine.warp([whole_frame(frame)], crops), exact_crops([frame], crops))
 
 

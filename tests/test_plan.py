@@ -33,7 +33,7 @@ HEIGHT, WIDTH = 270, 480
 def planned(alignments: Alignments, **options: Any) -> Plan:
     """A plan over a source that has each entry of the file, in the file's order."""
     source = FakeSource(alignments.frame_names, (HEIGHT, WIDTH))
-    plan = make_plan(alignments, source, Options(**options))
+    plan = make_plan(alignments, source, PlanOptions(**options))
     assert source.read == 0
     return plan
 

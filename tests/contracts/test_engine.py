@@ -15,7 +15,7 @@ import pytest
 
 from gpu_extract import kernels, plugins
 from gpu_extract.engines.antialiased import AntialiasedEngine
-from gpu_extract.engines.base import Crops, Engine, Limits
+from gpu_extract.engines.base import Crops, Engine, MemoryLimits
 from gpu_extract.engines.slots import SLOTS
 from gpu_extract.kernels import antialias, reference, tables
 from gpu_extract.patch import Patch, group_regions, whole_frame
@@ -70,7 +70,7 @@ def sampler(module: str, device: str = "cpu", **fields: Any) -> Any:
         found = plugins.module(SAMPLERS, module)
         if (obstacle := found.obstacle(device)) is not None:
             pytest.skip(obstacle)
-        engine: Engine = found.create(device, Limits(batch_mb=1, pinned_mb=32), print)
+        engine: Engine = found.create(device, MemoryLimits(batch_mb=1, pinned_mb=32), print)
         return engine
 
     marks = [] if device == "cpu" else [pytest.mark.cuda]
