@@ -326,7 +326,7 @@ class Settings:
         "exact",
         "kornia",
         default="auto",
-        help="exact: the same bytes everywhere; kornia: bulk float warps, within 3 levels",
+        help="exact, which auto takes: the same bytes everywhere; kornia: bulk float warps, within 3 levels",
         group=MACHINE,
         decides_bytes=True,
         commands=("extract", "verify", "doctor"),

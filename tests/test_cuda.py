@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+import gpu_extract
 from gpu_extract.cli import main
 from gpu_extract.engines import pick, slots
 from gpu_extract.engines.base import Crops, MemoryLimits
@@ -139,13 +140,40 @@ def test_a_kernel_that_cannot_be_trusted_is_passed_over(monkeypatch: pytest.Monk
         return False
 
     monkeypatch.setattr(warp_affine, "self_check", check)
-    picked, passed_over = pick.pick_engine("auto", "cpu")
+    with pytest.raises(DeviceError) as caught:  # kornia would cut, but other bytes: only by name
+        pick.pick_engine("auto", "cpu")
+    sentence = str(caught.value)
+    assert sentence.startswith("engine exact cannot run on cpu: exact_cuda on cpu: the CUDA kernel")
+    assert ("self-check" in sentence) == (what == "wrong bytes")
+    assert ("ptxas" in sentence) == (what == "no compiler")
+    picked, _ = pick.pick_engine("kornia", "cpu")
     with picked:
         assert picked.name == "kornia"
-    (line,) = passed_over
-    assert line.startswith("exact_cuda: the CUDA kernel")
-    assert ("self-check" in line) == (what == "wrong bytes")
-    assert ("ptxas" in line) == (what == "no compiler")
+
+
+def test_auto_on_a_gpu_whose_kernel_cannot_be_made_is_exact_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, alignments: Path, vectors: Path, tmp_path: Path
+) -> None:
+    def broken(device: str, *_: object) -> None:
+        raise DeviceError("the CUDA kernel cannot be made: FileNotFoundError: ptxas")
+
+    given = (alignments, vectors / "frames")
+    right = gpu_extract.extract(*given, tmp_path / "cpu", size=40, device="cpu", no_update=True, progress="none")
+    real = pick.resolve_device
+    monkeypatch.setattr(pick, "resolve_device", lambda device: "cuda:0" if device != "cpu" else real(device))
+    monkeypatch.setattr(exact_cuda, "obstacle", lambda device: None if device == "cuda:0" else "no")
+    monkeypatch.setattr(exact_cuda, "create", broken)
+    report = gpu_extract.extract(*given, tmp_path / "auto", size=40, no_update=True, progress="none")
+    assert (report.engine, report.device) == ("exact", "cpu")
+    assert report.notes[0] == (
+        "engine passed over: exact_cuda on cuda:0: the CUDA kernel cannot be made: FileNotFoundError: ptxas"
+    )
+    faces = sorted(path.name for path in (tmp_path / "cpu").glob("*.*") if path.suffix != ".journal")
+    assert len(faces) == right.faces_written == report.faces_written
+    for name in faces:
+        assert (tmp_path / "cpu" / name).read_bytes() == (tmp_path / "auto" / name).read_bytes()
+    with pytest.raises(DeviceError, match="engine exact cannot run on cuda:0: exact_cuda on cuda:0"):
+        gpu_extract.extract(*given, tmp_path / "asked", device="cuda:0", progress="none")
 
 
 @pytest.mark.usefixtures("no_exact_sampler_for_cpus")

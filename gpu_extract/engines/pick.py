@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from types import ModuleType
+from typing import NamedTuple
 
 from gpu_extract import plugins
 from gpu_extract.engines.base import Engine, MemoryLimits
@@ -60,17 +62,29 @@ def _silent(message: str) -> None:
     pass
 
 
+class PassedOver(NamedTuple):
+    """A better engine that could not be taken, and why."""
+
+    module: str
+    device: str
+    obstacle: str
+
+    def __str__(self) -> str:
+        return f"{self.module} on {self.device}: {self.obstacle}"
+
+
 def pick_engine(
     kind: str = "auto",
     device: str = "auto",
     limits: MemoryLimits | None = None,
     say: Callable[[str], None] = _silent,
-) -> tuple[Engine, list[str]]:
-    """The engine that a run takes, and one line for each better one that could not be taken.
+) -> tuple[Engine, list[PassedOver]]:
+    """The engine that a run takes, and each better one that could not be taken.
 
     Args:
-        kind: "exact" (the same bytes everywhere), "kornia", or "auto": exact where the device has it, else kornia.
-        device: "auto", "cpu", "cuda", "cuda:N".
+        kind: "exact" (the same bytes everywhere), "kornia", or "auto", which is always exact.
+        device: "cpu", "cuda", "cuda:N", or "auto": a CUDA device where there is one, and the CPU where none can run
+            what was asked for.
         say: told what takes a while.
 
     Raises:
@@ -79,15 +93,19 @@ def pick_engine(
     """
     if fault := option("engine").fault(kind):
         raise UsageError(fault)
+    wanted = "exact" if kind == "auto" else kind
     place = resolve_device(device)
-    passed_over: list[str] = []
-    for module in modules():
-        if kind in ("auto", module.KIND):
-            obstacle = module.obstacle(place)
-            if obstacle is None:
-                try:
-                    return module.create(place, limits or MemoryLimits(), say), passed_over
-                except DeviceError as error:
-                    obstacle = str(error)
-            passed_over.append(f"{module.__name__.rpartition('.')[2]}: {obstacle}")
-    raise DeviceError(f"engine {kind} cannot run on {place}: {'; '.join(passed_over)}.")
+    places = [place, "cpu"] if device == "auto" and place != "cpu" else [place]
+    passed_over: list[PassedOver] = []
+    for place, module in product(places, modules()):
+        if wanted != module.KIND:
+            continue
+        obstacle = module.obstacle(place)
+        if obstacle is None:
+            try:
+                return module.create(place, limits or MemoryLimits(), say), passed_over
+            except DeviceError as error:
+                obstacle = str(error)
+        passed_over.append(PassedOver(module.__name__.rpartition(".")[2], place, obstacle))
+    reasons = "; ".join(map(str, passed_over))
+    raise DeviceError(f"engine {wanted} cannot run on {' or '.join(places)}: {reasons.rstrip('.')}.")

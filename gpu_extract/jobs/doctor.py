@@ -67,7 +67,7 @@ def examine(engine: str = "auto", device: str = "auto") -> Findings:
         with picked:
             chosen = f"{picked.name} on {picked.device}: {picked.implementation}"
         if passed_over:
-            chosen += f" (not {'; not '.join(passed_over)})"
+            chosen += f" (not {'; not '.join(map(str, passed_over))})"
     except DeviceError as error:
         chosen, exit_code = str(error), error.exit_code
     present, missing = _codecs()

@@ -95,7 +95,7 @@ def extract(
         output_layout: "flat", "by-frame", "webdataset".
         metadata: also write one row a face, as "jsonl" or "parquet".
         refresh_thumbs: regenerate the thumbnails inside the alignments file.
-        engine: "exact" (the same bytes everywhere), "kornia", or "auto": exact where the device has it.
+        engine: "exact" (the same bytes everywhere), "kornia", or "auto", which is exact.
         device: "auto", "cpu", "cuda", "cuda:N".
         batch_mb: MiB of one batch on a device.
         pinned_mb: MiB of page-locked host memory, on CUDA.

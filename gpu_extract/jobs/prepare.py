@@ -52,8 +52,8 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
         limits = MemoryLimits(settings.batch_mb, settings.pinned_mb)
         engine, passed_over = pick_engine(settings.engine, settings.device, limits, say)
         stack.enter_context(engine)
-        if engine.device != "cpu":
-            notes += [f"engine passed over: {line}" for line in passed_over]
+        if passed_over and passed_over[0].device != "cpu":  # on a CPU the engines of other devices are no loss
+            notes.append(f"engine passed over: {passed_over[0]}")
         if settings.antialias:
             engine = AntialiasedEngine(engine)
         plan = make_plan(alignments, source, _plan_options(settings, resolved))
