@@ -282,7 +282,8 @@ class Settings:
         "on",
         "off",
         default="auto",
-        help="whether a video's display rotation is applied; auto: by the file's generation",
+        help="whether a video's display rotation and an image's EXIF orientation are followed; auto: by the file's "
+        "generation",
         group=HOW,
         **BYTES,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -41,6 +41,12 @@ def chunks(data: bytes) -> Iterator[Chunk]:
         chunk = Chunk(kind, at + 8, at + 8 + length)
         yield chunk
         at = chunk.end
+
+
+def without(data: bytes, kinds: Collection[bytes]) -> bytes:
+    """The file without the chunks of some kinds; what follows its last whole chunk is left out, too."""
+    kept = (data[chunk.start - 8 : chunk.end] for chunk in chunks(data) if chunk.kind not in kinds)
+    return b"".join([SIGNATURE, *kept])
 
 
 def is_intact(data: bytes, chunk: Chunk) -> bool:

@@ -18,7 +18,7 @@ import pytest
 from gpu_extract.errors import FrameError, InputError
 from gpu_extract.frames import Frame, FrameFailure, open_frames
 from gpu_extract.frames.images import decode
-from gpu_extract.frames.images.decode import MAX_PIXELS, decode_image, image_size
+from gpu_extract.frames.images.decode import MAX_PIXELS, Image, decode_image, image_size
 from gpu_extract.frames.images.image_header import read_header
 from gpu_extract.patch import Region
 from tests.helpers import (
@@ -215,7 +215,7 @@ def test_the_first_of_several_exif_blocks_counts_wherever_it_stands(orientations
 def test_an_image_of_another_size_than_its_header_says_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = image_bytes(".bmp", noise(40, 60))
     honest = decode.read_header
-    monkeypatch.setattr(decode, "read_header", lambda data: replace(honest(data), width=40, height=60))
+    monkeypatch.setattr(decode, "read_header", lambda data, **how: replace(honest(data, **how), width=40, height=60))
     with pytest.raises(FrameError, match="says 40 × 60 pixels, but it decodes to 60 × 40"):
         decode_image(data, Region(0, 0, 10, 10))
 
@@ -244,6 +244,64 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
         patch = decode_image(data)
         assert np.array_equal(patch.pixels, expected)
         assert image_size(data) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+def test_an_orientation_that_is_not_followed_changes_nothing(kind: str, orientation: int, tmp_path: Path) -> None:
+    """As programs since March 2026 read images; a region of a JPEG is still decoded only as far down as it needs."""
+    picture = noise(64, 41)
+    if kind == "png":
+        data = rgb_png(picture[..., ::-1], (png_chunk(b"eXIf", exif(orientation)),))
+    elif kind == "jpeg":
+        data = jpeg_with_exif(image_bytes(".jpg", picture), orientation)
+    else:
+        pillow = pytest.importorskip("PIL.Image")
+        pillow.fromarray(picture[..., ::-1]).save(
+            tmp_path / "a.webp", lossless=True, exif=b"Exif\0\0" + exif(orientation)
+        )
+        data = (tmp_path / "a.webp").read_bytes()
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    assert stored.shape == (64, 41, 3)
+    assert kind == "jpeg" or np.array_equal(stored, picture)
+    assert image_size(data, turned=False) == (64, 41)
+    assert np.array_equal(Image(data, turned=False).patch().pixels, stored)
+    assert np.array_equal(Image(data, turned=False).patch(Region(3, 5, 30, 17)).pixels, stored[5:17, 3:30])
+
+
+def animated(still: np.ndarray, others: list[np.ndarray], *, still_is_a_frame: bool) -> bytes:
+    """A PNG with an animation of pictures of one size; the still picture may or may not be its first."""
+
+    def control(number: int) -> bytes:
+        height, width = still.shape[:2]
+        return png_chunk(b"fcTL", struct.pack(">IIIIIHHBB", number, width, height, 0, 0, 1, 10, 0, 0))
+
+    def rows(picture: np.ndarray) -> bytes:
+        return zlib.compress(b"".join(b"\0" + row.tobytes() for row in picture[..., ::-1]))
+
+    count = len(others) + still_is_a_frame
+    before = [png_chunk(b"acTL", struct.pack(">II", count, 0)), *([control(0)] if still_is_a_frame else [])]
+    after, number = [], int(still_is_a_frame)
+    for picture in others:
+        after += [control(number), png_chunk(b"fdAT", struct.pack(">I", number + 1) + rows(picture))]
+        number += 2
+    plain = rgb_png(still[..., ::-1])
+    split, end = plain.index(b"IDAT") - 4, plain.index(b"IEND") - 4
+    return plain[:split] + b"".join(before) + plain[split:end] + b"".join(after) + plain[end:]
+
+
+@pytest.mark.parametrize("still_is_a_frame", [False, True])
+@pytest.mark.parametrize("own", [True, False], ids=["own", "OpenCV"])
+def test_of_an_animated_png_the_still_picture_counts(
+    still_is_a_frame: bool, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still, *others = (noise(23, 31, seed=seed) for seed in (1, 2, 3))
+    data = animated(still, others, still_is_a_frame=still_is_a_frame)
+    if not own:
+        monkeypatch.setattr(decode.plain_png, "deflate", None)
+    assert np.array_equal(decode_image(data).pixels, still)
+    assert np.array_equal(decode_image(data, Region(2, 3, 9, 11)).pixels, still[3:11, 2:9])
+    assert image_size(data) == (23, 31)
 
 
 def png_variants() -> dict[str, bytes]:
@@ -292,8 +350,8 @@ def test_every_png_kind_equals_opencv(name: str) -> None:
 def test_which_pngs_take_the_fast_path() -> None:
     headers = {name: read_header(data) for name, data in png_variants().items()}
     fast = {name for name, header in headers.items() if header and header.plain_png}
-    assert {"rgb", "rgba", "gamma", "srgb", "text", "opencv 1", "strategy 3"} <= fast
-    slow = {"transparent colour", "16-bit rgb", "bilevel", "animation", "background", "unknown", "suggested palette"}
+    assert {"rgb", "rgba", "gamma", "srgb", "text", "opencv 1", "strategy 3", "animation"} <= fast
+    slow = {"transparent colour", "16-bit rgb", "bilevel", "background", "unknown", "suggested palette"}
     assert not slow & fast
 
 

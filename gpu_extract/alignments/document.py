@@ -17,6 +17,7 @@ from gpu_extract.alignments.limits import Limits, shown
 from gpu_extract.alignments.packed import unpack
 from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError
 from gpu_extract.storage.atomic import Snapshot, backup_copy, digest_of, new_digest, write_new, write_whole
+from gpu_extract.storage.contents import HEAD_BYTES, what_it_is
 
 
 class Alignments:
@@ -69,9 +70,14 @@ class Alignments:
         """
         path = Path(path)
         limits = limits or Limits()
-        with _without_garbage_collection():
-            document, snapshot = _read(path, limits)
-            alignments = cls(path, document)
+        try:
+            with _without_garbage_collection():
+                document, snapshot = _read(path, limits)
+                alignments = cls(path, document)
+        except AlignmentsError as error:
+            if (other := _what_it_is(path)) is None:
+                raise
+            raise type(error)(f"{path.name} is no alignments file; it is {other}.") from error
         alignments._snapshot = snapshot
         return alignments
 
@@ -242,6 +248,14 @@ def _read(path: Path, limits: Limits) -> tuple[Document, Snapshot]:
     except MemoryError as error:
         raise AlignmentsError(f"{path.name} needs more memory than there is.") from error
     return document, snapshot
+
+
+def _what_it_is(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return what_it_is(file.read(HEAD_BYTES))
+    except OSError:
+        return None
 
 
 def _snapshot(path: Path) -> Snapshot:

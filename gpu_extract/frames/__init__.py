@@ -12,6 +12,7 @@ from pathlib import Path
 from gpu_extract import plugins
 from gpu_extract.errors import InputError
 from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions
+from gpu_extract.storage.contents import HEAD_BYTES, what_it_is
 
 __all__ = ["Frame", "FrameFailure", "FrameSource", "SourceOptions", "open_frames"]
 
@@ -33,7 +34,7 @@ def open_frames(
     timing         how the frames of a video are numbered: "decoded" = every decoded frame once; "constant" = as a
                    constant-frame-rate stream, frames repeated or dropped, as files made before March 2026 have
                    it (docs/formats.md#timing)
-    rotate         whether a video's display matrix is applied (images always follow their EXIF orientation)
+    rotate         whether a video's display matrix and an image's EXIF orientation are followed
     skip_unwanted  whether parts of a video that hold nothing wanted may be left undecoded; `frames_seen` stays unknown
                    where that happened
 
@@ -48,7 +49,17 @@ def open_frames(
         if module.accepts(source):
             opened: FrameSource = module.open_source(source, options)
             return opened
+    if source.is_file() and (other := what_it_is(_head(source))) is not None:
+        raise InputError(f"'{source}' is neither a folder of images nor a video; it is {other}.")
     raise InputError(
         f"'{source}' is neither a folder of images nor a video in a known container "
         "(mp4, mov, mkv, webm, avi, ts, mpg, vob, flv, wmv, ogv)."
     )
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""

@@ -28,7 +28,7 @@ from gpu_extract.run.folder import prepare_folder
 from gpu_extract.run.journal import Journal
 from gpu_extract.run.journal import exists as journal_exists
 from gpu_extract.run.pipeline import Pipeline
-from gpu_extract.run.plan import Plan, subset, without_shared_files
+from gpu_extract.run.plan import Plan, count_outside, subset, without_shared_files
 from gpu_extract.run.progress import Listener, Progress, listener_for
 from gpu_extract.run.rows import FaceRows
 from gpu_extract.run.signals import GRACE_SECONDS, Interruption
@@ -87,8 +87,8 @@ def extract(
         centering: "legacy", "face", "head", or "auto": legacy for files before version 2.0, head from then on.
         video_timing: how a video's frames are numbered: "decoded" (each once), "constant" (as a constant-rate stream,
             as files until March 2026 have it), or "auto" by the file.
-        rotate: "on" applies a video's display matrix (as files until March 2026 have it), "off" does not, "auto" by
-            the file.
+        rotate: "on" follows a video's display matrix and an image's EXIF orientation (as files until March 2026 have
+            it), "off" does not, "auto" by the file.
         antialias: prefilter faces that are larger than the crop.
         format: "png", "jpg", "webp", or "auto" as the file's generation does.
         quality: 1 to 100, of jpg and webp.
@@ -226,6 +226,7 @@ class Extraction:
 
     def __post_init__(self) -> None:
         self._rows = FaceRows(self.made.alignments, self.made.plan)
+        self._frames_of_size: dict[tuple[int, int], list[int]] = {}
         self._written = Written(keep_places=self.settings.metadata is not None)
 
     def todo(self) -> Plan:
@@ -249,6 +250,8 @@ class Extraction:
             self._run_pipeline(todo, progress, interruption)
         if not report.complete:
             self._note_how_to_resume()
+        report.faces_outside = count_outside(todo, self._frames_of_size)
+        note_faces_outside(made, report)
         count(made, frames_seen(made, self.journal), self.settings.extract_every_n, report)
         report.faces_written, report.bytes_written = len(self._written), self._written.nbytes
 
@@ -275,6 +278,8 @@ class Extraction:
             with interruption.calling(partial(pipeline.stop, within=GRACE_SECONDS)):
                 for result in pipeline:
                     tally(result, report)
+                    if result.decoded:
+                        self._frames_of_size.setdefault(result.frame_size, []).append(result.task.position)
                     self._keep(layout.commit(result))
                     progress.frame_done(result)
                     if self._too_many_errors():
@@ -321,6 +326,18 @@ def tally(result: FrameResult, report: Report) -> None:
         report.faces_failed += 1 if failure.index is not None else len(result.task)
     for stage, seconds in result.seconds.items():
         report.stage_seconds[stage] = report.stage_seconds.get(stage, 0.0) + seconds
+
+
+def note_faces_outside(made: Prepared, report: Report) -> None:
+    """Say so where too many faces lie outside their pictures for it to be what a person meant."""
+    if report.faces_outside * 20 <= made.plan.face_count:
+        return
+    turned = made.resolved.numbering.rotate
+    report.notes.append(
+        f"{report.faces_outside:,} faces lie outside their pictures, which "
+        f"{'were turned as they ask for' if turned else 'were taken as they are stored'}: if they should lie inside, "
+        f"try --rotate {'off' if turned else 'on'}."
+    )
 
 
 @contextmanager

@@ -31,6 +31,8 @@ class Report(JsonReport):
     faces_written: int = 0
     faces_filtered: int = 0
     faces_failed: int = 0
+    faces_outside: int = 0
+    """Faces of this run's frames whose middle lies outside the picture."""
     errors: list[dict[str, Any]] = field(default_factory=list)
     """Each with `frame` (key), `index` (face, or null for the whole frame) and `reason`."""
     bytes_written: int = 0

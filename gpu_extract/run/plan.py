@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -313,6 +313,21 @@ def _with_faces(plan: Plan, keep: np.ndarray) -> Plan:
         geometry=CropGeometry(cut.crop_from_frame[keep], cut.cubic[keep], cut.usable[keep]),
         region=plan.region[keep],
     )
+
+
+def count_outside(plan: Plan, frames_of_size: Mapping[tuple[int, int], Sequence[int]]) -> int:
+    """How many faces have the middle of what their crop reads outside of their frame.
+
+    Args:
+        frames_of_size: (height, width) -> positions of the frames of that size; others are left out.
+    """
+    count = 0
+    for (height, width), positions in frames_of_size.items():
+        frames = np.isin(plan.positions, np.asarray(positions, np.int64))
+        region = plan.region[np.repeat(frames, np.diff(plan.starts))]
+        middle = region[:, :2] + region[:, 2:]  # twice that
+        count += int(((middle < 0) | (middle > (2 * width, 2 * height))).any(axis=1).sum())
+    return count
 
 
 def _is_large(cut: CropGeometry, fits: Fits, options: PlanOptions) -> np.ndarray:

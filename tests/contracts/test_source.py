@@ -27,7 +27,6 @@ from tests.helpers import (
     exif,
     image_bytes,
     jpeg_with_segment,
-    opencv_pixels,
     picture,
     plain_decode,
     write_clip,
@@ -75,8 +74,8 @@ class Backend(NamedTuple):
     """How many of its frames show the picture of another one."""
 
 
-def folder(name: str, make: Callable[[Path], Made], damage: Callable[[Made], None]) -> Backend:
-    return Backend(f"folder-{name}", "folder", make, of_module("folder"), damage)
+def folder(name: str, make: Callable[[Path], Made], damage: Callable[[Made], None], **options: Any) -> Backend:
+    return Backend(f"folder-{name}", "folder", make, of_module("folder", **options), damage)
 
 
 def video(name: str, make: Callable[[Path], Made], **fields: Any) -> Backend:
@@ -87,8 +86,8 @@ def video(name: str, make: Callable[[Path], Made], **fields: Any) -> Backend:
 # ---- what sources are opened over
 
 
-def images(extension: str, *options: int, turn: int | None = None) -> Callable[[Path], Made]:
-    """Images of different odd sizes; turned by their EXIF data if `turn` says so."""
+def images(extension: str, *options: int, turn: int | None = None, followed: bool = True) -> Callable[[Path], Made]:
+    """Images of different odd sizes; turned by their EXIF data if `turn` says so and that is to be followed."""
 
     def make(folder: Path) -> Made:
         frames = []
@@ -97,7 +96,8 @@ def images(extension: str, *options: int, turn: int | None = None) -> Callable[[
             if turn is not None:
                 data = jpeg_with_segment(data, 0xE1, b"Exif\0\0" + exif(turn))
             (folder / f"f {number:03d}{extension}").write_bytes(data)
-            pixels = opencv_pixels(data)
+            flags = cv2.IMREAD_COLOR | (0 if followed else cv2.IMREAD_IGNORE_ORIENTATION)
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
             assert pixels is not None
             frames.append(pixels)
         return Made(folder, frames)
@@ -167,7 +167,8 @@ SOURCES = [
     folder("png", images(".png"), cut_short),
     folder("png-filtered", images(".png", cv2.IMWRITE_PNG_FILTER, 0xF8), no_image),
     folder("jpg", images(".jpg"), no_image),
-    folder("jpg-turned", images(".jpg", turn=6), no_image),
+    folder("jpg-turned", images(".jpg", turn=6), no_image, rotate=True),
+    folder("jpg-as-stored", images(".jpg", turn=6, followed=False), no_image),
     folder("bmp", images(".bmp"), cut_short),
     video("mp4", clip("a b.mp4", options=ALONE), options=ONE_THREAD, damage=spoilt_packet),
     video("mkv", clip("a.mkv", codec="ffv1")),

@@ -1,8 +1,9 @@
 """An image file's bytes → BGR pixels, as OpenCV's `imread` gives them by default.
 
-That is: three channels, alpha dropped, EXIF orientation applied, 16-bit values shifted right by 8, CMYK and palettes
-converted. The plain 8-bit RGB(A) PNGs that frame dumps consist of have a faster way (`plain_png`); all else is
-OpenCV's, which decodes plain JPEGs only as far down as they are wanted (`plain_jpeg`).
+That is: three channels, alpha dropped, EXIF orientation applied (unless it is to be left alone), 16-bit values shifted
+right by 8, CMYK and palettes converted; of a PNG that holds an animation, its still picture. The plain 8-bit RGB(A)
+PNGs that frame dumps consist of have a faster way (`plain_png`); all else is OpenCV's, which decodes plain JPEGs only
+as far down as they are wanted (`plain_jpeg`).
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from gpu_extract import png_file
 from gpu_extract.errors import FrameError
 from gpu_extract.frames.base import clip_region
 from gpu_extract.frames.images import plain_jpeg, plain_png
-from gpu_extract.frames.images.image_header import Header, read_header
+from gpu_extract.frames.images.image_header import PNG_ANIMATION_CHUNKS, Header, read_header
 from gpu_extract.patch import Patch, Region
+from gpu_extract.storage.contents import what_it_is
 
 MAX_PIXELS = 1 << 28  # 16384 x 16384: 805 MB of BGR
 MAX_FILE_BYTES = 1 << 31
+_KNOWN_KINDS = ("PNG image", "JPEG image", "BMP image", "TIFF image", "WebP image")
 
 
 def read_file(path: Path) -> bytes:
@@ -47,9 +51,9 @@ def read_file(path: Path) -> bytes:
             raise FrameError(f"the file cannot be read: {error.strerror}.") from error
 
 
-def image_size(data: bytes) -> tuple[int, int]:
+def image_size(data: bytes, *, turned: bool = True) -> tuple[int, int]:
     """(height, width) that decoding would give, from the header. Raises FrameError."""
-    header = _checked_header(data)
+    header = _checked_header(data, turned)
     return header.height, header.width
 
 
@@ -60,11 +64,17 @@ def decode_image(data: bytes, region: Region | None = None) -> Patch:
 
 
 class Image:
-    """An image file's bytes and, once asked for, its pixels. Any thread may ask; FrameError comes from every method."""
+    """An image file's bytes and, once asked for, its pixels. Any thread may ask; FrameError comes from every method.
 
-    def __init__(self, data: bytes) -> None:
-        self._header = _checked_header(data)
-        self._data = data
+    Args:
+        turned: whether the EXIF orientation is followed.
+    """
+
+    def __init__(self, data: bytes, *, turned: bool = True) -> None:
+        self._header = _checked_header(data, turned)
+        self._turned = turned
+        # OpenCV takes the first picture of an animation, which need not be the still one that all others show.
+        self._data = png_file.without(data, PNG_ANIMATION_CHUNKS) if self._header.animated else data
         self._guard = threading.Lock()
         self._pixels: np.ndarray | None = None
 
@@ -95,13 +105,13 @@ class Image:
         if self._pixels is None:
             if self._header.plain_png and (part := plain_png.decode(self._data, self._header, region)) is not None:
                 return part, region.x0, region.y0
-            if self._header.format == "JPEG" and (part := _upper_part(self._data, region.y1)) is not None:
+            if self._header.format == "JPEG" and (part := self._upper_part(region.y1)) is not None:
                 return part, 0, 0
         return self._whole(), 0, 0
 
     def _whole(self) -> np.ndarray:
         if self._pixels is None:
-            pixels = _decoded(self._data, self._header)
+            pixels = self._decoded()
             if pixels.shape[:2] != self.size:
                 raise FrameError(
                     f"its header says {self._header.width} × {self._header.height} pixels, but it decodes to "
@@ -111,42 +121,48 @@ class Image:
             self._data = b""
         return self._pixels
 
+    def _upper_part(self, rows: int) -> np.ndarray | None:
+        """At least that many rows of a JPEG; None where it must be decoded whole."""
+        upper = plain_jpeg.upper_part(self._data, rows, turned=self._turned)
+        if upper is None:
+            return None
+        try:
+            return self._by_opencv(upper)
+        except cv2.error:
+            return None
 
-def _checked_header(data: bytes) -> Header:
+    def _decoded(self) -> np.ndarray:
+        header = self._header
+        if header.plain_png:
+            plain = plain_png.decode(self._data, header, Region(0, 0, header.width, header.height))
+            if plain is not None:
+                return plain
+        try:
+            pixels = self._by_opencv(self._data)
+        except cv2.error as error:
+            raise FrameError(f"OpenCV cannot decode this {header.format} file: {error.err}.") from error
+        if pixels is None:
+            raise FrameError(f"the {header.format} file is damaged or cut off, OpenCV cannot decode it.")
+        return pixels
+
+    def _by_opencv(self, data: bytes) -> np.ndarray | None:
+        flags = cv2.IMREAD_COLOR if self._turned else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        return pixels
+
+
+def _checked_header(data: bytes, turned: bool) -> Header:
     if not data:
         raise FrameError("the file is empty (0 bytes).")
-    header = read_header(data)
+    header = read_header(data, turned=turned)
     if header is None:
-        raise FrameError("the file is damaged, or not a PNG, JPEG, BMP, TIFF or WebP image.")
+        other = what_it_is(data)
+        if other is None or other.endswith(_KNOWN_KINDS):
+            raise FrameError("the file is damaged, or not a PNG, JPEG, BMP, TIFF or WebP image.")
+        raise FrameError(f"the file is no PNG, JPEG, BMP, TIFF or WebP image; it is {other}.")
     if header.height < 1 or header.width < 1 or header.height * header.width > MAX_PIXELS:
         raise FrameError(
             f"the file claims {header.width} × {header.height} pixels; at least 1 × 1 and at most {MAX_PIXELS} pixels "
             "are decoded."
         )
     return header
-
-
-def _upper_part(data: bytes, rows: int) -> np.ndarray | None:
-    """At least that many rows of a JPEG; None where it must be decoded whole."""
-    upper = plain_jpeg.upper_part(data, rows)
-    if upper is None:
-        return None
-    try:
-        pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(upper, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        return None
-    return pixels
-
-
-def _decoded(data: bytes, header: Header) -> np.ndarray:
-    if header.plain_png:
-        plain = plain_png.decode(data, header, Region(0, 0, header.width, header.height))
-        if plain is not None:
-            return plain
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise FrameError(f"OpenCV cannot decode this {header.format} file: {error.err}.") from error
-    if pixels is None:
-        raise FrameError(f"the {header.format} file is damaged or cut off, OpenCV cannot decode it.")
-    return pixels

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpu_extract import png_file
 
@@ -25,30 +25,42 @@ JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TRANSPOSING_ORIENTATIONS = frozenset((5, 6, 7, 8))
 
 
+PNG_ANIMATION_CHUNKS = frozenset((b"acTL", b"fcTL", b"fdAT"))
+
+
 @dataclass(frozen=True)
 class Header:
-    """height, width: pixels after EXIF orientation; plain_png: 8-bit RGB(A) with nothing that alters pixels, and then
-    `channels` is 3 or 4."""
+    """What is known of an image before it is decoded."""
 
     format: str
     height: int
+    """Pixels of the image as it is decoded: turned by its EXIF orientation, or not."""
     width: int
     plain_png: bool = False
+    """8-bit RGB(A) with nothing that alters pixels."""
     channels: int = 0
+    """Of a plain PNG: 3 or 4."""
+    animated: bool = False
+    """A PNG that holds an animation beside its still picture."""
 
 
-def read_header(data: bytes) -> Header | None:
+def read_header(data: bytes, *, turned: bool = True) -> Header | None:
+    """The header of an image file; None if it is none of the known formats, or ends early.
+
+    Args:
+        turned: whether the EXIF orientation of PNG, JPEG and WebP is followed; OpenCV follows that of TIFF always.
+    """
     try:
         if data.startswith(png_file.SIGNATURE):
-            return _png(data)
+            return _png(data, turned)
         if data.startswith(b"\xff\xd8"):
-            return _jpeg(data)
+            return _jpeg(data, turned)
         if data.startswith(b"BM"):
             return _bmp(data)
         if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return _tiff(data)
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-            return _webp(data)
+            return _webp(data, turned)
     except (struct.error, IndexError):
         return None
     return None
@@ -60,24 +72,28 @@ def _oriented(name: str, height: int, width: int, orientation: int) -> Header:
     return Header(name, height, width)
 
 
-def _png(data: bytes) -> Header:
+def _png(data: bytes, turned: bool) -> Header:
     width, height, depth, colour, _, _, interlace = struct.unpack_from(">IIBBBBB", data, 16)
     plain = depth == 8 and colour in (2, 6) and interlace == 0
     orientation = 1
-    ended = False
+    ended = animated = False
     for chunk in png_file.chunks(data):
-        plain = plain and chunk.kind in PNG_PLAIN_CHUNKS
-        if chunk.kind == b"eXIf":
+        if chunk.kind in PNG_ANIMATION_CHUNKS:
+            animated = True
+        elif chunk.kind != b"eXIf" or turned:
+            plain = plain and chunk.kind in PNG_PLAIN_CHUNKS
+        if chunk.kind == b"eXIf" and turned:
             orientation = exif_orientation(data[chunk.start : chunk.stop])
         if chunk.kind == b"IEND":
             ended = chunk.start == chunk.stop and png_file.is_intact(data, chunk)
             break
     plain = plain and ended
-    header = _oriented("PNG", height, width, orientation)
-    return Header("PNG", height, width, True, 3 if colour == 2 else 4) if plain else header
+    if plain:
+        return Header("PNG", height, width, True, 3 if colour == 2 else 4, animated)
+    return replace(_oriented("PNG", height, width, orientation), animated=animated)
 
 
-def _jpeg(data: bytes) -> Header | None:
+def _jpeg(data: bytes, turned: bool) -> Header | None:
     """Of several EXIF blocks the first one counts, wherever before the scan it stands."""
     size: tuple[int, int] | None = None
     orientation: int | None = None
@@ -87,7 +103,7 @@ def _jpeg(data: bytes) -> Header | None:
             size = (height, width)
         elif marker == 0xE1 and orientation is None and data.startswith(EXIF_PREFIX, position + 4):
             orientation = exif_orientation(data[position + 10 : position + 2 + length])
-    return None if size is None else _oriented("JPEG", *size, orientation or 1)
+    return None if size is None else _oriented("JPEG", *size, orientation or 1 if turned else 1)
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -127,11 +143,11 @@ def _tiff(data: bytes) -> Header | None:
     return _oriented("TIFF", tags[257], tags[256], tags.get(274, 1))
 
 
-def _webp(data: bytes) -> Header | None:
+def _webp(data: bytes, turned: bool) -> Header | None:
     kind = data[12:16]
     if kind == b"VP8X":
         width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
-        if data[20] & 0x08:
+        if data[20] & 0x08 and turned:
             return _oriented("WebP", height, width, _webp_orientation(data))
         return Header("WebP", height, width)
     if kind == b"VP8L":

@@ -17,17 +17,21 @@ _SEQUENTIAL_HUFFMAN = (0xC0, 0xC1)
 _END = b"\xff\xd9"
 
 
-def upper_part(data: bytes, rows: int) -> bytes | None:
+def upper_part(data: bytes, rows: int, *, turned: bool = True) -> bytes | None:
     """A file that decodes to the first rows of this one, at least as many as asked for, or not at all.
 
     None where the file is of another kind, or nothing would be left out. The result has no end marker: a decoder that
     meets one before it needs it complains, and one that runs out of data refuses, as it must, because what follows
     there in the whole file may matter.
+
+    Args:
+        turned: whether an EXIF block would turn the image.
     """
     frame = scan = None
     try:
         for marker, position, _ in jpeg_segments(data):
-            if marker == _RESTART_INTERVAL or (marker == _APP1 and data.startswith(EXIF_PREFIX, position + 4)):
+            has_exif = marker == _APP1 and data.startswith(EXIF_PREFIX, position + 4)
+            if marker == _RESTART_INTERVAL or (has_exif and turned):
                 return None
             if marker in JPEG_FRAME_MARKERS:
                 if frame is not None or marker not in _SEQUENTIAL_HUFFMAN:

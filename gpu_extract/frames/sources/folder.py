@@ -25,7 +25,7 @@ def accepts(path: Path) -> bool:
 
 
 def open_source(path: Path, options: SourceOptions) -> FolderSource:
-    return FolderSource(path)
+    return FolderSource(path, options)
 
 
 class FolderSource(FrameSource):
@@ -36,8 +36,9 @@ class FolderSource(FrameSource):
 
     kind = "folder"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, options: SourceOptions) -> None:
         self.path = path
+        self._turned = options.rotate
         try:
             with os.scandir(path) as entries:
                 names = [
@@ -64,7 +65,7 @@ class FolderSource(FrameSource):
     def size_of(self, index: int) -> tuple[int, int]:
         from gpu_extract.frames.images.decode import image_size, read_file
 
-        return image_size(read_file(self.path / self._names[index]))
+        return image_size(read_file(self.path / self._names[index]), turned=self._turned)
 
     def frames(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
         keep_freed_memory()
@@ -77,7 +78,7 @@ class FolderSource(FrameSource):
     def open_image(self, name: str) -> Image:
         from gpu_extract.frames.images.decode import Image, read_file
 
-        return Image(read_file(self.path / name))
+        return Image(read_file(self.path / name), turned=self._turned)
 
     def count_decoded(self) -> None:
         with self._counting:

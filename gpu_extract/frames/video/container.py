@@ -15,6 +15,7 @@ import av
 from av.container import InputContainer
 
 from gpu_extract.errors import InputError
+from gpu_extract.storage.contents import what_it_is
 
 PROBE_BYTES = 2048
 
@@ -65,11 +66,13 @@ def _is_transport_stream(head: bytes) -> bool:
 
 def probe(path: Path) -> str | None:
     """`container_format` of a regular file; None for anything else. Raises InputError if it cannot be opened."""
-    if not path.is_file():
-        return None
+    return container_format(_head(path)) if path.is_file() else None
+
+
+def _head(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            return container_format(file.read(PROBE_BYTES))
+            return file.read(PROBE_BYTES)
     except OSError as error:
         raise InputError(f"the video '{path}' cannot be opened: {error.strerror}.") from error
 
@@ -77,18 +80,21 @@ def probe(path: Path) -> str | None:
 def open_container(path: Path) -> InputContainer:
     """Raises InputError if the file is no plain video container or FFmpeg cannot read its header."""
     name = probe(path)
+    if name is None and (other := what_it_is(_head(path))) is not None:
+        raise InputError(f"'{path}' is no video; it is {other}.")
     if name is None:
         raise InputError(
             f"'{path}' is not a video in a known container: its first bytes are none of mp4/mov, mkv/webm, avi, ts, "
             "mpg/vob, flv, wmv or ogv; remux it, for example to mkv."
         )
     try:
-        return av.open(
+        opened: InputContainer = av.open(
             "file:" + os.path.abspath(path),  # noqa: PTH100 - a Path would change names that are not UTF-8
             format=name,
             options={"protocol_whitelist": "file"},
             **_ANY_TAGS,
         )
+        return opened
     except (av.error.FFmpegError, ValueError) as error:
         detail = getattr(error, "strerror", None) or str(error)
         raise InputError(f"the video '{path}' cannot be read: {detail}.") from error
