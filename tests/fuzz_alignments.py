@@ -487,9 +487,11 @@ def run(count: int, seed: int, seconds: float | None = None, save: Path | None =
     by_extension = dict.fromkeys(EXTENSIONS, 0)
     done = 0
     off_guard = guard(save or Path(tempfile.gettempdir()) / "nowhere")
+    harmless = []
     for name, data in built.items():
         signal.setitimer(signal.ITIMER_REAL, SECONDS_EACH)
-        executor(Path(name).suffix, data)
+        if executor(Path(name).suffix, data) is None:
+            harmless.append(name)
         signal.setitimer(signal.ITIMER_REAL, 0)
     while done < count and (seconds is None or time.perf_counter() - began < seconds):
         extension, data = mutator.next()
@@ -509,6 +511,7 @@ def run(count: int, seed: int, seconds: float | None = None, save: Path | None =
     return {
         "executions": done,
         "attacks": len(built),
+        "harmless_attacks": harmless,
         "accepted": executor.accepted,
         "refused": executor.refused,
         "by_extension": by_extension,

@@ -5,15 +5,18 @@ What only one file needs stays there; fakes of sources, engines and layouts stan
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import json
+import os
 import pickle
 import shutil
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +24,8 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+import pytest
+from av.video.reformatter import VideoReformatter
 
 from gpu_extract.cli import main
 from gpu_extract.engines.base import Crops, Engine
@@ -44,11 +49,14 @@ def noise(height: int, width: int, channels: int = 3, dtype: type = np.uint8, se
     return np.random.default_rng(seed).integers(0, high, (height, width, channels), dtype=dtype).squeeze()
 
 
+@lru_cache(maxsize=256)  # drawing a clip takes longer than encoding it
 def picture(number: int, height: int, width: int) -> np.ndarray:
-    """[H, W, 3] RGB: a smooth texture that moves, its number readable from nowhere but the pixels."""
+    """[H, W, 3] RGB, not to be written into: a smooth texture that moves, its number nowhere but in the pixels."""
     y, x = np.mgrid[0:height, 0:width]
     waves = [np.sin((x * (2 + c) + number * 7) / 19) + np.cos((y * (3 - c) - number * 5) / 13) for c in range(3)]
-    return ((np.stack(waves, -1) + 2) * 63).astype(np.uint8)
+    pixels = ((np.stack(waves, -1) + 2) * 63).astype(np.uint8)
+    pixels.flags.writeable = False
+    return pixels
 
 
 def assert_covers(part: Patch, region: Region, whole: np.ndarray) -> None:
@@ -132,13 +140,14 @@ def write_frames(
     """
     with av.open(str(path), "w", options=mux or {}) as container:
         stream: Any = container.add_stream(codec, rate=25, options=options or {})
+        converter = VideoReformatter()  # one for all: each takes longer to make than a small frame to convert
         audio: Any = container.add_stream("aac", rate=8000) if sound else None
         for number, (pixels, pts) in enumerate(frames):
             if number == 0:
                 stream.height, stream.width, stream.pix_fmt = *pixels.shape[:2], pixel_format
                 if fine_times:
                     stream.codec_context.time_base = Fraction(1, ticks)
-            frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=pixel_format)
+            frame = converter.reformat(av.VideoFrame.from_ndarray(pixels, "rgb24"), format=pixel_format)
             frame.pts, frame.time_base = pts, Fraction(1, ticks)
             container.mux(stream.encode(frame))
             if sound:
@@ -339,3 +348,21 @@ def module_from(path: Path, name: str | None = None) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A file that takes long to make, for fixtures: one test process makes it, others wait for it.
+
+    `make` writes the path that it is given.
+    """
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    target = shared / name
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            unfinished = target.with_name(f"{name}.part")
+            make(unfinished)
+            unfinished.rename(target)
+    return target

@@ -93,7 +93,7 @@ def test_when_memory_runs_out_the_run_goes_on(alignments: Path, vectors: Path, t
     script = INTERPRETED.format(
         batch_bytes=1 << 20, condition="len(rows) > 2", error='torch.cuda.OutOfMemoryError("CUDA out of memory.")'
     )
-    run = interpreted(script, *command(alignments, vectors, tmp_path / "faces", "--engine", "exact", "--device", "cpu"))
+    run = interpreted(script, *command(alignments, vectors, tmp_path / "faces", "--engine", "exact"))
     assert run.returncode == 4, run.stderr
     assert files_in(tmp_path / "faces") == on_cpu(alignments, vectors, tmp_path / "cpu")
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.helpers import made_once
+
 REPO = Path(__file__).resolve().parent.parent
 BENCH = REPO / "bench"
 
@@ -47,10 +49,12 @@ def gpu_check(*flags: str, hide_gpu: bool = True) -> subprocess.CompletedProcess
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     pytest.importorskip("triton")
-    file = tmp_path_factory.mktemp("dry") / "gpu.json"
-    run = gpu_check("--allow-cpu", "--json", str(file))
-    assert run.returncode == 0, run.stderr[-3000:]
-    result: dict[str, Any] = json.loads(file.read_text())
+
+    def make(file: Path) -> None:
+        run = gpu_check("--allow-cpu", "--json", str(file))
+        assert run.returncode == 0, run.stderr[-3000:]
+
+    result: dict[str, Any] = json.loads(made_once(tmp_path_factory, "gpu.json", make).read_text())
     return result
 
 
@@ -62,11 +66,16 @@ def test_without_a_gpu_it_says_so_and_exits_5() -> None:
     assert "there is no CUDA device here" in run.stderr
 
 
-def test_a_dry_run_never_lands_in_the_results() -> None:
+def test_a_dry_run_never_lands_in_the_results(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = BENCH / "results" / "dry.json"
-    run = gpu_check("--allow-cpu", "--json", str(file))
-    assert run.returncode == 2
-    assert "a dry run measures nothing" in run.stderr
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--allow-cpu", "--json", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        of_bench("gpu_check").main()
+    assert ended.value.code == 2
+    assert "a dry run measures nothing" in capsys.readouterr().err
     assert not file.exists()
 
 

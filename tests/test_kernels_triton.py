@@ -17,7 +17,7 @@ import pytest
 from gpu_extract import kernels
 from gpu_extract.kernels import reference, tables
 from gpu_extract.kernels.slab import fill, lies_inside, slab_layout
-from tests.helpers import module_from, turned
+from tests.helpers import made_once, module_from, turned
 
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
@@ -55,12 +55,22 @@ def random_crops(seed: int, K: int, size: int, sizes: list[tuple[int, int]]):
 
 
 SMALL = random_crops(1, 40, 15, [(1, 1), (23, 31), (40, 17), (3, 2), (12, 64)])
-LARGER_THAN_A_TILE = random_crops(2, 3, 69, [(33, 51), (20, 19)])  # more rows than one program cuts
+LARGER_THAN_A_TILE = random_crops(5, 2, 69, [(33, 51), (20, 19)])  # more rows than one program cuts
 
 
 @pytest.fixture(scope="module")
-def small_crops(interpreted) -> np.ndarray:
-    return interpreted.warp_affine(*SMALL, device="cpu").numpy()
+def launched(interpreted) -> None:
+    """What the kernel reads is launched without a complaint."""
+    interpreted.launch(**good_arguments())
+
+
+@pytest.fixture(scope="module")
+def small_crops(interpreted, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    def make(path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, interpreted.warp_affine(*SMALL, device="cpu").numpy())
+
+    return np.load(made_once(tmp_path_factory, "small_crops.npy", make))
 
 
 def test_kernel_equals_reference(small_crops):
@@ -79,6 +89,7 @@ def test_kernel_equals_opencv(small_crops):
 
 
 def test_kernel_cuts_crops_larger_than_a_tile(interpreted):
+    assert sorted(LARGER_THAN_A_TILE[3]) == [False, True]  # one linear, one cubic
     crops = interpreted.warp_affine(*LARGER_THAN_A_TILE, device="cpu").numpy()
     np.testing.assert_array_equal(crops, reference.warp_affine(*LARGER_THAN_A_TILE))
 
@@ -368,11 +379,9 @@ def good_arguments() -> dict[str, object]:
         ({"rows": torch.empty(2, dtype=torch.int32, device="meta")}, ValueError, "rows must be on cpu"),
     ],
 )
-def test_launch_refuses_what_the_kernel_cannot_read(interpreted, change, error, message):
-    arguments = good_arguments()
-    interpreted.launch(**arguments)
+def test_launch_refuses_what_the_kernel_cannot_read(interpreted, launched, change, error, message):
     with pytest.raises(error, match=message):
-        interpreted.launch(**(arguments | change))
+        interpreted.launch(**(good_arguments() | change))
 
 
 def test_launch_refuses_crops_that_32_bits_cannot_address(interpreted):

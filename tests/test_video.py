@@ -26,7 +26,7 @@ from gpu_extract.frames.video.damage import DamageTracker
 from gpu_extract.frames.video.yuv import to_bgr
 from gpu_extract.kernels import yuv as kernels_yuv
 from gpu_extract.patch import Region
-from tests.helpers import CLIP, VECTORS, assert_covers, plain_decode, write_clip
+from tests.helpers import CLIP, VECTORS, assert_covers, copied, plain_decode, write_clip
 
 
 def read(path: Path, wanted: list[int], **options: object) -> tuple[dict[int, np.ndarray], dict[int, str], FrameSource]:
@@ -353,18 +353,28 @@ def spoilt(path: Path, number: int) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def groups_of_12(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarray]]:
+    """A clip of four groups of pictures with B-frames, and all its frames."""
+    options = {"g": "12", "bf": "3", "b_strategy": "0", "sc_threshold": "0", "crf": "10"}
+    path = write_clip(tmp_path_factory.mktemp("groups") / "a.mkv", 48, (96, 128), options=options)
+    return path, plain_decode(path)
+
+
 @pytest.mark.parametrize("skip_unwanted", [False, True])
 @pytest.mark.parametrize("number", range(12, 24))
 def test_what_is_predicted_from_damage_is_no_frame(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, skip_unwanted: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    groups_of_12: tuple[Path, list[np.ndarray]],
+    number: int,
+    skip_unwanted: bool,
 ) -> None:
     """Every packet of a group of pictures in turn; B-frames are shown before what they are predicted from."""
     monkeypatch.setattr(video, "WORTHWHILE_GAP", 0)
     monkeypatch.setattr(video, "WORTHWHILE_SHARE", 0)
-    options = {"g": "12", "bf": "3", "b_strategy": "0", "sc_threshold": "0", "crf": "10"}
-    path = write_clip(tmp_path / "a.mkv", 48, (96, 128), options=options)
-    whole = plain_decode(path)
-    spoilt(path, number)
+    clip, whole = groups_of_12
+    path = spoilt(copied(clip, tmp_path), number)
     pixels, failures, source = read(path, list(range(48)), threads=1, skip_unwanted=skip_unwanted)
     assert source.frames_seen == 48
     assert failures
