@@ -354,6 +354,9 @@ class Settings:
         commands=COMMANDS,
     )
     no_update: bool = switch(help="leave the alignments file as it is", group=RUN)
+    replace_hashes: bool = switch(
+        help="store the new hashes also where none of the stored ones comes out again, as with another video", group=RUN
+    )
     resume: bool = switch(help="continue an interrupted run in the same faces folder", group=RUN)
     dry_run: bool = switch(help="plan and estimate space and time; write nothing", group=RUN)
     on_error: Literal["skip", "stop"] = word(

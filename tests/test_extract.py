@@ -71,7 +71,8 @@ def test_seed_files_give_the_expected_hashes(name: str, run: Any, vectors: Path,
 
 @pytest.mark.parametrize("name", INTEGER_FILES)
 def test_integer_files_give_the_expected_hashes(name: str, run: Any, vectors: Path, expected: Any) -> None:
-    made = run(vectors / "alignments" / name, vectors / "frames")
+    # The vectors' hashes are not those of their integers, so nothing of the file comes out of these frames.
+    made = run(vectors / "alignments" / name, vectors / "frames", "--replace-hashes")
     wanted = expected["seed_folder_integer_landmarks"]["output_files"]
     hashes = made.hashes()
     assert sorted(wanted) == sorted(made.files())
@@ -189,7 +190,7 @@ def test_no_update_leaves_the_file_alone(run: Any, vectors: Path) -> None:
 
 
 def test_a_second_run_has_nothing_to_save(run: Any, vectors: Path, tmp_path: Path) -> None:
-    first = run(vectors / "alignments" / "g2_2018-12.json", vectors / "frames")
+    first = run(vectors / "alignments" / "g2_2018-12.json", vectors / "frames", "--replace-hashes")
     second = Run(tmp_path / "second", first.alignments, vectors / "frames")
     assert second.report["hashes_updated"] == 17
     assert second.report["hashes_changed"] == 0

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.errors import InterruptedRunError, OutputError
+from gpu_extract.errors import EXIT_PARTIAL, InterruptedRunError, OutputError
 from gpu_extract.faces.layout import Layout, layout_for
 from gpu_extract.faces.metadata import write_metadata
 from gpu_extract.faces.writer import FaceWriter
 from gpu_extract.jobs.estimate import check_space, estimate
 from gpu_extract.jobs.prepare import Prepared, header_maker, prepared
+from gpu_extract.jobs.proof import FramesProof, Verdict
 from gpu_extract.jobs.refresh import refresh_thumbnails
 from gpu_extract.options import Settings
 from gpu_extract.reports.base import check_target, write_report
@@ -66,6 +67,7 @@ def extract(
     workers: int | None = None,
     json: str | os.PathLike[str] | None = None,
     no_update: bool = False,
+    replace_hashes: bool = False,
     resume: bool = False,
     dry_run: bool = False,
     on_error: Literal["skip", "stop"] = "skip",
@@ -102,6 +104,7 @@ def extract(
         workers: threads that cut and encode; None takes one for each core this process may use.
         json: where to write the report; "-" is standard output.
         no_update: leave the alignments file as it is.
+        replace_hashes: store the new hashes also where none of the stored ones comes out again.
         resume: continue an interrupted run in `faces`.
         dry_run: plan and estimate, write nothing.
         on_error: "skip" goes on after a frame or face that fails, "stop" ends the run.
@@ -142,6 +145,7 @@ def extract(
         workers=workers,
         json=json,
         no_update=no_update,
+        replace_hashes=replace_hashes,
         resume=resume,
         dry_run=dry_run,
         on_error=on_error,
@@ -227,6 +231,7 @@ class Extraction:
     def __post_init__(self) -> None:
         self._rows = FaceRows(self.made.alignments, self.made.plan)
         self._frames_of_size: dict[tuple[int, int], list[int]] = {}
+        self._proof = FramesProof(self.made, self.settings)
         self._written = Written(keep_places=self.settings.metadata is not None)
 
     def todo(self) -> Plan:
@@ -239,6 +244,7 @@ class Extraction:
             check_space(left, settings.faces, self.report)
         for faces in earlier.values():
             self._written.add(faces)
+            self._proof.look(faces)
         self.report.frames_decoded += len(earlier)
         return left
 
@@ -262,10 +268,11 @@ class Extraction:
             return
         if settings.metadata is not None:
             write_metadata(settings.faces, settings.metadata, self._rows.rows(self._written.places))
+        other_frames = self._keeps_stored_hashes()
         if self.updates:
             if settings.refresh_thumbs:
                 refresh_thumbnails(self.made, settings.size, report, interruption)
-            save(alignments, self._written, report)
+            save(alignments, None if other_frames else self._written, report)
         elif not alignments.traits.stores_hashes:
             report.notes.append(f"files of version {alignments.version} hold no hashes; none were stored.")
 
@@ -282,6 +289,7 @@ class Extraction:
                         self._frames_of_size.setdefault(result.frame_size, []).append(result.task.position)
                     self._keep(layout.commit(result))
                     progress.frame_done(result)
+                    self._doubt(result, progress)
                     if self._too_many_errors():
                         pipeline.stop()
             if interruption.exit_code is not None:
@@ -300,6 +308,28 @@ class Extraction:
             self._written.add(result.faces)
             if not result.failures:
                 self.journal.add(result.task.position, result.faces)
+
+    def _doubt(self, result: FrameResult, progress: Progress) -> None:
+        """Find out on the first faces, before hours of work, that these may be other frames."""
+        self._proof.look(result.faces)
+        if self._proof.in_doubt:
+            self._proof.settle()
+            if self._proof.verdict is Verdict.DOUBTED:
+                progress.note(f"{self._proof.reason()}; Ctrl-C stops this run.")
+
+    def _keeps_stored_hashes(self) -> bool:
+        """Whether the frames are other ones than the file's; its hashes stay then, and not all has gone well."""
+        self._proof.settle()
+        if self._proof.verdict is not Verdict.DOUBTED or self.settings.replace_hashes:
+            return False
+        report, kept = self.report, self._proof.compared
+        stays = (
+            f"; the {kept:,} stored hashes stay, --replace-hashes takes the new ones" if kept and self.updates else ""
+        )
+        report.notes.append(f"{self._proof.reason()}{stays}.")
+        report.hashes_kept = kept
+        report.exit_code = EXIT_PARTIAL
+        return True
 
     def _too_many_errors(self) -> bool:
         settings, report = self.settings, self.report
@@ -421,9 +451,13 @@ def still_there(journal: Journal, folder: Path, layout: type[Layout]) -> dict[in
     }
 
 
-def save(alignments: Alignments, written: Written, report: Report) -> None:
-    """Record the hashes where the file's generation has them; the file is replaced only if something changed."""
-    if alignments.traits.stores_hashes:
+def save(alignments: Alignments, written: Written | None, report: Report) -> None:
+    """Record the hashes where the file's generation has them; the file is replaced only if something changed.
+
+    Args:
+        written: the faces of the run; None saves only what was changed before.
+    """
+    if alignments.traits.stores_hashes and written is not None:
         report.hashes_updated = len(written)
         rows = written.rows()
         report.hashes_changed = sum(

@@ -55,6 +55,8 @@ class Report(JsonReport):
     """Faces whose hash in the alignments file is this run's."""
     hashes_changed: int = 0
     """Of these, faces that had another hash or none."""
+    hashes_kept: int = 0
+    """Stored hashes that were left alone, since these do not look like the frames that they were made from."""
     backup: str | None = None
     thumbs_refreshed: int = 0
     stopped: bool = False
@@ -151,6 +153,8 @@ class Report(JsonReport):
         ]
 
     def _hash_line(self) -> str:
+        if self.hashes_kept:
+            return f"{self.hashes_kept:,} stored ones kept: none of them comes out again"
         if not self.hashes_updated:
             return ""
         if not self.hashes_changed:

@@ -1,0 +1,235 @@
+"""Whether frames are those that an alignments file was made from: told by its stored hashes and thumbnails.
+
+A run compares each hash that it makes with the stored one, which costs nothing. Only if none of the first ones comes
+out is there a doubt, and then a few faces are cut again, at the usual sizes and with what else a hash depends on: one
+that comes out proves the frames, whatever size was asked for now. So does a thumbnail that shows the same picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from gpu_extract.alignments import Alignments
+from gpu_extract.engines.base import Crops, Engine
+from gpu_extract.engines.pick import pick_engine
+from gpu_extract.errors import FrameError
+from gpu_extract.faces.encoder import encoder_for, face_hash
+from gpu_extract.frames import Frame, open_frames
+from gpu_extract.geometry import crops
+from gpu_extract.geometry.mean_faces import Centering
+from gpu_extract.jobs.prepare import Prepared
+from gpu_extract.naming import VIDEO_FACE_EXTENSION, face_extension
+from gpu_extract.options import Settings
+from gpu_extract.patch import Patch
+from gpu_extract.run.plan import upright_landmarks
+from gpu_extract.tasks import FaceResult
+
+ENOUGH = 16  # hashes that do not come out, until there is a doubt
+PROBED_FACES = 5
+PROBED_FRAMES = 40  # from the start, among which the probed faces are spread
+USUAL_SIZES = (256, 512, 128, 64, 160, 192, 224, 320, 384, 96, 1024, 100, 200, 300, 400, 150, 500, 600, 768, 800, 1000)
+ANY_SIZE = (*range(16, 513), *range(544, 2049, 32))
+"""Tried on few faces, after the usual ones on all."""
+THOROUGHLY_PROBED_FACES = 2
+_HASH = re.compile("[0-9a-f]{40}")
+ALIKE = 0.8  # correlation of a thumbnail and the picture that belongs to it, however often both were compressed
+UNLIKE = 0.5
+
+
+class Verdict(Enum):
+    """What is known of the frames."""
+
+    UNKNOWN = "unknown"
+    """There is nothing to compare with, or not enough was compared yet."""
+    PROVEN = "proven"
+    DOUBTED = "doubted"
+    """Nothing that the file stores of its faces is in these frames."""
+
+
+@dataclass
+class FramesProof:
+    """Compares what a run makes with what the file stores; `look` at everything, `settle` when there is a doubt."""
+
+    made: Prepared
+    settings: Settings
+    verdict: Verdict = Verdict.UNKNOWN
+    compared: int = 0
+    """Stored hashes that were compared; none came out unless the frames are proven."""
+    tried: list[str] = field(default_factory=list)
+    """What was compared beside them, in phrases."""
+    _settled: bool = False
+
+    def __post_init__(self) -> None:
+        self._black = hashlib.sha1(bytes(3 * self.settings.size**2)).hexdigest()
+
+    def look(self, faces: Iterable[FaceResult]) -> None:
+        """Compare the hashes of faces that were cut."""
+        alignments = self.made.alignments
+        if self.verdict is Verdict.PROVEN or not alignments.traits.stores_hashes:
+            return
+        for face in faces:
+            stored = _hash_of(alignments, face.row)
+            if face.sha1 == self._black:  # a face outside its picture, which proves nothing
+                continue
+            self.compared += stored is not None
+            if stored == face.sha1:
+                self.verdict = Verdict.PROVEN
+                return
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it is time to ask whether these are the frames: at once, where the file has no hashes."""
+        enough = ENOUGH if self.made.alignments.traits.stores_hashes else 0
+        return self.verdict is Verdict.UNKNOWN and not self._settled and self.compared >= enough
+
+    def settle(self) -> None:
+        """Look closer at a few faces, in frames that are read once more. Does nothing where all is known already."""
+        if self.verdict is not Verdict.UNKNOWN or self._settled:
+            return
+        self._settled = True
+        samples = [_Sample(self.made.alignments, frame, row) for frame, row in self._faces()]
+        likeness = [value for sample in samples if (value := sample.likeness()) is not None]
+        hashed = [sample for sample in samples if sample.stored_hash is not None]
+        if any(value > ALIKE for value in likeness) or self._comes_out(hashed):
+            self.verdict = Verdict.PROVEN
+        elif hashed or (likeness and np.median(likeness) < UNLIKE):
+            self.verdict = Verdict.DOUBTED
+        if hashed:
+            self.tried.append(f"{len(hashed)} faces at all usual sizes")
+        if likeness:
+            self.tried.append(f"{len(likeness)} thumbnails")
+
+    def _faces(self) -> Iterator[tuple[Frame, int]]:
+        """A few faces that the file stores a hash or a thumbnail of, and their frames."""
+        plan, alignments, numbering = self.made.plan, self.made.alignments, self.made.resolved.numbering
+        known: dict[int, int] = {}
+        for i in range(min(plan.frame_count, PROBED_FRAMES)):
+            for row in plan.rows[plan.starts[i] : plan.starts[i + 1]].tolist():
+                if _hash_of(alignments, row) is not None or alignments.record(row).get("thumb") is not None:
+                    known.setdefault(int(plan.positions[i]), row)
+        if not known:
+            return
+        chosen = np.linspace(0, len(known) - 1, min(len(known), PROBED_FACES)).astype(int)
+        rows = {position: known[position] for position in np.array(sorted(known))[chosen].tolist()}
+        with open_frames(self.settings.frames, timing=numbering.timing, rotate=numbering.rotate) as source:
+            for frame in source.frames(np.array(sorted(rows), np.int64)):
+                if isinstance(frame, Frame):
+                    yield frame, rows[frame.index]
+
+    def _comes_out(self, samples: list[_Sample]) -> bool:
+        """Whether a stored hash does at some size, with level eyes or without, in the frame's format or PNG."""
+        usual = dict.fromkeys((self.settings.size, *USUAL_SIZES))
+        rounds = [(samples, usual, (False, True)), (samples[:THOROUGHLY_PROBED_FACES], ANY_SIZE, (False,))]
+        return any(
+            sample.hash_at(size, eyes, extension) == sample.stored_hash
+            for some, sizes, turns in rounds
+            for size, eyes, sample in product(sizes, turns, some)
+            for extension in sample.extensions
+        )
+
+    def reason(self) -> str:
+        """Why the frames are doubted, as a sentence without its end."""
+        compared = (
+            f"none of the {self.compared:,} stored hashes comes out again" if self.compared else "no face is alike"
+        )
+        tried = f" (compared: {', '.join(self.tried)})" if self.tried else ""
+        return (
+            f"these do not look like the frames this file was made from: {compared}{tried}; another video or folder of "
+            "the same name, a copy that was compressed again, or an edit may be the reason"
+        )
+
+
+class _Sample:
+    """A face of the file with the pixels of its frame, cut on the CPU in every way that is asked for."""
+
+    def __init__(self, alignments: Alignments, frame: Frame, row: int) -> None:
+        self._traits = alignments.traits
+        self.stored_hash = _hash_of(alignments, row)
+        self._thumb = alignments.record(row).get("thumb")
+        name = alignments.frame_names[int(alignments.faces.frame[row])]
+        self.extensions = tuple(dict.fromkeys((face_extension(name).lower(), VIDEO_FACE_EXTENSION)))
+        self._patch = _loaded(frame)
+        self._points = self._landmarks(alignments, row)
+        self._engine: Engine = pick_engine("exact", "cpu")[0]
+
+    def _landmarks(self, alignments: Alignments, row: int) -> np.ndarray | None:
+        """[n, 2] in the frame as it is; None where the face has none."""
+        frame = int(alignments.faces.frame[row])
+        sizes = {} if self._patch is None else {frame: (self._patch.height, self._patch.width)}
+        for group in alignments.faces.groups:
+            place = np.flatnonzero(group.rows == row)
+            if len(place):
+                return upright_landmarks(alignments, row, group.points[place[0]], sizes)
+        return None
+
+    def cut(self, size: int, *, align_eyes: bool = False, centering: Centering | None = None) -> np.ndarray | None:
+        """[S, S, 3] uint8, centred as the file's programs did unless said otherwise; None where there is no crop."""
+        if self._patch is None or self._points is None:
+            return None
+        centering = "legacy" if len(self._points) == 51 else centering or self._traits.centering
+        fitted = crops.fit(
+            self._points[None], size, centering, seed=self._traits.before_2, align_eyes=align_eyes
+        ).geometry()
+        if not fitted.usable[0]:
+            return None
+        wanted = Crops(np.zeros(1, np.int64), fitted.crop_from_frame, fitted.cubic, size)
+        crop: np.ndarray = self._engine.warp([self._patch], wanted)[0]
+        return crop
+
+    def hash_at(self, size: int, align_eyes: bool, extension: str) -> str | None:
+        crop = self.cut(size, align_eyes=align_eyes)
+        if crop is None or not crop.any():
+            return None
+        encoder = encoder_for(extension)
+        return face_hash(crop, encoder, b"" if encoder.lossless else encoder.encode(crop))
+
+    def likeness(self) -> float | None:
+        """Correlation of the stored thumbnail with the face in this frame, -1 to 1; None without one."""
+        stored = _decoded(self._thumb)
+        if stored is None:
+            return None
+        # Files that a later program re-stamped keep thumbnails that are centred as before.
+        cut = (self.cut(len(stored), centering=centering) for centering in ("legacy", "head"))
+        return max((_correlation(stored, crop) for crop in cut if crop is not None), default=None)
+
+
+def _hash_of(alignments: Alignments, row: int) -> str | None:
+    """The stored hash of a face; None where the file has none, or something that is none."""
+    stored = alignments.stored_hash(row) if alignments.traits.stores_hashes else None
+    return stored if stored is not None and _HASH.fullmatch(stored) else None
+
+
+def _loaded(frame: Frame) -> Patch | None:
+    try:
+        return frame.load()
+    except FrameError:
+        return None
+
+
+def _decoded(thumb: Any) -> np.ndarray | None:
+    """[S, S, 3] uint8 of a stored thumbnail; None where there is none that can be read."""
+    if thumb is None:
+        return None
+    import cv2
+
+    try:
+        pixels = cv2.imdecode(np.asarray(thumb, np.uint8).reshape(-1), cv2.IMREAD_COLOR)
+    except (cv2.error, TypeError, ValueError, OverflowError):
+        return None
+    square = pixels is not None and pixels.shape[0] == pixels.shape[1] >= 16
+    return pixels if square else None
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two pictures of one size, all channels together; 0 where one of them is all of one colour."""
+    a, b = (picture.astype(np.float64) - picture.mean() for picture in (one, other))
+    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / norm if norm else 0.0
