@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -29,20 +31,20 @@ GENERATIONS = {
 }  # fmt: skip
 
 
-def generation_of(path):
+def generation_of(path: Path) -> str:
     return GENERATIONS[max((start for start in GENERATIONS if path.name.startswith(start)), key=len)]
 
 
-def others(path):
+def others(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.parent.iterdir() if entry != path)
 
 
 @pytest.fixture
-def g6(tmp_path):
+def g6(tmp_path: Path) -> Path:
     return copied(ALIGNMENTS / "g6_2019-12.fsa", tmp_path)
 
 
-def face(**fields):
+def face(**fields: Any) -> dict[str, Any]:
     return face_entry(np.arange(136, dtype=np.float32).reshape(68, 2), **fields)
 
 
@@ -50,7 +52,7 @@ def face(**fields):
 
 
 @pytest.mark.parametrize("path", ALIGNMENTS_FILES, ids=file_name)
-def test_every_file_of_every_generation(path):
+def test_every_file_of_every_generation(path: Path) -> None:
     alignments = Alignments.load(path)
     generation = generation_of(path)
     assert alignments.generation == generation
@@ -78,7 +80,7 @@ def test_every_file_of_every_generation(path):
 
 
 @pytest.mark.parametrize("path", ALIGNMENTS_FILES, ids=file_name)
-def test_records_are_what_is_stored(path):
+def test_records_are_what_is_stored(path: Path) -> None:
     alignments = Alignments.load(path)
     root = document._read(path, Limits())[0].root
     frames = unpack(root.get("__data__", root))
@@ -91,17 +93,17 @@ def test_records_are_what_is_stored(path):
     assert same(alignments.root(), unpack(root))
 
 
-def test_video_meta_of_a_video():
+def test_video_meta_of_a_video() -> None:
     alignments = Alignments.load(ALIGNMENTS / "g7a_2020-03_video_meta.fsa")
     assert alignments.frame_extra(0)["video_meta"] == {"pts_time": 0.0, "keyframe": True}
 
 
-def test_lists_tell_files_of_2026_from_older_ones_of_the_same_version():
+def test_lists_tell_files_of_2026_from_older_ones_of_the_same_version() -> None:
     assert Alignments.load(ALIGNMENTS / "v2_4_list.fsa").traits.lists
     assert not Alignments.load(ALIGNMENTS / "v2_4_numpy.fsa").traits.lists
 
 
-def test_a_record_is_a_copy(g6):
+def test_a_record_is_a_copy(g6: Path) -> None:
     alignments = Alignments.load(g6)
     alignments.record(0)["landmarks_xy"][:] = 0
     alignments.record(0)["mask"].clear()
@@ -109,7 +111,7 @@ def test_a_record_is_a_copy(g6):
     assert alignments.record(0)["mask"]
 
 
-def test_loading_leaves_the_garbage_collector_as_it_was(g6):
+def test_loading_leaves_the_garbage_collector_as_it_was(g6: Path) -> None:
     Alignments.load(g6)
     assert gc.isenabled()
     with pytest.raises(InputError):
@@ -141,7 +143,7 @@ KINDS = {
 }
 
 
-def test_landmarks_of_all_kinds_are_grouped(tmp_path):
+def test_landmarks_of_all_kinds_are_grouped(tmp_path: Path) -> None:
     faces = [face(landmarks_xy=points) for points, _, _ in KINDS.values()]
     for protocol in range(6):
         alignments = Alignments.load(write_pickled(tmp_path / "a.fsa", {"f.png": faces}, protocol))
@@ -162,7 +164,7 @@ def test_landmarks_of_all_kinds_are_grouped(tmp_path):
         assert sorted(seen) == list(range(len(KINDS)))
 
 
-def nan_at(points, value=np.nan):
+def nan_at(points: np.ndarray, value: float = np.nan) -> np.ndarray:
     points = np.array(points)
     points[33, 1] = value
     return points
@@ -193,7 +195,7 @@ INVALID = {
 }
 
 
-def test_faces_that_cannot_be_cut_are_named_and_the_others_kept(tmp_path):
+def test_faces_that_cannot_be_cut_are_named_and_the_others_kept(tmp_path: Path) -> None:
     faces = [face(), *(face(landmarks_xy=points) for points, _ in INVALID.values()), None, 7, ["x"], "face", face()]
     del faces[1]["landmarks_xy"]
     alignments = Alignments.load(write_pickled(tmp_path / "a.p", {"f.png": faces}))
@@ -208,7 +210,7 @@ def test_faces_that_cannot_be_cut_are_named_and_the_others_kept(tmp_path):
     assert alignments.stored_hash(len(faces) - 2) is None
 
 
-def test_boxes_take_any_number_and_show_what_is_none(tmp_path):
+def test_boxes_take_any_number_and_show_what_is_none(tmp_path: Path) -> None:
     values = [5, -7, 2.5, np.float32(1.5), np.int64(9), None, "12", True, 10**400, 10**20]
     faces = [face(x=value) for value in values]
     del faces[0]["x"]
@@ -219,7 +221,7 @@ def test_boxes_take_any_number_and_show_what_is_none(tmp_path):
     assert table.invalid == {}
 
 
-def test_rotations(tmp_path):
+def test_rotations(tmp_path: Path) -> None:
     faces = [face(r=value) for value in (0, 90, -270, 45.0, None, 361, "90", 0.5, float("nan"))]
     table = Alignments.load(write_pickled(tmp_path / "a.fsa", {"f.png": faces})).faces
     assert table.rotation.tolist() == [0, 90, -270, 45, 0, 0, 0, 0, 0]
@@ -229,7 +231,7 @@ def test_rotations(tmp_path):
     assert table.groups[0].rows.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_table_of_nothing():
+def test_a_table_of_nothing() -> None:
     for counts in ([], [0, 0]):
         table = face_table([], counts)
         assert len(table) == 0
@@ -237,7 +239,7 @@ def test_a_table_of_nothing():
         assert (table.groups, table.invalid) == ([], {})
 
 
-def test_columns_of_frames_with_and_without_faces(tmp_path):
+def test_columns_of_frames_with_and_without_faces(tmp_path: Path) -> None:
     root = {"b": [face(), face()], "a": [], "c": {"faces": [face()], "video_meta": {}}, "é/ü": []}
     alignments = Alignments.load(write_pickled(tmp_path / "a.fsa", root))
     assert alignments.frame_names == ["b", "a", "c", "é/ü"]
@@ -250,7 +252,7 @@ def test_columns_of_frames_with_and_without_faces(tmp_path):
 
 
 @pytest.mark.parametrize("path", ALIGNMENTS_FILES, ids=file_name)
-def test_load_save_load_gives_equal_data(path, tmp_path):
+def test_load_save_load_gives_equal_data(path: Path, tmp_path: Path) -> None:
     path = copied(path, tmp_path)
     before = path.read_bytes()
     first = Alignments.load(path)
@@ -273,7 +275,7 @@ def test_load_save_load_gives_equal_data(path, tmp_path):
         assert raw == before  # the old program's own bytes
 
 
-def test_hashes_stand_where_old_files_have_them(tmp_path):
+def test_hashes_stand_where_old_files_have_them(tmp_path: Path) -> None:
     without = [face(), face(thumb=None)]
     for one in without:
         del one["hash"]
@@ -289,7 +291,7 @@ def test_hashes_stand_where_old_files_have_them(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["g0_2018-05.json", "g1_2018-11.yml", "g4_2019-09.json", "g6_2019-12.fsa", "v2_0.fsa"])
-def test_hashes_are_stored_and_everything_else_is_kept(name, tmp_path):
+def test_hashes_are_stored_and_everything_else_is_kept(name: str, tmp_path: Path) -> None:
     path = copied(ALIGNMENTS / name, tmp_path)
     alignments = Alignments.load(path)
     before = [alignments.record(row) for row in range(len(alignments.faces))]
@@ -306,7 +308,7 @@ def test_hashes_are_stored_and_everything_else_is_kept(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["v2_1.fsa", "v2_3.fsa", "v2_4_list.fsa", "v2_4_from_g7b_by_v2_3_0.fsa"])
-def test_newer_files_take_no_hashes(name, tmp_path):
+def test_newer_files_take_no_hashes(name: str, tmp_path: Path) -> None:
     path = copied(ALIGNMENTS / name, tmp_path)
     before = path.read_bytes()
     alignments = Alignments.load(path)
@@ -317,7 +319,7 @@ def test_newer_files_take_no_hashes(name, tmp_path):
     assert others(path) == []
 
 
-def test_hashes_and_rows_must_match(g6):
+def test_hashes_and_rows_must_match(g6: Path) -> None:
     with pytest.raises(ValueError, match="zip"):
         Alignments.load(g6).set_hashes([0, 1], ["a" * 40])
 
@@ -326,7 +328,7 @@ UNKNOWN = {"note": "ünknown", "nested": [{"a": (1, 2.5, None, True)}, b"\x00\xf
 
 
 @pytest.mark.parametrize("extension", [".fsa", ".p"])
-def test_unknown_keys_survive(tmp_path, extension):
+def test_unknown_keys_survive(tmp_path: Path, extension: str) -> None:
     one = face(**UNKNOWN)
     root = {
         "__meta__": {"version": 2.0, "by": "me"},
@@ -344,7 +346,7 @@ def test_unknown_keys_survive(tmp_path, extension):
     assert same(pickle.loads(zlib.decompress(raw) if extension == ".fsa" else raw), expected)
 
 
-def test_faces_that_share_a_dict_get_one_each(tmp_path):
+def test_faces_that_share_a_dict_get_one_each(tmp_path: Path) -> None:
     one, frame = face(), [face()]
     path = write_pickled(tmp_path / "a.fsa", {"a": [one, one], "b": [one], "c": frame, "d": frame})
     alignments = Alignments.load(path)
@@ -359,7 +361,7 @@ def test_faces_that_share_a_dict_get_one_each(tmp_path):
     assert [Alignments.load(path).stored_hash(row) for row in range(2)] == [None, "a" * 40]
 
 
-def test_fields_can_be_set(tmp_path):
+def test_fields_can_be_set(tmp_path: Path) -> None:
     path = copied(ALIGNMENTS / "v2_4_list.fsa", tmp_path)
     alignments = Alignments.load(path)
     alignments.set_field(2, "thumb", [1, 2, 3])
@@ -368,7 +370,7 @@ def test_fields_can_be_set(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["g6_2019-12.json", "g6_2019-12.yml", "g6_2019-12.p"])
-def test_arrays_become_lists_in_text_files(name, tmp_path):
+def test_arrays_become_lists_in_text_files(name: str, tmp_path: Path) -> None:
     path = copied(ALIGNMENTS / name, tmp_path)
     alignments = Alignments.load(path)
     alignments.set_field(0, "thumb", np.arange(5, dtype=np.uint8))
@@ -376,7 +378,7 @@ def test_arrays_become_lists_in_text_files(name, tmp_path):
     assert np.array_equal(Alignments.load(path).record(0)["thumb"], range(5))
 
 
-def test_bytes_do_not_fit_json(tmp_path):
+def test_bytes_do_not_fit_json(tmp_path: Path) -> None:
     path = copied(ALIGNMENTS / "g6_2019-12.json", tmp_path)
     before = path.read_bytes()
     alignments = Alignments.load(path)
@@ -386,14 +388,14 @@ def test_bytes_do_not_fit_json(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_saving_without_a_change_does_nothing(g6):
+def test_saving_without_a_change_does_nothing(g6: Path) -> None:
     before = g6.stat().st_mtime_ns
     assert Alignments.load(g6).save() is None
     assert g6.stat().st_mtime_ns == before
     assert others(g6) == []
 
 
-def test_saving_twice_makes_two_copies(g6):
+def test_saving_twice_makes_two_copies(g6: Path) -> None:
     alignments = Alignments.load(g6)
     for value in "ab":
         alignments.set_hashes([0], [value * 40])
@@ -402,7 +404,7 @@ def test_saving_twice_makes_two_copies(g6):
     assert Alignments.load(g6).stored_hash(0) == "b" * 40
 
 
-def test_a_file_that_changed_meanwhile_is_not_overwritten(g6):
+def test_a_file_that_changed_meanwhile_is_not_overwritten(g6: Path) -> None:
     alignments = Alignments.load(g6)
     alignments.set_hashes([0], ["a" * 40])
     changed = (ALIGNMENTS / "g7b_2020-08.fsa").read_bytes()
@@ -414,7 +416,7 @@ def test_a_file_that_changed_meanwhile_is_not_overwritten(g6):
     assert Alignments.load(g6.with_name(kept)).stored_hash(0) == "a" * 40
 
 
-def test_a_change_that_keeps_size_and_time_is_noticed_too(g6):
+def test_a_change_that_keeps_size_and_time_is_noticed_too(g6: Path) -> None:
     alignments = Alignments.load(g6)
     alignments.set_hashes([0], ["a" * 40])
     status = g6.stat()
@@ -428,12 +430,12 @@ def test_a_change_that_keeps_size_and_time_is_noticed_too(g6):
     assert len(others(g6)) == 1
 
 
-def test_a_change_while_the_new_file_is_written_is_noticed(g6, monkeypatch):
+def test_a_change_while_the_new_file_is_written_is_noticed(g6: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alignments = Alignments.load(g6)
     alignments.set_hashes([0], ["a" * 40])
     content = alignments.content
 
-    def slow_content():
+    def slow_content() -> Iterator[bytes]:
         g6.write_bytes(b"changed")
         return content()
 
@@ -443,7 +445,7 @@ def test_a_change_while_the_new_file_is_written_is_noticed(g6, monkeypatch):
     assert g6.read_bytes() == b"changed"
 
 
-def test_a_copied_back_or_touched_file_is_the_same_file(g6):
+def test_a_copied_back_or_touched_file_is_the_same_file(g6: Path) -> None:
     alignments = Alignments.load(g6)
     content = g6.read_bytes()
     g6.unlink()
@@ -452,7 +454,7 @@ def test_a_copied_back_or_touched_file_is_the_same_file(g6):
     assert alignments.save() is not None
 
 
-def test_a_file_that_is_gone_is_written_again(g6):
+def test_a_file_that_is_gone_is_written_again(g6: Path) -> None:
     alignments = Alignments.load(g6)
     alignments.set_hashes([0], ["a" * 40])
     g6.unlink()
@@ -460,12 +462,12 @@ def test_a_file_that_is_gone_is_written_again(g6):
     assert Alignments.load(g6).stored_hash(0) == "a" * 40
 
 
-def test_a_full_disk_leaves_the_file_and_can_be_tried_again(g6, monkeypatch):
+def test_a_full_disk_leaves_the_file_and_can_be_tried_again(g6: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alignments = Alignments.load(g6)
     alignments.set_hashes([0], ["a" * 40])
     before = g6.read_bytes()
 
-    def full(*_):
+    def full(*_: object) -> NoReturn:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
@@ -523,7 +525,7 @@ TEXT = {
 
 
 @pytest.mark.parametrize("name", TEXT)
-def test_text_files_that_are_no_alignments(name, tmp_path):
+def test_text_files_that_are_no_alignments(name: str, tmp_path: Path) -> None:
     content, message = TEXT[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(AlignmentsError, match=message) as caught:
@@ -543,13 +545,13 @@ ROOTS = {
 
 
 @pytest.mark.parametrize("name", ROOTS)
-def test_pickles_that_are_no_alignments(name, tmp_path):
+def test_pickles_that_are_no_alignments(name: str, tmp_path: Path) -> None:
     root, message = ROOTS[name]
     with pytest.raises(AlignmentsError, match=message):
         Alignments.load(write_pickled(tmp_path / "a.fsa", root))
 
 
-def test_missing_and_unreadable_files(tmp_path):
+def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         Alignments.load(tmp_path / "missing.fsa")
     (tmp_path / "folder.fsa").mkdir()
@@ -560,17 +562,17 @@ def test_missing_and_unreadable_files(tmp_path):
         Alignments.load(tmp_path / "notes.txt")
 
 
-def test_a_pickle_that_is_no_data_is_refused():
+def test_a_pickle_that_is_no_data_is_refused() -> None:
     with pytest.raises(UnsafePickleError, match=r"reject_builtins_eval\.fsa asks for builtins\.eval"):
         Alignments.load(ALIGNMENTS / "reject_builtins_eval.fsa")
 
 
-def test_landmarks_for_exchange_are_recognised():
+def test_landmarks_for_exchange_are_recognised() -> None:
     with pytest.raises(AlignmentsError, match="gpu-extract import"):
         Alignments.load(ALIGNMENTS / "export_job_v2_3_0.json")
 
 
-def test_limits(g6):
+def test_limits(g6: Path) -> None:
     with pytest.raises(AlignmentsError, match="at most 1000 are read"):
         Alignments.load(g6, limits=Limits(max_bytes=1000))
     with pytest.raises(AlignmentsError, match="more than 10 values"):
@@ -578,7 +580,7 @@ def test_limits(g6):
 
 
 @pytest.mark.parametrize("extension", [".fsa", ".p", ".json", ".yml"])
-def test_files_cut_anywhere_are_refused(extension, tmp_path):
+def test_files_cut_anywhere_are_refused(extension: str, tmp_path: Path) -> None:
     whole = next(path for path in ALIGNMENTS_FILES if path.suffix == extension).read_bytes()
     path = tmp_path / f"cut{extension}"
     for cut in range(0, len(whole) - 8, max(1, len(whole) // 12)):
@@ -591,7 +593,7 @@ def test_files_cut_anywhere_are_refused(extension, tmp_path):
         assert len(alignments.faces) <= 18
 
 
-def test_an_empty_file_of_frames(tmp_path):
+def test_an_empty_file_of_frames(tmp_path: Path) -> None:
     for name, content in (("a.json", b"{}"), ("a.yml", b"{}\n"), ("a.p", pickle.dumps({}))):
         (tmp_path / name).write_bytes(content)
         alignments = Alignments.load(tmp_path / name)
@@ -601,7 +603,7 @@ def test_an_empty_file_of_frames(tmp_path):
 # ---- packed values
 
 
-def test_packing_keeps_types_and_values():
+def test_packing_keeps_types_and_values() -> None:
     floats = POINTS[:68].tolist()
     for points in (
         floats,
@@ -623,7 +625,7 @@ def test_packing_keeps_types_and_values():
         assert pack_points(points) is points
 
 
-def test_arrays_of_objects_cannot_be_packed():
+def test_arrays_of_objects_cannot_be_packed() -> None:
     with pytest.raises(ValueError, match="cannot stand"):
         PackedArray.of(np.array([None]))
 
@@ -633,14 +635,16 @@ def test_arrays_of_objects_cannot_be_packed():
 
 @pytest.mark.parametrize("number", range(6))
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "link", "rename", "unlink"])
-def test_a_fault_while_saving_leaves_the_old_file_or_the_new_one(g6, monkeypatch, call, number):
+def test_a_fault_while_saving_leaves_the_old_file_or_the_new_one(
+    g6: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
     alignments = Alignments.load(g6)
     before = g6.read_bytes()
     alignments.set_hashes([0], ["a" * 40])
     owner, name = (Path, {"rename": "replace"}.get(call, call)) if call in ("rename", "unlink") else (os, call)
     real, calls = getattr(owner, name), 0
 
-    def failing(*arguments, **keywords):
+    def failing(*arguments: Any, **keywords: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > number:
@@ -663,7 +667,7 @@ def test_a_fault_while_saving_leaves_the_old_file_or_the_new_one(g6, monkeypatch
         assert [g6.with_name(entry).read_bytes() for entry in copies] == [before]
 
 
-def test_killed_while_saving_the_file_loads_and_its_copy_exists(g6):
+def test_killed_while_saving_the_file_loads_and_its_copy_exists(g6: Path) -> None:
     before = g6.read_bytes()
     code = (
         "import itertools; from gpu_extract.alignments import Alignments\n"

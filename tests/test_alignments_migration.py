@@ -4,6 +4,7 @@ import json
 import pickle
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ VIDEO = VECTORS / "video"
 NOTE = "--video-timing constant --rotate on"
 
 
-def test_a_file_without_its_video_says_how_its_frames_are_counted(tmp_path, capsys):
+def test_a_file_without_its_video_says_how_its_frames_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     old = VIDEO / "clip_alignments_v2_3_pngkeys.fsa"
     report = migrate(old, tmp_path / "new.fsa")
     assert [NOTE in note for note in report.notes] == [True]
@@ -31,18 +34,18 @@ def test_a_file_without_its_video_says_how_its_frames_are_counted(tmp_path, caps
 
 
 @pytest.mark.parametrize("to", ["g7b", "2.2"])
-def test_files_that_tell_their_counting_need_no_note(to, tmp_path):
+def test_files_that_tell_their_counting_need_no_note(to: str, tmp_path: Path) -> None:
     assert migrate(VIDEO / "clip_alignments_seed_list.fsa", tmp_path / "new.fsa", to=to).notes == []
     assert migrate(VIDEO / "clip_alignments_v2_4.fsa", tmp_path / "same.fsa").notes == []
 
 
-def test_images_have_no_counting(tmp_path):
+def test_images_have_no_counting(tmp_path: Path) -> None:
     old = VECTORS / "alignments" / "g6_2019-12.fsa"
     assert migrate(old, tmp_path / "new.fsa", frames=VECTORS / "frames").notes == []
     assert export(old, tmp_path / "new.json", frames=VECTORS / "frames").notes == []
 
 
-def test_export_of_turned_faces_takes_the_frames(tmp_path, capsys):
+def test_export_of_turned_faces_takes_the_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = VECTORS / "alignments" / "g0_2018-05.json"
     with pytest.raises(AlignmentsError, match="name the frames too"):
         export(old, tmp_path / "new.json")
@@ -56,7 +59,7 @@ def test_export_of_turned_faces_takes_the_frames(tmp_path, capsys):
         assert [one["landmarks_2d"] for one in faces] == expected
 
 
-def test_export_names_faces_that_move_up(tmp_path, capsys):
+def test_export_names_faces_that_move_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     points = np.zeros((68, 2), np.float32)
     faces = [{"x": 1, "w": 2, "y": 3, "h": 4, "landmarks_xy": one, "mask": {}} for one in (None, points)]
     (tmp_path / "a.fsa").write_bytes(zlib.compress(pickle.dumps({"a.png": faces})))
@@ -64,7 +67,7 @@ def test_export_names_faces_that_move_up(tmp_path, capsys):
     assert "so the faces after it move up by one" in capsys.readouterr().out
 
 
-def test_a_turned_face_of_2018_lies_in_the_video_as_its_display_matrix_shows_it(tmp_path):
+def test_a_turned_face_of_2018_lies_in_the_video_as_its_display_matrix_shows_it(tmp_path: Path) -> None:
     clip = (VIDEO / "clip.mp4").read_bytes()
     upright, turned = (_fixed_point(*matrix) for matrix in ((1, 0, 0, 1), (0, 1, -1, 0)))
     at = clip.index(upright, clip.index(b"tkhd"))
@@ -80,6 +83,6 @@ def test_a_turned_face_of_2018_lies_in_the_video_as_its_display_matrix_shows_it(
     assert Alignments.load(tmp_path / "new.fsa").record(0)["landmarks_xy"] == expected.tolist()
 
 
-def _fixed_point(a, b, c, d):
+def _fixed_point(a: int, b: int, c: int, d: int) -> bytes:
     """A display matrix as mp4 has it."""
     return struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)

@@ -4,6 +4,8 @@ import json
 import math
 import zlib
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,21 +22,21 @@ ROTATIONS = json.loads((VECTORS / "expected" / "legacy_rotation.json").read_text
 FACES = json.loads((VECTORS / "faces.json").read_text())
 
 
-def frame_size(name):
+def frame_size(name: str) -> tuple[int, int]:
     return (240, 320)
 
 
-def face(**fields):
+def face(**fields: Any) -> dict[str, Any]:
     points = (np.arange(136, dtype=np.float32) / 7).reshape(68, 2)
     return face_entry(points, **{"hash": "a" * 40} | fields)
 
 
-def mask(**fields):
+def mask(**fields: Any) -> dict[str, Any]:
     raw = zlib.compress(bytes(16))
     return {"mask": raw, "affine_matrix": np.eye(2, 3) / 3, "interpolator": 2, "stored_size": 4} | fields
 
 
-def check_current(root):
+def check_current(root: dict[str, Any]) -> None:
     """What the current program's loader asks of a file (its strict schema), and its types."""
     assert list(root) == ["__meta__", "__data__"]
     assert root["__meta__"] == {"version": 2.4}
@@ -68,7 +70,7 @@ def check_current(root):
 
 
 @pytest.mark.parametrize("path", ALIGNMENTS_FILES, ids=file_name)
-def test_every_file_becomes_one_that_the_current_program_loads(path, tmp_path):
+def test_every_file_becomes_one_that_the_current_program_loads(path: Path, tmp_path: Path) -> None:
     new = tmp_path / "new.fsa"
     before = path.read_bytes()
     old = Alignments.load(path)
@@ -105,7 +107,7 @@ def test_every_file_becomes_one_that_the_current_program_loads(path, tmp_path):
 @pytest.mark.parametrize(
     "name", ["g0_2018-05.p", "g4_2019-09.json", "g6_2019-12.json", "g7b_2020-08.fsa", "v2_0.fsa", "v2_2.fsa"]
 )
-def test_every_newer_generation_can_be_made(name, to, tmp_path):
+def test_every_newer_generation_can_be_made(name: str, to: str, tmp_path: Path) -> None:
     path, new = ALIGNMENTS / name, tmp_path / "new.fsa"
     old = Alignments.load(path)
     older = GENERATIONS.index(to) < GENERATIONS.index(old.generation) or to == old.generation
@@ -135,7 +137,7 @@ def test_every_newer_generation_can_be_made(name, to, tmp_path):
     assert made.stored_hash(0) == (old.stored_hash(0) if made.version < 2.1 else None)
 
 
-def test_an_upgrade_of_a_2_4_file_of_arrays_or_with_left_over_hashes(tmp_path):
+def test_an_upgrade_of_a_2_4_file_of_arrays_or_with_left_over_hashes(tmp_path: Path) -> None:
     for number, name in enumerate(("v2_4_numpy.fsa", "v2_4_from_g7b_by_v2_3_0.fsa", "v2_4_list.fsa")):
         report = migrate(ALIGNMENTS / name, tmp_path / f"{number}.fsa")
         check_current(fsa_root(tmp_path / f"{number}.fsa"))
@@ -144,7 +146,7 @@ def test_an_upgrade_of_a_2_4_file_of_arrays_or_with_left_over_hashes(tmp_path):
     assert fsa_root(tmp_path / "2.fsa") == fsa_root(ALIGNMENTS / "v2_4_list.fsa")
 
 
-def test_what_cannot_be_taken_along_is_named(tmp_path):
+def test_what_cannot_be_taken_along_is_named(tmp_path: Path) -> None:
     masks = {
         "components": mask(),
         "extended": mask(),
@@ -179,14 +181,14 @@ def test_what_cannot_be_taken_along_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("thumb", ["jpeg", [1, [2]], [], [0.5], {"a": 1}])
-def test_damaged_thumbnails_are_dropped_and_named(thumb, tmp_path):
+def test_damaged_thumbnails_are_dropped_and_named(thumb: Any, tmp_path: Path) -> None:
     root = {"__meta__": {"version": 2.3}, "__data__": {"f.png": {"faces": [face(thumb=thumb)], "video_meta": {}}}}
     report = migrate(write_pickled(tmp_path / "old.fsa", root), tmp_path / "new.fsa")
     check_current(fsa_root(tmp_path / "new.fsa"))
     assert report.keys_dropped == {"thumb (damaged)": 1}
 
 
-def test_unknown_keys_stay_below_2_4(tmp_path):
+def test_unknown_keys_stay_below_2_4(tmp_path: Path) -> None:
     old = write_pickled(tmp_path / "old.fsa", {"f.png": {"faces": [face(note="mine")], "seen": True}})
     report = migrate(old, tmp_path / "new.fsa", "2.3")
     frame = fsa_root(tmp_path / "new.fsa")["__data__"]["f.png"]
@@ -194,7 +196,7 @@ def test_unknown_keys_stay_below_2_4(tmp_path):
     assert report.keys_dropped == {}
 
 
-def test_turned_faces_need_the_size_of_their_frame(tmp_path):
+def test_turned_faces_need_the_size_of_their_frame(tmp_path: Path) -> None:
     path = ALIGNMENTS / "g0_2018-05.p"
     with pytest.raises(AlignmentsError, match=r"frame 'f_000008\.png' was found in a frame turned by 90 degrees"):
         migrate(path, tmp_path / "new.fsa")
@@ -209,7 +211,7 @@ def test_turned_faces_need_the_size_of_their_frame(tmp_path):
 
 
 @pytest.mark.parametrize("vector", ROTATIONS, ids=lambda vector: str(vector["before"]["r"]))
-def test_the_size_in_the_file_is_enough(vector, tmp_path):
+def test_the_size_in_the_file_is_enough(vector: dict[str, Any], tmp_path: Path) -> None:
     old = write_pickled(tmp_path / "old.fsa", {"f.png": [vector["before"]]})
     migrate(old, tmp_path / "new.fsa")
     (got,) = fsa_root(tmp_path / "new.fsa")["__data__"]["f.png"]["faces"]
@@ -217,7 +219,7 @@ def test_the_size_in_the_file_is_enough(vector, tmp_path):
     assert [got[key] for key in "xywh"] == [vector["after"][key] for key in "xywh"]
 
 
-def test_frames_of_a_video_get_its_extension(tmp_path):
+def test_frames_of_a_video_get_its_extension(tmp_path: Path) -> None:
     report = migrate(VECTORS / "video" / "clip_alignments_v2_3_pngkeys.fsa", tmp_path / "new.fsa", video="clip.MP4")
     names = Alignments.load(tmp_path / "new.fsa").frame_names
     assert names == [name.replace(".png", ".MP4") for name in names]
@@ -235,17 +237,17 @@ def test_frames_of_a_video_get_its_extension(tmp_path):
         ("clip_a_1.png", "clip_a.webm", "clip_a_1.webm"),
     ],
 )
-def test_keys_of_videos(key, video, expected):
+def test_keys_of_videos(key: str, video: str, expected: str) -> None:
     assert frame_key_of_video(key, video) == expected
 
 
-def test_two_frames_cannot_become_one(tmp_path):
+def test_two_frames_cannot_become_one(tmp_path: Path) -> None:
     old = write_pickled(tmp_path / "old.fsa", {"clip_000001.png": [], "clip_000001.jpg": []})
     with pytest.raises(AlignmentsError, match=r"both become 'clip_000001\.mp4'"):
         migrate(old, tmp_path / "new.fsa", video="clip.mp4")
 
 
-def test_migration_refuses_what_it_cannot_do(tmp_path):
+def test_migration_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     path = ALIGNMENTS / "g6_2019-12.fsa"
     existing = write_pickled(tmp_path / "existing.fsa", {})
     with pytest.raises(UsageError, match="exists; choose a new name"):
@@ -260,7 +262,7 @@ def test_migration_refuses_what_it_cannot_do(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["existing.fsa"]
 
 
-def test_faces_that_move_up_are_said(tmp_path):
+def test_faces_that_move_up_are_said(tmp_path: Path) -> None:
     bad = face(landmarks_xy=None)
     other = face(landmarks_xy=np.ones((98, 2)))
     root = {"a.png": [bad, face(), bad], "b.png": [face(), bad, bad, other], "c.png": [bad]}
@@ -286,7 +288,7 @@ def test_faces_that_move_up_are_said(tmp_path):
         ("clip_alignments_v2_4.fsa", "2.4", False),
     ],
 )
-def test_keys_whose_counting_the_new_file_does_not_tell(name, to, counted, tmp_path):
+def test_keys_whose_counting_the_new_file_does_not_tell(name: str, to: str, counted: bool, tmp_path: Path) -> None:
     report = migrate(VECTORS / "video" / name, tmp_path / "new.fsa", to)
     assert report.old_video_keys == (report.frames if counted else 0)
 
@@ -294,7 +296,7 @@ def test_keys_whose_counting_the_new_file_does_not_tell(name, to, counted, tmp_p
 # ---- exchange
 
 
-def test_export_is_what_the_export_job_writes(tmp_path):
+def test_export_is_what_the_export_job_writes(tmp_path: Path) -> None:
     path, report = export_json(ALIGNMENTS / "v2_4_numpy.fsa", tmp_path / "out.json")
     expected = ALIGNMENTS / "export_job_v2_3_0.json"
     assert path.read_bytes() == expected.read_bytes()
@@ -302,7 +304,7 @@ def test_export_is_what_the_export_job_writes(tmp_path):
 
 
 @pytest.mark.parametrize("path", ALIGNMENTS_FILES[::3], ids=file_name)
-def test_export_and_import_keep_every_landmark(path, tmp_path):
+def test_export_and_import_keep_every_landmark(path: Path, tmp_path: Path) -> None:
     old = Alignments.load(path)
     exported, _ = export_json(path, tmp_path / "out.json", frame_size=frame_size)
     made = import_json(exported, tmp_path / "new.fsa")
@@ -313,7 +315,7 @@ def test_export_and_import_keep_every_landmark(path, tmp_path):
     assert np.array_equal(made.faces.box[upright], old.faces.box[upright])
 
 
-def test_export_names_its_files(tmp_path):
+def test_export_names_its_files(tmp_path: Path) -> None:
     path = tmp_path / "alignments.fsa"
     path.write_bytes((ALIGNMENTS / "g6_2019-12.fsa").read_bytes())
     assert [export_json(path)[0].name for _ in range(3)] == [
@@ -326,7 +328,7 @@ def test_export_names_its_files(tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 600])
-def test_export_of_any_number_of_frames_is_one_document(count, tmp_path):
+def test_export_of_any_number_of_frames_is_one_document(count: int, tmp_path: Path) -> None:
     root = {f"frame_{number}.png": [face()] * (number % 2) for number in range(count)}
     exported, _ = export_json(write_pickled(tmp_path / "a.fsa", root))
     text = exported.read_text()
@@ -346,7 +348,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_landmarks_from_elsewhere(name, tmp_path):
+def test_landmarks_from_elsewhere(name: str, tmp_path: Path) -> None:
     source = tmp_path / "landmarks.json"
     source.write_text(json.dumps(FORMS[name]))
     made = import_json(source, tmp_path / "new.fsa")
@@ -359,7 +361,7 @@ def test_landmarks_from_elsewhere(name, tmp_path):
 
 
 @pytest.mark.parametrize("count", [4, 51, 98])
-def test_other_sets_of_landmarks(count, tmp_path):
+def test_other_sets_of_landmarks(count: int, tmp_path: Path) -> None:
     source = tmp_path / "landmarks.json"
     source.write_text(json.dumps({"a.png": [(POINTS + POINTS)[:count]]}))
     assert import_json(source, tmp_path / "new.fsa").faces.groups[0].points.shape == (1, count, 2)
@@ -384,7 +386,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_landmarks_that_are_none_are_refused_by_name(name, tmp_path):
+def test_landmarks_that_are_none_are_refused_by_name(name: str, tmp_path: Path) -> None:
     data, message = WRONG[name]
     source = tmp_path / "landmarks.json"
     source.write_text(json.dumps(data))
@@ -393,7 +395,7 @@ def test_landmarks_that_are_none_are_refused_by_name(name, tmp_path):
     assert not (tmp_path / "new.fsa").exists()
 
 
-def test_import_refuses_what_it_cannot_do(tmp_path):
+def test_import_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     source = tmp_path / "landmarks.json"
     with pytest.raises(InputError, match="does not exist"):
         import_json(source, tmp_path / "new.fsa")
@@ -415,7 +417,7 @@ def test_import_refuses_what_it_cannot_do(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("vector", ROTATIONS, ids=lambda vector: str(vector["before"]["r"]))
-def test_rotation_equals_the_old_programs(vector, dtype):
+def test_rotation_equals_the_old_programs(vector: dict[str, Any], dtype: type) -> None:
     before, after = vector["before"], vector["after"]
     height, width = before["frame_dims"]
     box = np.array([before[key] for key in "xywh"], np.float64)
@@ -426,7 +428,7 @@ def test_rotation_equals_the_old_programs(vector, dtype):
 
 
 @pytest.mark.parametrize("degrees", [*range(-360, 361, 15), 1, 89, 91, -179])
-def test_rotation_equals_opencv_on_an_odd_frame(degrees):
+def test_rotation_equals_opencv_on_an_odd_frame(degrees: int) -> None:
     """The conversion in OpenCV's own calls, on a frame of odd, unequal sides."""
     height, width = 241, 317
     points = np.random.default_rng(degrees + 360).integers(-50, 400, (68, 2)).astype(np.int32)

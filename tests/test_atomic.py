@@ -8,6 +8,9 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -18,34 +21,34 @@ OLD, NEW = b"old content", [b"new ", b"", b"content" * 1000]
 
 
 @pytest.fixture
-def target(tmp_path):
+def target(tmp_path: Path) -> Path:
     path = tmp_path / "ümlaut alignments.fsa"
     path.write_bytes(OLD)
     return path
 
 
-def names(folder):
+def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def test_write_whole_replaces_the_content_and_leaves_nothing_else(target):
+def test_write_whole_replaces_the_content_and_leaves_nothing_else(target: Path) -> None:
     atomic.write_whole(target, NEW)
     assert target.read_bytes() == b"".join(NEW)
     assert names(target.parent) == [target.name]
 
 
-def test_write_whole_makes_a_new_file(tmp_path):
+def test_write_whole_makes_a_new_file(tmp_path: Path) -> None:
     atomic.write_whole(tmp_path / "new.fsa", NEW)
     assert (tmp_path / "new.fsa").read_bytes() == b"".join(NEW)
 
 
-def test_write_whole_keeps_the_mode(target):
+def test_write_whole_keeps_the_mode(target: Path) -> None:
     target.chmod(0o640)
     atomic.write_whole(target, NEW)
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
 
 
-def test_write_whole_follows_a_link_and_keeps_it(target, tmp_path):
+def test_write_whole_follows_a_link_and_keeps_it(target: Path, tmp_path: Path) -> None:
     link = tmp_path / "elsewhere" / "link.fsa"
     link.parent.mkdir()
     link.symlink_to(target)
@@ -54,7 +57,7 @@ def test_write_whole_follows_a_link_and_keeps_it(target, tmp_path):
     assert target.read_bytes() == b"".join(NEW)
 
 
-def test_write_whole_takes_the_longest_name(tmp_path):
+def test_write_whole_takes_the_longest_name(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 251 + ".fsa")
     atomic.write_whole(path, NEW)
     assert path.read_bytes() == b"".join(NEW)
@@ -62,11 +65,13 @@ def test_write_whole_takes_the_longest_name(tmp_path):
 
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "replace", "chunks", "before_replace"])
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_failing_write_leaves_the_old_file_alone(target, monkeypatch, call, number):
+def test_a_failing_write_leaves_the_old_file_alone(
+    target: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
     calls = 0
 
-    def failing(real):
-        def maybe(*arguments, **keywords):
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def maybe(*arguments: Any, **keywords: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls > number:
@@ -95,8 +100,8 @@ def test_a_failing_write_leaves_the_old_file_alone(target, monkeypatch, call, nu
     assert names(target.parent) == [target.name]
 
 
-def test_what_before_replace_raises_arrives_unchanged(target):
-    def refuse():
+def test_what_before_replace_raises_arrives_unchanged(target: Path) -> None:
+    def refuse() -> NoReturn:
         raise KeyError("changed")
 
     with pytest.raises(KeyError, match="changed"):
@@ -105,19 +110,19 @@ def test_what_before_replace_raises_arrives_unchanged(target):
     assert names(target.parent) == [target.name]
 
 
-def test_short_writes_are_completed(target, monkeypatch):
+def test_short_writes_are_completed(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(atomic.os, "write", lambda descriptor, data: real(descriptor, data[:3]))
     atomic.write_whole(target, NEW)
     assert target.read_bytes() == b"".join(NEW)
 
 
-def test_missing_folder_is_an_output_error(tmp_path):
+def test_missing_folder_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no such file or directory"):
         atomic.write_whole(tmp_path / "nowhere" / "file.fsa", NEW)
 
 
-def test_write_new_never_replaces(target):
+def test_write_new_never_replaces(target: Path) -> None:
     first = atomic.write_new(target, [b"1"], suffix="_x")
     second = atomic.write_new(target, [b"2"], suffix="_x")
     assert (first.name, second.name) == ("ümlaut alignments_x.fsa", "ümlaut alignments_x(1).fsa")
@@ -125,8 +130,8 @@ def test_write_new_never_replaces(target):
     assert len(names(target.parent)) == 3
 
 
-def test_write_new_without_hard_links(target, monkeypatch):
-    def no_link(*_):
+def test_write_new_without_hard_links(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(*_: object) -> NoReturn:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(atomic.os, "link", no_link)
@@ -146,7 +151,9 @@ def test_write_new_without_hard_links(target, monkeypatch):
         ),
     ],
 )
-def test_backup_copies_are_named_as_the_programs_name_theirs(target, monkeypatch, modern, first, second):
+def test_backup_copies_are_named_as_the_programs_name_theirs(
+    target: Path, monkeypatch: pytest.MonkeyPatch, modern: bool, first: str, second: str
+) -> None:
     now = time.localtime()
     monkeypatch.setattr(atomic.time, "localtime", lambda: now)
     copies = [atomic.backup_copy(target, modern=modern) for _ in range(2)]
@@ -158,18 +165,18 @@ def test_backup_copies_are_named_as_the_programs_name_theirs(target, monkeypatch
     assert len(names(target.parent)) == 3
 
 
-def test_backup_of_nothing_is_nothing(tmp_path):
+def test_backup_of_nothing_is_nothing(tmp_path: Path) -> None:
     assert atomic.backup_copy(tmp_path / "missing.fsa") is None
     assert names(tmp_path) == []
 
 
-def test_backup_feeds_the_digest(target):
+def test_backup_feeds_the_digest(target: Path) -> None:
     digest = atomic.new_digest()
     atomic.backup_copy(target, digest=digest)
     assert digest.digest() == atomic.digest_of(target)
 
 
-def test_a_snapshot_sees_changes_but_not_touches(target):
+def test_a_snapshot_sees_changes_but_not_touches(target: Path) -> None:
     status = target.stat()
     snapshot = atomic.Snapshot(status.st_size, status.st_mtime_ns, status.st_ino, atomic.digest_of(target))
     assert snapshot.matches(target)
@@ -183,7 +190,7 @@ def test_a_snapshot_sees_changes_but_not_touches(target):
     assert not snapshot.matches(target)
 
 
-def test_a_second_lock_is_refused_and_names_the_holder(target):
+def test_a_second_lock_is_refused_and_names_the_holder(target: Path) -> None:
     code = (
         "import sys; from gpu_extract.storage.atomic import locked\n"
         f"with locked({str(target)!r}): print('held', flush=True); sys.stdin.read()"
@@ -200,7 +207,7 @@ def test_a_second_lock_is_refused_and_names_the_holder(target):
     assert names(target.parent) == [target.name]
 
 
-def test_a_killed_runs_lock_and_leftovers_are_taken_over(target):
+def test_a_killed_runs_lock_and_leftovers_are_taken_over(target: Path) -> None:
     code = (
         "import os; from gpu_extract.storage.atomic import locked, write_whole\n"
         "def chunks():\n    yield b'half'; os.kill(os.getpid(), 9)\n"
@@ -215,15 +222,15 @@ def test_a_killed_runs_lock_and_leftovers_are_taken_over(target):
     assert names(target.parent) == [target.name]
 
 
-def test_a_lock_can_be_taken_again_after_an_error(target):
+def test_a_lock_can_be_taken_again_after_an_error(target: Path) -> None:
     with pytest.raises(KeyError), atomic.locked(target):
         raise KeyError
     with atomic.locked(target):
         pass
 
 
-def test_where_no_lock_file_can_be_made_none_is_taken(target, monkeypatch):
-    def read_only(*_arguments, **_keywords):
+def test_where_no_lock_file_can_be_made_none_is_taken(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_arguments: object, **_keywords: object) -> NoReturn:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(atomic.os, "open", read_only)
@@ -233,7 +240,7 @@ def test_where_no_lock_file_can_be_made_none_is_taken(target, monkeypatch):
     assert names(target.parent) == [target.name]
 
 
-def test_killed_at_any_moment_the_file_is_old_or_new(target):
+def test_killed_at_any_moment_the_file_is_old_or_new(target: Path) -> None:
     """Runs that write 60 versions one after another are killed at random moments."""
     code = (
         "import sys; from gpu_extract.storage.atomic import write_whole, backup_copy\n"

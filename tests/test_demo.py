@@ -7,6 +7,7 @@ import json
 import pickle
 import zlib
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +15,16 @@ import pytest
 
 from gpu_extract.demo import MARKER, _clear, run_demo
 from gpu_extract.demo.cartoon import OMAR, RUTH, Expression, draw_face, face_landmarks, mean_face, place, similarity
-from gpu_extract.demo.clip import HEIGHT, WIDTH, draw_frames, face_record, make_clip, textured_background, write_video
+from gpu_extract.demo.clip import (
+    HEIGHT,
+    WIDTH,
+    Clip,
+    draw_frames,
+    face_record,
+    make_clip,
+    textured_background,
+    write_video,
+)
 from gpu_extract.errors import InputError, OutputError, UsageError
 from gpu_extract.jobs.sheet import contact_sheet, list_faces
 
@@ -35,11 +45,11 @@ def crop_from_frame(landmarks: np.ndarray, size: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory):
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     return make_clip(tmp_path_factory.mktemp("clip"), frames=24)
 
 
-def test_the_core_points_are_close_to_the_mean_face():
+def test_the_core_points_are_close_to_the_mean_face() -> None:
     for expression in (Expression(), Expression(open_mouth=0.9), Expression(blink=1.0)):
         landmarks = face_landmarks(expression)
         assert landmarks.shape == (68, 2)
@@ -48,7 +58,7 @@ def test_the_core_points_are_close_to_the_mean_face():
     assert np.allclose(face_landmarks(Expression())[0, 1], face_landmarks(Expression())[16, 1])
 
 
-def test_similarity_turns_clockwise_about_the_centre():
+def test_similarity_turns_clockwise_about_the_centre() -> None:
     # A quarter turn clockwise carries "right of the centre" to "below the centre".
     matrix = similarity((30.0, 50.0), 100.0, 90.0)
     centre, right = place(np.array([[0.490127, 0.46], [0.990127, 0.46]]), matrix)
@@ -57,7 +67,7 @@ def test_similarity_turns_clockwise_about_the_centre():
 
 
 @pytest.mark.parametrize("degrees", [0, 37, 180])
-def test_features_are_drawn_where_the_landmarks_are(degrees):
+def test_features_are_drawn_where_the_landmarks_are(degrees: int) -> None:
     picture = np.full((300, 420, 3), (200, 60, 60), np.uint8)
     expression = Expression(open_mouth=0.9)
     landmarks = draw_face(picture, RUTH, expression, similarity((210, 150), 130, degrees))
@@ -70,13 +80,13 @@ def test_features_are_drawn_where_the_landmarks_are(degrees):
     assert np.allclose(landmarks, place(face_landmarks(expression), similarity((210, 150), 130, degrees)))
 
 
-def test_a_face_outside_the_picture_draws_nothing():
+def test_a_face_outside_the_picture_draws_nothing() -> None:
     picture = np.full((90, 120, 3), 9, np.uint8)
     draw_face(picture, OMAR, Expression(), similarity((-900, 2000), 80, 30))
     assert (picture == 9).all()
 
 
-def test_frames_show_faces_that_come_and_go():
+def test_frames_show_faces_that_come_and_go() -> None:
     counts = [len(faces) for _, faces in draw_frames(24)]
     assert set(counts) == {1, 2}
     angles, outside = [], 0
@@ -90,7 +100,7 @@ def test_frames_show_faces_that_come_and_go():
     assert outside >= 1
 
 
-def test_every_face_of_the_clip_comes_out_upright(clip):
+def test_every_face_of_the_clip_comes_out_upright(clip: Clip) -> None:
     # The crop of a decoded frame must look like the same person drawn straight into the crop.
     alignments = pickle.loads(zlib.decompress(clip.alignments.read_bytes()))
     with av.open(str(clip.video)) as container:
@@ -113,7 +123,7 @@ def test_every_face_of_the_clip_comes_out_upright(clip):
     assert seen == 24
 
 
-def test_the_clip_is_the_same_every_time(clip, tmp_path):
+def test_the_clip_is_the_same_every_time(clip: Clip, tmp_path: Path) -> None:
     again = make_clip(tmp_path, frames=24)
     assert again.alignments.read_bytes() == clip.alignments.read_bytes()
     with av.open(str(again.video)) as one, av.open(str(clip.video)) as two:
@@ -121,18 +131,18 @@ def test_the_clip_is_the_same_every_time(clip, tmp_path):
             assert np.array_equal(left.to_ndarray(), right.to_ndarray())
 
 
-def test_face_record_has_the_fields_of_late_2019():
+def test_face_record_has_the_fields_of_late_2019() -> None:
     record = face_record(np.array([[-3.5, 7.0], [20.2, 90.9]]))
     assert list(record) == ["x", "w", "y", "h", "landmarks_xy", "hash", "mask"]
     assert (record["x"], record["y"], record["w"], record["h"]) == (-4, 7, 25, 84)
 
 
-def test_write_video_counts_its_frames(tmp_path):
+def test_write_video_counts_its_frames(tmp_path: Path) -> None:
     pictures = [textured_background(48, 64, seed) for seed in range(5)]
     assert write_video(tmp_path / "v.mp4", pictures, 25, {"crf": "30"}) == 5
 
 
-def test_sheet_shows_every_face_in_its_cell(tmp_path):
+def test_sheet_shows_every_face_in_its_cell(tmp_path: Path) -> None:
     faces = tmp_path / "faces"
     faces.mkdir()
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
@@ -149,21 +159,21 @@ def test_sheet_shows_every_face_in_its_cell(tmp_path):
     assert (label < 200).any()
 
 
-def test_faces_are_ordered_by_frame_then_index(tmp_path):
+def test_faces_are_ordered_by_frame_then_index(tmp_path: Path) -> None:
     for name in ("b_000001_0.png", "a_000002_10.png", "a_000002_9.png", "a_000010_0.jpg", "note.txt"):
         (tmp_path / name).write_bytes(b"")
     names = [path.name for path in list_faces(tmp_path)]
     assert names == ["a_000002_9.png", "a_000002_10.png", "a_000010_0.jpg", "b_000001_0.png"]
 
 
-def test_an_unreadable_face_keeps_its_cell(tmp_path):
+def test_an_unreadable_face_keeps_its_cell(tmp_path: Path) -> None:
     (tmp_path / "x_0.png").write_bytes(b"")
     (tmp_path / "x_1.png").write_bytes(b"not a picture")
     (page,) = contact_sheet(tmp_path, tmp_path / "out.png", cell=64)
     assert cv2.imread(str(page)).shape == (64 + 16 + 12, 2 * 70 + 6, 3)
 
 
-def test_many_faces_go_on_to_further_pages(tmp_path):
+def test_many_faces_go_on_to_further_pages(tmp_path: Path) -> None:
     faces = tmp_path / "faces"
     faces.mkdir()
     cv2.imwrite(str(faces / "x_0.png"), np.zeros((8, 12, 3), np.uint8))
@@ -172,7 +182,7 @@ def test_many_faces_go_on_to_further_pages(tmp_path):
     assert all(cv2.imread(str(page)).shape[0] <= 16_000 for page in pages)
 
 
-def test_sheet_errors(tmp_path):
+def test_sheet_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no face images"):
         contact_sheet(tmp_path / "empty", tmp_path / "sheet.png")
@@ -185,7 +195,7 @@ def test_sheet_errors(tmp_path):
         contact_sheet(tmp_path, tmp_path / "nowhere" / "sheet.png")
 
 
-def test_demo_leaves_faces_report_and_sheet(tmp_path, monkeypatch):
+def test_demo_leaves_faces_report_and_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("gpu_extract.demo.clip.make_clip", partial(make_clip, frames=6))
         run_demo(tmp_path / "demo", size=64, progress="none", device="cpu")
@@ -200,14 +210,14 @@ def test_demo_leaves_faces_report_and_sheet(tmp_path, monkeypatch):
     assert faces[0]["hash"] == hashlib.sha1(pixels.tobytes()).hexdigest()
 
 
-def test_demo_refuses_a_folder_with_other_files(tmp_path):
+def test_demo_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"holds thesis\.txt"):
         run_demo(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-def test_demo_clears_what_an_earlier_demo_left(tmp_path):
+def test_demo_clears_what_an_earlier_demo_left(tmp_path: Path) -> None:
     (tmp_path / "faces").mkdir()
     for name in (MARKER, "demo.mp4", "demo_alignments_20200101_000000.fsa", "report.json", "faces/demo_000001_0.png"):
         (tmp_path / name).write_bytes(b"")

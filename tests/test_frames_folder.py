@@ -35,7 +35,9 @@ from tests.helpers import (
 )
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: tuple[bytes, ...] = (), end: bytes = b""):
+def png(
+    width: int, height: int, depth: int, colour: int, rows: bytes, extra: tuple[bytes, ...] = (), end: bytes = b""
+) -> bytes:
     """A PNG written here; rows hold a filter byte each."""
     return png_of(width, height, depth, colour, *extra, png_chunk(b"IDAT", zlib.compress(rows)), end)
 

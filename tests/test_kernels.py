@@ -7,7 +7,8 @@ import json
 import mmap
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -45,7 +46,9 @@ def opencv(case: Case) -> np.ndarray:
     return cv2.warpAffine(case.frame, case.matrix, (case.size, case.size), flags=flags)
 
 
-def cut(sampler, case: Case, source: np.ndarray | None = None, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
+def cut(
+    sampler: ModuleType, case: Case, source: np.ndarray | None = None, origin: tuple[int, int] = (0, 0)
+) -> np.ndarray:
     source = case.frame if source is None else source
     return sampler.warp_affine([source], [0], case.matrix[None], [case.cubic], case.size, [origin])[0]
 
@@ -68,7 +71,7 @@ WILD = [
 
 
 @pytest.mark.parametrize("cubic", [True, False])
-def test_weights_sum_to_one_and_hit_whole_pixels(cubic):
+def test_weights_sum_to_one_and_hit_whole_pixels(cubic: bool) -> None:
     weights = tables.weights(cubic)
     k = 4 if cubic else 2
     assert weights.shape == (1024, k, k)
@@ -78,18 +81,18 @@ def test_weights_sum_to_one_and_hit_whole_pixels(cubic):
     assert not weights.flags.writeable
 
 
-def test_half_pixel_linear_weights_are_quarters():
+def test_half_pixel_linear_weights_are_quarters() -> None:
     assert (tables.weights(False)[16 * 32 + 16] == 8192).all()
 
 
-def test_inverse_undoes_the_matrix():
+def test_inverse_undoes_the_matrix() -> None:
     matrix = np.array([[[1.5, -0.4, 20.0], [0.3, 1.2, -7.0]], [[0.0, 0.0, 5.0], [0.0, 0.0, 6.0]]])
     x, y = matrix[0] @ (31.0, 17.0, 1.0)
     assert tables.invert(matrix)[0] @ (x, y, 1.0) == pytest.approx((31, 17))
     assert (tables.invert(matrix)[1] == 0).all()
 
 
-def test_coordinate_tables_hold_columns_then_rows():
+def test_coordinate_tables_hold_columns_then_rows() -> None:
     shift_and_double = np.array([[[2.0, 0.0, -6.0], [0.0, 2.0, -10.0]]])  # frame pixel (3, 5) is crop pixel (0, 0)
     dx, dy, X0, Y0 = tables.coordinate_tables(shift_and_double, 3)[0]
     assert dx.tolist() == [0, 512, 1024]
@@ -98,23 +101,23 @@ def test_coordinate_tables_hold_columns_then_rows():
     assert Y0.tolist() == [5 * 1024 + 16, 5 * 1024 + 528, 6 * 1024 + 16]
 
 
-def test_an_entry_that_int32_cannot_hold_is_its_minimum():
+def test_an_entry_that_int32_cannot_hold_is_its_minimum() -> None:
     table = tables.coordinate_tables(np.array([[[1e-9, 0, 0], [0, 1.0, 0]]]), 4)[0]
     assert table[0].tolist() == [0, -(2**31), -(2**31), -(2**31)]
 
 
 @pytest.mark.parametrize("first", range(0, len(CASES), 100))
-def test_reference_equals_opencv(first):
+def test_reference_equals_opencv(first: int) -> None:
     for case in CASES[first : first + 100]:
         np.testing.assert_array_equal(cut(reference, case), opencv(case))
 
 
-def test_reference_equals_opencv_on_matrices_out_of_range():
+def test_reference_equals_opencv_on_matrices_out_of_range() -> None:
     for case in WILD:
         np.testing.assert_array_equal(cut(reference, case), opencv(case))
 
 
-def test_reference_takes_each_crop_from_its_own_source():
+def test_reference_takes_each_crop_from_its_own_source() -> None:
     rng = np.random.default_rng(3)
     sources = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((30, 50), (1, 1), (17, 9))]
     matrices = np.stack([case.matrix for case in CASES[:6]])
@@ -133,14 +136,14 @@ def taps_of(case: Case) -> tuple[int, int, int, int]:
     return sx.min() - before, sy.min() - before, sx.max() + after, sy.max() + after
 
 
-def test_source_region_is_exact():
+def test_source_region_is_exact() -> None:
     for case in CASES:
         region = tables.source_region(case.matrix[None], np.array([case.cubic]), case.size)
         assert region.dtype == np.int64
         assert tuple(region[0]) == taps_of(case)
 
 
-def test_source_region_of_matrices_out_of_range_holds_every_tap():
+def test_source_region_of_matrices_out_of_range_holds_every_tap() -> None:
     everywhere = 0
     for case in WILD:
         x0, y0, x1, y1 = tables.source_region(case.matrix[None], np.array([case.cubic]), case.size)[0]
@@ -163,14 +166,14 @@ def piece_of(case: Case, slack: int) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("slack", [0, 1, 5])
-def test_reference_needs_no_more_than_the_region(slack):
+def test_reference_needs_no_more_than_the_region(slack: int) -> None:
     for case in CASES[:60]:
         piece, origin = piece_of(case, slack)
         np.testing.assert_array_equal(cut(reference, case, piece, origin), opencv(case))
 
 
 @needs_sampler
-def test_sampler_equals_opencv():
+def test_sampler_equals_opencv() -> None:
     for case in CASES:
         expected = opencv(case)
         np.testing.assert_array_equal(cut(cpu, case), expected)
@@ -178,7 +181,7 @@ def test_sampler_equals_opencv():
 
 
 @needs_sampler
-def test_sampler_equals_opencv_on_matrices_out_of_range():
+def test_sampler_equals_opencv_on_matrices_out_of_range() -> None:
     for case in WILD:
         expected = opencv(case)
         np.testing.assert_array_equal(cut(cpu, case), expected)
@@ -187,7 +190,7 @@ def test_sampler_equals_opencv_on_matrices_out_of_range():
 
 @needs_sampler
 @pytest.mark.parametrize("slack", [0, 1, 5])
-def test_sampler_reads_pieces_with_strided_rows(slack):
+def test_sampler_reads_pieces_with_strided_rows(slack: int) -> None:
     for case in CASES:
         piece, origin = piece_of(case, slack)
         expected = opencv(case)
@@ -196,7 +199,7 @@ def test_sampler_reads_pieces_with_strided_rows(slack):
 
 
 @needs_sampler
-def test_sampler_saturates_positions_as_int16():
+def test_sampler_saturates_positions_as_int16() -> None:
     frame = np.random.default_rng(5).integers(0, 256, (3, 9, 3), dtype=np.uint8)
     for x0 in (32762, 32767, 40000):
         case = Case(frame, np.array([[1.0, 0, -32755.0], [0, 1.0, 0]]), True, 20)
@@ -204,7 +207,7 @@ def test_sampler_saturates_positions_as_int16():
 
 
 @needs_sampler
-def test_sampler_takes_any_layout_of_pixels():
+def test_sampler_takes_any_layout_of_pixels() -> None:
     case = next(case for case in CASES if case.frame.shape[0] > 40 and case.frame.shape[1] > 40)
     expected = opencv(case)
     for frame in (case.frame[::-1][::-1], np.asfortranarray(case.frame), np.flip(np.flip(case.frame, 2).copy(), 2)):
@@ -213,7 +216,7 @@ def test_sampler_takes_any_layout_of_pixels():
 
 @needs_sampler
 @pytest.mark.parametrize("prefill", [0x00, 0xFF])
-def test_sampler_writes_every_byte_of_out_and_no_other(prefill):
+def test_sampler_writes_every_byte_of_out_and_no_other(prefill: int) -> None:
     for case in CASES[:100]:
         around = np.full((3, case.size, case.size, 3), prefill, np.uint8)
         out = around[1:2]
@@ -249,7 +252,7 @@ class Guarded:
 
 @needs_sampler
 @pytest.mark.parametrize("at_end", [True, False], ids=["ends-at-guard", "starts-at-guard"])
-def test_sampler_reads_nothing_outside_the_source(at_end):
+def test_sampler_reads_nothing_outside_the_source(at_end: bool) -> None:
     """Random crops, and enlarged ones of which eight neighbouring pixels touch the very corners with their taps."""
     frame = np.random.default_rng(2).integers(0, 256, (24, 31, 3), dtype=np.uint8)
     corners = [
@@ -271,7 +274,7 @@ def test_sampler_reads_nothing_outside_the_source(at_end):
 
 
 @needs_sampler
-def test_sampler_is_correct_from_many_threads():
+def test_sampler_is_correct_from_many_threads() -> None:
     case = Case(np.random.default_rng(1).integers(0, 256, (300, 400, 3), dtype=np.uint8), CASES[1].matrix, True, 200)
     expected, wrong = opencv(case), []
 
@@ -305,7 +308,7 @@ def test_sampler_is_correct_from_many_threads():
         ({"out": np.zeros((5, 6, 3), np.uint8)}, r"out must be \[5, 5, 3\]"),
     ],
 )
-def test_sampler_refuses_arrays_of_another_shape(change, message):
+def test_sampler_refuses_arrays_of_another_shape(change: dict[str, Any], message: str) -> None:
     arguments = {
         "source": np.zeros((4, 4, 3), np.uint8),
         "x0": 0,
@@ -319,7 +322,7 @@ def test_sampler_refuses_arrays_of_another_shape(change, message):
 
 
 @needs_sampler
-def test_sampler_refuses_to_write_into_read_only_memory():
+def test_sampler_refuses_to_write_into_read_only_memory() -> None:
     out = np.zeros((5, 5, 3), np.uint8)
     out.flags.writeable = False
     with pytest.raises((ValueError, BufferError)):
@@ -327,11 +330,11 @@ def test_sampler_refuses_to_write_into_read_only_memory():
 
 
 @needs_sampler
-def test_variant_names_the_code_that_runs():
+def test_variant_names_the_code_that_runs() -> None:
     assert cpu.variant() in ("avx2", "scalar")
 
 
-def test_a_missing_extension_is_one_sentence(monkeypatch):
+def test_a_missing_extension_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_sampler", None)
     assert not cpu.is_available()
     assert cpu.variant() == "none"
@@ -339,7 +342,7 @@ def test_a_missing_extension_is_one_sentence(monkeypatch):
         cut(cpu, CASES[0])
 
 
-def test_readme_table_is_the_measured_one():
+def test_readme_table_is_the_measured_one() -> None:
     root = Path(__file__).parent.parent
     readme = (root / "kernels" / "README.md").read_text()
     result = json.loads((root / "bench" / "results" / "warp.json").read_text())

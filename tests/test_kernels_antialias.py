@@ -15,7 +15,7 @@ def frame() -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, (90, 140, 3), dtype=np.uint8)
 
 
-def test_points_follow_the_reduction():
+def test_points_follow_the_reduction() -> None:
     matrices = np.stack([turned(scale, 0.3, (9, 9), 16) for scale in (2.0, 1.0, 0.99, 0.5, 0.49, 0.28, 0.001)])
     assert antialias.points_per_side(matrices, 16).tolist() == [1, 1, 2, 2, 3, 4, 16]
     assert antialias.points_per_side(matrices, 2000).tolist() == [1, 1, 2, 2, 2, 2, 2]
@@ -24,7 +24,7 @@ def test_points_follow_the_reduction():
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
-def test_whole_reductions_are_opencv_area_means(frame, n):
+def test_whole_reductions_are_opencv_area_means(frame: np.ndarray, n: int) -> None:
     size = 12
     centre_of_first = (n - 1) / 2 + 4 * n  # crop pixel (0, 0) covers frame pixels 4n … 5n − 1
     matrix = np.array([[[1 / n, 0, -centre_of_first / n], [0, 1 / n, -centre_of_first / n]]])
@@ -36,7 +36,7 @@ def test_whole_reductions_are_opencv_area_means(frame, n):
     assert (np.abs(plain.astype(int) - area).max() > 20) == (n > 2), "halving alone needs no more than plain linear"
 
 
-def test_fine_stripes_become_their_mean(frame):
+def test_fine_stripes_become_their_mean(frame: np.ndarray) -> None:
     stripes = np.zeros_like(frame)
     stripes[:, ::2] = 200
     matrix = turned(0.23, 0.4, (70, 45), 12)[None]
@@ -46,13 +46,13 @@ def test_fine_stripes_become_their_mean(frame):
     assert np.abs(plain.astype(int) - 100).max() > 80
 
 
-def test_a_flat_frame_stays_flat():
+def test_a_flat_frame_stays_flat() -> None:
     flat = np.full((80, 80, 3), 77, np.uint8)
     crop = antialias.warp_affine(reference.warp_affine, [flat], [0], turned(0.3, 1.0, (40, 40), 9)[None], [False], 9)
     assert (crop == 77).all()
 
 
-def test_crops_that_are_not_reduced_are_the_plain_ones(frame):
+def test_crops_that_are_not_reduced_are_the_plain_ones(frame: np.ndarray) -> None:
     matrices = np.stack([turned(scale, 0.7, (60, 40), 20) for scale in (1.0, 1.7)])
     arguments = ([frame], [0, 0], matrices, [True, False], 20)
     np.testing.assert_array_equal(
@@ -61,7 +61,7 @@ def test_crops_that_are_not_reduced_are_the_plain_ones(frame):
 
 
 @pytest.mark.skipif(not cpu.is_available(), reason="the C sampler was not built here")
-def test_every_sampler_gives_the_same_bytes_from_pieces(frame):
+def test_every_sampler_gives_the_same_bytes_from_pieces(frame: np.ndarray) -> None:
     rng = np.random.default_rng(3)
     K, size = 30, 17
     matrices = np.stack(
@@ -84,7 +84,7 @@ def test_every_sampler_gives_the_same_bytes_from_pieces(frame):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 16])
-def test_means_are_rounded_half_up(n):
+def test_means_are_rounded_half_up(n: int) -> None:
     fine = np.random.default_rng(n).integers(0, 256, (2, 5 * n, 5 * n, 3), dtype=np.uint8)
     fine[0, :n, :n] = 255
     means = antialias.mean(fine, n)

@@ -240,7 +240,7 @@ def check_stream(data: bytes) -> bytes:
 @needs_extension
 @pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_decoders_give_back_the_crop(size, content):
+def test_decoders_give_back_the_crop(size: tuple[int, int], content: str) -> None:
     crop = crop_of(content, *size)
     file = png.encoded(crop)
     assert file == png.encoded(crop, portable=True)
@@ -263,7 +263,7 @@ def test_decoders_give_back_the_crop(size, content):
     repeats=st.integers(1, 40),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_plain_decoder_gives_back_the_crop(height, width, values, repeats, seed):
+def test_plain_decoder_gives_back_the_crop(height: int, width: int, values: list[int], repeats: int, seed: int) -> None:
     picks = np.random.default_rng(seed).choice(np.array(values, np.uint8), -(-height * width * 3 // repeats))
     crop = np.repeat(picks, repeats)[: height * width * 3].reshape(height, width, 3)
     file = png.encoded(crop)
@@ -274,7 +274,7 @@ def test_plain_decoder_gives_back_the_crop(height, width, values, repeats, seed)
 
 @needs_extension
 @pytest.mark.parametrize("content", CONTENTS)
-def test_each_row_has_the_filter_that_leaves_least(content):
+def test_each_row_has_the_filter_that_leaves_least(content: str) -> None:
     crop = crop_of(content, 23, 41)
     rows = np.frombuffer(zlib.decompress(stream_of(png.encoded(crop))), np.uint8).reshape(23, -1)
     lines = np.zeros((24, 3 + 41 * 3), np.int64)
@@ -292,7 +292,7 @@ def test_each_row_has_the_filter_that_leaves_least(content):
 
 
 @needs_extension
-def test_chunks_and_their_order():
+def test_chunks_and_their_order() -> None:
     crop = crop_of("grain", 5, 9)
     chunks = chunks_of(png.encoded(crop, b"faceswap\0\0\0\0\0text"))
     assert [kind for kind, _ in chunks] == [b"IHDR", b"iTXt", b"IDAT", b"IEND"]
@@ -303,7 +303,7 @@ def test_chunks_and_their_order():
 
 
 @needs_extension
-def test_crops_may_be_views():
+def test_crops_may_be_views() -> None:
     image = crop_of("grain", 30, 40)
     views = [image[3:20, 5:33], image[::-1], image[::-3, 2:], image[:, ::-1], image[:, :, ::-1], image[:, 4:5][:, ::-1]]
     views += [image.transpose(1, 0, 2), np.broadcast_to(image[:1], image.shape), np.asfortranarray(image)]
@@ -314,7 +314,7 @@ def test_crops_may_be_views():
 
 
 @needs_extension
-def test_a_large_crop():
+def test_a_large_crop() -> None:
     crop = np.add.outer(np.arange(4096), np.arange(3 * 4096)).astype(np.uint8).reshape(4096, 4096, 3)
     crop[1000:1500] = np.random.default_rng(1).integers(0, 256, (500, 4096, 3), dtype=np.uint8)
     file = png.encoded(crop)
@@ -323,7 +323,7 @@ def test_a_large_crop():
 
 
 @needs_extension
-def test_threads_do_not_disturb_each_other():
+def test_threads_do_not_disturb_each_other() -> None:
     crops = [crop_of(content, 120, 130 + i) for i, content in enumerate(CONTENTS * 4)]
     alone = [png.encoded(crop) for crop in crops]
     with ThreadPoolExecutor(4) as pool:
@@ -338,7 +338,7 @@ def test_threads_do_not_disturb_each_other():
 @pytest.mark.parametrize(
     "size", [1, 2, 3, 6, 63, 64, 65, 127, 128, 129, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 150_000]
 )
-def test_sizes_around_words_and_blocks(size):
+def test_sizes_around_words_and_blocks(size: int) -> None:
     rng = np.random.default_rng(size)
     for data in (
         np.zeros(size),
@@ -351,7 +351,7 @@ def test_sizes_around_words_and_blocks(size):
 
 
 @needs_extension
-def test_runs_of_every_length():
+def test_runs_of_every_length() -> None:
     for length in [*range(1, 64), *range(250, 270), *range(510, 525), 774, 775, 776, 777, 5000]:
         for before in (b"", b"\1", b"\1\2\3" * 21, b"\1\2" * 32):
             data = before + b"\0" * length + b"\5"
@@ -366,7 +366,7 @@ def test_runs_of_every_length():
 @needs_extension
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 255), st.integers(1, 300)), min_size=1, max_size=60))
-def test_strict_inflater_agrees(stretches):
+def test_strict_inflater_agrees(stretches: list[tuple[int, int]]) -> None:
     data = b"".join(bytes([value]) * count for value, count in stretches)
     out, _ = inflated(check_stream(data))
     assert out == data
@@ -385,7 +385,7 @@ def test_strict_inflater_agrees(stretches):
     ],
     ids=["equal", "once each", "one", "two", "halves", "slope"],
 )
-def test_codes_are_huffmans(counts):
+def test_codes_are_huffmans(counts: list[int]) -> None:
     data = np.repeat(np.arange(len(counts), dtype=np.uint8), counts)[:BLOCK]
     data = np.random.default_rng(1).permutation(data).tobytes()
     out, (block,) = inflated(check_stream(data))
@@ -401,7 +401,7 @@ def test_codes_are_huffmans(counts):
 
 @needs_extension
 @pytest.mark.parametrize("terms", range(13, 22))
-def test_codes_that_want_to_be_too_long(terms):
+def test_codes_that_want_to_be_too_long(terms: int) -> None:
     counts = [1, 2]  # Fibonacci's numbers with the end of the block, another 1: each joins the tree of all before it
     while len(counts) < terms:
         counts.append(counts[-1] + counts[-2])
@@ -418,7 +418,7 @@ def test_codes_that_want_to_be_too_long(terms):
 
 
 @needs_extension
-def test_noise_is_stored_and_a_quiet_block_beside_it_is_not():
+def test_noise_is_stored_and_a_quiet_block_beside_it_is_not() -> None:
     noise = np.random.default_rng(1).integers(0, 256, 2 * BLOCK, dtype=np.uint8).tobytes()
     quiet = np.random.default_rng(2).integers(0, 4, BLOCK, dtype=np.uint8).tobytes()
     out, blocks = inflated(check_stream(noise + quiet + noise[:BLOCK]))
@@ -427,7 +427,7 @@ def test_noise_is_stored_and_a_quiet_block_beside_it_is_not():
 
 
 @needs_extension
-def test_isal_reads_them():
+def test_isal_reads_them() -> None:
     isal_zlib = pytest.importorskip("isal.isal_zlib")
     for content in CONTENTS:
         stream = stream_of(png.encoded(crop_of(content, 90, 300)))
@@ -453,20 +453,20 @@ def test_isal_reads_them():
         (np.broadcast_to(np.zeros((1, 40000, 3), np.uint8), (40000, 40000, 3)), "40000 x 40000 pixels is too large"),
     ],
 )
-def test_refuses_other_arrays(crop, message):
+def test_refuses_other_arrays(crop: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         png.encoded(crop)
 
 
 @needs_extension
-def test_refuses_other_text_and_no_data():
+def test_refuses_other_text_and_no_data() -> None:
     with pytest.raises(TypeError):
         png.encoded(np.zeros((2, 2, 3), np.uint8), "text")
     with pytest.raises(ValueError, match="empty"):
         png._png.deflated(b"")
 
 
-def test_a_missing_extension_is_one_sentence(monkeypatch):
+def test_a_missing_extension_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(png, "_png", None)
     assert not png.is_available()
     with pytest.raises(RuntimeError, match="C compiler"):

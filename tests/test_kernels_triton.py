@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +28,7 @@ SOURCE = Path(kernels.__file__).with_name("warp_affine.py")
 
 
 @pytest.fixture(scope="module")
-def interpreted():
+def interpreted() -> ModuleType:
     """A second copy of the module, imported so that its kernel runs in Triton's interpreter on CPU tensors."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
@@ -41,7 +42,9 @@ def compiled() -> ModuleType:
     return warp_affine
 
 
-def random_crops(seed: int, K: int, size: int, sizes: list[tuple[int, int]]):
+def random_crops(
+    seed: int, K: int, size: int, sizes: list[tuple[int, int]]
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray, int]:
     """Arguments of warp_affine: K crops of frames of noise, turned, scaled 0.15 - 4, partly and wholly outside."""
     rng = np.random.default_rng(seed)
     frames = [rng.integers(1, 256, (h, w, 3), dtype=np.uint8) for h, w in sizes]
@@ -59,13 +62,13 @@ LARGER_THAN_A_TILE = random_crops(5, 2, 69, [(33, 51), (20, 19)])  # more rows t
 
 
 @pytest.fixture(scope="module")
-def launched(interpreted) -> None:
+def launched(interpreted: ModuleType) -> None:
     """What the kernel reads is launched without a complaint."""
     interpreted.launch(**good_arguments())
 
 
 @pytest.fixture(scope="module")
-def small_crops(interpreted, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+def small_crops(interpreted: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     def make(path: Path) -> None:
         with path.open("wb") as file:
             np.save(file, interpreted.warp_affine(*SMALL, device="cpu").numpy())
@@ -73,7 +76,7 @@ def small_crops(interpreted, tmp_path_factory: pytest.TempPathFactory) -> np.nda
     return np.load(made_once(tmp_path_factory, "small_crops.npy", make))
 
 
-def test_kernel_equals_reference(small_crops):
+def test_kernel_equals_reference(small_crops: np.ndarray) -> None:
     np.testing.assert_array_equal(small_crops, reference.warp_affine(*SMALL))
     shares = [(crop == 0).all(axis=2).mean() for crop in small_crops]
     assert min(shares) == 0, "no crop lies wholly inside"
@@ -81,20 +84,20 @@ def test_kernel_equals_reference(small_crops):
     assert sum(0 < share < 1 for share in shares) > 5, "too few crops lie partly outside"
 
 
-def test_kernel_equals_opencv(small_crops):
+def test_kernel_equals_opencv(small_crops: np.ndarray) -> None:
     frames, frame_of, matrices, cubic, size = SMALL
     for crop, frame, matrix, is_cubic in zip(small_crops, frame_of, matrices, cubic, strict=True):
         flags = cv2.INTER_CUBIC if is_cubic else cv2.INTER_AREA
         np.testing.assert_array_equal(crop, cv2.warpAffine(frames[frame], matrix, (size, size), flags=flags))
 
 
-def test_kernel_cuts_crops_larger_than_a_tile(interpreted):
+def test_kernel_cuts_crops_larger_than_a_tile(interpreted: ModuleType) -> None:
     assert sorted(LARGER_THAN_A_TILE[3]) == [False, True]  # one linear, one cubic
     crops = interpreted.warp_affine(*LARGER_THAN_A_TILE, device="cpu").numpy()
     np.testing.assert_array_equal(crops, reference.warp_affine(*LARGER_THAN_A_TILE))
 
 
-def test_kernel_follows_wrapped_and_saturated_positions(interpreted):
+def test_kernel_follows_wrapped_and_saturated_positions(interpreted: ModuleType) -> None:
     frame = np.random.default_rng(3).integers(0, 256, (9, 14, 3), dtype=np.uint8)
     matrices = np.array(
         [
@@ -107,7 +110,7 @@ def test_kernel_follows_wrapped_and_saturated_positions(interpreted):
 
 
 @pytest.mark.parametrize("cubic", [True, False])
-def test_kernel_reads_pieces_and_nothing_around_them(interpreted, cubic):
+def test_kernel_reads_pieces_and_nothing_around_them(interpreted: ModuleType, cubic: bool) -> None:
     """Each crop from the piece that it touches; what lies around the slab, and in it, would change the crops."""
     frames, frame_of, matrices, _, size = (list(v) if isinstance(v, list) else v for v in SMALL)
     chosen = np.flatnonzero(np.array([frame.size > 9 for frame in frames])[frame_of])[:8]
@@ -141,7 +144,7 @@ def test_kernel_reads_pieces_and_nothing_around_them(interpreted, cubic):
         np.testing.assert_array_equal(crops.numpy(), expected)
 
 
-def test_kernel_writes_only_the_crops_it_was_asked_for(interpreted):
+def test_kernel_writes_only_the_crops_it_was_asked_for(interpreted: ModuleType) -> None:
     frames, frame_of, matrices, cubic, size = SMALL
     rows = np.flatnonzero(cubic)[:3].astype(np.int32)
     layout, n_bytes = interpreted.slab_layout([frame.shape[:2] for frame in frames])
@@ -156,7 +159,7 @@ def test_kernel_writes_only_the_crops_it_was_asked_for(interpreted):
     np.testing.assert_array_equal(crops.numpy(), expected)
 
 
-def test_crops_inside_their_source_are_told_from_others():
+def test_crops_inside_their_source_are_told_from_others() -> None:
     frames, frame_of, matrices, cubic, size = random_crops(5, 300, 15, [(30, 41), (200, 333), (250, 102), (70, 67)])
     layout, _ = slab_layout([frame.shape[:2] for frame in frames])
     table = tables.coordinate_tables(matrices, size)
@@ -172,7 +175,7 @@ def test_crops_inside_their_source_are_told_from_others():
 
 
 @pytest.mark.parametrize("cubic", [True, False])
-def test_crops_that_reach_to_every_border_but_not_over_it(interpreted, cubic):
+def test_crops_that_reach_to_every_border_but_not_over_it(interpreted: ModuleType, cubic: bool) -> None:
     """Rows of every length modulo a word; the spare word at the end of the slab counts for nothing."""
     sizes = (13, 14, 15, 16)
     before, after = (1, 2) if cubic else (0, 1)
@@ -193,7 +196,7 @@ def test_crops_that_reach_to_every_border_but_not_over_it(interpreted, cubic):
             np.testing.assert_array_equal(crops.numpy(), reference.warp_affine([frame], [0], matrices, [cubic], size))
 
 
-def test_positions_that_wrap_or_stick_are_not_inside():
+def test_positions_that_wrap_or_stick_are_not_inside() -> None:
     frame = (40, 50)
     layout, _ = slab_layout([frame], [(3, 2)])
     inside = np.array([[1.0, 0, -10], [0, 1, -10]])
@@ -206,7 +209,7 @@ def test_positions_that_wrap_or_stick_are_not_inside():
     assert not lies_inside(sticking, np.ones(1, bool), np.zeros(1, int), wide).any()
 
 
-def test_crops_are_told_apart_by_kind(interpreted):
+def test_crops_are_told_apart_by_kind(interpreted: ModuleType) -> None:
     cubic, inside = np.array([True, False, True, True, False]), np.array([True, True, False, True, True])
     kinds = interpreted.rows_of_kinds(cubic, inside)
     assert {kind: rows.tolist() for kind, rows in kinds.items()} == {
@@ -220,7 +223,7 @@ def test_crops_are_told_apart_by_kind(interpreted):
         assert [type(value) for value in kind] == [bool, bool], "another type would compile the kernel once more"
 
 
-def test_the_check_case_has_every_kind_of_crop(interpreted):
+def test_the_check_case_has_every_kind_of_crop(interpreted: ModuleType) -> None:
     (frame,), source_of, matrices, cubic, size = interpreted.check_case()
     layout, _ = slab_layout([frame.shape[:2]])
     found = lies_inside(tables.coordinate_tables(matrices, size), cubic, source_of, layout)
@@ -271,13 +274,17 @@ def run_assembly(text: str, values: list[np.ndarray]) -> list[np.ndarray]:
     return [(last.astype(np.int64) + (weights * taps).sum(axis=-1)).astype(np.int32)]
 
 
-def test_the_assembly_of_the_compiled_kernel_equals_the_reference(interpreted, monkeypatch):
+def test_the_assembly_of_the_compiled_kernel_equals_the_reference(
+    interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The interpreter has no PTX, so the instructions that only the compiled kernel uses are emulated here."""
     from triton.runtime import interpreter
 
     seen = set()
 
-    def create_inline_asm(self, text, constraints, values, types, is_pure, pack):
+    def create_inline_asm(
+        self, text: str, constraints: str, values: list[Any], types: list[Any], is_pure: bool, pack: int
+    ) -> Any:
         outputs, inputs = (constraints.split(",")[: len(types)], constraints.split(",")[len(types) :])
         assert (set(outputs), len(inputs), pack) == ({"=r"}, len(values), 1)
         seen.add(text.partition(" ")[0])
@@ -304,7 +311,7 @@ def test_the_assembly_of_the_compiled_kernel_equals_the_reference(interpreted, m
     }
 
 
-def test_reverse_swaps_the_channels(interpreted, small_crops):
+def test_reverse_swaps_the_channels(interpreted: ModuleType, small_crops: np.ndarray) -> None:
     frames, frame_of, matrices, cubic, size = SMALL
     some = slice(0, 6)
     crops = interpreted.warp_affine(
@@ -313,19 +320,21 @@ def test_reverse_swaps_the_channels(interpreted, small_crops):
     np.testing.assert_array_equal(crops.numpy(), small_crops[some, :, :, ::-1])
 
 
-def test_no_crops_is_no_launch(interpreted):
+def test_no_crops_is_no_launch(interpreted: ModuleType) -> None:
     crops = interpreted.warp_affine([], [], np.empty((0, 2, 3)), [], 16, device="cpu")
     assert crops.shape == (0, 16, 16, 3)
 
 
-def test_self_check_tells_a_right_kernel_from_a_wrong_one(interpreted, monkeypatch):
+def test_self_check_tells_a_right_kernel_from_a_wrong_one(
+    interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert interpreted.self_check("cpu") is True
     right = reference.warp_affine
     monkeypatch.setattr(reference, "warp_affine", lambda *case: right(*case) ^ np.uint8(1))
     assert interpreted.self_check("cpu") is False
 
 
-def test_slab_rows_start_on_words_and_end_in_zeros(interpreted):
+def test_slab_rows_start_on_words_and_end_in_zeros(interpreted: ModuleType) -> None:
     sizes = [(3, 5), (0, 4), (2, 4), (1, 1)]
     layout, n_bytes = interpreted.slab_layout(sizes, [(7, 9), (0, 0), (1, 2), (3, 4)])
     assert layout.tolist() == [[0, 3, 4, 7, 9], [12, 0, 3, 0, 0], [12, 2, 3, 1, 2], [18, 1, 1, 3, 4]]
@@ -336,13 +345,13 @@ def test_slab_rows_start_on_words_and_end_in_zeros(interpreted):
     assert slab.tolist() == 3 * ([5] * 15 + [0]) + 2 * [4] * 12 + [1, 1, 1, 0] + [0xEE] * 4
 
 
-def test_an_empty_slab_has_a_word(interpreted):
+def test_an_empty_slab_has_a_word(interpreted: ModuleType) -> None:
     layout, n_bytes = interpreted.slab_layout([])
     assert layout.shape == (0, 5)
     assert n_bytes == 4
 
 
-def test_fill_refuses_pixels_of_another_size(interpreted):
+def test_fill_refuses_pixels_of_another_size(interpreted: ModuleType) -> None:
     layout, n_bytes = interpreted.slab_layout([(3, 5)])
     for pixels in (np.zeros((3, 9, 3), np.uint8), np.zeros((2, 5, 3), np.uint8), np.zeros((3, 5, 3), np.int8)):
         with pytest.raises(ValueError, match="pixels must be"):
@@ -379,12 +388,14 @@ def good_arguments() -> dict[str, object]:
         ({"rows": torch.empty(2, dtype=torch.int32, device="meta")}, ValueError, "rows must be on cpu"),
     ],
 )
-def test_launch_refuses_what_the_kernel_cannot_read(interpreted, launched, change, error, message):
+def test_launch_refuses_what_the_kernel_cannot_read(
+    interpreted: ModuleType, launched: None, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         interpreted.launch(**(good_arguments() | change))
 
 
-def test_launch_refuses_crops_that_32_bits_cannot_address(interpreted):
+def test_launch_refuses_crops_that_32_bits_cannot_address(interpreted: ModuleType) -> None:
     size = 26755
     arguments = good_arguments() | {
         "tables": torch.empty((1, 4, size), dtype=torch.int32, device="meta"),
@@ -397,7 +408,7 @@ def test_launch_refuses_crops_that_32_bits_cannot_address(interpreted):
         interpreted.launch(**arguments)
 
 
-def test_warp_affine_refuses_an_index_without_a_source(interpreted):
+def test_warp_affine_refuses_an_index_without_a_source(interpreted: ModuleType) -> None:
     frames, _, matrices, cubic, size = SMALL
     for frame_of in ([0, 5], [-1, 0]):
         with pytest.raises(ValueError, match=r"source_of must lie in 0 \.\. 4"):
@@ -406,13 +417,13 @@ def test_warp_affine_refuses_an_index_without_a_source(interpreted):
         interpreted.warp_affine(frames, [0], matrices[:2], cubic[:2], size, device="cpu")
 
 
-def test_the_compiled_kernel_wants_a_cuda_device(compiled):
+def test_the_compiled_kernel_wants_a_cuda_device(compiled: ModuleType) -> None:
     assert not compiled.is_interpreted()
     with pytest.raises(ValueError, match="must be on a CUDA device, got cpu"):
         compiled.launch(**good_arguments())
 
 
-def compile_for(compiled: ModuleType, architecture: int, taps: int, inside: bool, **options: object):
+def compile_for(compiled: ModuleType, architecture: int, taps: int, inside: bool, **options: object) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -450,25 +461,27 @@ def local_bytes(cubin: bytes) -> int:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["inside", "border"])
 @pytest.mark.parametrize("taps", [4, 2], ids=["cubic", "linear"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_kernel_compiles_without_spills_or_floats(compiled, architecture, taps, inside):
+def test_kernel_compiles_without_spills_or_floats(
+    compiled: ModuleType, architecture: int, taps: int, inside: bool
+) -> None:
     kernel = compile_for(compiled, architecture, taps, inside)
     assert kernel.asm["cubin"][:4] == b"\x7fELF"
     assert local_bytes(kernel.asm["cubin"]) == 0
     assert not re.search(r"\.b?f(16|32|64)|\bfma\.|\.local\b", kernel.asm["ptx"])
 
 
-def test_local_bytes_sees_spills(compiled):
+def test_local_bytes_sees_spills(compiled: ModuleType) -> None:
     assert local_bytes(compile_for(compiled, 80, 4, True, maxnreg=24).asm["cubin"]) > 0
 
 
-def test_importing_kernels_imports_neither_torch_nor_triton():
+def test_importing_kernels_imports_neither_torch_nor_triton() -> None:
     code = (
         "import sys; from gpu_extract import kernels; from gpu_extract.kernels import cpu, reference, tables;"
         "print(sorted({'torch', 'triton', 'cv2', 'gpu_extract.errors'} & set(sys.modules)))"
@@ -477,13 +490,13 @@ def test_importing_kernels_imports_neither_torch_nor_triton():
     assert done.stdout.strip() == "[]"
 
 
-def test_kernel_is_available_only_with_a_cuda_device():
+def test_kernel_is_available_only_with_a_cuda_device() -> None:
     assert kernels.is_available() == torch.cuda.is_available()
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize(("seed", "size"), [(11, 64), (12, 256), (13, 129)])
-def test_compiled_kernel_equals_reference(compiled, seed, size):
+def test_compiled_kernel_equals_reference(compiled: ModuleType, seed: int, size: int) -> None:
     case = random_crops(seed, 60, size, [(1, 1), (108, 192), (333, 217), (240, 320)])
     crops = compiled.warp_affine(*case)
     np.testing.assert_array_equal(crops.cpu().numpy(), reference.warp_affine(*case))
@@ -493,5 +506,5 @@ def test_compiled_kernel_equals_reference(compiled, seed, size):
 
 
 @pytest.mark.cuda
-def test_compiled_kernel_passes_its_self_check(compiled):
+def test_compiled_kernel_passes_its_self_check(compiled: ModuleType) -> None:
     assert compiled.self_check("cuda") is True

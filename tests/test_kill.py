@@ -154,7 +154,9 @@ STEPS = ("open", "write", "fsync", "link", "rename", "replace", "unlink", "utime
 class Faulty:
     """Stands before the file functions of `os`; at the n-th call that touches a folder's files something happens."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, folder: Path, at: int, what: Callable[[str, tuple[Any, ...]], None]):
+    def __init__(
+        self, patch: pytest.MonkeyPatch, folder: Path, at: int, what: Callable[[str, tuple[Any, ...]], None]
+    ) -> None:
         self.folder, self.at, self.what = str(folder), at, what
         self.calls: list[str] = []
         for name in STEPS:

@@ -12,6 +12,9 @@ import sys
 import time
 import warnings
 import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,32 +34,32 @@ PICKLES = [path for path in PICKLES if not path.name.startswith("reject")]
 PROTOCOLS = range(6)
 
 
-def content(path):
+def content(path: Path) -> bytes:
     raw = path.read_bytes()
     return zlib.decompress(raw) if path.suffix == ".fsa" else raw
 
 
-def read(raw, *, stored=None, step=None, limits=None):
+def read(raw: bytes, *, stored: int | None = None, step: int | None = None, limits: Limits | None = None) -> Any:
     step = step or max(1, len(raw))
 
-    def stream():
+    def stream() -> Iterator[bytes]:
         return iter([raw[at : at + step] for at in range(0, len(raw), step)])
 
     return safe_pickle.load(stream, stored or len(raw), limits or Limits(), "file.fsa")[0]
 
 
-def python_loads(raw):
+def python_loads(raw: bytes) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # NumPy 2 on the older names of protocol 5 arrays
         return pickle.loads(raw)
 
 
-def points(seed, count=68, dtype=np.float32):
+def points(seed: int, count: int = 68, dtype: type = np.float32) -> np.ndarray:
     return (np.random.default_rng(seed).random((count, 2)) * 900).astype(dtype)
 
 
 @pytest.mark.parametrize("path", PICKLES, ids=lambda path: path.name)
-def test_real_files_read_as_python_reads_them(path):
+def test_real_files_read_as_python_reads_them(path: Path) -> None:
     raw = content(path)
     expected = python_loads(raw)
     assert same(unpack(read(raw)), expected)
@@ -65,14 +68,14 @@ def test_real_files_read_as_python_reads_them(path):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("path", PICKLES[::4], ids=lambda path: path.name)
-def test_real_data_in_every_protocol(path, protocol):
+def test_real_data_in_every_protocol(path: Path, protocol: int) -> None:
     data = python_loads(content(path))
     assert same(unpack(read(pickle.dumps(data, protocol))), data)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("path", PICKLES[1::4], ids=lambda path: path.name)
-def test_written_files_load_in_python_and_here(path, protocol):
+def test_written_files_load_in_python_and_here(path: Path, protocol: int) -> None:
     data = python_loads(content(path))
     for tree in (read(content(path)), data):
         raw = b"".join(pickled(tree, protocol))
@@ -80,7 +83,7 @@ def test_written_files_load_in_python_and_here(path, protocol):
         assert same(unpack(read(raw)), data)
 
 
-def test_written_files_name_the_modules_of_numpy_1():
+def test_written_files_name_the_modules_of_numpy_1() -> None:
     raw = b"".join(pickled({"a": points(1), "b": np.float64(1.5)}))
     globals_named = {arg for op, arg, _ in pickletools.genops(raw) if op.name == "SHORT_BINUNICODE" and "numpy" in arg}
     assert globals_named == {"numpy.core.multiarray", "numpy"}
@@ -88,7 +91,7 @@ def test_written_files_name_the_modules_of_numpy_1():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("code", ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1", ">f4", ">i2"])
-def test_every_number_type_and_layout(protocol, code):
+def test_every_number_type_and_layout(protocol: int, code: str) -> None:
     base = (np.random.default_rng(3).random((5, 7)) * 100).astype(code)
     data = {"c": base, "f": np.asfortranarray(base), "strided": base[::2, 1::3], "none": base[:0], "one": base[0, 0]}
     for raw in (pickle.dumps(data, protocol), b"".join(pickled(data, protocol))):
@@ -118,7 +121,7 @@ plain = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.text(max_size=20), plain, max_size=6), st.sampled_from(PROTOCOLS))
-def test_any_plain_data_goes_there_and_back(data, protocol):
+def test_any_plain_data_goes_there_and_back(data: dict[str, Any], protocol: int) -> None:
     assert same(unpack(read(pickle.dumps(data, protocol))), data)
     raw = b"".join(pickled(data, protocol))
     assert same(pickle.loads(raw), data)
@@ -152,7 +155,7 @@ NUMBER_LISTS = {
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", NUMBER_LISTS)
-def test_number_lists(name, protocol):
+def test_number_lists(name: str, protocol: int) -> None:
     # Two faces of everything, and text behind, so that memo numbers are used after the lists.
     data = {
         "a": {"points": pickle.loads(pickle.dumps(NUMBER_LISTS[name])), "late": 1},
@@ -169,19 +172,19 @@ def test_number_lists(name, protocol):
     ("name", "dtype"),
     [("float points", "f4"), ("float points, not float32", "f8"), ("int points", "i4"), ("int tuples", "i4")],
 )
-def test_landmark_lists_are_packed(name, dtype):
+def test_landmark_lists_are_packed(name: str, dtype: str) -> None:
     tree = read(pickle.dumps({"a": NUMBER_LISTS[name]}, 4))
     assert type(tree["a"]) is PackedList
     assert tree["a"].dtype == np.dtype(dtype)
 
 
-def test_arrays_are_packed_with_and_without_their_shortcut():
+def test_arrays_are_packed_with_and_without_their_shortcut() -> None:
     tree = read(pickle.dumps({"a": points(1), "b": points(2)}, 4))
     assert [type(value) for value in tree.values()] == [PackedArray, PackedArray]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_shared_parts_of_packed_lists(protocol):
+def test_shared_parts_of_packed_lists(protocol: int) -> None:
     """A point of one list in another place, a list twice, an array twice: read again without packing if need be."""
     outer, ints, array = points(1).tolist(), list(map(tuple, points(2, dtype=np.int32).tolist())), points(3)
     data = {"a": outer, "b": outer[3], "c": outer, "d": ints, "e": [ints[5], ints[6]], "f": array, "g": array}
@@ -190,7 +193,7 @@ def test_shared_parts_of_packed_lists(protocol):
 
 @pytest.mark.parametrize("lookahead", [300, 1200, 5000])
 @pytest.mark.parametrize("step", [1, 7, 999])
-def test_any_cut_of_the_stream_reads_the_same(monkeypatch, lookahead, step):
+def test_any_cut_of_the_stream_reads_the_same(monkeypatch: pytest.MonkeyPatch, lookahead: int, step: int) -> None:
     monkeypatch.setattr(safe_pickle, "LOOKAHEAD", lookahead)
     data = {
         f"f{n}": {"lm": points(n).tolist(), "arr": points(n), "t": list(range(256)), "s": "x" * 300} for n in range(4)
@@ -199,7 +202,7 @@ def test_any_cut_of_the_stream_reads_the_same(monkeypatch, lookahead, step):
         assert same(unpack(read(pickle.dumps(data, protocol), step=step)), data)
 
 
-def test_values_larger_than_a_pickle_frame():
+def test_values_larger_than_a_pickle_frame() -> None:
     data = {
         "a": b"m" * 100_000,
         "b": points(1).tolist(),
@@ -215,11 +218,11 @@ def test_values_larger_than_a_pickle_frame():
 # ---- what is refused
 
 
-def call(module, name, arguments=b"(", protocol=4):
+def call(module: str, name: str, arguments: bytes = b"(", protocol: int = 4) -> bytes:
     return b"\x80%c" % protocol + f"c{module}\n{name}\n".encode() + arguments + b"tR."
 
 
-def short(text):
+def short(text: str) -> bytes:
     return b"\x8c%c" % len(text) + text.encode()
 
 
@@ -276,7 +279,7 @@ UNSAFE = {
 }
 
 
-def nested(levels):
+def nested(levels: int) -> bytes:
     """`levels` tuples, each holding the one before twice."""
     raw = b"\x80\x04)\x94"
     for _ in range(levels):
@@ -329,14 +332,14 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("name", UNSAFE)
-def test_whatever_is_not_data_is_refused_by_name(name):
+def test_whatever_is_not_data_is_refused_by_name(name: str) -> None:
     raw, message = UNSAFE[name]
     with pytest.raises(UnsafePickleError if message else AlignmentsError, match=message):
         read(raw)
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_damage_is_a_sentence(name):
+def test_damage_is_a_sentence(name: str) -> None:
     raw, message = DAMAGED[name]
     began = time.perf_counter()
     with pytest.raises(AlignmentsError, match=message) as caught:
@@ -363,7 +366,7 @@ BOMBS = {
 }
 
 
-def bombs_in_a_small_process():
+def bombs_in_a_small_process() -> None:
     """Run by the test below in a process whose memory is limited."""
     resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
     for name, (head, unit, count) in BOMBS.items():
@@ -371,7 +374,7 @@ def bombs_in_a_small_process():
         began = time.perf_counter()
         file = io.BytesIO(packed)
 
-        def stream(file=file, packed=packed):
+        def stream(file: io.BytesIO = file, packed: bytes = packed) -> Iterator[bytes]:
             file.seek(0)
             return inflated(file, len(packed), Limits(), "bomb.fsa")
 
@@ -384,7 +387,7 @@ def bombs_in_a_small_process():
 
 
 @pytest.mark.slow
-def test_bombs_stay_below_a_gigabyte_and_five_seconds():
+def test_bombs_stay_below_a_gigabyte_and_five_seconds() -> None:
     code = (
         "import importlib.util as u, sys; spec = u.spec_from_file_location('bombs', sys.argv[1]);"
         "module = u.module_from_spec(spec); spec.loader.exec_module(module); module.bombs_in_a_small_process()"
@@ -402,12 +405,12 @@ def test_bombs_stay_below_a_gigabyte_and_five_seconds():
 # ---- the compressed stream
 
 
-def inflate(raw, limits=None):
+def inflate(raw: bytes, limits: Limits | None = None) -> bytes:
     return b"".join(inflated(io.BytesIO(raw), len(raw), limits or Limits(), "file.fsa"))
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000, SMALL_STREAM + 5_000_000])
-def test_streams_are_what_zlib_writes_and_reads(size):
+def test_streams_are_what_zlib_writes_and_reads(size: int) -> None:
     data = np.random.default_rng(size).integers(0, 60, size, np.uint8).tobytes()
     raw = b"".join(deflated(data[at : at + 999_983] for at in range(0, size, 999_983)))
     assert raw[:2] == b"\x78\x9c"
@@ -416,7 +419,7 @@ def test_streams_are_what_zlib_writes_and_reads(size):
     assert inflate(zlib.compress(data, 9)) == data
 
 
-def test_without_isal_the_streams_are_the_same_to_their_readers(monkeypatch):
+def test_without_isal_the_streams_are_the_same_to_their_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     from gpu_extract.alignments import deflate
 
     monkeypatch.setattr(deflate, "fast", None)
@@ -429,13 +432,13 @@ def test_without_isal_the_streams_are_the_same_to_their_readers(monkeypatch):
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 10, -5, -4, -1])
-def test_truncated_streams(cut):
+def test_truncated_streams(cut: int) -> None:
     raw = zlib.compress(os.urandom(3_000_000))
     with pytest.raises(AlignmentsError, match="truncated"):
         inflate(raw[:cut])
 
 
-def test_damaged_streams():
+def test_damaged_streams() -> None:
     raw = bytearray(zlib.compress(os.urandom(3_000_000)))
     raw[-2] ^= 1
     with pytest.raises(AlignmentsError, match="cannot be read"):
@@ -445,12 +448,12 @@ def test_damaged_streams():
 
 
 @pytest.mark.parametrize("tail", [b"x", b"x" * 1_000_000])
-def test_bytes_after_the_stream(tail):
+def test_bytes_after_the_stream(tail: bytes) -> None:
     with pytest.raises(AlignmentsError, match="bytes after its end"):
         inflate(zlib.compress(os.urandom(3_000_000)) + tail)
 
 
-def test_zip_bombs_stop_early():
+def test_zip_bombs_stop_early() -> None:
     deflater = zlib.compressobj(9, wbits=-15)
     zeros = bytes(1 << 20)
     block = deflater.compress(zeros) + deflater.flush(zlib.Z_FULL_FLUSH)  # after it nothing refers back: it repeats
@@ -468,7 +471,7 @@ def test_zip_bombs_stop_early():
 # ---- mutations
 
 
-def mutated(raw, chance):
+def mutated(raw: bytes, chance: random.Random) -> bytes:
     raw = bytearray(raw)
     for _ in range(chance.randint(1, 6)):
         at = chance.randrange(len(raw))
@@ -487,7 +490,7 @@ def mutated(raw, chance):
     return bytes(raw)
 
 
-def fuzz(runs, seed):
+def fuzz(runs: int, seed: int) -> dict[str, int]:
     """`runs` mutated pickles: each is read or refused, and nothing but data comes out."""
     chance = random.Random(seed)
     seeds = [content(path) for path in PICKLES]
@@ -508,11 +511,11 @@ def fuzz(runs, seed):
     return outcomes
 
 
-def test_mutated_files_are_read_or_refused():
+def test_mutated_files_are_read_or_refused() -> None:
     outcomes = fuzz(1500, 1)
     assert min(outcomes.values()) > 50
 
 
 @pytest.mark.slow
-def test_many_mutated_files_are_read_or_refused():
+def test_many_mutated_files_are_read_or_refused() -> None:
     assert min(fuzz(100_000, 2).values()) > 1000
