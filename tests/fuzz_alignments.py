@@ -338,7 +338,7 @@ def serialized(tree: Any, extension: str, rng: random.Random) -> bytes | None:
             return json.dumps(tree, default=lambda value: str(value)[:50]).encode()
         import yaml
 
-        return yaml.dump(tree, Dumper=getattr(yaml, "CDumper", yaml.Dumper), encoding="utf-8")  # type: ignore[no-any-return]
+        return yaml.dump(tree, Dumper=getattr(yaml, "CDumper", yaml.Dumper), encoding="utf-8")
     except Exception:  # not every tree can be written; those are no inputs
         return None
 

@@ -196,7 +196,15 @@ INVALID = {
 
 
 def test_faces_that_cannot_be_cut_are_named_and_the_others_kept(tmp_path: Path) -> None:
-    faces = [face(), *(face(landmarks_xy=points) for points, _ in INVALID.values()), None, 7, ["x"], "face", face()]
+    faces: list[Any] = [
+        face(),
+        *(face(landmarks_xy=points) for points, _ in INVALID.values()),
+        None,
+        7,
+        ["x"],
+        "face",
+        face(),
+    ]
     del faces[1]["landmarks_xy"]
     alignments = Alignments.load(write_pickled(tmp_path / "a.p", {"f.png": faces}))
     table = alignments.faces
@@ -245,7 +253,7 @@ def test_columns_of_frames_with_and_without_faces(tmp_path: Path) -> None:
     assert alignments.frame_names == ["b", "a", "c", "é/ü"]
     assert alignments.faces.frame.tolist() == [0, 0, 2]
     assert alignments.faces.index.tolist() == [0, 1, 0]
-    assert (alignments.faces.frame.dtype, alignments.faces.index.dtype) == (np.int32, np.int32)
+    assert (alignments.faces.frame.dtype, alignments.faces.index.dtype) == (np.dtype(np.int32), np.dtype(np.int32))
 
 
 # ---- writing
@@ -259,6 +267,7 @@ def test_load_save_load_gives_equal_data(path: Path, tmp_path: Path) -> None:
     root = first.root()
     first.set_field(0, "x", first.record(0)["x"])
     backup = first.save()
+    assert backup is not None
     assert backup.read_bytes() == before
     again = Alignments.load(path)
     assert same(again.root(), root)
@@ -352,9 +361,9 @@ def test_faces_that_share_a_dict_get_one_each(tmp_path: Path) -> None:
     alignments = Alignments.load(path)
     alignments.set_hashes(range(5), ["abcde"[row] * 40 for row in range(5)])
     alignments.save()
-    assert [Alignments.load(path).stored_hash(row)[0] for row in range(5)] == list("abcde")
-    frame = {"faces": [face()]}
-    path = write_pickled(tmp_path / "b.fsa", {"__meta__": {"version": 2.0}, "__data__": {"a": frame, "b": frame}})
+    assert [Alignments.load(path).stored_hash(row) for row in range(5)] == [letter * 40 for letter in "abcde"]
+    shared = {"faces": [face()]}
+    path = write_pickled(tmp_path / "b.fsa", {"__meta__": {"version": 2.0}, "__data__": {"a": shared, "b": shared}})
     alignments = Alignments.load(path)
     alignments.set_hashes([1], ["a" * 40])
     alignments.save()
@@ -365,7 +374,9 @@ def test_fields_can_be_set(tmp_path: Path) -> None:
     path = copied(ALIGNMENTS / "v2_4_list.fsa", tmp_path)
     alignments = Alignments.load(path)
     alignments.set_field(2, "thumb", [1, 2, 3])
-    assert re.fullmatch(r"v2_4_list_bk_\d{4}-\d\d-\d\d_\d\d\.\d\d\.\d\d\.fsa", alignments.save().name)
+    backup = alignments.save()
+    assert backup is not None
+    assert re.fullmatch(r"v2_4_list_bk_\d{4}-\d\d-\d\d_\d\d\.\d\d\.\d\d\.fsa", backup.name)
     assert Alignments.load(path).record(2)["thumb"] == [1, 2, 3]
 
 
@@ -680,6 +691,7 @@ def test_killed_while_saving_the_file_loads_and_its_copy_exists(g6: Path) -> Non
     changed = 0
     for attempt in range(6):
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as run:
+            assert run.stdout is not None
             run.stdout.readline()
             time.sleep(0.013 * attempt)
             run.kill()

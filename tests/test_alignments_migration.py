@@ -5,6 +5,7 @@ import pickle
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,8 @@ def test_export_of_turned_faces_takes_the_frames(tmp_path: Path, capsys: pytest.
 
 def test_export_names_faces_that_move_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     points = np.zeros((68, 2), np.float32)
-    faces = [{"x": 1, "w": 2, "y": 3, "h": 4, "landmarks_xy": one, "mask": {}} for one in (None, points)]
+    face: dict[str, Any] = {"x": 1, "w": 2, "y": 3, "h": 4, "mask": {}}
+    faces = [face | {"landmarks_xy": one} for one in (None, points)]
     (tmp_path / "a.fsa").write_bytes(zlib.compress(pickle.dumps({"a.png": faces})))
     assert main(["export", str(tmp_path / "a.fsa")]) == 4
     assert "so the faces after it move up by one" in capsys.readouterr().out

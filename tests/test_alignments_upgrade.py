@@ -89,16 +89,18 @@ def test_every_file_becomes_one_that_the_current_program_loads(path: Path, tmp_p
     assert np.array_equal(upgraded.faces.groups[0].points[~turned], old.faces.groups[0].points[~turned])
     assert np.array_equal(upgraded.faces.box[~turned], old.faces.box[~turned])
     for row in range(len(old.faces)):
-        before, after = old.record(row), upgraded.record(row)
-        assert list(before.get("mask") or {}) == list(after["mask"])
+        was, after = old.record(row), upgraded.record(row)
+        assert list(was.get("mask") or {}) == list(after["mask"])
         for name, record in after["mask"].items():
-            was = before["mask"][name]
-            assert record["mask"] == was["mask"]
-            assert np.array_equal(record["affine_matrix"], was["affine_matrix"])
-            assert record["stored_centering"] == was.get("stored_centering", "legacy" if old.version < 2 else "face")
-        thumb = before.get("thumb")
+            mask_was = was["mask"][name]
+            assert record["mask"] == mask_was["mask"]
+            assert np.array_equal(record["affine_matrix"], mask_was["affine_matrix"])
+            assert record["stored_centering"] == mask_was.get(
+                "stored_centering", "legacy" if old.version < 2 else "face"
+            )
+        thumb = was.get("thumb")
         assert after["thumb"] == (None if thumb is None or old.version < 2 else np.asarray(thumb).ravel().tolist())
-        assert after["identity"] == before.get("identity", {})
+        assert after["identity"] == was.get("identity", {})
         meta = old.frame_extra(int(old.faces.frame[row])).get("video_meta", {})
         assert upgraded.frame_extra(int(upgraded.faces.frame[row]))["video_meta"] == meta
 

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -81,13 +81,13 @@ def test_a_failing_write_leaves_the_old_file_alone(
         return maybe
 
     before_replace = failing(lambda: None) if call == "before_replace" else None
-    chunks = NEW
+    chunks: Iterable[bytes] = NEW
     if call == "chunks":
         chunks = (failing(bytes)(chunk) for chunk in NEW)
     elif call == "replace":
-        monkeypatch.setattr(atomic.Path, "replace", failing(atomic.Path.replace))
+        monkeypatch.setattr(Path, "replace", failing(Path.replace))
     elif call != "before_replace":
-        monkeypatch.setattr(atomic.os, call, failing(getattr(os, call)))
+        monkeypatch.setattr(os, call, failing(getattr(os, call)))
     if number and call in ("open", "fsync", "replace", "before_replace"):
         # These come once a write (the second `open` and `fsync` are the folder's, whose failure does no harm).
         atomic.write_whole(target, chunks, before_replace=before_replace)
@@ -112,7 +112,7 @@ def test_what_before_replace_raises_arrives_unchanged(target: Path) -> None:
 
 def test_short_writes_are_completed(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
-    monkeypatch.setattr(atomic.os, "write", lambda descriptor, data: real(descriptor, data[:3]))
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:3]))
     atomic.write_whole(target, NEW)
     assert target.read_bytes() == b"".join(NEW)
 
@@ -134,7 +134,7 @@ def test_write_new_without_hard_links(target: Path, monkeypatch: pytest.MonkeyPa
     def no_link(*_: object) -> NoReturn:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(atomic.os, "link", no_link)
+    monkeypatch.setattr(os, "link", no_link)
     written = [atomic.write_new(target, [b"%d" % number], suffix="_x").read_bytes() for number in range(3)]
     assert written == [b"0", b"1", b"2"]
     assert len(names(target.parent)) == 4
@@ -155,8 +155,8 @@ def test_backup_copies_are_named_as_the_programs_name_theirs(
     target: Path, monkeypatch: pytest.MonkeyPatch, modern: bool, first: str, second: str
 ) -> None:
     now = time.localtime()
-    monkeypatch.setattr(atomic.time, "localtime", lambda: now)
-    copies = [atomic.backup_copy(target, modern=modern) for _ in range(2)]
+    monkeypatch.setattr(time, "localtime", lambda: now)
+    copies = [copy for copy in (atomic.backup_copy(target, modern=modern) for _ in range(2)) if copy is not None]
     assert re.fullmatch(first, copies[0].name)
     assert re.fullmatch(second, copies[1].name)
     assert [copy.read_bytes() for copy in copies] == [OLD, OLD]
@@ -196,6 +196,8 @@ def test_a_second_lock_is_refused_and_names_the_holder(target: Path) -> None:
         f"with locked({str(target)!r}): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         in_use = rf"in use by another run \(process {holder.pid}\)"
         with pytest.raises(AlignmentsError, match=in_use), atomic.locked(target):
@@ -233,7 +235,7 @@ def test_where_no_lock_file_can_be_made_none_is_taken(target: Path, monkeypatch:
     def read_only(*_arguments: object, **_keywords: object) -> NoReturn:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(atomic.os, "open", read_only)
+    monkeypatch.setattr(os, "open", read_only)
     with atomic.locked(target):
         pass
     monkeypatch.undo()
@@ -252,6 +254,7 @@ def test_killed_at_any_moment_the_file_is_old_or_new(target: Path) -> None:
     versions = set()
     for attempt in range(12):
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as run:
+            assert run.stdout is not None
             run.stdout.readline()
             time.sleep(0.007 * attempt)
             run.kill()

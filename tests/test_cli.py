@@ -18,6 +18,7 @@ import pytest
 
 import gpu_extract
 from gpu_extract.cli import main
+from tests.helpers import read_image
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -192,7 +193,7 @@ def test_odd_images_are_cut_or_named(cli: Cli, tmp_path: Path, vectors: Path, ve
     pytest.importorskip("PIL")
     frames = tmp_path / "frames"
     frames.mkdir()
-    kinds = odd_images(frames, cv2.imread(str(vectors / "frames" / "f_000001.png")))
+    kinds = odd_images(frames, read_image(vectors / "frames" / "f_000001.png"))
     face = {"x": 0, "y": 0, "w": 1, "h": 1, "landmarks_xy": vector_faces["f_000001.png"][0]["landmarks"].tolist()}
     source, report = tmp_path / "alignments.json", tmp_path / "report.json"
     source.write_text(json.dumps({name: [face] for name in kinds}))
@@ -291,7 +292,7 @@ def test_migrate_export_import_and_sheet(cli: Cli, tmp_path: Path, vectors: Path
         code, _, _ = cli("extract", "-a", name, "-fr", vectors / "frames", "-fc", faces, "-sz", "64")
         assert code == 4
         pictures = sorted(faces.glob("*.png"))
-        hashes.append([cv2.imread(str(path)).tobytes() for path in pictures])
+        hashes.append([read_image(path).tobytes() for path in pictures])
     assert hashes[0] == hashes[1]
     assert len(hashes[0]) == 17
     code, out, _ = cli("sheet", tmp_path / "new", tmp_path / "sheet.png")

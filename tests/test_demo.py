@@ -27,6 +27,7 @@ from gpu_extract.demo.clip import (
 )
 from gpu_extract.errors import InputError, OutputError, UsageError
 from gpu_extract.jobs.sheet import contact_sheet, list_faces
+from tests.helpers import read_image
 
 av = pytest.importorskip("av")
 
@@ -149,7 +150,7 @@ def test_sheet_shows_every_face_in_its_cell(tmp_path: Path) -> None:
     for index, colour in enumerate(colours):
         cv2.imwrite(str(faces / f"clip_000001_{index}.png"), np.full((40, 40, 3), colour, np.uint8))
     (page,) = contact_sheet(faces, tmp_path / "sheet.png", columns=2, cell=32)
-    sheet = cv2.imread(str(page))
+    sheet = read_image(page)
     step_x, step_y = 32 + 6, 32 + 16 + 6
     assert sheet.shape == (2 * step_y + 6, 2 * step_x + 6, 3)
     for place_, colour in enumerate(colours):
@@ -170,7 +171,7 @@ def test_an_unreadable_face_keeps_its_cell(tmp_path: Path) -> None:
     (tmp_path / "x_0.png").write_bytes(b"")
     (tmp_path / "x_1.png").write_bytes(b"not a picture")
     (page,) = contact_sheet(tmp_path, tmp_path / "out.png", cell=64)
-    assert cv2.imread(str(page)).shape == (64 + 16 + 12, 2 * 70 + 6, 3)
+    assert read_image(page).shape == (64 + 16 + 12, 2 * 70 + 6, 3)
 
 
 def test_many_faces_go_on_to_further_pages(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_many_faces_go_on_to_further_pages(tmp_path: Path) -> None:
     cv2.imwrite(str(faces / "x_0.png"), np.zeros((8, 12, 3), np.uint8))
     pages = contact_sheet([faces / "x_0.png"] * 1000, tmp_path / "sheet.png", columns=2, cell=128)
     assert [page.name for page in pages] == ["sheet.png", "sheet_2.png", "sheet_3.png", "sheet_4.png", "sheet_5.png"]
-    assert all(cv2.imread(str(page)).shape[0] <= 16_000 for page in pages)
+    assert all(read_image(page).shape[0] <= 16_000 for page in pages)
 
 
 def test_sheet_errors(tmp_path: Path) -> None:
@@ -203,10 +204,10 @@ def test_demo_leaves_faces_report_and_sheet(tmp_path: Path, monkeypatch: pytest.
     assert made.report.exit_code == 0
     assert len(list_faces(made.faces)) == made.report.faces_written == 118
     assert json.loads(made.report_json.read_text())["faces_written"] == 118
-    assert cv2.imread(str(made.sheet)).shape[0] > 500
+    assert read_image(made.sheet).shape[0] > 500
     assert str(made.sheet) in made.table()
     name, faces = next(iter(pickle.loads(zlib.decompress(made.alignments.read_bytes())).items()))
-    pixels = cv2.imread(str(made.faces / f"{name[:-4]}_0.png"), cv2.IMREAD_UNCHANGED)
+    pixels = read_image(made.faces / f"{name[:-4]}_0.png")
     assert faces[0]["hash"] == hashlib.sha1(pixels.tobytes()).hexdigest()
 
 

@@ -113,7 +113,9 @@ class FakeEvent:
 def deferred_by(device: FakeDevice) -> Any:
     """A tensor class whose copies, from and to it, happen when the stream gets to them."""
 
-    class Deferred(torch.Tensor):
+    from torch import Tensor
+
+    class Deferred(Tensor):
         @classmethod
         def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.Tensor.copy_:
@@ -121,7 +123,8 @@ def deferred_by(device: FakeDevice) -> Any:
                 target, source = (plain(tensor) for tensor in args)
                 device.enqueue(lambda: target.copy_(source))
                 return args[0]
-            return super().__torch_function__(func, types, args, kwargs or {})
+            otherwise: Any = super().__torch_function__
+            return otherwise(func, types, args, kwargs or {})
 
     return Deferred
 
@@ -299,7 +302,8 @@ def test_memory_that_cannot_be_locked_is_a_sentence(device: FakeDevice) -> None:
 
 def test_where_our_memory_cannot_be_locked_torchs_serves(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     device.lock_error = 801
-    empty, taken = torch.empty, []
+    empty = torch.empty
+    taken: list[int] = []
 
     def pinned(*size: Any, pin_memory: bool = False, **kw: Any) -> Any:
         taken.extend(size if pin_memory else ())

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 from gpu_extract.alignments import Alignments
-from tests.helpers import Job, copied, face_entry, image_bytes
+from tests.helpers import Job, copied, face_entry, image_bytes, read_image
 
 MIRRORED = "f_000007_0.png"
 """Mirrored landmarks, where the reference fits with a transposed factor (docs/formats.md#crops)."""
@@ -229,7 +228,7 @@ def test_a_jpeg_folder_gives_jpeg_faces_hashed_as_they_decode(
 ) -> None:
     frames = tmp_path / "frames"
     frames.mkdir()
-    image = cv2.imread(str(vectors / "frames" / "f_000001.png"))
+    image = read_image(vectors / "frames" / "f_000001.png")
     for name in ("a b.jpg", "ä.jpeg", "c.bmp", "d.tif"):
         (frames / name).write_bytes(image_bytes(Path(name).suffix, image))
     face = face_entry(landmarks.tolist())

@@ -35,7 +35,9 @@ def by_pillow(pixels: np.ndarray, mode: str, **options: object) -> bytes:
 
 @pytest.mark.parametrize("size", [(75, 61), (64, 48), (33, 17), (17, 130)])
 @pytest.mark.parametrize("name", SAMPLINGS)
-def test_every_number_of_rows_equals_the_whole(name: str, size: tuple[int, int], capfd: pytest.CaptureFixture) -> None:
+def test_every_number_of_rows_equals_the_whole(
+    name: str, size: tuple[int, int], capfd: pytest.CaptureFixture[str]
+) -> None:
     height, width = size
     data = sampled(name, height, width)
     expected = whole_by_opencv(data)

@@ -123,7 +123,9 @@ def decoded(data: bytes, region: Region) -> np.ndarray | None:
 def test_any_regions_equal_the_whole(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(channels)
     height, width = 47, 61
-    data = png_file(height, width, channels, zlib.compress(random_rows(height, width, channels, [0, 1, 2, 3, 4]), 1))
+    data = png_file(
+        height, width, channels, zlib.compress(random_rows(height, width, channels, [0, 1, 2, 3, 4]).tobytes(), 1)
+    )
     whole = opencv_pixels(data)
     assert whole is not None
     monkeypatch.setattr(cv2, "imdecode", None)
@@ -145,7 +147,7 @@ def odd_files() -> dict[str, bytes]:
     """PNGs whose CRCs are right."""
     size = (40, 50, 3)
     rows = random_rows(*size, [0, 1, 2, 3, 4])
-    stream = zlib.compress(rows, 6)
+    stream = zlib.compress(rows.tobytes(), 6)
     strange = rows.copy()
     strange[35, 0] = 7
     text = png_chunk(b"tEXt", b"a\0b")
@@ -155,9 +157,9 @@ def odd_files() -> dict[str, bytes]:
         "no Adler": png_file(*size, stream[:-4]),
         "half an Adler": png_file(*size, stream[:-2]),
         "stream ends early": png_file(*size, stream[:-100]),
-        "too many rows": png_file(*size, zlib.compress(np.vstack([rows, rows]))),
+        "too many rows": png_file(*size, zlib.compress(2 * rows.tobytes())),
         "a byte too many": png_file(*size, zlib.compress(rows.tobytes() + b"\0")),
-        "too few rows": png_file(*size, zlib.compress(rows[:30])),
+        "too few rows": png_file(*size, zlib.compress(rows[:30].tobytes())),
         "bytes after the stream": png_file(*size, stream + b"xyz"),
         "many chunks, some empty": png_file(*size, b"", stream[:1], stream[1:9], b"", stream[9:99], stream[99:]),
         "an empty chunk last": png_file(*size, stream, b""),
@@ -165,7 +167,7 @@ def odd_files() -> dict[str, bytes]:
         "no chunk": png_file(*size),
         "text between": png_file(*size, stream[:99], stream[99:], between=text),
         "text after an empty chunk": png_file(*size, b"", stream, between=text),
-        "unknown filter": png_file(*size, zlib.compress(strange)),
+        "unknown filter": png_file(*size, zlib.compress(strange.tobytes())),
         "damaged": png_file(*size, stream[:500] + bytes(byte ^ 0x55 for byte in stream[500:600]) + stream[600:]),
         "small window": png_file(*size, b"\x08\x1d" + stream[2:]),
         "too large a window": png_file(*size, b"\x88\x1c" + stream[2:]),
@@ -182,7 +184,8 @@ def test_odd_files_are_decoded_or_refused_as_opencv_does(name: str) -> None:
     for region in (Region(0, 0, 50, 40), Region(20, 30, 21, 40), Region(3, 0, 44, 1)):
         pixels = decoded(data, region)
         assert (pixels is None) == (expected is None)
-        assert expected is None or np.array_equal(pixels, expected[region.y0 : region.y1, region.x0 : region.x1])
+        if pixels is not None and expected is not None:
+            assert np.array_equal(pixels, expected[region.y0 : region.y1, region.x0 : region.x1])
 
 
 def test_a_file_cut_off_or_damaged_anywhere_is_refused_whatever_is_wanted() -> None:

@@ -21,7 +21,7 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
 from gpu_extract.run import journal
-from tests.helpers import VECTORS, extract_command, face_entry, files_in, module_from
+from tests.helpers import VECTORS, extract_command, face_entry, files_in, module_from, read_image, whole_by_opencv
 
 PROGRAM = Path(__file__).with_name("fuzz_alignments.py")
 
@@ -247,7 +247,7 @@ def test_hostile_names_of_real_frames(layout: str, folder: Folder, capsys: pytes
 @pytest.mark.parametrize("layout", ["flat", "by-frame", "webdataset"])
 def test_two_frames_whose_faces_would_have_one_name(layout: str, folder: Folder) -> None:
     """`a.png` and `a.jpg` with one format for all: the first keeps its file, the other is named in the report."""
-    pixels = cv2.imdecode(np.frombuffer(folder.image, np.uint8), cv2.IMREAD_COLOR)
+    pixels = whole_by_opencv(folder.image)
     (folder.frames / "a.png").write_bytes(folder.image)
     cv2.imwrite(str(folder.frames / "a.jpg"), 255 - pixels)
     cv2.imwrite(str(folder.frames / "b.jpg"), pixels)
@@ -262,14 +262,14 @@ def test_two_frames_whose_faces_would_have_one_name(layout: str, folder: Folder)
     assert [saved.stored_hash(row) is None for row in range(4)] == [True, False, False, False]
     if layout == "flat":
         assert folder.written() == ["a_0.png", "a_1.png", "b_0.png"]
-        kept = cv2.imread(str(folder.faces / "a_0.png"))
-        assert abs(float(kept.mean()) + float(cv2.imread(str(folder.faces / "a_1.png")).mean()) - 255) < 60
+        kept = read_image(folder.faces / "a_0.png")
+        assert abs(float(kept.mean()) + float(read_image(folder.faces / "a_1.png").mean()) - 255) < 60
 
 
 @pytest.mark.parametrize("layout", ["flat", "by-frame", "webdataset"])
 def test_with_formats_of_their_own_both_are_written(layout: str, folder: Folder) -> None:
     """But not into an archive, where both images would be of one sample."""
-    pixels = cv2.imdecode(np.frombuffer(folder.image, np.uint8), cv2.IMREAD_COLOR)
+    pixels = whole_by_opencv(folder.image)
     (folder.frames / "a.png").write_bytes(folder.image)
     cv2.imwrite(str(folder.frames / "a.jpg"), pixels)
     entries = {"a.png": [folder.face()], "a.jpg": [folder.face()]}
@@ -339,7 +339,7 @@ def test_landmarks_out_of_range(folder: Folder) -> None:
     assert report["faces_written"] + report["faces_failed"] == 2 * len(cases)
     assert report["seconds"] < 20
     for path in folder.faces.glob("*.png"):
-        pixels = cv2.imread(str(path))
+        pixels = read_image(path)
         assert pixels.shape == (256, 256, 3)
         if path.name.startswith(("just outside", "far", "before")) and path.stem.endswith("_0"):
             assert not pixels.any()

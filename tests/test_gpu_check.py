@@ -111,7 +111,7 @@ def touched_bytes(whole: Any) -> int:
         x, y = (x0[:, None] + dx) >> 10, (y0[:, None] + dy) >> 10
         for tap in np.ndindex(2, 2):
             touched[y + tap[0], x + tap[1]] = True
-    return 3 * (len(whole.cubic) * whole.size**2 + int(touched.sum()))
+    return 3 * (len(whole.cubic) * int(whole.size) ** 2 + int(touched.sum()))
 
 
 @pytest.mark.parametrize(("faces", "size", "cubic"), [(1, 64, True), (1, 64, False), (12, 96, True), (12, 96, False)])

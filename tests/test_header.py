@@ -17,7 +17,7 @@ from gpu_extract.errors import InputError
 from gpu_extract.faces import header
 from gpu_extract.faces.encoder import encoder_for
 from gpu_extract.png_file import SIGNATURE
-from tests.helpers import frames_of, png_chunk
+from tests.helpers import frames_of, png_chunk, read_image
 
 GENERATIONS = [
     ("face_v2_1", "v2_1", 2.1),
@@ -122,7 +122,7 @@ def test_each_generation_to_the_byte(vectors: Path, face: str, alignments: str, 
     assert data is not None
     ours = data[len(header.PREFIX) :].decode()
     if lists:  # that face was given a 2x3 float64 matrix; the program's own faces hold 3x3 float32 (test above)
-        theirs = theirs.replace(repr(stored), repr([*np.float32(stored).tolist(), [0.0, 0.0, 1.0]]))
+        theirs = theirs.replace(repr(stored), repr([*np.array(stored, np.float32).tolist(), [0.0, 0.0, 1.0]]))
     if version == 2.2:  # written by the first 2.2 release; later ones say the frame's size, and we do
         theirs = theirs.removesuffix("}}") + ", 'source_frame_dims': (240, 320)}}"
     assert ours == theirs
@@ -155,7 +155,9 @@ def test_an_independent_reader_accepts_every_face(vectors: Path, alignments: str
             landmarks = np.asarray(record["landmarks_xy"], np.float32)
             assert np.array_equal(np.array(found["alignments"]["landmarks_xy"]), landmarks.astype(np.float64))
             assert found["alignments"].get("mask", {}).keys() == record["mask"].keys()
-            assert np.array_equal(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED), crop)
+            pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+            assert pixels is not None
+            assert np.array_equal(pixels, crop)
             count += 1
     assert count == 18
 
@@ -197,7 +199,7 @@ def test_arrays_and_lists_differ_in_layout() -> None:
     assert found["identity"]["t-face_x"] == np.array([0.1, 1e-30], np.float32).astype(float).tolist()
     assert list(found["mask"]) == ["vgg-clear"]
     matrix = found["mask"]["vgg-clear"]["affine_matrix"]
-    assert matrix == [*np.float32(lists["mask"]["vgg-clear"]["affine_matrix"]).tolist(), [0, 0, 1]]
+    assert matrix == [*np.array(lists["mask"]["vgg-clear"]["affine_matrix"], np.float32).tolist(), [0, 0, 1]]
     assert isinstance(written(lists)["source"]["source_frame_dims"], list)
 
     arrays = a_record()
@@ -248,7 +250,7 @@ def test_read_face(vectors: Path, tmp_path: Path) -> None:
     path = vectors / "png" / "face_v2_3.png"
     face = header.read_face(path)
     assert face.header == strict_chunk(path.read_bytes())
-    assert np.array_equal(face.pixels, cv2.imread(str(path)))
+    assert np.array_equal(face.pixels, read_image(path))
     crop = np.random.default_rng(1).integers(0, 256, (20, 20, 3), np.uint8)
     for name in ("plain.png", "lossy.jpg"):
         cv2.imwrite(str(tmp_path / name), crop)

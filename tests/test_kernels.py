@@ -17,6 +17,7 @@ import pytest
 from gpu_extract.kernels import cpu, reference, tables
 from tests.helpers import turned
 
+EXTENSION: Any = vars(cpu)["_sampler"]  # None where it was not built
 needs_sampler = pytest.mark.skipif(not cpu.is_available(), reason="the C sampler was not built here")
 
 
@@ -30,7 +31,7 @@ class Case(NamedTuple):
 def random_case(rng: np.random.Generator) -> Case:
     """Noise or a smooth image, any rotation, scales 0.15 - 4, centres up to 50 px outside, down to 1 × 1 frames."""
     height, width = (int(v) for v in rng.choice([1, 2, 3, 4, 5, 17, 46, 91, 120], 2))
-    frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    frame: np.ndarray = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     if rng.random() < 0.3:
         frame = cv2.GaussianBlur(frame, (0, 0), 3)
     size = int(rng.integers(1, 73))
@@ -50,13 +51,14 @@ def cut(
     sampler: ModuleType, case: Case, source: np.ndarray | None = None, origin: tuple[int, int] = (0, 0)
 ) -> np.ndarray:
     source = case.frame if source is None else source
-    return sampler.warp_affine([source], [0], case.matrix[None], [case.cubic], case.size, [origin])[0]
+    crop: np.ndarray = sampler.warp_affine([source], [0], case.matrix[None], [case.cubic], case.size, [origin])[0]
+    return crop
 
 
 def portable(case: Case, source: np.ndarray, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
     out = np.empty((case.size, case.size, 3), np.uint8)
     table = tables.coordinate_tables(case.matrix[None], case.size)[0]
-    cpu._sampler.warp(source, *origin, table, tables.weights(case.cubic), out, True)
+    EXTENSION.warp(source, *origin, table, tables.weights(case.cubic), out, True)
     return out
 
 
@@ -241,7 +243,8 @@ class Guarded:
 
     def protect(self, offset: int, mode: int) -> int:
         libc = ctypes.CDLL(None, use_errno=True)
-        return libc.mprotect(ctypes.c_void_p(self.bytes.ctypes.data + offset), ctypes.c_size_t(self.page), mode)
+        address = ctypes.c_void_p(self.bytes.ctypes.data + offset)
+        return int(libc.mprotect(address, ctypes.c_size_t(self.page), mode))
 
     def close(self) -> None:
         for offset in (0, (self.pages - 1) * self.page):
@@ -318,7 +321,7 @@ def test_sampler_refuses_arrays_of_another_shape(change: dict[str, Any], message
         "out": np.zeros((5, 5, 3), np.uint8),
     } | change
     with pytest.raises(ValueError, match=message):
-        cpu._sampler.warp(*arguments.values())
+        EXTENSION.warp(*arguments.values())
 
 
 @needs_sampler
@@ -326,7 +329,7 @@ def test_sampler_refuses_to_write_into_read_only_memory() -> None:
     out = np.zeros((5, 5, 3), np.uint8)
     out.flags.writeable = False
     with pytest.raises((ValueError, BufferError)):
-        cpu._sampler.warp(np.zeros((4, 4, 3), np.uint8), 0, 0, np.zeros((4, 5), np.int32), tables.weights(True), out)
+        EXTENSION.warp(np.zeros((4, 4, 3), np.uint8), 0, 0, np.zeros((4, 5), np.int32), tables.weights(True), out)
 
 
 @needs_sampler

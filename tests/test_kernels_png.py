@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from gpu_extract.kernels import png
 
+EXTENSION: Any = vars(png)["_png"]  # None where it was not built
 needs_extension = pytest.mark.skipif(not png.is_available(), reason="the C extension was not built here")
 
 BLOCK, LONGEST_CODE, MIN_RUN = 65535, 14, 5  # of deflate.h
@@ -223,8 +225,8 @@ def huffman(counts: Counter[int]) -> tuple[int, int]:
 
 def check_stream(data: bytes) -> bytes:
     """The stream of data, after everybody has read it."""
-    stream: bytes = png._png.deflated(data)
-    assert stream == png._png.deflated(data, True)
+    stream: bytes = EXTENSION.deflated(data)
+    assert stream == EXTENSION.deflated(data, True)
     inflater = zlib.decompressobj()
     assert inflater.decompress(stream) == data
     assert inflater.eof
@@ -386,8 +388,8 @@ def test_strict_inflater_agrees(stretches: list[tuple[int, int]]) -> None:
     ids=["equal", "once each", "one", "two", "halves", "slope"],
 )
 def test_codes_are_huffmans(counts: list[int]) -> None:
-    data = np.repeat(np.arange(len(counts), dtype=np.uint8), counts)[:BLOCK]
-    data = np.random.default_rng(1).permutation(data).tobytes()
+    values = np.repeat(np.arange(len(counts), dtype=np.uint8), counts)[:BLOCK]
+    data = np.random.default_rng(1).permutation(values).tobytes()
     out, (block,) = inflated(check_stream(data))
     assert out == data
     if block.stored:
@@ -406,9 +408,9 @@ def test_codes_that_want_to_be_too_long(terms: int) -> None:
     while len(counts) < terms:
         counts.append(counts[-1] + counts[-2])
     symbols = np.repeat(np.arange(terms, dtype=np.uint8) * 11, counts)
-    data = np.empty_like(symbols)  # no two neighbours equal, so that there are no runs to take away from the counts
-    data[::2], data[1::2] = np.split(symbols[::-1], [-(-len(symbols) // 2)])
-    data = data.tobytes()
+    apart = np.empty_like(symbols)  # no two neighbours equal, so that there are no runs to take away from the counts
+    apart[::2], apart[1::2] = np.split(symbols[::-1], [-(-len(symbols) // 2)])
+    data = apart.tobytes()
     out, (block,) = inflated(check_stream(data))
     assert out == data
     bits, longest = huffman(block.symbols)
@@ -461,9 +463,9 @@ def test_refuses_other_arrays(crop: np.ndarray, message: str) -> None:
 @needs_extension
 def test_refuses_other_text_and_no_data() -> None:
     with pytest.raises(TypeError):
-        png.encoded(np.zeros((2, 2, 3), np.uint8), "text")
+        png.encoded(np.zeros((2, 2, 3), np.uint8), "text")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="empty"):
-        png._png.deflated(b"")
+        EXTENSION.deflated(b"")
 
 
 def test_a_missing_extension_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

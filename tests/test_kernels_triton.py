@@ -73,7 +73,8 @@ def small_crops(interpreted: ModuleType, tmp_path_factory: pytest.TempPathFactor
         with path.open("wb") as file:
             np.save(file, interpreted.warp_affine(*SMALL, device="cpu").numpy())
 
-    return np.load(made_once(tmp_path_factory, "small_crops.npy", make))
+    crops: np.ndarray = np.load(made_once(tmp_path_factory, "small_crops.npy", make))
+    return crops
 
 
 def test_kernel_equals_reference(small_crops: np.ndarray) -> None:
@@ -112,7 +113,7 @@ def test_kernel_follows_wrapped_and_saturated_positions(interpreted: ModuleType)
 @pytest.mark.parametrize("cubic", [True, False])
 def test_kernel_reads_pieces_and_nothing_around_them(interpreted: ModuleType, cubic: bool) -> None:
     """Each crop from the piece that it touches; what lies around the slab, and in it, would change the crops."""
-    frames, frame_of, matrices, _, size = (list(v) if isinstance(v, list) else v for v in SMALL)
+    frames, frame_of, matrices, _, size = SMALL
     chosen = np.flatnonzero(np.array([frame.size > 9 for frame in frames])[frame_of])[:8]
     pieces, origins = [], []
     for region, frame in zip(
@@ -238,7 +239,8 @@ def bytes_of(word: np.ndarray) -> np.ndarray:
 
 
 def word_of(values: np.ndarray) -> np.ndarray:
-    return (values.astype(np.uint32) << np.arange(0, 32, 8, dtype=np.uint32)).sum(axis=-1, dtype=np.uint32)
+    word: np.ndarray = (values.astype(np.uint32) << np.arange(0, 32, 8, dtype=np.uint32)).sum(axis=-1, dtype=np.uint32)
+    return word
 
 
 def permuted(low: np.ndarray, high: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -283,7 +285,7 @@ def test_the_assembly_of_the_compiled_kernel_equals_the_reference(
     seen = set()
 
     def create_inline_asm(
-        self, text: str, constraints: str, values: list[Any], types: list[Any], is_pure: bool, pack: int
+        self: Any, text: str, constraints: str, values: list[Any], types: list[Any], is_pure: bool, pack: int
     ) -> Any:
         outputs, inputs = (constraints.split(",")[: len(types)], constraints.split(",")[len(types) :])
         assert (set(outputs), len(inputs), pack) == ({"=r"}, len(values), 1)
@@ -358,7 +360,7 @@ def test_fill_refuses_pixels_of_another_size(interpreted: ModuleType) -> None:
             interpreted.fill(np.zeros(n_bytes, np.uint8), layout[0], pixels)
 
 
-def good_arguments() -> dict[str, object]:
+def good_arguments() -> dict[str, Any]:
     return {
         "slab": torch.zeros(16, dtype=torch.uint8),
         "sources": torch.zeros((1, 5), dtype=torch.int64),
@@ -447,7 +449,7 @@ def local_bytes(cubin: bytes) -> int:
     (table,) = struct.unpack_from("<Q", cubin, 0x28)
     entry_size, n_sections, names_index = struct.unpack_from("<HHH", cubin, 0x3A)
     sections = [struct.unpack_from("<IIQQQQ", cubin, table + i * entry_size) for i in range(n_sections)]
-    frames = []
+    frames: list[int] = []
     for name, _, _, _, start, size in sections:
         label = cubin[sections[names_index][4] + name :].split(b"\0", 1)[0]
         position = start

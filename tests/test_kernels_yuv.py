@@ -24,7 +24,7 @@ def planes_of(height: int, width: int, slack: int = 0, seed: int = 0) -> Planes:
 
 def converted(planes: Planes, x0: int, y0: int, x1: int, y1: int, c: yuv.Coefficients, **how: bool) -> np.ndarray:
     strides = tuple(plane.shape[1] for plane in planes)
-    return yuv.to_bgr(planes, strides, x0, y0, x1, y1, c, **how)  # type: ignore[arg-type]
+    return yuv.to_bgr(planes, strides, x0, y0, x1, y1, c, **how)
 
 
 def by_the_formula(planes: Planes, width: int, c: yuv.Coefficients) -> np.ndarray:
@@ -38,7 +38,8 @@ def by_the_formula(planes: Planes, width: int, c: yuv.Coefficients) -> np.ndarra
     luma = upper(y[:, :width] - c.luma_zero, c.luma_factor)
     green = np.clip(upper(u, c.green_u) + upper(v, c.green_v), -32768, 32767)
     bgr = np.stack([luma + upper(u, c.blue_u), luma + green, luma + upper(v, c.red_v)], axis=-1)
-    return np.clip(bgr, 0, 255).astype(np.uint8)
+    clipped: np.ndarray = np.clip(bgr, 0, 255)
+    return clipped.astype(np.uint8)
 
 
 @pytest.mark.parametrize("portable", [False, True])

@@ -214,7 +214,7 @@ def test_an_error_at_every_step_of_saving(name: str, code: int, vectors: Path, t
     """A failing system call at each step: the file is old or new, the error is a sentence, nothing is left over."""
     path = tmp_path / name
     source = vectors / "alignments" / name
-    old = shutil.copy(source, path).read_bytes()
+    old = Path(shutil.copy(source, path)).read_bytes()
     steps, said = save_with(path, -1, lambda *_: None)
     assert not said
     new = path.read_bytes()
@@ -248,7 +248,7 @@ def test_death_at_every_step_of_saving(name: str, torn: bool, vectors: Path, tmp
     """The process ends before each system call, or half-way through each write; the next run clears up and saves."""
     path = tmp_path / name
     source = vectors / "alignments" / name
-    old = shutil.copy(source, path).read_bytes()
+    old = Path(shutil.copy(source, path)).read_bytes()
     steps, _ = save_with(path, -1, lambda *_: None)
     new = path.read_bytes()
     write = os.write

@@ -199,10 +199,10 @@ def test_shards_do_not_depend_on_the_order(tmp_path: Path, monkeypatch: pytest.M
         (task.position, index) for task in tasks for index in task.index.tolist()
     ]
     assert flat[0][2] == {"position": 0, "index": 0, "frame": "clip_000001.png", "box": [1.5, None]}
-    for shard in read:
-        frames = {sample[2]["position"] for sample in shard}
-        assert len(frames) == 1 or len(shard) <= 6
-        assert len(frames) == 1 or sum(len(sample[1]) for sample in shard) <= 8_000
+    for one_shard in read:
+        frames = {sample[2]["position"] for sample in one_shard}
+        assert len(frames) == 1 or len(one_shard) <= 6
+        assert len(frames) == 1 or sum(len(sample[1]) for sample in one_shard) <= 8_000
     assert len({position for shard in read for position in {s[2]["position"] for s in shard}}) == 12
     assert sum(len({s[2]["position"] for s in shard}) for shard in read) == 12  # no frame lies in two shards
 

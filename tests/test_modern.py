@@ -7,13 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 from gpu_extract.cli import main
 from gpu_extract.faces.header import header_text, read_face
-from tests.helpers import copied, extract_command
+from tests.helpers import copied, extract_command, read_image, whole_by_opencv
 
 CENTERINGS = ("legacy", "face", "head")
 MODERN = ["v2_1", "v2_2", "v2_3", "v2_4_numpy", "v2_4_list", "v2_4_numpy_proto5_np2", "v2_3_rewritten_by_head"]
@@ -31,7 +30,7 @@ def face_files(faces: Path) -> list[Path]:
 
 
 def sha1(path: Path) -> str:
-    return hashlib.sha1(cv2.imread(str(path), cv2.IMREAD_UNCHANGED).tobytes()).hexdigest()
+    return hashlib.sha1(read_image(path).tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize("centering", CENTERINGS)
@@ -68,7 +67,7 @@ def test_headers_equal_the_vectors(tmp_path: Path, vectors: Path, expected: Any)
     for name, chunk in expected["head_tool_itxt"]["itxt"].items():
         data = (tmp_path / "faces" / name).read_bytes()
         assert header_text(data) == chunk["text"]
-        kinds = []
+        kinds: list[str] = []
         at = 8
         while len(kinds) < 3:
             length = int.from_bytes(data[at : at + 4], "big")
@@ -114,10 +113,10 @@ def test_pixels_are_close_to_todays_program(tmp_path: Path, vectors: Path, vecto
     for path in face_files(faces):
         frame, index = path.stem.rsplit("_", 1)
         matrix = with_float32_reciprocal(vector_faces[f"{frame}.png"][int(index)]["landmarks"])
-        image = cv2.imread(str(vectors / "frames" / f"{frame}.png"))
+        image = read_image(vectors / "frames" / f"{frame}.png")
         theirs = reference.warp_affine([image], [0], matrix, crops.is_cubic(matrix), 256)[0]
         theirs_found += hashlib.sha1(theirs.tobytes()).hexdigest() == run["output_files"][path.name]["sha1"]
-        difference = np.abs(theirs.astype(int) - cv2.imread(str(path)))
+        difference = np.abs(theirs.astype(int) - read_image(path))
         # At the frame's border a sample position that rounds the other way reads one tap less: 7 values of one face.
         assert difference.max() <= (8 if path.stem == "f_000007_1" else 4)
         assert (difference > 0).mean() < 0.005
@@ -215,7 +214,7 @@ def test_thumbnails_are_refreshed_when_asked(name: str, tmp_path: Path, vectors:
     side = 80 if name.startswith("g7b") else 96
     for row in range(17):
         thumb = np.array(after.record(row)["thumb"], np.uint8).reshape(-1)
-        assert cv2.imdecode(thumb, cv2.IMREAD_COLOR).shape == (side, side, 3)
+        assert whole_by_opencv(thumb.tobytes()).shape == (side, side, 3)
         old = before.record(row)
         if old.get("thumb") is not None:
             assert isinstance(after.record(row)["thumb"], type(old["thumb"]))

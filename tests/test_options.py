@@ -91,7 +91,7 @@ def test_every_flag_of_extract_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_values_that_are_not_allowed() -> None:
-    for wrong, sentence in [
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"size": 15}, "size must be 16 to 4096 pixels, got 15."),
         ({"size": "256"}, "size must be a whole number, got '256'."),
         ({"size": True}, "size must be a whole number, got True."),
@@ -105,7 +105,8 @@ def test_values_that_are_not_allowed() -> None:
         ({"quality": 90, "format": "png"}, "quality is for jpg and webp; png is lossless."),
         ({"large": True, "min_size": 50}, "large means min-size 100; it cannot go with min-size 50."),
         ({"json": "a.fsa"}, "the report would replace the alignments a.fsa; give json another name."),
-    ]:
+    ]
+    for wrong, sentence in refused:
         with pytest.raises(UsageError) as caught:
             Settings(**(GIVEN | wrong))
         assert str(caught.value) == sentence

@@ -55,7 +55,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "gpu_extract", source / "gpu_extract", symlinks=True, ignore=ignore)
     shutil.copytree(ROOT / "kernels", source / "kernels", ignore=ignore)
     shutil.copytree(ROOT / "tests", source / "tests", ignore=shutil.ignore_patterns("vectors", "__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, source]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder),
+        str(source),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return next(folder.glob("*.whl"))
 

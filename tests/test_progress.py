@@ -185,7 +185,8 @@ def frame_done(faces: int) -> FrameDone:
 
 
 def test_the_bar_is_not_torn_by_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
     bar = Bar()
     bar(Note("preparing"))
     bar(Planned(3, 5))
@@ -194,7 +195,7 @@ def test_the_bar_is_not_torn_by_notes(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         bar(frame_done(1))
     bar(Finished(0))
-    said = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    said = stderr.getvalue()
     assert said.startswith("preparing\n")
     line = next(line for line in said.replace("\r", "\n").splitlines() if "half way" in line)
     assert line.strip() == "half way"

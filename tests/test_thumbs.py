@@ -13,19 +13,20 @@ from gpu_extract.alignments.generation import Traits
 from gpu_extract.faces import thumbs
 from gpu_extract.geometry import crops
 from gpu_extract.kernels import reference
-from tests.helpers import frames_of
+from tests.helpers import frames_of, read_image, whole_by_opencv
 
 
 def cut(frame: np.ndarray, landmarks: Any, size: int, version: float) -> np.ndarray:
     """The face [S, S, 3] that a thumbnail of that version is made from."""
     points = np.asarray(landmarks, np.float32)[None]
     made = crops.crop_geometry(points, size, Traits(version).centering, seed=version < 2)
-    return reference.warp_affine([frame], [0], made.crop_from_frame, made.cubic, size)[0]
+    crop: np.ndarray = reference.warp_affine([frame], [0], made.crop_from_frame, made.cubic, size)[0]
+    return crop
 
 
 @pytest.mark.parametrize("name", ["thumb_v2_1", "thumb_v2_4_head"])
 def test_a_small_face_grows_to_the_releases_bytes(vectors: Path, name: str) -> None:
-    frame = cv2.imread(str(vectors / "frames" / "f_000002.png"))
+    frame = read_image(vectors / "frames" / "f_000002.png")
     record = frames_of(vectors / "alignments" / "v2_4_list.fsa")["f_000002.png"]["faces"][1]
     jpeg = thumbs.thumbnail(cut(frame, record["landmarks_xy"], 64, 2.4), Traits(2.4))
     assert jpeg == (vectors / "png" / f"{name}.jpg").read_bytes()
@@ -48,11 +49,11 @@ def test_stored_thumbnails_come_out_again(
     for name, value in frames_of(vectors / "alignments" / f"{alignments}.fsa").items():
         if name == "f_000099.png":  # has no frame
             continue
-        frame = cv2.imread(str(vectors / "frames" / name))
+        frame = read_image(vectors / "frames" / name)
         for index, record in enumerate(value["faces"]):
             jpeg = thumbs.thumbnail(cut(frame, record["landmarks_xy"], 256, version), Traits(version))
             stored = record["thumb"]
-            assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1).shape[:2] == (Traits(version).thumb_px,) * 2
+            assert whole_by_opencv(jpeg).shape[:2] == (Traits(version).thumb_px,) * 2
             again = thumbs.as_stored(bytes(np.asarray(stored, np.uint8)), stored)
             assert type(again) is type(stored)
             assert np.array_equal(again, stored)
@@ -79,8 +80,8 @@ def test_the_value_takes_the_form_of_its_file() -> None:
     row = thumbs.as_stored(jpeg, np.zeros(9, np.uint8))
     assert isinstance(column, np.ndarray)
     assert isinstance(row, np.ndarray)
-    assert (column.shape, column.dtype) == ((4, 1), np.uint8)
-    assert (row.shape, row.dtype) == ((4,), np.uint8)
+    assert (column.shape, column.dtype) == ((4, 1), np.dtype(np.uint8))
+    assert (row.shape, row.dtype) == ((4,), np.dtype(np.uint8))
     assert row.flags.writeable
     assert np.shape(thumbs.as_stored(jpeg, np.zeros((68, 2), np.float32))) == (4,)
     assert thumbs.as_stored(jpeg, [[1.0, 2.0]] * 68) == list(jpeg)

@@ -7,13 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import write_alignments
-from tests.helpers import extract_command, face_entry, write_frames
+from tests.helpers import extract_command, face_entry, read_image, write_frames
 
 SIDE = (96, 160)
 
@@ -35,7 +34,7 @@ def greys(folder: Path) -> dict[str, int]:
     """The grey in the middle of each face, as the number of the frame that it shows."""
     found = {}
     for path in sorted(folder.glob("*.png")):
-        image = cv2.imread(str(path))
+        image = read_image(path)
         found[path.stem] = round(float(image[28:36, 28:36].mean()) / 20)
     return found
 

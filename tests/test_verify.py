@@ -20,9 +20,10 @@ import pytest
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
-from gpu_extract.jobs.verify import png_fault, verify
+from gpu_extract.faces.stored import png_fault
+from gpu_extract.jobs.verify import verify
 from gpu_extract.run import journal
-from tests.helpers import write_pickled
+from tests.helpers import read_image, write_pickled
 
 FLAT = "g6_2019-12.fsa"
 HEADERS = "v2_3.fsa"
@@ -191,7 +192,7 @@ def test_every_way_of_altering_a_png(keep_journal: bool, extracted: Any) -> None
         (folder.faces / journal.NAME).unlink()
     names = [f"f_00000{i}_0.png" for i in (1, 2, 3, 4, 7, 8)]
     paths = [folder.faces / name for name in names]
-    pixels = cv2.imread(str(paths[0]))
+    pixels = read_image(paths[0])
     pixels[9, 9, 1] ^= 1
     cv2.imwrite(str(paths[0]), pixels)
     paths[1].write_bytes(paths[1].read_bytes()[:-40])
@@ -212,7 +213,7 @@ def test_recompressed_pixels_agree_without_a_journal(extracted: Any) -> None:
     (folder.faces / journal.NAME).unlink()
     path = folder.faces / "f_000001_0.png"
     before = path.read_bytes()
-    cv2.imwrite(str(path), cv2.imread(str(path)), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    cv2.imwrite(str(path), read_image(path), [cv2.IMWRITE_PNG_COMPRESSION, 9])
     assert path.read_bytes() != before
     assert folder.found() == []
 
@@ -227,7 +228,7 @@ def test_an_altered_header(extracted: Any) -> None:
     chunk = data[at : at + 4] + body + struct.pack(">I", zlib.crc32(body))
     path.write_bytes(data[:at] + chunk + data[at + 12 + length :])
     other = folder.faces / "f_000001_0.png"
-    cv2.imwrite(str(other), cv2.imread(str(other)))
+    cv2.imwrite(str(other), read_image(other))
     (folder.faces / journal.NAME).unlink()
     assert folder.found() == [("altered", "f_000001_0.png"), ("altered", "f_000002_1.png")]
 
@@ -235,7 +236,7 @@ def test_an_altered_header(extracted: Any) -> None:
 def test_an_altered_jpeg(extracted: Any) -> None:
     folder = extracted("--format", "jpg")
     path = folder.faces / "f_000001_0.jpg"
-    cv2.imwrite(str(path), cv2.imread(str(path)), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    cv2.imwrite(str(path), read_image(path), [cv2.IMWRITE_JPEG_QUALITY, 90])
     assert folder.found() == [("altered", "f_000001_0.jpg")]
 
 

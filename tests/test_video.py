@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -113,7 +114,7 @@ def test_decoding_stops_after_the_last_wanted_frame_if_allowed(tmp_path: Path) -
     _, _, stopped = read(path, [0, 1, 2])
     assert stopped.frames_seen is None
     assert stopped.frames_decoded < 60
-    _, _, near_the_end = read(path, np.arange(0, 190))
+    _, _, near_the_end = read(path, list(range(190)))
     assert near_the_end.frames_seen == 200
     _, _, finished = read(path, [0, 1, 2], skip_unwanted=False)
     assert (finished.frames_seen, finished.frames_decoded) == (200, 200)
@@ -222,9 +223,9 @@ def test_interlaced_frames_are_converted_line_by_line(
             assert marked.interlaced_frame
             unmarked = av.VideoFrame(96, height, pixel_format)
             for source, target in zip(marked.planes, unmarked.planes, strict=True):
-                samples = np.frombuffer(source, np.uint8).reshape(source.height, -1)
+                samples = np.frombuffer(memoryview(source), np.uint8).reshape(source.height, -1)
                 shared = min(samples.shape[1], target.line_size)
-                np.frombuffer(target, np.uint8).reshape(target.height, -1)[:, :shared] = samples[:, :shared]
+                np.frombuffer(memoryview(target), np.uint8).reshape(target.height, -1)[:, :shared] = samples[:, :shared]
             expected = unmarked.to_ndarray(format="bgr24")
             assert np.array_equal(to_bgr(marked).pixels, expected)
             region = Region(20, 10, 50, 40)
@@ -395,7 +396,7 @@ class Shown:
 
 
 def doubted(tracker: DamageTracker, *frames: Shown) -> list[int | None]:
-    taken = [*tracker.take(list(frames)), *tracker.finish()]  # type: ignore[arg-type]
+    taken: list[Any] = [*tracker.take(list(frames)), *tracker.finish()]  # type: ignore[arg-type]
     assert [frame for frame, _ in taken] == list(frames)
     return [frame.pts for frame, doubt in taken if doubt]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,6 +15,7 @@ from gpu_extract.frames import FrameFailure, open_frames
 from gpu_extract.frames.sources import video
 from gpu_extract.frames.sources.video import VideoSource
 from gpu_extract.frames.video.bitstream import DoubtError, packet_reader
+from gpu_extract.frames.video.index import read_index
 from tests.helpers import plain_decode, write_frames
 
 HEIGHT, WIDTH = 48, 64
@@ -96,7 +98,7 @@ def variable(number: int) -> int:
     return number * 40 + number * number // 3 + (17 if number % 5 == 0 else 0)
 
 
-H264 = {
+H264: dict[str, dict[str, Any]] = {  # of texts; Any, for they go to `write` among keywords of other types
     "plain": {"g": "12"},
     "b-frames": {"g": "12", "bf": "3", "b_pyramid": "2", "refs": "4"},
     "open": {"g": "10", "bf": "3", "x264_params": "open-gop=1:keyint=10:min-keyint=4:scenecut=0:b-adapt=0"},
@@ -146,7 +148,7 @@ def test_interleaved_sound(tmp_path: Path, extension: str) -> None:
         ("a.mkv", "ffv1", {"g": "8"}),
     ],
 )
-def test_other_codecs(tmp_path: Path, name: str, codec: str, options: dict[str, str]) -> None:
+def test_other_codecs(tmp_path: Path, name: str, codec: str, options: dict[str, Any]) -> None:
     pixel_format = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     path = write(tmp_path / name, codec, pixel_format=pixel_format, **options)
     said, fewest = assert_exact(path)
@@ -221,8 +223,11 @@ def test_damage_in_a_decoded_part_ends_the_skipping(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", **H264["b-frames"])
     with av.open(str(path)) as container:
         keyframes = [packet for packet in container.demux(video=0) if packet.size and packet.is_keyframe]
-        spot = keyframes[3].pos + keyframes[3].size // 2
-        entry = keyframes[3].pts * keyframes[3].time_base * 25
+        pos, pts = keyframes[3].pos, keyframes[3].pts
+        assert pos is not None
+        assert pts is not None
+        spot = pos + keyframes[3].size // 2
+        entry = pts * keyframes[3].time_base * 25
     data = bytearray(path.read_bytes())
     data[spot : spot + 60] = b"\xa5" * 60
     path.write_bytes(data)
@@ -243,10 +248,9 @@ def test_a_wrong_index_is_given_up_and_no_wrong_frame_comes_out(
 ) -> None:
     path = write(tmp_path / "a.mp4", **H264["b-frames"])
     expected = plain_decode(path)
-    honest = video.read_index
 
     def shifted(container: object, stream: object, closed: object) -> object:
-        index = honest(container, stream, closed)  # type: ignore[arg-type]
+        index = read_index(container, stream, closed)  # type: ignore[arg-type]
         late_entries = index.entry & (np.arange(len(index.pts)) > 40)
         wrong = np.flatnonzero(late_entries)
         index.entry[wrong + 1] = True  # claims that decoding may begin at a predicted picture
