@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -23,7 +25,7 @@ from gpu_extract.cli import main
 from gpu_extract.faces.stored import png_fault
 from gpu_extract.jobs.verify import verify
 from gpu_extract.run import journal
-from tests.helpers import read_image, write_pickled
+from tests.helpers import png_chunk, read_image, write_pickled
 
 FLAT = "g6_2019-12.fsa"
 HEADERS = "v2_3.fsa"
@@ -182,7 +184,12 @@ def test_two_faces_that_changed_places(extracted: Any) -> None:
     first, second = one.read_bytes(), other.read_bytes()
     one.write_bytes(second)
     other.write_bytes(first)
-    assert folder.found() == [("altered", "f_000002_0.png"), ("altered", "f_000002_1.png")]
+    assert folder.found() == [("moved", "f_000002_0.png"), ("moved", "f_000002_1.png")]
+    _, report = folder.verify()
+    assert [one["reason"] for one in report["differences"]] == [
+        "its pixels are in f_000002_1.png",
+        "its pixels are in f_000002_0.png",
+    ]
 
 
 @pytest.mark.parametrize("keep_journal", [True, False])
@@ -207,15 +214,19 @@ def test_every_way_of_altering_a_png(keep_journal: bool, extracted: Any) -> None
     assert folder.found() == [("altered", name) for name in names]
 
 
-def test_recompressed_pixels_agree_without_a_journal(extracted: Any) -> None:
+@pytest.mark.parametrize("keep_journal", [True, False])
+def test_recompressed_pixels_agree(keep_journal: bool, extracted: Any) -> None:
     """Only the pixels are promised to be the same on every machine, not how they are compressed."""
     folder = extracted()
-    (folder.faces / journal.NAME).unlink()
+    if not keep_journal:
+        (folder.faces / journal.NAME).unlink()
     path = folder.faces / "f_000001_0.png"
     before = path.read_bytes()
     cv2.imwrite(str(path), read_image(path), [cv2.IMWRITE_PNG_COMPRESSION, 9])
     assert path.read_bytes() != before
     assert folder.found() == []
+    said = "1 PNG files are compressed otherwise than the run did, pixel for pixel."
+    assert folder.verify()[1]["notes"] == ([said] if keep_journal else [])
 
 
 def test_an_altered_header(extracted: Any) -> None:
@@ -229,8 +240,174 @@ def test_an_altered_header(extracted: Any) -> None:
     path.write_bytes(data[:at] + chunk + data[at + 12 + length :])
     other = folder.faces / "f_000001_0.png"
     cv2.imwrite(str(other), read_image(other))
+    wanted = [("header", "f_000001_0.png"), ("header", "f_000002_1.png")]
+    assert folder.found() == wanted
     (folder.faces / journal.NAME).unlink()
-    assert folder.found() == [("altered", "f_000001_0.png"), ("altered", "f_000002_1.png")]
+    assert folder.found() == wanted
+    _, report = folder.verify()
+    assert [one["reason"] for one in report["differences"]] == [
+        "its header is gone",
+        "its header says face_index 7, not 1",
+    ]
+
+
+def rewrite_header(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Write what a face says of itself anew, as later programs do; the rest of the file stays byte for byte."""
+    data = path.read_bytes()
+    at = data.index(b"iTXt") - 4
+    length = struct.unpack_from(">I", data, at)[0]
+    content = ast.literal_eval(data[at + 8 + 13 : at + 8 + length].decode())
+    change(content)
+    chunk = png_chunk(b"iTXt", data[at + 8 : at + 8 + 13] + str(content).encode())
+    path.write_bytes(data[:at] + chunk + data[at + 12 + length :])
+
+
+def as_a_tuple(header: dict[str, Any]) -> None:
+    header["source"]["source_frame_dims"] = tuple(header["source"]["source_frame_dims"])
+
+
+def of_another_version(header: dict[str, Any]) -> None:
+    header["source"] |= {"alignments_version": 2.2, "source_frame_dims": None, "source_is_video": True}
+
+
+def in_another_order(header: dict[str, Any]) -> None:
+    header["alignments"] = dict(reversed(header["alignments"].items()))
+
+
+@pytest.mark.parametrize("alignments", [HEADERS, "v2_4_list.fsa", "v2_1.fsa"])
+@pytest.mark.parametrize("change", [as_a_tuple, of_another_version, in_another_order])
+def test_headers_in_the_form_of_another_release_agree(alignments: str, change: Any, extracted: Any) -> None:
+    folder = extracted(alignments=alignments)
+    if alignments == "v2_1.fsa" and change is as_a_tuple:
+        return  # which has no frame size
+    paths = sorted(folder.faces.glob("*.png"))
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        rewrite_header(path, change)
+    changed = sum(path.read_bytes() != data for path, data in zip(paths, before, strict=True))
+    code, report = folder.verify()
+    assert (code, report["differences"], report["faces_agree"]) == (0, [], 17)
+    form = f"{changed} headers have the form of another release; their values are the same."
+    assert [note for note in report["notes"] if "header" in note] == ([form] if changed else [])
+
+
+def test_what_other_programs_add_to_headers_is_told_and_no_fault(extracted: Any) -> None:
+    folder = extracted(alignments=HEADERS)
+    for path in folder.faces.glob("f_000002_*.png"):
+        rewrite_header(path, lambda header: header["alignments"]["identity"].update(other=[0.5]))
+    code, report = folder.verify()
+    assert (code, report["differences"]) == (0, [])
+    assert "3 headers also hold identity 'other'; a new extraction would not write it." in report["notes"]
+
+
+def test_a_header_that_lacks_what_the_file_holds(extracted: Any) -> None:
+    folder = extracted(alignments=HEADERS)
+    rewrite_header(folder.faces / "f_000001_0.png", lambda header: header["alignments"]["mask"].clear())
+    code, report = folder.verify()
+    assert code == 4
+    assert [(one["kind"], one["file"]) for one in report["differences"]] == [("header", "f_000001_0.png")]
+    assert report["differences"][0]["reason"].startswith("its header lacks the mask ")
+
+
+def without_face(path: Path, frame: str, index: int) -> None:
+    """Take a face out of an alignments file."""
+    root = Alignments.load(path).root()
+    entry = root.get("__data__", root)[frame]
+    del (entry if isinstance(entry, list) else entry["faces"])[index]
+    write_pickled(path, root)
+
+
+@pytest.mark.parametrize("alignments", [FLAT, HEADERS, "v2_4_list.fsa"])
+def test_a_face_that_was_taken_out_and_the_files_renamed(alignments: str, extracted: Any) -> None:
+    folder = extracted(alignments=alignments)
+    without_face(folder.alignments, "f_000004.png", 0)
+    (folder.faces / "f_000004_0.png").unlink()
+    left = sorted(folder.faces.glob("f_000004_*.png"))
+    for index, path in enumerate(left):
+        new = f"f_000004_{index}.png"
+        if alignments != FLAT:
+            named = {"face_index": index, "original_filename": new}
+            rewrite_header(path, lambda header, named=named: header["source"].update(named))  # type: ignore[misc]
+        path.rename(folder.faces / new)
+    code, report = folder.verify()
+    assert (code, report["differences"], report["faces_agree"]) == (0, [], 16)
+    assert "1 of the run's faces are no longer in the alignments file." in report["notes"]
+
+
+@pytest.mark.parametrize("layout", ["flat", "by-frame"])
+def test_a_face_that_was_taken_out_before_the_files_are_renamed(
+    layout: str, extracted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file has the name of the face before its own: renamed, which is what verify says, and not altered."""
+    from gpu_extract.faces.layouts import by_frame
+
+    monkeypatch.setattr(by_frame, "MAX_ENTRIES", 10)
+    folder = extracted("--output-layout", layout, alignments=HEADERS)
+    faces = {path.name: path.relative_to(folder.faces).as_posix() for path in folder.faces.rglob("f_000004_*.png")}
+    assert len(faces) > 2
+    without_face(folder.alignments, "f_000004.png", 0)
+    (folder.faces / faces["f_000004_0.png"]).unlink()
+    code, report = folder.verify()
+    assert code == 4
+    names = [faces[f"f_000004_{index}.png"] for index in range(len(faces))]
+    assert [(one["kind"], one["file"], one["reason"]) for one in report["differences"]] == [
+        ("moved", name, f"its pixels are in {after}") for name, after in itertools.pairwise(names)
+    ]
+
+
+def test_frames_in_another_order_and_under_other_rows(extracted: Any) -> None:
+    """As in a file that was made anew from the faces' headers: without frames that have no faces, sorted by name."""
+    folder = extracted(alignments=HEADERS)
+    root = Alignments.load(folder.alignments).root()
+    frames = {key: entry for key, entry in root["__data__"].items() if entry["faces"]}
+    write_pickled(folder.alignments, root | {"__data__": dict(reversed(frames.items()))})
+    code, report = folder.verify()
+    assert (code, report["differences"], report["faces_agree"]) == (0, [], 17)
+
+
+BESIDE = (
+    "alignments.fsa",
+    "clip_alignments.fsa",
+    "v2_3.fsa",
+    "v2_3.fsa.lock",
+    "v2_3_bk_2026-03-01_10.11.12.fsa",
+    "v2_3_2026-03-01_10.11.12(1).fsa",
+    "v2_3_unsaved_20260301_101112.fsa",
+    "v2_3_20191201_101112.fsa",
+    "gpu-extract.toml",
+    "multiple_faces_20260301_101112.txt",
+    "_duplicates/f_000001_0.png",
+    ".DS_Store",
+    "._f_000001_0.png",
+    "Thumbs.db",
+)
+NOT_BESIDE = (
+    "other.json",
+    "notes.txt",
+    "sub/alignments.fsa",
+    "f_000001_0.png~",
+    "f_000009_0.png",
+    "alignments.fsa.png",
+)
+
+
+def test_files_of_programs_beside_the_faces_are_not_extra(extracted: Any) -> None:
+    folder = extracted(alignments=HEADERS)
+    for name in (*BESIDE, *NOT_BESIDE):
+        (folder.faces / name).parent.mkdir(exist_ok=True)
+        (folder.faces / name).write_bytes(b"something")
+    assert folder.found() == [("extra", name) for name in sorted(NOT_BESIDE)]
+    note = next(note for note in folder.verify()[1]["notes"] if "beside" in note)
+    assert note.startswith(f"{len(BESIDE)} files beside the faces are no faces: ")
+    for name in NOT_BESIDE:
+        (folder.faces / name).unlink()
+    assert folder.found() == []
+
+
+def test_the_alignments_file_itself_may_lie_among_the_faces(extracted: Any) -> None:
+    folder = extracted()
+    folder.alignments = folder.alignments.rename(folder.faces / "mine.fsa")
+    assert folder.found() == []
 
 
 def test_an_altered_jpeg(extracted: Any) -> None:

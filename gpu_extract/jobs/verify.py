@@ -17,13 +17,15 @@ import numpy as np
 
 from gpu_extract import png_file
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, FrameError, InputError, UsageError, printable
+from gpu_extract.faces.beside import lies_beside
+from gpu_extract.faces.compared import compared
 from gpu_extract.faces.encoder import encoder_for, face_hash
-from gpu_extract.faces.header import PREFIX, header_text
-from gpu_extract.faces.layout import layout_for
+from gpu_extract.faces.header import PREFIX, header_text, parse_text
+from gpu_extract.faces.layout import Layout, layout_for
 from gpu_extract.faces.metadata import json_line
 from gpu_extract.faces.stored import InShard, Place, content, pixel_hash, png_fault, stored_files
 from gpu_extract.jobs.prepare import Prepared, header_maker, prepared
-from gpu_extract.naming import FACE_EXTENSIONS, has_extension
+from gpu_extract.naming import FACE_EXTENSIONS, face_extension, has_extension
 from gpu_extract.options import Settings, options
 from gpu_extract.reports.base import JsonReport, and_more, write_report
 from gpu_extract.run import journal
@@ -35,7 +37,10 @@ from gpu_extract.run.signals import GRACE_SECONDS, Interruption
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
 LISTED = 20
-KINDS = ("missing", "extra", "altered", "moved", "hash", "metadata", "unproven")
+NAMED = 5
+"""Files that a note names."""
+KINDS = ("missing", "extra", "altered", "header", "moved", "hash", "metadata", "unproven")
+OTHER_PIXELS = "its pixels are not those of a new extraction"
 
 
 @dataclass
@@ -47,8 +52,9 @@ class VerifyReport(JsonReport):
     """Faces whose file, place and stored hash are all what a new extraction gives."""
     hashes_compared: int = 0
     differences: list[dict[str, Any]] = field(default_factory=list)
-    """Each with `kind`, `file`, `frame`, `index` and `reason`. Kinds: missing, extra, altered, moved (or renamed), hash
-    (the alignments file holds another), metadata, unproven (the frame or face cannot be cut again)."""
+    """Each with `kind`, `file`, `frame`, `index` and `reason`. Kinds: missing, extra, altered, header (the pixels are
+    right, what the PNG says of itself is not), moved (or renamed), hash (the alignments file holds another), metadata,
+    unproven (the frame or face cannot be cut again)."""
     counts: dict[str, int] = field(default_factory=dict)
     """Differences by kind."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -79,7 +85,7 @@ class VerifyReport(JsonReport):
             *(f"note    {note}" for note in self.notes),
         ]
         for one in self.differences[:LISTED]:
-            lines.append(f"{one['kind']:<8}{one['file'] or one['frame']}: {one['reason']}")
+            lines.append(f"{one['kind']:<7} {one['file'] or one['frame']}: {one['reason']}")
         lines += and_more(len(self.differences), LISTED, " " * 8)
         return "\n".join(map(printable, lines))
 
@@ -227,6 +233,18 @@ def _guessed_settings(folder: Path, known: set[str]) -> dict[str, Any]:
     raise UsageError(f"{folder} holds neither a journal nor a readable image; give the --size of its faces.")
 
 
+@dataclass
+class _Lost:
+    """A face that its file does not show."""
+
+    task: FrameTask
+    index: int
+    sha1: str
+    """Of its pixels."""
+    found: str | None
+    """Of the pixels of the file under its name; None where there is none."""
+
+
 class _Verification:
     """One pass over the frames. `compare` is the pipeline's last stage and called from many threads."""
 
@@ -236,13 +254,11 @@ class _Verification:
         self._header = header_maker(made)
         self._rows = FaceRows(made.alignments, made.plan)
         self._unclaimed = stored_files(settings.faces, (journal.NAME,))
-        run = journal.read(settings.faces)
-        # The last part of the name: the journal of an archive begins with the shard.
-        self._recorded = {face.row: face for frame in run[1] for face in frame.faces} if run else {}
-        if run and run[0].get(FACES) != digest(made.alignments):
-            report.notes.append("the faces in the alignments file are not those that the folder was made from.")
+        self._record = _Record(settings.faces, made, self._layout)
         self._lock = threading.Lock()
-        self._missing: dict[str, tuple[FrameTask, int, str]] = {}
+        self._lost: dict[str, _Lost] = {}
+        self._differently_written = self._recompressed = 0
+        self._more: dict[str, int] = {}
 
     def run(self, progress: Progress, interruption: Interruption) -> None:
         made, report = self._made, self._report
@@ -261,8 +277,10 @@ class _Verification:
         self._metadata(found)
         self._pass_over(failures)
         self._moved_and_missing()
-        for name in sorted(self._unclaimed):
+        beside = [name for name in sorted(self._unclaimed) if lies_beside(name, self._settings.alignments)]
+        for name in sorted(self._unclaimed.keys() - set(beside)):
             report.add("extra", name, None, None, "no face of the alignments file has this file")
+        report.notes += [*self._record.notes(), *self._notes(beside)]
 
     def compare(self, task: FrameTask, k: int, crop: np.ndarray, result: FrameResult) -> FaceResult | Failure:
         """Compare one face; pixels first, then what is known of it."""
@@ -277,16 +295,17 @@ class _Verification:
         agrees = self._same_hash(task, k, place, sha1)
         with self._lock:
             stored = self._unclaimed.pop(place, None)
-        if stored is None:
+        lost = _Lost(task, index, sha1, None)
+        fault = None if stored is None else self._fault(stored, lost, header, row)
+        if stored is None or lost.found not in (None, sha1):
             with self._lock:
-                self._missing[place] = (task, index, sha1)
+                self._lost[place] = lost
             return FaceResult(row, index, place, sha1, 0)
-        fault = self._fault(stored, sha1, header, row)
-        if fault is None:
-            fault = self._sidecar_fault(task, k, place, sha1)
+        if fault is None and (reason := self._sidecar_fault(task, k, place, sha1)):
+            fault = "altered", reason
         with self._lock:
             if fault is not None:
-                self._report.add("altered", place, task.name, index, fault)
+                self._report.add(fault[0], place, task.name, index, fault[1])
             elif agrees:
                 self._report.faces_agree += 1
         return FaceResult(row, index, place, sha1, 0)
@@ -295,34 +314,62 @@ class _Verification:
         alignments = self._made.alignments
         row, index = int(task.rows[k]), int(task.index[k])
         stored = alignments.stored_hash(row) if alignments.traits.stores_hashes else None
-        recorded = self._recorded.get(row)
+        recorded = self._record.contradiction(task, row, sha1)
         with self._lock:
             self._report.hashes_compared += stored is not None
             if stored is not None and stored != sha1:
                 reason = f"the alignments file has the hash {stored}, a new extraction gives {sha1}"
                 self._report.add("hash", place, task.name, index, reason)
-            if recorded is not None and recorded.sha1 != sha1:
-                reason = f"the run recorded the hash {recorded.sha1}, a new extraction gives {sha1}"
+            if recorded is not None:
+                reason = f"the run recorded the hash {recorded}, a new extraction gives {sha1}"
                 self._report.add("hash", place, task.name, index, reason)
                 return False
         return stored in (None, sha1)
 
-    def _fault(self, stored: Place, sha1: str, header: bytes | None, row: int) -> str | None:
-        """What is wrong with a face's file; None if nothing is."""
+    def _fault(self, stored: Place, face: _Lost, header: bytes | None, row: int) -> tuple[str, str] | None:
+        """Kind and reason of what is wrong with a face's file, None if nothing is; notes its pixels in `face`."""
+        recorded = self._record.of_row.get(row)
+        other_size = None
         try:
             data = content(stored)
-            recorded = self._recorded.get(row)
             if recorded is not None and recorded.nbytes != len(data):
-                return f"it has {len(data)} bytes, the run wrote {recorded.nbytes}"
-            if pixel_hash(data) != sha1:
-                return "its pixels are not those of a new extraction"
-            if data.startswith(png_file.SIGNATURE):
-                fault = png_fault(data)
-                if fault is None and header_text(data) != _header_text(header):
-                    fault = "its header is not that of a new extraction"
-                return fault
+                other_size = f"it has {len(data)} bytes, the run wrote {recorded.nbytes}"
+            face.found = pixel_hash(data)
+            if face.found != face.sha1:
+                return "altered", OTHER_PIXELS
+            if not data.startswith(png_file.SIGNATURE):
+                return None if other_size is None else ("altered", other_size)
+            if (fault := png_fault(data)) is not None:
+                return "altered", fault
+            said = header_text(data)
         except InputError as error:
-            return str(error)
+            return "altered", other_size or str(error)
+        fault = self._header_fault(said, _header_text(header))
+        if fault is None and other_size is not None and said == _header_text(header):
+            with self._lock:
+                self._recompressed += 1
+        return None if fault is None else ("header", fault)
+
+    def _header_fault(self, said: str | None, expected: str | None) -> str | None:
+        """What a face's header says that is not so; None if its values are the expected ones, in whatever form."""
+        if said == expected:
+            return None
+        if said is None:
+            return "its header is gone"
+        if expected is None:
+            more = ["a header, which faces of this version have not"]
+        else:
+            try:
+                found = compared(parse_text(said), parse_text(expected))
+            except InputError as error:
+                return str(error)
+            if found.faults:
+                return f"its header {', '.join(found.faults)}"
+            more = found.more
+        with self._lock:
+            self._differently_written += not more
+            for name in more:
+                self._more[name] = self._more.get(name, 0) + 1
         return None
 
     def _sidecar_fault(self, task: FrameTask, k: int, place: str, sha1: str) -> str | None:
@@ -350,18 +397,34 @@ class _Verification:
                 del self._unclaimed[name]
 
     def _moved_and_missing(self) -> None:
-        """Faces that have no file, unless a file that nothing claims holds exactly their pixels."""
+        """Faces that their files do not show: moved, if another file holds exactly their pixels.
+
+        That may be a file that nothing claims, or one under another face's name: faces after one that was taken away
+        have new numbers, and perhaps not yet new names.
+        """
         by_hash: dict[str, list[str]] = {}
-        for name in self._unclaimed if self._missing else ():
+        for name in self._unclaimed if self._lost else ():
             with suppress(InputError):
                 by_hash.setdefault(pixel_hash(content(self._unclaimed[name])), []).append(name)
-        for place, (task, index, sha1) in sorted(self._missing.items()):
-            if candidates := by_hash.get(sha1):
+        for place, face in self._lost.items():
+            if face.found is not None:
+                by_hash.setdefault(face.found, []).append(place)
+        taken = set()
+        for place, face in sorted(self._lost.items()):
+            if candidates := by_hash.get(face.sha1):
                 name = candidates.pop()
-                del self._unclaimed[name]
-                self._report.add("moved", place, task.name, index, f"its pixels are in {name}")
+                taken.add(name)
+                self._unclaimed.pop(name, None)
+                self._report.add("moved", place, face.task.name, face.index, f"its pixels are in {name}")
+            elif face.found is None:
+                self._report.add("missing", place, face.task.name, face.index, "the file is not there")
+        for place, face in sorted(self._lost.items()):
+            if face.found is None or face.sha1 in by_hash:
+                continue
+            if place in taken:
+                self._report.add("missing", place, face.task.name, face.index, "the file shows another face")
             else:
-                self._report.add("missing", place, task.name, index, "the file is not there")
+                self._report.add("altered", place, face.task.name, face.index, OTHER_PIXELS)
 
     def _metadata(self, found: list[FaceResult]) -> None:
         kind = self._settings.metadata
@@ -375,7 +438,7 @@ class _Verification:
             self._report.add("metadata", name, None, None, "its rows are not those of a new extraction")
 
     def _same_rows(self, stored: Path, found: list[FaceResult]) -> bool:
-        files = {row: face.file_name for row, face in self._recorded.items()}
+        files = {row: face.file_name for row, face in self._record.of_row.items()}
         named = [dataclasses.replace(face, file_name=files.get(face.row, face.file_name)) for face in found]
         try:
             with stored.open("rb") as file:
@@ -384,6 +447,94 @@ class _Verification:
                 return same and next(lines, None) is None
         except OSError:
             return False
+
+    def _notes(self, beside: list[str]) -> list[str]:
+        """What differs from what an extraction writes, and is no fault."""
+        notes = []
+        if self._differently_written:
+            notes.append(
+                f"{self._differently_written:,} headers have the form of another release; their values are the same."
+            )
+        notes += [
+            f"{count:,} headers also hold {name}; a new extraction would not write it."
+            for name, count in self._more.items()
+        ]
+        if self._recompressed:
+            notes.append(
+                f"{self._recompressed:,} PNG files are compressed otherwise than the run did, pixel for pixel."
+            )
+        if beside:
+            more = ", …" if len(beside) > NAMED else ""
+            notes.append(f"{len(beside):,} files beside the faces are no faces: {', '.join(beside[:NAMED])}{more}")
+        return notes
+
+
+class _Record:
+    """What the run's journal says of the faces.
+
+    Where the alignments file is still the run's, faces are known by their rows. Where it is not, rows have shifted with
+    every face that was taken out or added, and positions with every image, so a face is known by its file's name.
+    """
+
+    def __init__(self, folder: Path, made: Prepared, layout: Layout) -> None:
+        run = journal.read(folder)
+        self._same_file = run is None or run[0].get(FACES) == digest(made.alignments)
+        self._plan, self._layout = made.plan, layout
+        # The last entry of a frame counts: it is the one that was done again.
+        frames = {frame.position: frame.faces for frame in run[1]} if run else {}
+        recorded = [face for faces in frames.values() for face in faces]
+        self.of_row = {face.row: face for face in recorded}
+        """By row of today's file, what the run recorded of a face."""
+        self._frames: dict[str, list[FaceResult]] = {}
+        self._expected: dict[str, int] = {}
+        if not self._same_file:
+            self._know_by_name(recorded)
+
+    def contradiction(self, task: FrameTask, row: int, sha1: str) -> str | None:
+        """The hash that the run recorded for a face, where it is another one and not that of another of its frame."""
+        recorded = self.of_row.get(row)
+        if recorded is None or recorded.sha1 == sha1:
+            return None
+        if not self._same_file:
+            faces = self._frames[self._key(task.name)]
+            if len(faces) != len(task) or any(face.sha1 == sha1 for face in faces):
+                return None
+        return recorded.sha1
+
+    def notes(self) -> list[str]:
+        """How today's alignments file differs from the run's."""
+        if self._same_file:
+            return []
+        notes = ["the faces in the alignments file are not those that the folder was made from."]
+        gone = sum(max(0, len(faces) - self._expected.get(key, 0)) for key, faces in self._frames.items())
+        if gone:
+            notes.append(f"{gone:,} of the run's faces are no longer in the alignments file.")
+        return notes
+
+    def _know_by_name(self, recorded: list[FaceResult]) -> None:
+        by_name = {}
+        for face in recorded:
+            # The last part of the place: the journal of an archive begins with the shard.
+            by_name[name := face.file_name.rpartition("/")[2]] = face
+            stem, _, rest = name.rpartition("_")
+            self._frames.setdefault(stem + rest.removeprefix(str(face.index)), []).append(face)
+        self.of_row = {}
+        plan = self._plan
+        for i, frame in enumerate(plan.frame_of.tolist()):
+            name = plan.frame_names[frame]
+            stem, extension = self._layout.stem(name), self._extension(name)
+            faces = slice(plan.starts[i], plan.starts[i + 1])
+            self._expected[self._key(name)] = faces.stop - faces.start
+            for row, index in zip(plan.rows[faces].tolist(), plan.index[faces].tolist(), strict=True):
+                if (face := by_name.get(f"{stem}_{index}{extension}")) is not None:
+                    self.of_row[row] = face
+
+    def _key(self, name: str) -> str:
+        """How the names of a frame's files begin and end."""
+        return self._layout.stem(name) + self._extension(name)
+
+    def _extension(self, name: str) -> str:
+        return self._plan.extension or face_extension(name)
 
 
 def _header_text(header: bytes | None) -> str | None:
