@@ -358,6 +358,13 @@ class Settings:
         help="store the new hashes also where none of the stored ones comes out again, as with another video", group=RUN
     )
     resume: bool = switch(help="continue an interrupted run in the same faces folder", group=RUN)
+    deleted: Literal["leave-out", "restore"] = word(
+        "leave-out",
+        "restore",
+        default="leave-out",
+        help="with `--resume`, faces that are gone since the earlier run: leave them out, or make them again",
+        group=RUN,
+    )
     dry_run: bool = switch(help="plan and estimate space and time; write nothing", group=RUN)
     on_error: Literal["skip", "stop"] = word(
         "skip", "stop", default="skip", help="after a frame or face fails: go on, or end the run", group=RUN

@@ -31,6 +31,7 @@ from gpu_extract.run.pipeline import Pipeline
 from gpu_extract.run.plan import Plan
 from gpu_extract.tasks import FaceResult
 from tests.contracts.fakes import FakeSource, NoEngine
+from tests.helpers import read_image
 
 FRAMES = 260
 OF_THIS_RUN = {"seconds", "frames_per_second", "stage_seconds", "wait_seconds", "limiting_stage", "notes", "backup"}
@@ -396,8 +397,116 @@ def test_deleted_and_truncated_files_are_written_again(
         (run.faces / ".part-00009.tar").write_bytes(b"half")
     (run.faces / ".part-of-something").write_bytes(b"half")
     (run.faces / ".faces.jsonl.4711-0123abcd.tmp").write_bytes(b"half")
-    assert run.here("--resume") == 4
+    assert run.here("--resume", "--deleted", "restore") == 4
     same(run.outcome(), uninterrupted("frames", *options))
+
+
+def finished(job: Path, folder: Path, *options: str) -> tuple[Run, list[Path]]:
+    """A finished run over the clip's every 20th frame, some with two faces, and its files."""
+    run = Run(job, folder, "clip.mp4", "-een", "20", "-sz", "64", *options)
+    assert run.here() == 0
+    return run, sorted(path for path in run.faces.rglob("*.*") if path.suffix == ".png")
+
+
+def notes_of(run: Run) -> list[str]:
+    notes: list[str] = json.loads(run.report_file.read_text())["notes"]
+    return notes
+
+
+@pytest.mark.parametrize("layout", ["flat", "by-frame"])
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_faces_that_were_deleted_stay_out_and_are_named(
+    interrupted: bool, layout: str, job: Path, tmp_path: Path, uninterrupted: Any
+) -> None:
+    options = ("--output-layout", layout, "--metadata", "jsonl")
+    run = Run(job, tmp_path, "frames", *options)
+    if interrupted:
+        run.interrupted(signal.SIGTERM, frames=60).communicate()
+    else:
+        assert run.here() == 4
+    files, alignments, report = uninterrupted("frames", *options)
+    deleted = sorted(path for path in run.faces.rglob("f_00000[2-5]*.png"))
+    for path in deleted:
+        path.unlink()
+    names = {path.relative_to(run.faces).as_posix() for path in deleted}
+    for _ in range(2):
+        assert run.here("--resume") == 4
+        found = run.outcome()
+        assert {name for name in files if name not in found[0]} == names
+        assert found[1] == alignments, "the hashes of faces that were deleted are still true"
+        assert found[2]["faces_left_out"] == len(names) == 6
+        assert found[2]["faces_written"] == report["faces_written"] - len(names)
+        rows = [json.loads(line)["file"] for line in (run.faces / "faces.jsonl").read_text().splitlines()]
+        assert len(rows) == found[2]["faces_written"]
+        assert not names & set(rows)
+        note = next(note for note in notes_of(run) if "gone from the folder" in note)
+        assert note.startswith("6 faces of the earlier run are gone from the folder (")
+        assert all(name in note for name in sorted(names)[:3])
+        assert "--deleted restore makes them again" in note
+    assert run.here("--resume", "--deleted", "restore") == 4
+    found = run.outcome()
+    changed = {"hashes_changed": report["hashes_changed"]}
+    same((*found[:2], found[2] | changed), (files, alignments, report))
+    assert "made again" in next(note for note in notes_of(run) if "gone from the folder" in note)
+
+
+def test_a_deleted_face_of_a_frame_that_is_made_again_stays_out_and_can_be_restored(job: Path, tmp_path: Path) -> None:
+    run, images = finished(job, tmp_path)
+    assert len(images) > 13
+    before = run.files()
+    first, second = (run.faces / f"clip_000001_{index}.png" for index in (0, 1))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-40])
+    assert run.here("--resume") == 0
+    assert run.files() == {name: data for name, data in before.items() if name != first.name}
+    assert [f"({path.name})" in note for path, note in zip((first, second), notes_of(run), strict=False)] == [
+        True,
+        True,
+    ]
+    assert run.here("--resume", "--deleted", "restore") == 0
+    assert run.files() == before
+
+
+def test_a_folder_that_was_emptied_is_filled_again(job: Path, tmp_path: Path) -> None:
+    run, images = finished(job, tmp_path)
+    before = run.files()
+    for path in images:
+        path.unlink()
+    assert run.here("--resume") == 0
+    assert run.files() == before
+    assert notes_of(run)[0] == (
+        f"{len(images)} faces of the earlier run are gone, and no other is in the folder: all are made again."
+    )
+
+
+def test_faces_that_were_sorted_into_folders_do_not_come_back(job: Path, tmp_path: Path) -> None:
+    run, images = finished(job, tmp_path)
+    (run.faces / "good").mkdir()
+    for path in images:
+        path.rename(path.parent / "good" / path.name)
+    before = run.files()
+    assert run.here("--resume") == 0
+    assert run.files() == before
+    assert notes_of(run)[0].startswith(f"{len(images)} faces of the earlier run are gone from the folder (")
+
+
+def test_faces_that_other_programs_wrote_anew_are_not_overwritten(job: Path, tmp_path: Path) -> None:
+    """With the same pixels, as tools do that add masks to headers; their work would be lost."""
+    run, images = finished(job, tmp_path)
+    cv2.imwrite(str(images[3]), read_image(images[3]), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    before = run.files()
+    assert run.here("--resume") == 0
+    assert run.files() == before
+    assert notes_of(run) == []
+
+
+def test_shards_that_are_gone_are_made_again_and_said_so(job: Path, tmp_path: Path) -> None:
+    run, _ = finished(job, tmp_path, "--output-layout", "webdataset")
+    before = run.files()
+    (run.faces / "00000.tar").unlink()
+    assert run.here("--resume") == 0
+    assert run.files() == before
+    assert "made again" in notes_of(run)[0]
 
 
 @pytest.mark.parametrize("layout", ["flat", "webdataset"])

@@ -14,9 +14,10 @@ from typing import Literal
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import EXIT_PARTIAL, InterruptedRunError, OutputError
-from gpu_extract.faces.layout import Layout, layout_for
+from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.metadata import write_metadata
 from gpu_extract.faces.writer import FaceWriter
+from gpu_extract.jobs.earlier import look_over
 from gpu_extract.jobs.estimate import check_space, estimate
 from gpu_extract.jobs.prepare import Prepared, header_maker, prepared
 from gpu_extract.jobs.proof import FramesProof, Verdict
@@ -29,7 +30,7 @@ from gpu_extract.run.folder import prepare_folder
 from gpu_extract.run.journal import Journal
 from gpu_extract.run.journal import exists as journal_exists
 from gpu_extract.run.pipeline import Pipeline
-from gpu_extract.run.plan import Plan, count_outside, subset, without_shared_files
+from gpu_extract.run.plan import Plan, count_outside, without_shared_files
 from gpu_extract.run.progress import Listener, Progress, listener_for
 from gpu_extract.run.rows import FaceRows
 from gpu_extract.run.signals import GRACE_SECONDS, Interruption
@@ -69,6 +70,7 @@ def extract(
     no_update: bool = False,
     replace_hashes: bool = False,
     resume: bool = False,
+    deleted: Literal["leave-out", "restore"] = "leave-out",
     dry_run: bool = False,
     on_error: Literal["skip", "stop"] = "skip",
     max_errors: int | None = None,
@@ -106,6 +108,8 @@ def extract(
         no_update: leave the alignments file as it is.
         replace_hashes: store the new hashes also where none of the stored ones comes out again.
         resume: continue an interrupted run in `faces`.
+        deleted: with `resume`, of faces that the earlier run wrote and that are not there any more: "leave-out", or
+            "restore" to make them again. Where none is left, all are made again.
         dry_run: plan and estimate, write nothing.
         on_error: "skip" goes on after a frame or face that fails, "stop" ends the run.
         max_errors: end the run after this many failures.
@@ -147,6 +151,7 @@ def extract(
         no_update=no_update,
         replace_hashes=replace_hashes,
         resume=resume,
+        deleted=deleted,
         dry_run=dry_run,
         on_error=on_error,
         max_errors=max_errors,
@@ -233,19 +238,25 @@ class Extraction:
         self._frames_of_size: dict[tuple[int, int], list[int]] = {}
         self._proof = FramesProof(self.made, self.settings)
         self._written = Written(keep_places=self.settings.metadata is not None)
+        self._left_out: dict[int, list[FaceResult]] = {}
 
     def todo(self) -> Plan:
         """What an earlier run left to do; its faces are counted as written."""
         settings, plan = self.settings, self.made.plan
-        earlier = still_there(self.journal, settings.faces, layout_for(settings.output_layout))
-        left = subset(plan, [position not in earlier for position in plan.positions.tolist()])
+        earlier = look_over(self.journal, settings.faces, layout_for(settings.output_layout), settings.deleted)
+        left = earlier.left(plan)
         if self.resumes:
             remove_unfinished(settings.faces)
             check_space(left, settings.faces, self.report)
-        for faces in earlier.values():
+        for faces in earlier.whole.values():
             self._written.add(faces)
             self._proof.look(faces)
-        self.report.frames_decoded += len(earlier)
+        for faces in earlier.left_out.values():
+            self._written.leave_out(faces)
+        self._left_out = earlier.left_out
+        self.report.frames_decoded += len(earlier.whole)
+        self.report.faces_left_out = earlier.faces_left_out
+        self.report.notes += earlier.notes
         return left
 
     def cut(self, todo: Plan, progress: Progress, interruption: Interruption) -> None:
@@ -259,7 +270,8 @@ class Extraction:
         report.faces_outside = count_outside(todo, self._frames_of_size)
         note_faces_outside(made, report)
         count(made, frames_seen(made, self.journal), self.settings.extract_every_n, report)
-        report.faces_written, report.bytes_written = len(self._written), self._written.nbytes
+        report.faces_written = len(self._written) - self._written.left_out
+        report.bytes_written = self._written.nbytes
 
     def finish(self, interruption: Interruption) -> None:
         """What follows when all frames were gone over: metadata, thumbnails, hashes, one atomic save."""
@@ -307,7 +319,9 @@ class Extraction:
         for result in results:
             self._written.add(result.faces)
             if not result.failures:
-                self.journal.add(result.task.position, result.faces)
+                # What stays out is recorded with the rest, or a later run could not restore it.
+                left_out = self._left_out.get(result.task.position, [])
+                self.journal.add(result.task.position, [*result.faces, *left_out])
 
     def _doubt(self, result: FrameResult, progress: Progress) -> None:
         """Find out on the first faces, before hours of work, that these may be other frames."""
@@ -439,16 +453,6 @@ def check_updatable(path: Path) -> None:
     folder = Path(os.path.realpath(path)).parent
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{path} cannot be updated, its folder is read-only; add --no-update to leave it as it is.")
-
-
-def still_there(journal: Journal, folder: Path, layout: type[Layout]) -> dict[int, list[FaceResult]]:
-    """The frames of an earlier run whose files are all in place and whole, by position."""
-    holds = layout.holder(folder)
-    return {
-        position: frame.faces
-        for position, frame in journal.finished.items()
-        if all(holds(face.file_name, face.nbytes) for face in frame.faces)
-    }
 
 
 def save(alignments: Alignments, written: Written | None, report: Report) -> None:

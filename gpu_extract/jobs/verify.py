@@ -526,8 +526,8 @@ class _Record:
             faces = slice(plan.starts[i], plan.starts[i + 1])
             self._expected[self._key(name)] = faces.stop - faces.start
             for row, index in zip(plan.rows[faces].tolist(), plan.index[faces].tolist(), strict=True):
-                if (face := by_name.get(f"{stem}_{index}{extension}")) is not None:
-                    self.of_row[row] = face
+                if (known := by_name.get(f"{stem}_{index}{extension}")) is not None:
+                    self.of_row[row] = known
 
     def _key(self, name: str) -> str:
         """How the names of a frame's files begin and end."""

@@ -29,6 +29,8 @@ class Report(JsonReport):
     alignments_without_frame: int = 0
     """Entries with faces whose frame the source does not have."""
     faces_written: int = 0
+    faces_left_out: int = 0
+    """Faces that an earlier run wrote and that somebody deleted since; see --deleted."""
     faces_filtered: int = 0
     faces_failed: int = 0
     faces_outside: int = 0
@@ -108,6 +110,7 @@ class Report(JsonReport):
             return "\n".join(self._plan_lines())
         lines = [
             ("faces", f"{self.faces_written:,} written to {self.faces_folder} ({self.size} px)"),
+            ("", f"{self.faces_left_out:,} deleted since the earlier run, left out" if self.faces_left_out else ""),
             ("", f"{self.faces_filtered:,} too small, left out" if self.faces_filtered else ""),
             ("", f"{self.faces_failed:,} failed" if self.faces_failed else ""),
             ("frames", f"{self.frames_decoded:,} of {self.frames_expected:,} read{self._numbering()}"),

@@ -298,6 +298,11 @@ def subset(plan: Plan, keep: Sequence[bool] | np.ndarray) -> Plan:
     return plan if frames.all() else _with_faces(plan, np.repeat(frames, np.diff(plan.starts)))
 
 
+def some_faces(plan: Plan, keep: np.ndarray) -> Plan:
+    """The same plan over some of its faces; keep [K] bool."""
+    return plan if keep.all() else _with_faces(plan, keep)
+
+
 def _with_faces(plan: Plan, keep: np.ndarray) -> Plan:
     """The plan over some of its faces, keep [K] bool, and the frames that still have any."""
     left = np.add.reduceat(keep, plan.starts[:-1], dtype=np.int64)

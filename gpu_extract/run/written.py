@@ -17,6 +17,7 @@ class Written:
 
     Attributes:
         nbytes: of all files.
+        left_out: how many of the faces have no file any more; their hashes hold all the same.
         places: the faces themselves, if they were asked for; empty otherwise.
     """
 
@@ -25,6 +26,7 @@ class Written:
         self._rows = array("q")
         self._hashes = bytearray()
         self.nbytes = 0
+        self.left_out = 0
         self.places: list[FaceResult] = []
 
     def __len__(self) -> int:
@@ -37,6 +39,13 @@ class Written:
             self.nbytes += face.nbytes
             if self._keep_places:
                 self.places.append(face)
+
+    def leave_out(self, faces: Iterable[FaceResult]) -> None:
+        """Faces that were written once and were deleted since."""
+        for face in faces:
+            self._rows.append(face.row)
+            self._hashes += bytes.fromhex(face.sha1)
+            self.left_out += 1
 
     def rows(self) -> np.ndarray:
         """[K] int64, rows of the alignments file."""
