@@ -234,21 +234,19 @@ def _migrate(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from gpu_extract.jobs.exchange import export
 
-    report = export(arguments.file, arguments.new, frames=arguments.frames)
+    report = export(arguments.file, arguments.new, frames=arguments.frames, keep_keys=arguments.keep_keys)
     if not arguments.quiet:
         print(report.table())
     return EXIT_PARTIAL if report.faces_dropped else EXIT_OK
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from gpu_extract.jobs.exchange import import_landmarks
+    from gpu_extract.jobs.exchange import import_landmarks, import_table
 
-    made = import_landmarks(arguments.landmarks, arguments.new)
+    made = import_landmarks(arguments.landmarks, arguments.new, strict=arguments.strict)
     if not arguments.quiet:
-        print(
-            f"{made.path}: {len(made.faces.frame):,} faces of {len(made.frame_names):,} frames, version {made.version}"
-        )
-    return EXIT_OK
+        print(import_table(made))
+    return EXIT_PARTIAL if made.left_out else EXIT_OK
 
 
 def _sheet(arguments: argparse.Namespace) -> int:
@@ -342,7 +340,13 @@ COMMANDS = (
         words=(
             _word("file", metavar="FILE", help="alignments file of any generation"),
             _word("new", metavar="NEW", nargs="?", help="the JSON file (default: FILE's name with .json)"),
-            _word("-fr", "--frames", metavar="PATH", help="the frames: needed for turned faces of 2018"),
+            _word(
+                "-fr",
+                "--frames",
+                metavar="PATH",
+                help="the frames: needed for turned faces of 2018, and gives a video's keys its extension",
+            ),
+            _word("--keep-keys", action="store_true", help="leave the keys of a video's frames as they are"),
         ),
     ),
     _Command(
@@ -353,6 +357,7 @@ COMMANDS = (
         words=(
             _word("landmarks", metavar="LANDMARKS", help="{frame: [{landmarks_2d: …}]} or {frame: [[[x, y], …]]}"),
             _word("new", metavar="NEW", help="a .fsa file that does not exist yet"),
+            _word("--strict", action="store_true", help="make no file if a face would be left out"),
         ),
     ),
     _Command(

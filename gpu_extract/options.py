@@ -220,7 +220,9 @@ class Settings:
         UsageError: for a value that is not allowed, and for options that do not go together.
     """
 
-    alignments: Path = text("-a", metavar="FILE", help="the alignments file, of any generation", group=PATHS, **ALL)
+    alignments: Path = text(
+        "-a", metavar="FILE", help="the alignments file, of any generation, or landmarks as JSON", group=PATHS, **ALL
+    )
     frames: Path = text(
         "-fr", metavar="PATH", help="the video or the folder of images that it was made from", group=PATHS, **ALL
     )

@@ -370,8 +370,12 @@ def test_other_sets_of_landmarks(count: int, tmp_path: Path) -> None:
 
 
 WRONG = {
-    "67 points": ({"a.png": [POINTS[:67]]}, r"landmarks\.json, frame 'a\.png', face 0: its landmarks are not 68, 98"),
-    "second face": ({"a.png": [POINTS, [1, 2]]}, "face 1: its landmarks"),
+    "67 points": (
+        {"a.png": [POINTS[:67]]},
+        r"landmarks\.json, frame 'a\.png', face 0: it has 67 landmarks; sets of 68, 98",
+    ),
+    "no landmarks": ({"a.png": [{"detected": [1, 2, 3, 4]}]}, "face 0: it has no landmarks_2d"),
+    "no list": ({"a.png": [{"landmarks_2d": {}}]}, "face 0: its landmarks are an object; a list of points"),
     "text": ({"a.png": ["points"]}, "face 0"),
     "texts": ({"a.png": [[["1", "2"]] * 68]}, "face 0"),
     "ragged": ({"a.png": [[[1, 2]] * 67 + [[1]]]}, "face 0"),
@@ -383,7 +387,10 @@ WRONG = {
     "box of text": ({"a.png": [{"detected": ["1", 2, 3, 4], "landmarks_2d": POINTS}]}, "its box"),
     "nan box": ({"a.png": [{"detected": [math.nan, 2, 3, 4], "landmarks_2d": POINTS}]}, "its box"),
     "no frames": ([POINTS], "holds a list"),
-    "frame": ({"a.png": {"faces": []}}, "no list of faces for frame 'a.png'"),
+    "frame": ({"a.png": {"x": []}}, "frame 'a.png': its faces are an object; a list of them is wanted"),
+    "alignments": ({"a.png": {"faces": []}}, "is an alignments file already"),
+    "old alignments": ({"a.png": [], "b.png": [{"x": 1, "landmarksXY": []}]}, "is an alignments file already"),
+    "versioned": ({"__meta__": {"version": 2.4}, "__data__": {}}, "is an alignments file already"),
 }
 
 

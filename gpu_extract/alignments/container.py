@@ -7,13 +7,14 @@ turn a file into a Document and back. A new one is a new file here; nothing list
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from gpu_extract import plugins
 from gpu_extract.alignments.limits import Limits
+from gpu_extract.alignments.repeats import Repeats
 from gpu_extract.errors import AlignmentsError
 
 
@@ -23,6 +24,8 @@ class Document:
 
     root: dict[Any, Any]
     protocol: int | None = None
+    repeats: Repeats = field(default_factory=Repeats)
+    """Of a text, whose keys may stand twice."""
 
 
 class Container(Protocol):

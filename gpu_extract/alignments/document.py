@@ -15,9 +15,10 @@ from gpu_extract.alignments.face_table import LANDMARK_KEYS, FaceTable, face_tab
 from gpu_extract.alignments.generation import NEWEST, Traits, generation_of, holds_lists_only
 from gpu_extract.alignments.limits import Limits, shown
 from gpu_extract.alignments.packed import unpack
-from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError
+from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError, UsageError
 from gpu_extract.storage.atomic import Snapshot, backup_copy, digest_of, new_digest, write_new, write_whole
 from gpu_extract.storage.contents import HEAD_BYTES, what_it_is
+from gpu_extract.tasks import Failure
 
 
 class Alignments:
@@ -34,6 +35,9 @@ class Alignments:
         traits: what files of this version have.
         frame_names: [N] frame keys.
         faces: the columns of all faces.
+        notes: what was made of the file while reading it and a user should know, in sentences.
+        imported: whether it was made of landmarks for exchange; it has no file then that could be saved.
+        left_out: faces of such landmarks that are none.
     """
 
     path: Path
@@ -43,6 +47,9 @@ class Alignments:
     traits: Traits
     frame_names: list[str]
     faces: FaceTable
+    notes: list[str]
+    imported: bool
+    left_out: list[Failure]
 
     def __init__(self, path: str | os.PathLike[str], document: Document) -> None:
         """Take the content of `document`, which belongs to this object from now on; `path` need not exist."""
@@ -52,6 +59,15 @@ class Alignments:
         self._snapshot: Snapshot | None = None
         self._changed = False
         frames, self.version = _frames_and_version(document.root, self.path.name)
+        if holds_landmarks(document.root):
+            raise LandmarksOnlyError(
+                f"{self.path.name} holds landmarks for exchange, not an alignments file; turn it into one with "
+                "gpu-extract import.",
+                document,
+            )
+        self.imported, self.left_out = False, []
+        self.notes = document.repeats.join(frames, self.path.name)
+        document.repeats.refuse(document.root, self.path.name)
         self.frame_names = list(frames)
         self._frames = list(frames.values())
         lists = _face_lists(frames, self.path.name)
@@ -138,6 +154,11 @@ class Alignments:
         """
         if not self._changed:
             return None
+        if self.imported:
+            raise UsageError(
+                f"{self.path.name} holds landmarks for exchange, which cannot be updated; turn it into an alignments "
+                "file with gpu-extract import."
+            )
         if not self._is_as_loaded():
             raise self._beside()
         digest = new_digest()
@@ -197,6 +218,14 @@ class Alignments:
         return AlignmentsChangedError(
             f"{self.path} was changed by another program since it was loaded, so it was not overwritten; {kept}."
         )
+
+
+class LandmarksOnlyError(AlignmentsError):
+    """The file holds landmarks for exchange; `document` is what was read of it."""
+
+    def __init__(self, message: str, document: Document) -> None:
+        super().__init__(message)
+        self.document = document
 
 
 class _ChangedMeanwhileError(Exception):
@@ -299,12 +328,20 @@ def _face_lists(frames: dict[str, Any], name: str) -> list[list[Any]]:
                 f"{name} is no alignments file: its entry {shown(key)} is neither a list of faces nor a dict with one."
             )
         lists.append(faces)
-    first = next((faces[0] for faces in lists if faces), None)
-    if isinstance(first, dict) and "landmarks_2d" in first:
-        raise AlignmentsError(
-            f"{name} holds landmarks for exchange, not an alignments file; turn it into one with gpu-extract import."
-        )
     return lists
+
+
+def holds_landmarks(root: dict[Any, Any]) -> bool:
+    """Whether a file's frames hold landmarks for exchange, or plain lists of points, instead of faces."""
+    for entry in {} if "__data__" in root else root.values():
+        if isinstance(entry, dict):
+            return False
+        for face in entry if isinstance(entry, list) else ():
+            if isinstance(face, list):
+                return True
+            if isinstance(face, dict) and not face.keys().isdisjoint(("landmarks_2d", *LANDMARK_KEYS)):
+                return "landmarks_2d" in face
+    return False
 
 
 def _insert_after_landmarks(record: dict[str, Any], key: str, value: Any) -> None:

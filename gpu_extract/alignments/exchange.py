@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,71 +22,170 @@ from typing import Any
 import numpy as np
 
 from gpu_extract.alignments.container import Document, container_for
-from gpu_extract.alignments.document import Alignments
-from gpu_extract.alignments.face_table import POINT_COUNTS
+from gpu_extract.alignments.document import Alignments, LandmarksOnlyError
+from gpu_extract.alignments.face_table import LANDMARK_KEYS, POINT_COUNTS
 from gpu_extract.alignments.limits import Limits, reason, shown
 from gpu_extract.alignments.packed import unpack
+from gpu_extract.alignments.repeats import Repeats
 from gpu_extract.alignments.upgrade import PROTOCOL, FrameSize, Migration, box_around, current_face, upgraded
 from gpu_extract.errors import AlignmentsError, InputError, UsageError
 from gpu_extract.storage.atomic import write_whole
+from gpu_extract.tasks import Failure
 
 WRITE_FRAMES = 256  # frames that are formatted together
 
 
 def export_json(
-    path: str | os.PathLike[str], new: str | os.PathLike[str] | None = None, *, frame_size: FrameSize | None = None
+    path: str | os.PathLike[str],
+    new: str | os.PathLike[str] | None = None,
+    *,
+    frame_size: FrameSize | None = None,
+    video: str | None = None,
 ) -> tuple[Path, Migration]:
     """Write the landmarks of an alignments file in the exchange form; returns the new file's path and what it holds.
 
-    Without `new` the name is `<stem>.json` beside the file, or `<stem>_1.json`, `_2`, … where that exists. Faces
-    without proper landmarks are left out and named in the result. Raises as `Alignments.load`; UsageError where `new`
-    exists.
+    Without `new` the name is `<stem>.json` beside the file, or `<stem>_1.json`, `_2`, … where that exists. With the
+    file name of the `video` that the frames are from, their keys end in its extension. Faces without proper landmarks
+    are left out and named in the result. Raises as `Alignments.load`; UsageError where `new` exists.
     """
     alignments = Alignments.load(path)
     target = _free_json(alignments.path) if new is None else Path(new)
     if os.path.lexists(target):
         raise UsageError(f"{target} exists; choose a new name.")
-    root, report = upgraded(alignments, "2.4", frame_size=frame_size)
+    root, report = upgraded(alignments, "2.4", frame_size=frame_size, video=video)
     report.new, report.to_generation = str(target), "exchange"
     write_whole(target, _formatted(root["__data__"]))
     return target, report
 
 
-def import_json(path: str | os.PathLike[str], new: str | os.PathLike[str]) -> Alignments:
+def import_json(path: str | os.PathLike[str], new: str | os.PathLike[str], *, strict: bool = False) -> Alignments:
     """Make an alignments file of version 2.4 from landmarks; returns it, loaded.
+
+    Faces without proper landmarks are left out and named in `left_out`, what else a user should know in `notes`.
 
     Args:
         path: a JSON file in the exchange form or of plain landmark lists, 68, 98, 51 or 4 points (x, y) a face, in
             pixels of the frame with (0, 0) at the centre of the top-left pixel.
         new: a `.fsa` file that does not exist yet.
+        strict: make no file if a face would be left out.
 
-    Raises InputError where `path` cannot be read, AlignmentsError where it holds something else, naming the frame and
-    face; UsageError where `new` will not do.
+    Raises InputError where `path` cannot be read, AlignmentsError where it holds something else or, with `strict`, a
+    bad face; UsageError where `new` will not do.
     """
     path, new = Path(path), Path(new)
     if new.suffix.lower() != ".fsa":
         raise UsageError(f"{new.name} is not a name for a new alignments file; such files end in .fsa.")
     if os.path.lexists(new):
         raise UsageError(f"{new} exists; choose a new name.")
-    data = _read_json(path)
+    data, repeats = _read_json(path)
     if not isinstance(data, dict):
         raise AlignmentsError(
             f"{path.name} holds a {type(data).__name__}; a JSON object of frames with landmarks is wanted."
         )
-    frames: dict[str, Any] = {}
-    for name, faces in data.items():
-        if not isinstance(faces, list):
-            raise AlignmentsError(
-                f"{path.name} has no list of faces for frame {shown(name)}; see the form in the documentation."
-            )
-        made = [
-            _imported(face, f"{path.name}, frame {shown(name)}, face {index}")
-            for index, face in enumerate(_faces(faces))
+    taken = _Import(path.name, repeats)
+    document = taken.document(data)
+    if strict and taken.left_out:
+        raise AlignmentsError(f"{taken.first_fault()}; nothing was imported, as --strict asks.")
+    write_whole(new, container_for(new).write(document))
+    made = Alignments.load(new)
+    made.notes, made.left_out = taken.notes, taken.left_out
+    return made
+
+
+def load_any(path: str | os.PathLike[str]) -> Alignments:
+    """An alignments file; or landmarks as `import_json` takes them, as if they had been imported.
+
+    Raises as `Alignments.load`; AlignmentsError where no face of such landmarks is one.
+    """
+    path = Path(path)
+    try:
+        return Alignments.load(path)
+    except LandmarksOnlyError as error:
+        document = error.document
+    taken = _Import(path.name, document.repeats)
+    made = Alignments(path, taken.document(document.root))
+    made.imported, made.left_out = True, taken.left_out
+    made.notes = [
+        f"{path.name} holds landmarks for exchange: taken as import takes them, as version {made.version}; the file "
+        "itself stays as it is.",
+        *taken.notes,
+    ]
+    return made
+
+
+class _Import:
+    """Landmarks on their way into version 2.4: what is taken, and what is left out."""
+
+    def __init__(self, label: str, repeats: Repeats) -> None:
+        self._label = label
+        self._repeats = repeats
+        self._unknown: Counter[str] = Counter()
+        self.left_out: list[Failure] = []
+        self.notes: list[str] = []
+
+    def document(self, data: dict[str, Any]) -> Document:
+        """The alignments file of some frames.
+
+        Raises AlignmentsError where it is an alignments file already, or no face of it is one.
+        """
+        self._refuse_alignments(data)
+        self.notes += self._repeats.join(data, self._label, _faces)
+        frames: dict[str, Any] = {}
+        for name, faces in data.items():
+            if isinstance(faces, list):
+                frames[name] = {"faces": self._frame(name, _faces(faces)), "video_meta": {}}
+            else:
+                self.left_out.append(Failure(name, None, f"its faces are {_kind(faces)}; a list of them is wanted"))
+        if self.left_out and not any(frame["faces"] for frame in frames.values()):
+            raise AlignmentsError(f"{self.first_fault()}; no face is left to import.")
+        self.notes += [
+            f"{_count(count, 'face')} of {self._label} held {shown(key)}, for which an alignments file has no place."
+            for key, count in self._unknown.items()
         ]
-        frames[name] = {"faces": made, "video_meta": {}}
-    root = {"__meta__": {"version": 2.4}, "__data__": frames}
-    write_whole(new, container_for(new).write(Document(root, PROTOCOL)))
-    return Alignments.load(new)
+        return Document({"__meta__": {"version": 2.4}, "__data__": frames}, PROTOCOL)
+
+    def first_fault(self) -> str:
+        """What was left out first, and how much more."""
+        first = self.left_out[0]
+        where = shown(first.frame) if first.index is None else f"{shown(first.frame)}, face {first.index}"
+        more = f", and {len(self.left_out) - 1:,} more are bad" if len(self.left_out) > 1 else ""
+        return f"{self._label}, frame {where}: {first.reason}{more}"
+
+    def _frame(self, name: str, faces: list[Any]) -> list[dict[str, Any]]:
+        made = []
+        for index, face in enumerate(faces):
+            try:
+                made.append(self._face(face))
+            except _NoFaceError as error:
+                moved = ", so the faces after it move up by one" if index < len(faces) - 1 else ""
+                self.left_out.append(Failure(name, index, f"{error}{moved}"))
+        return made
+
+    def _face(self, face: Any) -> dict[str, Any]:
+        if contradictions := self._repeats.contradictions(face):
+            raise _NoFaceError(f"it has {shown(contradictions[0])} twice, with two values")
+        if not isinstance(face, dict):
+            return _imported(None, face)
+        if "landmarks_2d" not in face:
+            raise _NoFaceError("it has no landmarks_2d")
+        made = _imported(face.get("detected"), face["landmarks_2d"])
+        self._unknown.update(face.keys() - {"detected", "landmarks_2d"})
+        return made
+
+    def _refuse_alignments(self, data: dict[str, Any]) -> None:
+        """Alignments files are JSON, too; they need no import, and would lose by it."""
+        faces = (face for entry in data.values() if isinstance(entry, list) for face in entry)
+        first = next((face for face in faces if isinstance(face, dict)), {})
+        framed = any(isinstance(entry, dict) and "faces" in entry for entry in data.values())
+        if "__data__" in data or framed or not first.keys().isdisjoint(LANDMARK_KEYS):
+            raise AlignmentsError(
+                f"{self._label} is an alignments file already; extract takes it as it is, and migrate makes a newer "
+                "one of it."
+            )
+
+
+class _NoFaceError(Exception):
+    """Why something is no face, after "frame …, face …"."""
 
 
 def _faces(faces: list[Any]) -> list[Any]:
@@ -95,43 +195,65 @@ def _faces(faces: list[Any]) -> list[Any]:
     return faces
 
 
-def _imported(face: Any, where: str) -> dict[str, Any]:
-    points = _points(face.get("landmarks_2d") if isinstance(face, dict) else face)
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) not in POINT_COUNTS or not np.isfinite(points).all():
-        allowed = ", ".join(map(str, POINT_COUNTS))
-        raise AlignmentsError(f"{where}: its landmarks are not {allowed} points [x, y] of finite numbers.")
-    detected = face.get("detected") if isinstance(face, dict) else None
+def _imported(detected: Any, landmarks: Any) -> dict[str, Any]:
+    points = _checked_points(landmarks)
     if detected is None:
         return current_face(box_around(points), points)
     if not isinstance(detected, list) or len(detected) != 4 or not all(_is_finite(value) for value in detected):
-        raise AlignmentsError(f"{where}: its box `detected` is not [left, top, right, bottom] in numbers.")
+        raise _NoFaceError("its box `detected` is not [left, top, right, bottom] in numbers")
     left, top, right, bottom = (round(value) for value in detected)
     return current_face((left, top, right - left, bottom - top), points)
 
 
-def _points(landmarks: Any) -> np.ndarray:
-    """Landmarks as float32 [n, 2], or an empty array where they are not lists of numbers."""
-    none = np.empty(0, np.float32)
-    if not isinstance(landmarks, list) or not all(isinstance(point, list) for point in landmarks):
-        return none
-    if not all(isinstance(value, int | float) for point in landmarks for value in point):
-        return none
+def _checked_points(landmarks: Any) -> np.ndarray:
+    """Landmarks as float32 [n, 2]; raises _NoFaceError with what is wrong with them."""
+    if not isinstance(landmarks, list):
+        raise _NoFaceError(f"its landmarks are {_kind(landmarks)}; a list of points [x, y] is wanted")
+    for number, point in enumerate(landmarks):
+        if not isinstance(point, list) or len(point) != 2:
+            raise _NoFaceError(f"its point {number} of {len(landmarks)} is not [x, y]")
+        for value in point:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise _NoFaceError(f"its point {number} of {len(landmarks)} has {shown(value)}, which is no number")
+    if len(landmarks) not in POINT_COUNTS:
+        allowed = ", ".join(map(str, POINT_COUNTS))
+        raise _NoFaceError(f"it has {len(landmarks)} landmarks; sets of {allowed} are known")
+    points = _points(landmarks)
+    if not np.isfinite(points).all():
+        raise _NoFaceError("its landmarks hold values that are not finite numbers")
+    return points
+
+
+def _kind(value: Any) -> str:
+    """What a value of JSON is, after "its … are"."""
+    if value is None:
+        return "missing"
+    return {str: "text", dict: "an object", list: "a list", bool: "true or false"}.get(type(value), "a number")
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def _points(landmarks: list[list[float]]) -> np.ndarray:
     try:
         with np.errstate(all="ignore"):
             return np.array(landmarks, np.float64).astype(np.float32)
-    except (ValueError, OverflowError):
-        return none
+    except OverflowError:  # an integer that no float can hold
+        return np.full((1, 2), np.inf, np.float32)
 
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 62
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> tuple[Any, Repeats]:
+    repeats = Repeats()
     try:
         if path.stat().st_size > Limits().max_bytes:
             raise AlignmentsError(f"{path.name} has {path.stat().st_size} bytes, more than any landmarks file needs.")
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        text = path.read_bytes().decode("utf-8-sig")
+        return json.loads(text, object_pairs_hook=repeats.mapping), repeats
     except FileNotFoundError as error:
         raise InputError(f"The landmarks file {path} does not exist; check its name and folder.") from error
     except OSError as error:

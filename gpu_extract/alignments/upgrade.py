@@ -56,6 +56,8 @@ class Migration:
     keys_dropped: dict[str, int] = field(default_factory=dict)  # by name: keys that the new generation does not know
     faces_dropped: list[dict[str, Any]] = field(default_factory=list)  # frame, index, reason, others_move_up
     old_video_keys: int = 0  # keys like a video's, counted as before March 2026, of which the new file does not tell
+    png_video_keys: int = 0  # keys like a video's that end in .png, which programs since 2.4 do not find in a video
+    foreign_keys: int = 0  # keys that are not of the video that was named, and were kept
     notes: list[str] = field(default_factory=list)  # what the new file does not say and its user must know
 
     def table(self) -> str:
@@ -136,6 +138,7 @@ def upgraded(
         else:
             faces[frame].append(upgrade.face(row, name, points))
     report.faces = sum(map(len, faces))
+    report.notes += alignments.notes
     if to == "2.4" and not alignments.traits.counts_decoded_frames:
         report.old_video_keys = sum(VIDEO_KEY.fullmatch(name) is not None for name in alignments.frame_names)
     frames = {}
@@ -146,6 +149,8 @@ def upgraded(
                 f"{alignments.path.name} has two entries that both become {shown(renamed)}; remove one."
             )
         report.frames_renamed += renamed != name
+        report.foreign_keys += bool(video) and to == "2.4" and not is_key_of_video(name, str(video))
+        report.png_video_keys += to == "2.4" and is_old_video_key(renamed)
         frames[renamed] = upgrade.frame(number, faces[number])
     report.masks_dropped, report.keys_dropped = dict(upgrade.masks_dropped), dict(+upgrade.keys_dropped)
     if to.startswith("g"):
@@ -155,9 +160,18 @@ def upgraded(
 
 def frame_key_of_video(key: str, video: str) -> str:
     """A frame's key as files from 2.4 on have it: with the video's extension, where the key belongs to that video."""
-    path = Path(video)
+    return key.rpartition(".")[0] + Path(video).suffix if is_key_of_video(key, video) else key
+
+
+def is_key_of_video(key: str, video: str) -> bool:
+    """Whether a frame's key begins with a video's name, whatever extension it has."""
     stem, dot, _extension = key.rpartition(".")
-    return stem + path.suffix if dot and stem.rpartition("_")[0] == path.stem else key
+    return bool(dot) and stem.rpartition("_")[0] == Path(video).stem
+
+
+def is_old_video_key(key: str) -> bool:
+    """Whether a key may be of a video's frame as files before 2.4 have it; images may be called so, too."""
+    return key.lower().endswith(".png") and VIDEO_KEY.fullmatch(key) is not None
 
 
 def current_face(box: tuple[Any, Any, Any, Any], points: np.ndarray, **extra: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpu_extract.alignments import Alignments
+from gpu_extract.alignments.exchange import load_any
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, UsageError, printable
 from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.options import check_report_place, option
@@ -58,7 +59,9 @@ class CheckReport(JsonReport):
         ]:
             lines.append(f"{len(found):>7,} {title}{_some(found)}")
         lines.append(f"{len(self.bad_landmarks):>7,} faces with bad landmarks")
-        lines += [f"        {bad['frame']} face {bad['index']}: {bad['reason']}" for bad in self.bad_landmarks[:LISTED]]
+        for bad in self.bad_landmarks[:LISTED]:
+            face = "" if bad["index"] is None else f" face {bad['index']}"
+            lines.append(f"        {bad['frame']}{face}: {bad['reason']}")
         lines += and_more(len(self.bad_landmarks), LISTED, " " * 8)
         lines += [f"note    {note}" for note in self.notes]
         return "\n".join(map(printable, lines))
@@ -91,7 +94,7 @@ def check(
     if json is not None:
         check_report_place(json, {"alignments": alignments, "frames": frames})
     began = time.perf_counter()
-    loaded = Alignments.load(alignments)
+    loaded = load_any(alignments)
     numbering = resolve_numbering(loaded, Path(frames), video_timing=video_timing)
     with open_frames(frames, timing=numbering.timing, rotate=numbering.rotate) as source:
         report = _compared(loaded, source, _count(source))
@@ -114,7 +117,7 @@ def _count(source: FrameSource) -> int:
 
 def _compared(alignments: Alignments, source: FrameSource, count: int) -> CheckReport:
     names, faces = alignments.frame_names, alignments.faces
-    report = CheckReport(frames=count, entries=len(names), faces=len(faces))
+    report = CheckReport(frames=count, entries=len(names), faces=len(faces), notes=[*alignments.notes])
     report.alignments_version, report.alignments_generation = alignments.version, alignments.generation
     per_entry = np.bincount(faces.frame, minlength=len(names))
     entry_of: dict[int, str] = {}
@@ -139,10 +142,12 @@ def _bad_landmarks(alignments: Alignments, options: PlanOptions) -> list[dict[st
     bad = dict(faces.invalid)
     for row in np.flatnonzero(~crop_all(alignments, options, {}).usable).tolist():
         bad.setdefault(row, "its landmarks do not define a crop (all in one place)")
-    return [
+    found: list[dict[str, Any]] = [
         {"frame": alignments.frame_names[faces.frame[row]], "index": int(faces.index[row]), "reason": reason}
         for row, reason in sorted(bad.items())
     ]
+    left_out = alignments.left_out
+    return found + [{"frame": one.frame, "index": one.index, "reason": one.reason} for one in left_out]
 
 
 def _some(names: list[str]) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from gpu_extract.alignments import Alignments, exchange, upgrade
+from gpu_extract.alignments.limits import shown
 from gpu_extract.jobs.old_frames import frames_of_old_file, with_notes
 
 
@@ -13,6 +15,7 @@ def export(
     new: str | os.PathLike[str] | None = None,
     *,
     frames: str | os.PathLike[str] | None = None,
+    keep_keys: bool = False,
 ) -> upgrade.Migration:
     """Write the landmarks of the alignments file `file`, of any generation, as JSON in the exchange form.
 
@@ -20,7 +23,8 @@ def export(
         file: any alignments file; it is not changed.
         new: a file that does not exist yet; by default `file`'s name with `.json`, numbered where that exists.
         frames: the video or folder that the file was made from; faces of 2018 that were found in a turned frame need
-            its size.
+            its size, and the keys of a video's frames get its extension, by which programs since 2024 know them.
+        keep_keys: leave the keys of a video's frames as they are.
 
     Raises:
         UsageError, InputError, AlignmentsError, OutputError: see `gpu_extract.errors`.
@@ -28,17 +32,33 @@ def export(
     if frames is None:
         return with_notes(exchange.export_json(file, new)[1], None)
     with frames_of_old_file(frames) as (source, frame_size):
-        return with_notes(exchange.export_json(file, new, frame_size=frame_size)[1], source)
+        video = Path(frames).name if source.kind == "video" and not keep_keys else None
+        return with_notes(exchange.export_json(file, new, frame_size=frame_size, video=video)[1], source)
 
 
-def import_landmarks(landmarks: str | os.PathLike[str], new: str | os.PathLike[str]) -> Alignments:
+def import_landmarks(
+    landmarks: str | os.PathLike[str], new: str | os.PathLike[str], *, strict: bool = False
+) -> Alignments:
     """Make the alignments file `new` of version 2.4 from the JSON file `landmarks`; returns it, loaded.
+
+    Faces that are none are left out, and named in its `left_out`.
 
     Args:
         landmarks: the exchange form, or plain lists of points a frame; see `alignments.exchange`.
         new: a `.fsa` file that does not exist yet.
+        strict: make no file if a face would be left out.
 
     Raises:
         UsageError, InputError, AlignmentsError, OutputError: see `gpu_extract.errors`.
     """
-    return exchange.import_json(landmarks, new)
+    return exchange.import_json(landmarks, new, strict=strict)
+
+
+def import_table(made: Alignments) -> str:
+    """What an import did, for a person: one line, and one for each thing that was left out or joined."""
+    counts = f"{len(made.faces):,} faces of {len(made.frame_names):,} frames, version {made.version}"
+    lines = [f"{made.path}: {counts}"]
+    for bad in made.left_out:
+        where = shown(bad.frame) if bad.index is None else f"{shown(bad.frame)} face {bad.index}"
+        lines.append(f"  left out: {where}: {bad.reason}")
+    return "\n".join([*lines, *(f"  note: {note}" for note in made.notes)])

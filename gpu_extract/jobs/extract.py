@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.errors import EXIT_PARTIAL, InterruptedRunError, OutputError
+from gpu_extract.errors import EXIT_PARTIAL, InterruptedRunError, OutputError, UsageError
 from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.metadata import write_metadata
 from gpu_extract.faces.writer import FaceWriter
@@ -201,6 +201,11 @@ def begin(settings: Settings, made: Prepared, report: Report) -> Iterator[Extrac
         OutputError: if either cannot be written, is in use, or the faces would not fit on the disk.
         UsageError: if the folder's run had other settings.
     """
+    if settings.refresh_thumbs and made.alignments.imported:
+        raise UsageError(
+            f"refresh-thumbs changes the alignments file, but {settings.alignments.name} holds landmarks for exchange; "
+            "turn it into an alignments file with gpu-extract import."
+        )
     with ExitStack() as stack:
         updates = not settings.no_update and (made.alignments.traits.stores_hashes or settings.refresh_thumbs)
         if updates:

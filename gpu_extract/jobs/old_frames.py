@@ -14,6 +14,12 @@ OLD_NUMBERS = (
     "turned them; for a variable-rate or rotated video extract with --video-timing constant --rotate on"
 )
 
+PNG_KEYS = (
+    "if the frames are a video's, programs since 2024 look for keys that end in the video's extension and find none of "
+    "{count:,} in .png; name the video with --frames to have them renamed"
+)
+FOREIGN_KEYS = "{count:,} of {frames:,} frame keys do not belong to {video} and were kept as they are"
+
 
 @contextmanager
 def frames_of_old_file(frames: str | os.PathLike[str]) -> Iterator[tuple[FrameSource, upgrade.FrameSize]]:
@@ -29,7 +35,13 @@ def frames_of_old_file(frames: str | os.PathLike[str]) -> Iterator[tuple[FrameSo
 
 
 def with_notes(report: upgrade.Migration, source: FrameSource | None) -> upgrade.Migration:
-    """The report, with what to mind where the old numbering was kept."""
+    """The report, with what to mind where the old numbering or old keys were kept."""
     if report.old_video_keys and (source is None or source.kind == "video"):
         report.notes.append(OLD_NUMBERS)
+    if report.png_video_keys and source is None:
+        report.notes.append(PNG_KEYS.format(count=report.png_video_keys))
+    if report.foreign_keys and source is not None:
+        report.notes.append(
+            FOREIGN_KEYS.format(count=report.foreign_keys, frames=report.frames, video=source.path.name)
+        )
     return report

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from gpu_extract.alignments import Alignments
+from gpu_extract.alignments.exchange import load_any
 from gpu_extract.engines.antialiased import AntialiasedEngine
 from gpu_extract.engines.base import Engine, MemoryLimits
 from gpu_extract.engines.pick import pick_engine
@@ -19,7 +20,7 @@ from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.options import Settings
 from gpu_extract.run.plan import Plan, PlanOptions, make_plan, without_shared_files
 from gpu_extract.run.resolve import Resolved, min_box_px, resolve
-from gpu_extract.tasks import FrameResult, FrameTask
+from gpu_extract.tasks import Failure, FrameResult, FrameTask
 
 
 @dataclass
@@ -44,9 +45,9 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
         say: told what takes a while.
     """
     with ExitStack() as stack:
-        alignments = Alignments.load(settings.alignments)
+        alignments = load_any(settings.alignments)
         resolved = resolve(settings, alignments)
-        notes = [*resolved.notes]
+        notes = [*alignments.notes, *resolved.notes]
         numbering = resolved.numbering
         source = stack.enter_context(open_frames(settings.frames, timing=numbering.timing, rotate=numbering.rotate))
         limits = MemoryLimits(settings.batch_mb, settings.pinned_mb)
@@ -57,9 +58,16 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
         if settings.antialias:
             engine = AntialiasedEngine(engine)
         plan = make_plan(alignments, source, _plan_options(settings, resolved))
+        plan.failures += _left_out(alignments, source, settings.extract_every_n)
         plan = without_shared_files(plan, any_extension=layout_for(settings.output_layout).in_archives)
         stack.enter_context(_one_opencv_thread())
         yield Prepared(alignments, resolved, source, engine, plan, settings.workers or _cores(), notes)
+
+
+def _left_out(alignments: Alignments, source: FrameSource, every_n: int) -> list[Failure]:
+    """What was no face in landmarks for exchange, of the frames that are asked for."""
+    positions = [source.index_of(bad.frame) for bad in alignments.left_out]
+    return [bad for bad, position in zip(alignments.left_out, positions, strict=True) if (position or 0) % every_n == 0]
 
 
 def _plan_options(settings: Settings, resolved: Resolved) -> PlanOptions:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from gpu_extract.alignments.container import Document
 from gpu_extract.alignments.limits import Limits, check_tree, reason
 from gpu_extract.alignments.packed import PackedList, pack_points, plain
+from gpu_extract.alignments.repeats import Repeats
 from gpu_extract.errors import AlignmentsError
 
 EXTENSIONS = (".json",)
@@ -17,14 +18,16 @@ JOIN = 1 << 14  # fragments that are joined into one piece
 
 
 def read(file: BinaryIO, stored: int, limits: Limits, label: str) -> Document:
+    repeats = Repeats()
     try:
-        root = json.loads(file.read().decode("utf-8-sig"), object_hook=_pack)
+        text = file.read().decode("utf-8-sig")
+        root = json.loads(text, object_pairs_hook=lambda pairs: _pack(repeats.mapping(pairs)))
     except RecursionError:
         raise AlignmentsError(f"{label} nests too deep; alignments files nest at most 8 deep.") from None
     except ValueError as error:
         raise AlignmentsError(f"{label} is damaged: it is not proper JSON ({reason(error)}).") from error
     check_tree(root, (str, int, float, bool, type(None), PackedList), limits.values(stored), label)
-    return Document(root)
+    return Document(root, repeats=repeats)
 
 
 def write(document: Document) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ import numpy as np
 from gpu_extract.alignments.container import Document
 from gpu_extract.alignments.limits import MAX_DEPTH, Limits, check_tree, reason, shown
 from gpu_extract.alignments.packed import PackedArray, PackedList, plain
+from gpu_extract.alignments.repeats import Repeats
 from gpu_extract.errors import AlignmentsError
 
 EXTENSIONS = (".yml", ".yaml")
@@ -28,8 +29,9 @@ def read(file: BinaryIO, stored: int, limits: Limits, label: str) -> Document:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(file)
+    repeats = Repeats()
     try:
-        root = _build(loader, limits.values(stored), label)
+        root = _build(loader, limits.values(stored), label, repeats)
     except (yaml.YAMLError, ValueError, UnicodeError) as error:
         if "nesting" in str(error):  # libyaml since 0.2.6 has a limit of its own, and reads ahead of the events
             raise _too_deep(label) from error
@@ -37,7 +39,7 @@ def read(file: BinaryIO, stored: int, limits: Limits, label: str) -> Document:
     finally:
         loader.dispose()
     check_tree(root, TEXT_TYPES, limits.values(stored), label)
-    return Document(root)
+    return Document(root, repeats=repeats)
 
 
 def write(document: Document) -> Iterator[bytes]:
@@ -54,7 +56,7 @@ def write(document: Document) -> Iterator[bytes]:
     yield text.getvalue()
 
 
-def _build(loader: Any, max_values: int, label: str) -> Any:
+def _build(loader: Any, max_values: int, label: str, repeats: Repeats) -> Any:
     """The one document of `loader`, built without recursion."""
     import yaml
 
@@ -91,7 +93,7 @@ def _build(loader: Any, max_values: int, label: str) -> Any:
                 value, opened = anchors[event.anchor], None
             else:
                 items, opened = open_nodes.pop()
-                value = _collection(items, opened, label)
+                value = _collection(items, opened, label, repeats)
             if opened is not None and opened.anchor:
                 anchors[opened.anchor] = value
             (open_nodes[-1][0] if open_nodes else done).append(value)
@@ -123,7 +125,7 @@ def _scalar(loader: Any, event: Any, label: str) -> Any:
     return value
 
 
-def _collection(items: list[Any], opened: Any, label: str) -> Any:
+def _collection(items: list[Any], opened: Any, label: str, repeats: Repeats) -> Any:
     import yaml
 
     if isinstance(opened, yaml.SequenceStartEvent):
@@ -135,7 +137,7 @@ def _collection(items: list[Any], opened: Any, label: str) -> Any:
         keys = items[::2]
         if not all(type(key) is str or (type(key) is int and -(1 << 31) <= key < 1 << 31) for key in keys):
             raise AlignmentsError(f"{label} has a mapping key that is neither text nor a small integer.")
-        return dict(zip(keys, items[1::2], strict=True))
+        return repeats.mapping(list(zip(keys, items[1::2], strict=True)))
     raise AlignmentsError(
         f"{label} uses the YAML tag {shown(opened.tag)}; an alignments file holds plain data and tuples only."
     )
