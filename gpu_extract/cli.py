@@ -241,11 +241,13 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from gpu_extract.jobs.exchange import import_landmarks, import_table
+    from gpu_extract.jobs.exchange import first_left_out, import_landmarks, import_table
 
     made = import_landmarks(arguments.landmarks, arguments.new, strict=arguments.strict)
     if not arguments.quiet:
         print(import_table(made))
+    elif made.left_out:
+        print(f"gpu-extract: {printable(first_left_out(made, arguments.landmarks))}", file=sys.stderr)
     return EXIT_PARTIAL if made.left_out else EXIT_OK
 
 

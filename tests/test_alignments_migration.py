@@ -29,7 +29,7 @@ def test_a_file_without_its_video_says_how_its_frames_are_counted(
     old = VIDEO / "clip_alignments_v2_3_pngkeys.fsa"
     report = migrate(old, tmp_path / "new.fsa")
     assert [NOTE in note for note in report.notes] == [True, False]
-    assert "none of 6 in .png; name the video with --frames" in report.notes[1]
+    assert "none of 6 in .png; name the video with -fr" in report.notes[1]
     assert NOTE in export(old, tmp_path / "new.json").table()
     assert main(["export", str(old), str(tmp_path / "again.json")]) == 0
     assert NOTE in capsys.readouterr().out

@@ -84,6 +84,10 @@ def test_a_bad_face_is_named_and_the_others_are_taken(
     assert f"left out: 'a.png' face 1: {reason}" in out
     assert "so the faces after it move up by one" in out
     assert "left out: 'b.png': its faces are a number; a list of them is wanted" in out
+    assert main(["import", str(source), str(tmp_path / "quiet.fsa"), "-q"]) == 4
+    quiet = capsys.readouterr()
+    assert quiet.out == ""
+    assert "2 entries left out: landmarks.json, frame 'a.png', face 1: it" in quiet.err
     made = Alignments.load(new)
     assert made.frame_names == ["a.png", "c.png"]
     expected = np.array([points(1), points(2), points(3)], np.float32)
@@ -92,14 +96,14 @@ def test_a_bad_face_is_named_and_the_others_are_taken(
     assert main(["import", str(source), str(tmp_path / "strict.fsa"), "--strict"]) == 7
     err = capsys.readouterr().err
     assert "frame 'a.png', face 1: it" in err
-    assert "and 1 more are bad; nothing was imported" in err
+    assert "and 1 more; nothing was imported" in err
     assert not (tmp_path / "strict.fsa").exists()
 
 
 def test_where_no_face_is_good_nothing_is_made(tmp_path: Path) -> None:
     source = tmp_path / "landmarks.json"
     source.write_text(json.dumps({"a.png": [points(1, 5)], "b.png": [points(1, 6)]}))
-    with pytest.raises(AlignmentsError, match=r"face 0: it has 5 landmarks.*, and 1 more are bad; no face is left"):
+    with pytest.raises(AlignmentsError, match=r"face 0: it has 5 landmarks.*, and 1 more; no face is left"):
         import_json(source, tmp_path / "new.fsa")
     assert not (tmp_path / "new.fsa").exists()
 
@@ -310,7 +314,7 @@ def test_keys_of_a_video_get_its_extension(tmp_path: Path, capsys: pytest.Captur
     assert all(key.endswith(".mp4") for key in keys(new))
     out = capsys.readouterr().out
     assert "6 frame keys given the video's extension" in out
-    assert "--frames" not in out
+    assert "-fr" not in out
     kept = tmp_path / "kept.json"
     assert main(["export", str(OLD), str(kept), "-fr", str(CLIP), "--keep-keys"]) == 0
     assert [key.replace(".png", ".mp4") for key in keys(kept)] == keys(new)

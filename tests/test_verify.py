@@ -22,6 +22,7 @@ import pytest
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
+from gpu_extract.faces.header import read_header
 from gpu_extract.faces.stored import png_fault
 from gpu_extract.jobs.verify import verify
 from gpu_extract.run import journal
@@ -361,6 +362,38 @@ def test_frames_in_another_order_and_under_other_rows(extracted: Any) -> None:
     root = Alignments.load(folder.alignments).root()
     frames = {key: entry for key, entry in root["__data__"].items() if entry["faces"]}
     write_pickled(folder.alignments, root | {"__data__": dict(reversed(frames.items()))})
+    code, report = folder.verify()
+    assert (code, report["differences"], report["faces_agree"]) == (0, [], 17)
+
+
+def test_an_alignments_file_made_of_the_headers_lies_among_the_faces(extracted: Any) -> None:
+    """As the programs' job does after faces were deleted: fewer faces, others in their places, all in lists."""
+    folder = extracted(alignments=HEADERS)
+    for name in ("f_000001_0.png", "f_000004_1.png"):
+        (folder.faces / name).unlink()
+    frames: dict[str, Any] = {}
+    for path in sorted(folder.faces.glob("*.png")):
+        header = read_header(path)
+        assert header is not None
+        source = header["source"]
+        faces = frames.setdefault(source["source_filename"], {"faces": [], "video_meta": {}})["faces"]
+        new = f"{Path(source['source_filename']).stem}_{len(faces)}.png"
+        named = {"face_index": len(faces), "original_filename": new}
+        faces.append(header["alignments"] | {"thumb": None})
+        rewrite_header(path, lambda header, named=named: header["source"].update(named))  # type: ignore[misc]
+        path.rename(folder.faces / new)
+    folder.alignments = folder.faces / "alignments.fsa"
+    write_pickled(folder.alignments, {"__meta__": {"version": 2.3}, "__data__": frames})
+    code, report = folder.verify()
+    assert (code, report["differences"], report["faces_agree"]) == (0, [], 15)
+    assert "2 of the run's faces are no longer in the alignments file." in report["notes"]
+    assert "1 files beside the faces are no faces: alignments.fsa" in report["notes"]
+
+
+def test_an_alignments_file_that_the_current_program_rewrote(extracted: Any, vectors: Path, tmp_path: Path) -> None:
+    folder = extracted(alignments=HEADERS)
+    other = Folder(tmp_path / "rewritten", vectors / "alignments" / "v2_3_rewritten_by_head.fsa", vectors / "frames")
+    folder.alignments = other.alignments
     code, report = folder.verify()
     assert (code, report["differences"], report["faces_agree"]) == (0, [], 17)
 

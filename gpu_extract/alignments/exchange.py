@@ -85,7 +85,7 @@ def import_json(path: str | os.PathLike[str], new: str | os.PathLike[str], *, st
     taken = _Import(path.name, repeats)
     document = taken.document(data)
     if strict and taken.left_out:
-        raise AlignmentsError(f"{taken.first_fault()}; nothing was imported, as --strict asks.")
+        raise AlignmentsError(f"{first_fault(path.name, taken.left_out)}; nothing was imported, as --strict asks.")
     write_whole(new, container_for(new).write(document))
     made = Alignments.load(new)
     made.notes, made.left_out = taken.notes, taken.left_out
@@ -137,19 +137,12 @@ class _Import:
             else:
                 self.left_out.append(Failure(name, None, f"its faces are {_kind(faces)}; a list of them is wanted"))
         if self.left_out and not any(frame["faces"] for frame in frames.values()):
-            raise AlignmentsError(f"{self.first_fault()}; no face is left to import.")
+            raise AlignmentsError(f"{first_fault(self._label, self.left_out)}; no face is left to import.")
         self.notes += [
             f"{_count(count, 'face')} of {self._label} held {shown(key)}, for which an alignments file has no place."
             for key, count in self._unknown.items()
         ]
         return Document({"__meta__": {"version": 2.4}, "__data__": frames}, PROTOCOL)
-
-    def first_fault(self) -> str:
-        """What was left out first, and how much more."""
-        first = self.left_out[0]
-        where = shown(first.frame) if first.index is None else f"{shown(first.frame)}, face {first.index}"
-        more = f", and {len(self.left_out) - 1:,} more are bad" if len(self.left_out) > 1 else ""
-        return f"{self._label}, frame {where}: {first.reason}{more}"
 
     def _frame(self, name: str, faces: list[Any]) -> list[dict[str, Any]]:
         made = []
@@ -182,6 +175,14 @@ class _Import:
                 f"{self._label} is an alignments file already; extract takes it as it is, and migrate makes a newer "
                 "one of it."
             )
+
+
+def first_fault(label: str, left_out: list[Failure]) -> str:
+    """What was left out first, and how much more."""
+    first = left_out[0]
+    where = shown(first.frame) if first.index is None else f"{shown(first.frame)}, face {first.index}"
+    more = f", and {len(left_out) - 1:,} more" if len(left_out) > 1 else ""
+    return f"{label}, frame {where}: {first.reason}{more}"
 
 
 class _NoFaceError(Exception):

@@ -54,6 +54,12 @@ def import_landmarks(
     return exchange.import_json(landmarks, new, strict=strict)
 
 
+def first_left_out(made: Alignments, landmarks: str | os.PathLike[str]) -> str:
+    """What an import left out, in one line, for a run that prints no table."""
+    count = f"{len(made.left_out):,} {'entry' if len(made.left_out) == 1 else 'entries'} left out"
+    return f"{count}: {exchange.first_fault(Path(landmarks).name, made.left_out)}."
+
+
 def import_table(made: Alignments) -> str:
     """What an import did, for a person: one line, and one for each thing that was left out or joined."""
     counts = f"{len(made.faces):,} faces of {len(made.frame_names):,} frames, version {made.version}"

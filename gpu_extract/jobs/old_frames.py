@@ -16,7 +16,7 @@ OLD_NUMBERS = (
 
 PNG_KEYS = (
     "if the frames are a video's, programs since 2024 look for keys that end in the video's extension and find none of "
-    "{count:,} in .png; name the video with --frames to have them renamed"
+    "{count:,} in .png; name the video with -fr to have them renamed"
 )
 FOREIGN_KEYS = "{count:,} of {frames:,} frame keys do not belong to {video} and were kept as they are"
 
