@@ -500,6 +500,32 @@ def test_faces_that_other_programs_wrote_anew_are_not_overwritten(job: Path, tmp
     assert notes_of(run) == []
 
 
+def test_a_frame_that_comes_late_is_the_only_one_that_is_cut(job: Path, tmp_path: Path) -> None:
+    """Whoever reads that a frame is missing adds it; all frames after it then have other positions."""
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    late, *others = sorted((job / "frames").iterdir())[:6]
+    for path in others:
+        shutil.copy(path, frames)
+    run = Run(job, tmp_path, "frames", "-sz", "64", "--no-update")
+    loaded = Alignments.load(run.alignments).root()
+    write_alignments(run.alignments, {path.name: loaded[path.name] for path in (late, *others)})
+    run.command[run.command.index("-fr") + 1] = str(frames)
+    assert run.here() == 4
+    before = run.files()
+    shutil.copy(late, frames)
+    assert run.here("--resume") == 0
+    after = run.files()
+    made = sorted(after.keys() - before.keys())
+    assert made == [f"{late.stem}_{index}.png" for index in range(len(loaded[late.name]))]
+    assert {name: after[name] for name in before} == before
+    assert json.loads(run.report_file.read_text())["faces_written"] == len(after)
+    (run.faces / f"{others[0].stem}_0.png").unlink()
+    del after[f"{others[0].stem}_0.png"]
+    assert run.here("--resume") == 0
+    assert run.files() == after, "the frame that had the late one's position before is still known"
+
+
 def test_shards_that_are_gone_are_made_again_and_said_so(job: Path, tmp_path: Path) -> None:
     run, _ = finished(job, tmp_path, "--output-layout", "webdataset")
     before = run.files()

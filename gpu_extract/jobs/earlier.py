@@ -33,9 +33,9 @@ class Earlier:
     """The faces of an earlier run."""
 
     whole: dict[int, list[FaceResult]] = field(default_factory=dict)
-    """By position, of frames that need nothing: the faces that are there."""
+    """By the key of its record, of each frame that needs nothing: the faces that are there."""
     left_out: dict[int, list[FaceResult]] = field(default_factory=dict)
-    """By position, faces that are not there and stay out."""
+    """By the key of its record, of each frame: the faces that are not there and stay out."""
     notes: list[str] = field(default_factory=list)
     """What was found missing or damaged, and what is done about it."""
 
@@ -45,9 +45,9 @@ class Earlier:
 
     def left(self, plan: Plan) -> Plan:
         """The faces of a plan that are still to be made."""
-        needed = np.array([position not in self.whole for position in plan.positions.tolist()], bool)
-        rows = [face.row for faces in self.left_out.values() for face in faces]
-        return some_faces(plan, np.repeat(needed, np.diff(plan.starts)) & ~np.isin(plan.rows, rows))
+        # By rows, not by positions: these shift when the folder of frames gains one between two runs.
+        done = [face.row for frames in (self.whole, self.left_out) for faces in frames.values() for face in faces]
+        return some_faces(plan, ~np.isin(plan.rows, done))
 
 
 def look_over(journal: Journal, folder: Path, layout: type[Layout], deleted: str) -> Earlier:
@@ -72,9 +72,9 @@ def look_over(journal: Journal, folder: Path, layout: type[Layout], deleted: str
     leaves_out = deleted == LEAVE_OUT and not layout.in_archives and not emptied
     for frame, missing, is_broken in frames:
         if missing and leaves_out:
-            found.left_out[frame.position] = missing
+            found.left_out[frame.key] = missing
         if not is_broken and (leaves_out or not missing):
-            found.whole[frame.position] = [face for face in frame.faces if face not in missing]
+            found.whole[frame.key] = [face for face in frame.faces if face not in missing]
     if gone:
         found.notes.append(_note_of_gone(gone, emptied=emptied, leaves_out=leaves_out))
     if damaged:

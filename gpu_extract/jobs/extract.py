@@ -258,7 +258,8 @@ class Extraction:
             self._proof.look(faces)
         for faces in earlier.left_out.values():
             self._written.leave_out(faces)
-        self._left_out = earlier.left_out
+        entry_of = self.made.alignments.faces.frame
+        self._left_out = {int(entry_of[faces[0].row]): faces for faces in earlier.left_out.values()}
         self.report.frames_decoded += len(earlier.whole)
         self.report.faces_left_out = earlier.faces_left_out
         self.report.notes += earlier.notes
@@ -325,7 +326,8 @@ class Extraction:
             self._written.add(result.faces)
             if not result.failures:
                 # What stays out is recorded with the rest, or a later run could not restore it.
-                left_out = self._left_out.get(result.task.position, [])
+                entry = int(self.made.alignments.faces.frame[result.task.rows[0]])
+                left_out = self._left_out.get(entry, [])
                 self.journal.add(result.task.position, [*result.faces, *left_out])
 
     def _doubt(self, result: FrameResult, progress: Progress) -> None:

@@ -481,7 +481,7 @@ class _Record:
         self._same_file = run is None or run[0].get(FACES) == digest(made.alignments)
         self._plan, self._layout = made.plan, layout
         # The last entry of a frame counts: it is the one that was done again.
-        frames = {frame.position: frame.faces for frame in run[1]} if run else {}
+        frames = {frame.key: frame.faces for frame in run[1]} if run else {}
         recorded = [face for faces in frames.values() for face in faces]
         self.of_row = {face.row: face for face in recorded}
         """By row of today's file, what the run recorded of a face."""

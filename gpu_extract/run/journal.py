@@ -32,6 +32,11 @@ class Finished:
     position: int
     faces: list[FaceResult] = field(default_factory=list)
 
+    @property
+    def key(self) -> int:
+        """The frame's first row in the alignments file: positions shift when a folder gains a frame between runs."""
+        return min((face.row for face in self.faces), default=-1 - self.position)
+
 
 class Journal:
     """An open journal; holds a lock on it, so that no second run writes into the folder."""
@@ -39,7 +44,7 @@ class Journal:
     def __init__(self, handle: int, path: Path, finished: dict[int, Finished], *, resumed: bool) -> None:
         self._handle, self.path = handle, path
         self.finished = finished
-        """Frames that an earlier run finished, by position."""
+        """Frames that an earlier run finished, by their keys; of one that was done again, the last entry."""
         self.frames_seen: int | None = None
         """Frames of the source, where an earlier run went over all and knew."""
         self.resumed = resumed
@@ -92,7 +97,8 @@ class Journal:
                 if "frames_seen" in entry:
                     journal.frames_seen = entry["frames_seen"]
                 else:
-                    journal.finished[entry["frame"]] = _finished(entry)
+                    frame = _finished(entry)
+                    journal.finished[frame.key] = frame
             return journal
         except BaseException:
             os.close(handle)
