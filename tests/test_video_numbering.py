@@ -49,12 +49,11 @@ def outputs(
     times: list[float],
     lengths: list[float] | float = 1.0,
     rate: int = 25,
-    start: float = 0,
     only_stream: bool = False,
 ) -> list[int]:
     """times, lengths: in frames of the constant rate."""
     lengths = lengths if isinstance(lengths, list) else [lengths] * len(times)
-    clock = ConstantRate(Fraction(rate), Fraction(1, 1000 * rate), round(start * 1000), only_stream)
+    clock = ConstantRate(Fraction(rate), Fraction(1, 1000 * rate), only_stream)
     pts = np.array([round(time * 1000) for time in times])
     found: list[int] = constant_rate_frames(pts, np.array([round(length * 1000) for length in lengths]), clock).tolist()
     return found
@@ -77,10 +76,6 @@ def outputs(
 )
 def test_constant_rate_by_hand(times: list[float], lengths: list[float] | float, expected: list[int]) -> None:
     assert outputs(times, lengths) == expected
-
-
-def test_times_count_from_the_beginning_of_the_file() -> None:
-    assert outputs([100, 101, 103], start=100) == [0, 1, 2, 2]
 
 
 def test_a_late_start_is_not_filled_where_there_is_only_one_stream() -> None:

@@ -249,8 +249,8 @@ def test_a_wrong_index_is_given_up_and_no_wrong_frame_comes_out(
     path = write(tmp_path / "a.mp4", **H264["b-frames"])
     expected = plain_decode(path)
 
-    def shifted(container: object, stream: object, closed: object) -> object:
-        index = read_index(container, stream, closed)  # type: ignore[arg-type]
+    def shifted(container: object, stream: object, closed: object, clock: object) -> object:
+        index = read_index(container, stream, closed, clock)  # type: ignore[arg-type]
         late_entries = index.entry & (np.arange(len(index.pts)) > 40)
         wrong = np.flatnonzero(late_entries)
         index.entry[wrong + 1] = True  # claims that decoding may begin at a predicted picture

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import chain, repeat, starmap
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ from gpu_extract.frames.base import (
     check_wanted,
 )
 from gpu_extract.frames.video.bitstream import DoubtError
+from gpu_extract.frames.video.clock import MICROSECOND, ClockFacts, FrameClock, PacketClock
 from gpu_extract.frames.video.container import DECODE_ERRORS, READ_ERRORS, open_container, probe
 from gpu_extract.frames.video.damage import SEAM, DamageTracker
-from gpu_extract.frames.video.index import VideoIndex, read_index
+from gpu_extract.frames.video.index import GENERATE_PTS, VideoIndex, read_index
 from gpu_extract.frames.video.mp4 import has_composition_offsets
 from gpu_extract.frames.video.skipping import IndexMismatchError, decode_stretches, plan_stretches
+from gpu_extract.frames.video.streams import clock_facts, pick_stream
 from gpu_extract.frames.video.timing import ConstantRate, constant_rate_frames
 from gpu_extract.frames.video.turn import UPRIGHT, Turn, turn_of_matrix
 from gpu_extract.frames.video.yuv import to_bgr
@@ -51,12 +53,14 @@ WORTHWHILE_SHARE = 0.1  # of the frames up to the last wanted one, those in such
 class Picture:
     """A decoded frame, and the lock that whoever converts it holds; several `VideoFrame`s may show one.
 
-    damaged: its pixels are what FFmpeg made up, or predicted from that.
+    damaged: its pixels are what FFmpeg made up, or predicted from that; time: when it is shown, with constant
+    timing.
     """
 
-    def __init__(self, frame: av.VideoFrame, damaged: bool = False) -> None:
+    def __init__(self, frame: av.VideoFrame, damaged: bool = False, time: int = 0) -> None:
         self.frame = frame
         self.damaged = damaged
+        self.time = time
         self.guard = threading.Lock()
 
 
@@ -89,6 +93,7 @@ class VideoSource(FrameSource):
         self._container: InputContainer | None = None
         self._begun: Iterator[Picture] | None = None  # all pictures, of which the decoder has given some already
         self._turn = UPRIGHT
+        self._clock_facts: ClockFacts | None = None
         self._unread: VideoStream | None = None
         self._unread = stream = self._at_start()
         self._stored_size = (stream.codec_context.height, stream.codec_context.width)
@@ -181,8 +186,8 @@ class VideoSource(FrameSource):
         if self._options.timing == "decoded":
             return np.arange(index.frame_count)
         with self._guard:
-            clock = self._clock(self._at_start())
-        return constant_rate_frames(index.pts[index.packet_of], index.duration[index.packet_of], clock)
+            clock = self._rate_clock(self._at_start())
+        return constant_rate_frames(index.time[index.packet_of], index.duration[index.packet_of], clock)
 
     def _stretches(self, index: VideoIndex, wanted: np.ndarray) -> Iterator[tuple[int, Picture]]:
         with self._guard:
@@ -218,7 +223,7 @@ class VideoSource(FrameSource):
             try:
                 stream = self._at_start()
                 assert self._container is not None
-                index = read_index(self._container, stream, lambda: self._closed)
+                index = read_index(self._container, stream, lambda: self._closed, self._packet_clock(stream))
             except DoubtError as doubt:
                 self.skipping = f"not possible: {doubt}"
                 return None
@@ -239,24 +244,29 @@ class VideoSource(FrameSource):
             if clock is None:
                 with self._guard:
                     assert self._container is not None
-                    clock = self._clock(self._video_stream(self._container))
-            frame = picture.frame
-            repeats, copies = (0, 1) if frame.pts is None else clock.place(frame.pts, frame.duration or 0)
+                    clock = self._rate_clock(self._video_stream(self._container))
+            repeats, copies = clock.place(picture.time, picture.frame.duration or 0)
             yield from repeat(previous or picture, repeats)
             yield from repeat(picture, copies)
             previous = picture
         if clock is not None and previous is not None:
             yield from repeat(previous, clock.finish())
 
-    def _clock(self, stream: VideoStream) -> ConstantRate:
+    def _packet_clock(self, stream: VideoStream) -> PacketClock | None:
+        """With constant timing, and then no packet is given times that its file has not."""
+        if self._options.timing != "constant":
+            return None
         assert self._container is not None
-        rate = stream.guessed_rate or Fraction(25)
-        unit = stream.time_base or Fraction(1, av.time_base)
-        start = round(Fraction(self._container.start_time or 0, av.time_base) / unit)
+        self._container.flags = self._container.flags & ~GENERATE_PTS
+        if self._clock_facts is None:
+            self._clock_facts = clock_facts(self._container, stream, self.path)
+        return PacketClock(self._clock_facts)
+
+    def _rate_clock(self, stream: VideoStream) -> ConstantRate:
+        assert self._container is not None
         return ConstantRate(
-            Fraction(rate),
-            unit,
-            start,
+            Fraction(stream.guessed_rate or 25),
+            stream.time_base or MICROSECOND,
             only_stream=len(self._container.streams) == 1,
             lengths_known=not (
                 self._container.format.name.startswith("mov") and has_composition_offsets(self.path, stream.id)
@@ -265,28 +275,32 @@ class VideoSource(FrameSource):
 
     def _decoded(self) -> Iterator[Picture]:
         """Every frame that the decoder gives, in its order; packets that it refuses are passed over."""
-        tracker = DamageTracker()
         with self._guard:
             stream = self._at_start()
             container = self._container
+            clock = self._packet_clock(stream)
         assert container is not None
-        for packet in _delayed(self._packets(container, stream, tracker), SEAM):
+        tracker = DamageTracker(round(1 / (stream.time_base or MICROSECOND)))
+        times = FrameClock(clock, stream.codec_context) if clock else None
+        for packet in _delayed(self._packets(container, stream, tracker, clock), SEAM):
             with self._guard:
                 if self._closed:
                     return
                 try:
-                    pictures = stream.codec_context.decode(packet)
+                    frames = stream.codec_context.decode(packet)
                 except DECODE_ERRORS:
-                    pictures = []
+                    frames = []
                     self.damaged += 1
                     tracker.refused(stream.codec_context.thread_count - 1)
-            self.frames_decoded += len(pictures)
-            self.damaged += sum(picture.is_corrupt for picture in pictures)
-            yield from starmap(Picture, tracker.take(pictures))
-        yield from starmap(Picture, tracker.finish())
+            self.frames_decoded += len(frames)
+            self.damaged += sum(frame.is_corrupt for frame in frames)
+            for frame, damaged in tracker.take(frames):
+                yield Picture(frame, damaged, times.take(frame) if times else 0)
+        for frame, damaged in tracker.finish():
+            yield Picture(frame, damaged, times.take(frame) if times else 0)
 
     def _packets(
-        self, container: InputContainer, stream: VideoStream, tracker: DamageTracker
+        self, container: InputContainer, stream: VideoStream, tracker: DamageTracker, clock: PacketClock | None
     ) -> Iterator[av.Packet[Any] | None]:
         """The stream's packets, then None; an unreadable spot in the file is passed over where FFmpeg can go on."""
         errors = 0
@@ -306,11 +320,14 @@ class VideoSource(FrameSource):
                 if packet is None:
                     yield None
                     return
+                stored_dts = packet.dts
+                if clock and (packet.size or packet.dts is not None):
+                    packet.pts, packet.dts = clock.take(packet.pts, packet.dts, packet.duration or 0)
                 # FFmpeg's decoders take an empty packet for the end of the stream; AVI has them where a frame repeats.
                 if packet.size:
                     errors = 0
                     self.damaged += packet.is_corrupt
-                    tracker.send(packet)
+                    tracker.send(packet, stored_dts)
                     yield packet
         yield None
 
@@ -334,15 +351,11 @@ class VideoSource(FrameSource):
         return stream
 
     def _video_stream(self, container: InputContainer) -> VideoStream:
-        attached = av.stream.Disposition.attached_pic
-        streams = [stream for stream in container.streams.video if not stream.disposition & attached]
-        if not streams:
+        try:
+            return pick_stream(container, self.path, self._options.timing)
+        except InputError:
             container.close()
-            raise InputError(f"'{self.path}' has no video stream.")
-        if streams[0].codec_context is None:
-            container.close()
-            raise InputError(f"the codec of the video '{self.path}' has no decoder here; re-encode it as H.264.")
-        return streams[0]
+            raise
 
     def _display_turn(self) -> Turn:
         """What the display matrix of the first frame asks for."""

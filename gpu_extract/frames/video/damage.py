@@ -37,9 +37,12 @@ class DamageTracker:
     """Passes decoded frames on in their order, each with whether it is in doubt.
 
     Frames shown before one that they are predicted from wait for it, at most `_LONGEST_RUN` at once.
+
+    second: in units of the packets' times; 0 where jumps ahead shall not be taken for seams.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, second: int = 0) -> None:
+        self._second = second
         self._sent = 0
         self._time: int | None = None  # of decoding, of the packet before
         self._number_of: dict[int, int] = {}  # time shown -> packet
@@ -48,17 +51,19 @@ class DamageTracker:
         self._events: list[_Event] = []
         self._held: deque[_Held] = deque()
 
-    def send(self, packet: av.Packet[Any]) -> None:
-        """To be told of each packet, `SEAM` packets before it is decoded.
+    def send(self, packet: av.Packet[Any], stored_dts: int | None = None) -> None:
+        """To be told of each packet, `SEAM` packets before it is decoded; stored_dts: if the packet's was changed.
 
-        Where time runs backwards, marks just before are taken for those of a seam, at which nothing is missing.
+        Where time runs backwards, or is a second or more ahead at a key frame, marks just before are taken for those
+        of a seam, at which nothing is missing.
         """
         number, self._sent = self._sent, self._sent + 1
-        if packet.dts is not None:
-            if self._time is not None and packet.dts < self._time:
+        dts = packet.dts if stored_dts is None else stored_dts
+        if dts is not None:
+            if self._time is not None and (dts < self._time or self._is_ahead(packet, dts - self._time)):
                 at_seam = number - SEAM
                 self._events = [event for event in self._events if not event.only_marked or event.first < at_seam]
-            self._time = packet.dts
+            self._time = dts
         if packet.is_corrupt:
             self._events.append(_Event(number, number + 1, only_marked=True))
         if packet.pts is None:
@@ -93,6 +98,9 @@ class DamageTracker:
         """What still waits at the end of the video."""
         while self._held:
             yield self._judged(self._held.popleft())
+
+    def _is_ahead(self, packet: av.Packet[Any], step: int) -> bool:
+        return 0 < self._second <= step and packet.is_keyframe
 
     def _waits(self, held: _Held) -> bool:
         newest = self._held[-1].frame

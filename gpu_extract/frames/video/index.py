@@ -17,12 +17,13 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from gpu_extract.frames.video.bitstream import DoubtError, PacketReader, packet_reader
+from gpu_extract.frames.video.clock import PacketClock
 from gpu_extract.frames.video.container import READ_ERRORS
 
 # Their timestamps are stored, not guessed, and a seek lands where the file says.
 _INDEXED_CONTAINERS = ("mov", "matroska", "mpegts")
 
-_GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
+GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
 
 _LONGEST_SPAN = 1 << 32  # transport streams count to 2^33 and begin again
 
@@ -34,6 +35,7 @@ class VideoIndex:
     pts: np.ndarray  # [P] int64, stream time base, all different
     seek_to: np.ndarray  # [P] int64, the time to give to a seek that shall arrive at or before the packet
     size: np.ndarray  # [P] int64, bytes
+    time: np.ndarray  # [P] int64, when its picture is shown by the clock that `read_index` was given, else as pts
     duration: np.ndarray  # [P] int64, 0 where it is not known
     entry: np.ndarray  # [P] bool: decoding may begin here
     droppable: np.ndarray  # [P] bool: no other picture needs it
@@ -51,14 +53,16 @@ class VideoIndex:
         return int(usable[-1]) if len(usable) else 0
 
 
-def read_index(container: InputContainer, stream: VideoStream, closed: Callable[[], bool]) -> VideoIndex:
+def read_index(
+    container: InputContainer, stream: VideoStream, closed: Callable[[], bool], clock: PacketClock | None = None
+) -> VideoIndex:
     """Reads all packets; raises DoubtError, with the reason, where frame numbers cannot be told from them.
 
     closed: asked at each packet; reading ends when it is true, because a large file may take a minute.
     """
     if not container.format.name.startswith(_INDEXED_CONTAINERS):
         raise DoubtError(f"{container.format.name} files have no reliable timestamps")
-    container.flags = container.flags & ~_GENERATE_PTS  # missing timestamps shall be seen to be missing
+    container.flags = container.flags & ~GENERATE_PTS  # missing timestamps shall be seen to be missing
     reader = packet_reader(stream.codec_context.codec.canonical_name, stream.codec_context.extradata)
     rows = []
     latest = None
@@ -68,7 +72,7 @@ def read_index(container: InputContainer, stream: VideoStream, closed: Callable[
                 raise DoubtError("the source was closed")
             if not packet.size:
                 continue
-            rows.append(_row(packet, reader))
+            rows.append(_row(packet, reader, clock))
             if packet.dts is not None:
                 if latest is not None and packet.dts <= latest:
                     raise DoubtError("timestamps do not ascend")
@@ -82,19 +86,23 @@ def read_index(container: InputContainer, stream: VideoStream, closed: Callable[
     return _checked(np.array(rows, np.int64).T, margin)
 
 
-def _row(packet: av.Packet[Any], reader: PacketReader) -> tuple[int, ...]:
+def _row(packet: av.Packet[Any], reader: PacketReader, clock: PacketClock | None) -> tuple[int, ...]:
     if packet.pts is None:
         raise DoubtError("a packet has no timestamp")
     if packet.is_corrupt:
         raise DoubtError("a packet is marked as damaged")
     facts = reader(memoryview(packet), packet.is_keyframe)
     dts = packet.pts if packet.dts is None else packet.dts
-    return packet.pts, dts, packet.size, packet.duration or 0, not packet.is_discard, *facts
+    duration = packet.duration or 0
+    time = clock.take(packet.pts, packet.dts, duration)[0] if clock else packet.pts
+    if time is None:
+        raise DoubtError("a timestamp is far from all others")
+    return packet.pts, dts, packet.size, time, duration, not packet.is_discard, *facts
 
 
 def _checked(columns: np.ndarray, margin: int | None) -> VideoIndex:
-    pts, dts, size, duration = columns[:4]
-    shown, entry, droppable, all_parameters, parameters, layered = columns[4:].astype(bool)
+    pts, dts, size, time, duration = columns[:5]
+    shown, entry, droppable, all_parameters, parameters, layered = columns[5:].astype(bool)
     if not entry[0]:
         raise DoubtError("the stream does not begin with a picture of its own")
     if pts[0] != pts.min():
@@ -108,13 +116,17 @@ def _checked(columns: np.ndarray, margin: int | None) -> VideoIndex:
         entry[0] = True
     droppable = droppable & ~parameters & ~layered.any()
     packets = np.flatnonzero(shown)
+    packets = packets[np.argsort(pts[packets], kind="stable")]
+    if (np.diff(time[packets]) <= 0).any():
+        raise DoubtError("its clock was set while frames were out of order")
     return VideoIndex(
         pts=pts,
+        time=time,
         seek_to=pts if margin is None else np.minimum(pts, dts) - margin,
         size=size,
         duration=duration,
         entry=entry,
         droppable=droppable,
         shown=shown,
-        packet_of=packets[np.argsort(pts[packets], kind="stable")],
+        packet_of=packets,
     )

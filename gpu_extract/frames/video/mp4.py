@@ -1,4 +1,4 @@
-"""What FFmpeg does not tell about an mp4 or mov file: whether it gives its samples composition offsets."""
+"""What FFmpeg does not tell about an mp4 or mov file: whether it has fragments, and composition offsets."""
 
 from __future__ import annotations
 
@@ -15,6 +15,15 @@ class _Box(NamedTuple):
     kind: bytes
     start: int  # of its content, bytes from the beginning of the file
     end: int
+
+
+def is_fragmented(path: Path) -> bool:
+    """Whether samples are described beside them, piece by piece; False for what cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return any(box.kind == b"moof" for box in _boxes(file, 0, os.fstat(file.fileno()).st_size))
+    except (OSError, struct.error):
+        return False
 
 
 def has_composition_offsets(path: Path, track: int) -> bool:

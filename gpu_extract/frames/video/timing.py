@@ -12,43 +12,51 @@ from fractions import Fraction
 
 import numpy as np
 
+from gpu_extract.frames.video.clock import rescaled
+
 _SLACK = 1.1  # ticks by which a frame may be early or late before one is left out or repeated
 _ROUND_UP = 0.6
 _MIDPOINT_NUDGE = 1 / (1 << 17)  # keeps times that lie exactly between two ticks from depending on float noise
+_TOO_MANY = 3600 * 30 * 30  # copies of a frame; where that many are due, there are none
 
 
 class ConstantRate:
     """Says of each decoded frame how often it, and how often the one before it, appears in the output.
 
-    rate: output frames a second; time_base: seconds a unit of pts; start: pts of the beginning of the whole file, from
-    which times are counted; only_stream: the file has nothing but the video, and then its first frame is never repeated
-    to fill a late start; lengths_known: False where those releases did not know how long a frame lasts (mp4 and mov
-    with composition offsets) and took one tick, whatever `duration` is.
+    rate: output frames a second; time_base: seconds a unit of time; only_stream: the file has nothing but the video,
+    and then its first frame is never repeated to fill a late start; lengths_known: False where those releases did not
+    know how long a frame lasts (mp4 and mov with composition offsets) and took one tick, whatever `duration` is.
     """
 
     def __init__(
         self,
         rate: Fraction,
         time_base: Fraction,
-        start: int,
         only_stream: bool = False,
         lengths_known: bool = True,
     ) -> None:
         self._ticks_per_unit = rate * time_base
-        self._start = start
+        self._time_base = time_base
+        self._parts = 1 << min(
+            max(29 - (rate.numerator.bit_length() - 1), 0), 16
+        )  # of a tick, in which times are counted
+        self._part = 1 / (rate * self._parts)
         self._next = 0  # the tick that the next output frame has
         self._may_start_late = only_stream
         self._lengths_known = lengths_known
         self._recent = [0, 0, 0]  # repeats of the previous frame, at the last three frames
 
-    def place(self, pts: int, duration: int) -> tuple[int, int]:
-        """(repeats of the previous frame, copies of this one) that the output has before the next frame comes."""
-        time = self._ticks(pts - self._start)
+    def place(self, time: int, duration: int) -> tuple[int, int]:
+        """(repeats of the previous frame, copies of this one) that the output has before the next frame comes.
+
+        time: when it is shown, from the beginning of the file.
+        """
+        at = self._ticks(time)
         length = float(round(self._ticks_per_unit * duration)) if self._lengths_known else 0.0
         length = length or 1.0
-        early = time - self._next
+        early = at - self._next
         if self._may_start_late and early >= 0.5:
-            self._next, early = round(time), 0.0
+            self._next, early = round(at), 0.0
         self._may_start_late = False
         end = early + length
         if early < 0 < end:
@@ -57,32 +65,37 @@ class ConstantRate:
         if end < -_SLACK:
             total = 0
         elif end > _SLACK:
-            total = round(end)
+            total = _rounded(end)
             if early > _SLACK:
-                repeats = round(early - _ROUND_UP)
-        self._recent = [repeats, *self._recent[:2]]
-        self._next += total
+                repeats = _rounded(early - _ROUND_UP)
         repeats = min(repeats, total)
+        self._recent = [repeats, *self._recent[:2]]
+        if total > _TOO_MANY:
+            return 0, 0
+        self._next += total
         return repeats, total - repeats
 
     def finish(self) -> int:
         """Copies of the last frame at the end of the stream."""
         return sorted(self._recent)[1]
 
-    def _ticks(self, units: int) -> float:
-        exact = self._ticks_per_unit * units
-        if exact.denominator == 1:
-            return float(exact)
-        return float(exact) + (_MIDPOINT_NUDGE if exact > 0 else -_MIDPOINT_NUDGE)
+    def _ticks(self, time: int) -> float:
+        ticks = rescaled(time, self._time_base, self._part) / self._parts
+        return ticks + (_MIDPOINT_NUDGE if ticks > 0 else -_MIDPOINT_NUDGE)
 
 
-def constant_rate_frames(pts: np.ndarray, duration: np.ndarray, clock: ConstantRate) -> np.ndarray:
-    """[M] number of the decoded frame that each output frame shows; pts, duration: [N], in the order shown."""
+def _rounded(ticks: float) -> int:
+    """In single precision, as the program rounded them."""
+    return round(float(np.float32(ticks)))
+
+
+def constant_rate_frames(times: np.ndarray, duration: np.ndarray, clock: ConstantRate) -> np.ndarray:
+    """[M] number of the decoded frame that each output frame shows; times, duration: [N], in the order shown."""
     shown: list[int] = []
-    for number, (time, length) in enumerate(zip(pts.tolist(), duration.tolist(), strict=True)):
+    for number, (time, length) in enumerate(zip(times.tolist(), duration.tolist(), strict=True)):
         repeats, copies = clock.place(time, length)
         shown.extend([max(number - 1, 0)] * repeats)
         shown.extend([number] * copies)
-    if len(pts):
-        shown.extend([len(pts) - 1] * clock.finish())
+    if len(times):
+        shown.extend([len(times) - 1] * clock.finish())
     return np.array(shown, np.int64)

@@ -1,0 +1,165 @@
+"""The times that the ffmpeg program gave a video's packets and frames, from which constant-rate numbers are counted.
+
+A container's timestamps begin anywhere, may start again in the middle and may be missing. `PacketClock` is what that
+program made of a packet's before it was decoded, `FrameClock` what it made of a frame's afterwards; the rules and where
+they were measured are in docs/formats.md#timing. Times are in units of the stream's time base, from the beginning of
+the file, unless a name says microseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+
+MICROSECOND = Fraction(1, 1_000_000)
+
+# Containers whose clock may start again; from any other a timestamp that is far off is only forgotten.
+_RESTARTING = frozenset(("mpegts", "mpeg", "ogg"))
+_CLOCK_BITS = {"mpegts": 33, "mpeg": 33}
+
+_JUMP = 10_000_000  # microseconds between what a packet's time should be and what it is: then the clock was set
+_STEP_BACK = 100_000  # microseconds; so was it if time goes back by more
+_ABSURD = 3600 * 30 * 1_000_000  # microseconds
+
+
+def rescaled(value: int, unit: Fraction, other: Fraction) -> int:
+    """A time in another unit, halves away from zero."""
+    numerator = value * unit.numerator * other.denominator
+    denominator = unit.denominator * other.numerator
+    size = (2 * abs(numerator) + denominator) // (2 * denominator)
+    return size if numerator >= 0 else -size
+
+
+@dataclass(frozen=True)
+class ClockFacts:
+    """What a file says about its clocks before anything is decoded."""
+
+    container: str  # FFmpeg's name
+    time_base: Fraction  # seconds
+    file_start: int | None  # microseconds
+    stream_start: int | None  # of the video, in its time base
+    average_rate: Fraction | None  # frames a second
+    reorder: int  # frames by which decoding runs ahead of showing
+
+
+class PacketClock:
+    """Takes the packets of one stream in their order and gives each the times that its decoder shall see."""
+
+    def __init__(self, facts: ClockFacts) -> None:
+        self._facts = facts
+        self._unit = facts.time_base
+        self._restarting = facts.container in _RESTARTING
+        self._bits = _CLOCK_BITS.get(facts.container, 0) if facts.file_start is not None else 0
+        self._offset = -self._start()
+        rate = facts.average_rate
+        self._dts = -int(facts.reorder * 1_000_000 / float(rate)) if rate else 0
+        self._next: int | None = None  # decoding time that is expected of the next packet
+        self._last: int | None = None  # decoding time of the last one that had any
+        self._frame_length = rescaled(1, 1 / rate, MICROSECOND) if rate else 0
+
+    def _start(self) -> int:
+        """Where counting begins, in microseconds: with the video where clocks may restart, else with the whole file."""
+        facts = self._facts
+        start = facts.file_start or 0
+        if self._bits and self._restarting and facts.stream_start is not None:
+            start = max(start, rescaled(facts.stream_start, self._unit, MICROSECOND))
+        return start
+
+    def take(self, pts: int | None, dts: int | None, duration: int) -> tuple[int | None, int]:
+        """(presentation time, decoding time) of the next packet; the latter is foretold where it is missing."""
+        pts, dts = self._unwrapped(pts, dts)
+        shift = rescaled(self._offset, MICROSECOND, self._unit)
+        pts = None if pts is None else pts + shift
+        dts = None if dts is None else dts + shift
+        if self._restarting:
+            pts, dts = self._continued(pts, dts)
+        elif self._next is not None:
+            pts, dts = self._sane(pts), self._sane(dts)
+        if self._next is None:
+            self._next = self._dts
+        if dts is not None:
+            self._next = self._last = self._micro(dts)
+        current = self._next
+        length = self._micro(duration) or self._frame_length
+        self._dts = current + length
+        self._next = self._dts if length else None
+        return pts, rescaled(current, MICROSECOND, self._unit)
+
+    def after_last(self, number: int, rate: Fraction | None) -> int:
+        """Time of the n-th frame that comes out after the last packet and has none; rate: what the decoder knows."""
+        length = rescaled(1, 1 / rate, MICROSECOND) if rate else self._frame_length
+        return rescaled(self._dts + number * length, MICROSECOND, self._unit)
+
+    def _unwrapped(self, pts: int | None, dts: int | None) -> tuple[int | None, int | None]:
+        """Times that lie before the beginning, and only because the clock began again at 0."""
+        if not self._bits:
+            return pts, dts
+        turn = 1 << self._bits
+        latest = rescaled(self._facts.file_start or 0, MICROSECOND, self._unit) + turn // 2
+        wrapped = [time is not None and time > latest for time in (pts, dts)]
+        if not any(wrapped):
+            self._bits = 0
+        early = [
+            time - turn if time is not None and far else time for time, far in zip((pts, dts), wrapped, strict=True)
+        ]
+        return early[0], early[1]
+
+    def _continued(self, pts: int | None, dts: int | None) -> tuple[int | None, int | None]:
+        """Where the clock was set, time goes on as if it had not been."""
+        if dts is None:
+            return pts, dts
+        now = self._micro(dts)
+        expected = self._last if self._next is None else self._next
+        if expected is None:
+            return pts, dts
+        delta = now - expected
+        back = self._next is not None and now + _STEP_BACK < max(self._dts, 0)
+        if abs(delta) <= _JUMP and not back:
+            return pts, dts
+        self._offset -= delta
+        shift = rescaled(delta, MICROSECOND, self._unit)
+        return (None if pts is None else pts - shift), dts - shift
+
+    def _sane(self, time: int | None) -> int | None:
+        assert self._next is not None
+        return None if time is None or abs(self._micro(time) - self._next) > _ABSURD else time
+
+    def _micro(self, time: int) -> int:
+        return rescaled(time, self._unit, MICROSECOND)
+
+
+class FrameClock:
+    """Takes decoded frames in their order and gives each its time.
+
+    That is the packet's presentation time, or the decoding time of the packet that pushed the frame out, whichever of
+    the two failed to ascend less often so far. Frames that come after the last packet may have neither.
+    """
+
+    def __init__(self, packets: PacketClock, decoder: VideoCodecContext) -> None:
+        self._packets = packets
+        self._decoder = decoder
+        self._timeless = 0  # frames so far
+        self._last_pts = self._last_dts = -(1 << 63)
+        self._faulty_pts = self._faulty_dts = 0
+
+    def take(self, frame: VideoFrame) -> int:
+        pts, dts = frame.pts, frame.dts
+        if dts is not None:
+            self._faulty_dts += dts <= self._last_dts
+            self._last_dts = dts
+        elif pts is not None:
+            self._last_dts = pts
+        if pts is not None:
+            self._faulty_pts += pts <= self._last_pts
+            self._last_pts = pts
+        elif dts is not None:
+            self._last_pts = dts
+        if pts is not None and (dts is None or self._faulty_pts <= self._faulty_dts):
+            return pts
+        if dts is not None:
+            return dts
+        self._timeless += 1
+        return self._packets.after_last(self._timeless - 1, self._decoder.framerate or None)

@@ -1,0 +1,80 @@
+"""Which of a file's video streams its frames come from, and what the ffmpeg program knew of that stream's clock."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+from av.container import InputContainer
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
+
+from gpu_extract.errors import InputError
+from gpu_extract.frames.video.clock import MICROSECOND, ClockFacts, rescaled
+from gpu_extract.frames.video.container import READ_ERRORS, open_container
+from gpu_extract.frames.video.mp4 import is_fragmented
+
+_WORTH_OF_DEFAULT = 5_000_000  # pixels
+_FIRST_PACKETS = 1000  # among which every stream's first one should be
+
+
+def pick_stream(container: InputContainer, path: Path, timing: str) -> VideoStream:
+    """The first stream that is no cover picture, or with "constant" timing the one that the ffmpeg program took.
+
+    That is the largest one, if being marked as the default counts as five million pixels.
+    """
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        raise InputError(f"'{path}' has no video stream.")
+    stream = max(streams, key=_worth) if timing == "constant" else streams[0]
+    if stream.codec_context is None:
+        raise InputError(f"the codec of the video '{path}' has no decoder here; re-encode it as H.264.")
+    return stream
+
+
+def _worth(stream: VideoStream) -> int:
+    context = stream.codec_context
+    pixels = 0 if context is None else context.width * context.height
+    return pixels + (_WORTH_OF_DEFAULT if stream.disposition & Disposition.default else 0)
+
+
+def clock_facts(container: InputContainer, stream: VideoStream, path: Path) -> ClockFacts:
+    name = container.format.name.split(",")[0]
+    start = container.start_time
+    if (
+        start is not None
+        and container.streams.audio
+        and (name == "matroska" or (name == "mov" and is_fragmented(path)))
+    ):
+        start = min(start, _first_sound(path))
+    context = stream.codec_context
+    return ClockFacts(
+        container=name,
+        time_base=stream.time_base or MICROSECOND,
+        file_start=start,
+        stream_start=stream.start_time,
+        average_rate=stream.average_rate or None,
+        reorder=getattr(context, "reorder_depth", int(context.has_b_frames)),
+    )
+
+
+def _first_sound(path: Path) -> int:
+    """Time of the first packet of sound, in microseconds.
+
+    A sound track whose codec has a delay begins before what is to be heard. FFmpeg's libraries of today do not count
+    that part as belonging to the file; those of the time did in these containers.
+    """
+    earliest = 1 << 62
+    with open_container(path) as container:
+        waiting: dict[int, Stream] = {stream.index: stream for stream in container.streams.audio}
+        packets = container.demux(*waiting.values())
+        for _ in range(_FIRST_PACKETS):
+            try:
+                packet = next(packets, None)
+            except READ_ERRORS:
+                break
+            if packet is None or not waiting:
+                break
+            if waiting.pop(packet.stream_index, None) and packet.pts is not None:
+                earliest = min(earliest, rescaled(packet.pts, packet.time_base or Fraction(1), MICROSECOND))
+    return earliest
