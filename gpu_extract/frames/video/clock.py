@@ -15,6 +15,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 MICROSECOND = Fraction(1, 1_000_000)
+TIMELESS = 1 << 60  # a "time" from here on is the number of a packet that has none, by which its frame is known again
 
 # Containers whose clock may start again; from any other a timestamp that is far off is only forgotten.
 _RESTARTING = frozenset(("mpegts", "mpeg", "ogg"))
@@ -59,6 +60,7 @@ class PacketClock:
         self._next: int | None = None  # decoding time that is expected of the next packet
         self._last: int | None = None  # decoding time of the last one that had any
         self._frame_length = rescaled(1, 1 / rate, MICROSECOND) if rate else 0
+        self._timeless = 0  # packets without a presentation time so far
 
     def _start(self) -> int:
         """Where counting begins, in microseconds: with the video where clocks may restart, else with the whole file."""
@@ -68,8 +70,8 @@ class PacketClock:
             start = max(start, rescaled(facts.stream_start, self._unit, MICROSECOND))
         return start
 
-    def take(self, pts: int | None, dts: int | None, duration: int) -> tuple[int | None, int]:
-        """(presentation time, decoding time) of the next packet; the latter is foretold where it is missing."""
+    def take(self, pts: int | None, dts: int | None, duration: int) -> tuple[int, int]:
+        """(presentation time or `TIMELESS`, decoding time) of the next packet; the latter is foretold if missing."""
         pts, dts = self._unwrapped(pts, dts)
         shift = rescaled(self._offset, MICROSECOND, self._unit)
         pts = None if pts is None else pts + shift
@@ -86,7 +88,8 @@ class PacketClock:
         length = self._micro(duration) or self._frame_length
         self._dts = current + length
         self._next = self._dts if length else None
-        return pts, rescaled(current, MICROSECOND, self._unit)
+        self._timeless += pts is None
+        return TIMELESS + self._timeless if pts is None else pts, rescaled(current, MICROSECOND, self._unit)
 
     def after_last(self, number: int, rate: Fraction | None) -> int:
         """Time of the n-th frame that comes out after the last packet and has none; rate: what the decoder knows."""
@@ -147,6 +150,8 @@ class FrameClock:
 
     def take(self, frame: VideoFrame) -> int:
         pts, dts = frame.pts, frame.dts
+        if pts is not None and pts >= TIMELESS:
+            pts = None
         if dts is not None:
             self._faulty_dts += dts <= self._last_dts
             self._last_dts = dts

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import av
 from av.video.frame import PictureType
 
+from gpu_extract.frames.video.clock import TIMELESS
+
 _REMEMBERED = 128  # packets; no decoder delays a picture by more
 _WINDOW = 32  # packets before one among which is what it is predicted from, if that is shown later
 _LONGEST_RUN = 16  # frames held back
@@ -45,7 +47,7 @@ class DamageTracker:
         self._second = second
         self._sent = 0
         self._time: int | None = None  # of decoding, of the packet before
-        self._number_of: dict[int, int] = {}  # time shown -> packet
+        self._number_of: dict[int, int] = {}  # time shown, or `TIMELESS` -> packet
         self._latest: dict[int, int] = {}  # packet -> the latest time shown of it and of those shortly before
         self._window: deque[int] = deque(maxlen=_WINDOW)
         self._events: list[_Event] = []
@@ -68,10 +70,11 @@ class DamageTracker:
             self._events.append(_Event(number, number + 1, only_marked=True))
         if packet.pts is None:
             return
-        self._window.append(packet.pts)
         self._number_of.pop(packet.pts, None)
         self._number_of[packet.pts] = number
-        self._latest[number] = max(self._window)
+        if packet.pts < TIMELESS:
+            self._window.append(packet.pts)
+            self._latest[number] = max(self._window)
         if len(self._number_of) > _REMEMBERED:
             self._latest.pop(self._number_of.pop(next(iter(self._number_of))), None)
 

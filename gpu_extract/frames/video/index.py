@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from gpu_extract.frames.video.bitstream import DoubtError, PacketReader, packet_reader
-from gpu_extract.frames.video.clock import PacketClock
+from gpu_extract.frames.video.clock import TIMELESS, PacketClock
 from gpu_extract.frames.video.container import READ_ERRORS
 
 # Their timestamps are stored, not guessed, and a seek lands where the file says.
@@ -95,7 +95,7 @@ def _row(packet: av.Packet[Any], reader: PacketReader, clock: PacketClock | None
     dts = packet.pts if packet.dts is None else packet.dts
     duration = packet.duration or 0
     time = clock.take(packet.pts, packet.dts, duration)[0] if clock else packet.pts
-    if time is None:
+    if time >= TIMELESS:
         raise DoubtError("a timestamp is far from all others")
     return packet.pts, dts, packet.size, time, duration, not packet.is_discard, *facts
 
