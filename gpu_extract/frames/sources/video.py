@@ -343,7 +343,7 @@ class VideoSource(FrameSource):
         if self._begun is not None:
             self._begun = None
             self.frames_decoded = self.damaged = 0
-        self._container = open_container(self.path)
+        self._container = open_container(self.path, like_program=self._options.timing == "constant")
         stream = self._video_stream(self._container)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = self._options.threads or _decoder_threads()

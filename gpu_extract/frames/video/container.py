@@ -77,8 +77,11 @@ def _head(path: Path) -> bytes:
         raise InputError(f"the video '{path}' cannot be opened: {error.strerror}.") from error
 
 
-def open_container(path: Path) -> InputContainer:
-    """Raises InputError if the file is no plain video container or FFmpeg cannot read its header."""
+def open_container(path: Path, *, like_program: bool = False) -> InputContainer:
+    """Raises InputError if the file is no plain video container or FFmpeg cannot read its header.
+
+    like_program: look as far into a transport stream as the ffmpeg program does, which may guess another frame rate.
+    """
     name = probe(path)
     if name is None and (other := what_it_is(_head(path))) is not None:
         raise InputError(f"'{path}' is no video; it is {other}.")
@@ -87,11 +90,14 @@ def open_container(path: Path) -> InputContainer:
             f"'{path}' is not a video in a known container: its first bytes are none of mp4/mov, mkv/webm, avi, ts, "
             "mpg/vob, flv, wmv or ogv; remux it, for example to mkv."
         )
+    options = {"protocol_whitelist": "file"}
+    if like_program and name == "mpegts":
+        options["scan_all_pmts"] = "1"
     try:
         opened: InputContainer = av.open(
             "file:" + os.path.abspath(path),  # noqa: PTH100 - a Path would change names that are not UTF-8
             format=name,
-            options={"protocol_whitelist": "file"},
+            options=options,
             **_ANY_TAGS,
         )
         return opened
