@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from heapq import heappop, heappush
 
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
@@ -42,7 +43,8 @@ class ClockFacts:
     time_base: Fraction  # seconds
     file_start: int | None  # microseconds
     stream_start: int | None  # of the video, in its time base
-    average_rate: Fraction | None  # frames a second
+    average_rate: Fraction | None  # frames a second, by the container
+    coded_rate: Fraction | None  # the same, by the video itself
     reorder: int  # frames by which decoding runs ahead of showing
 
 
@@ -59,7 +61,10 @@ class PacketClock:
         self._dts = -int(facts.reorder * 1_000_000 / float(rate)) if rate else 0
         self._next: int | None = None  # decoding time that is expected of the next packet
         self._last: int | None = None  # decoding time of the last one that had any
-        self._frame_length = rescaled(1, 1 / rate, MICROSECOND) if rate else 0
+        known_rate = facts.coded_rate or rate
+        self._frame_length = rescaled(1, 1 / known_rate, MICROSECOND) if known_rate else 0
+        self._waiting: list[int] = []  # presentation times of packets whose frames are still to come, as a heap
+        self._shown = 0  # microseconds; the end of the last frame that came
         self._timeless = 0  # packets without a presentation time so far
 
     def _start(self) -> int:
@@ -88,6 +93,7 @@ class PacketClock:
         length = self._micro(duration) or self._frame_length
         self._dts = current + length
         self._next = self._dts if length else None
+        self._show(pts, length)
         self._timeless += pts is None
         return TIMELESS + self._timeless if pts is None else pts, rescaled(current, MICROSECOND, self._unit)
 
@@ -119,12 +125,19 @@ class PacketClock:
         if expected is None:
             return pts, dts
         delta = now - expected
-        back = self._next is not None and now + _STEP_BACK < max(self._dts, 0)
+        back = self._next is not None and now + _STEP_BACK < max(self._dts, self._shown)
         if abs(delta) <= _JUMP and not back:
             return pts, dts
         self._offset -= delta
         shift = rescaled(delta, MICROSECOND, self._unit)
         return (None if pts is None else pts - shift), dts - shift
+
+    def _show(self, pts: int | None, length: int) -> None:
+        """The frame that comes out of the decoder when this packet goes in."""
+        if pts is not None:
+            heappush(self._waiting, pts)
+            if len(self._waiting) > self._facts.reorder:
+                self._shown = self._micro(heappop(self._waiting)) + length
 
     def _sane(self, time: int | None) -> int | None:
         assert self._next is not None

@@ -54,6 +54,7 @@ def clock_facts(container: InputContainer, stream: VideoStream, path: Path) -> C
         file_start=start,
         stream_start=stream.start_time,
         average_rate=stream.average_rate or None,
+        coded_rate=context.framerate or None,
         reorder=getattr(context, "reorder_depth", int(context.has_b_frames)),
     )
 
