@@ -58,7 +58,7 @@ class Track(NamedTuple):
 
     codec: str = "libx264"
     start: float = 0
-    count: int = 40
+    pictures: int = 40
     first: int = 0
     rate: Fraction | int = 25
     options: dict[str, str] = H264
@@ -97,7 +97,7 @@ def _film(stream: Any, track: Track) -> list[tuple[Fraction, Any]]:
         unit = Fraction(1, 90000)
         stream.codec_context.time_base = unit
     made = []
-    for number in range(track.count):
+    for number in range(track.pictures):
         pixels = np.full((*track.size, 3), 90, np.uint8)
         pixels[: ROWS * BLOCK, : COLUMNS * BLOCK] = numbered(track.first + number)
         frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=stream.pix_fmt)
@@ -111,7 +111,7 @@ def _voice(stream: Any, track: Track) -> list[tuple[Fraction, Any]]:
     stream.layout = "mono"
     stream.format = stream.codec_context.codec.audio_formats[0]
     made = []
-    for number in range(track.count):
+    for number in range(track.pictures):
         silence = av.AudioFrame(stream.format.name, "mono", 2400)
         for plane in silence.planes:
             plane.update(bytes(plane.buffer_size))
@@ -163,17 +163,17 @@ def clip(*tracks: Track, container: str | None = None, **options: str) -> Callab
 MPEG2 = {"bf": "2", "g": "12", "qmin": "2", "qmax": "4"}
 MP2 = sound("mp2")
 PLAIN = {"bf": "0", "g": "12"}
-SMALL = Track(options=PLAIN, count=20)
-OTHER = Track(options=PLAIN, count=20, first=100)
+SMALL = Track(options=PLAIN, pictures=20)
+OTHER = Track(options=PLAIN, pictures=20, first=100)
 LARGE = OTHER._replace(size=(96, 128))
-HUGE = OTHER._replace(size=(2000, 2560), count=2)  # more pixels than being the default is worth
+HUGE = OTHER._replace(size=(2000, 2560), pictures=2)  # more pixels than being the default is worth
 
 
 class Case(NamedTuple):
     name: str  # of the file
     make: Callable[[Path], Path]
     shown: str
-    index: bool = False  # whether a part of it can be decoded alone
+    skippable: bool = False  # whether a part of it can be decoded alone
 
 
 def faster(number: int) -> float:
@@ -206,26 +206,28 @@ CASES = {
     "avi, no B-frames": Case("a.avi", clip(EARLY, MP2), "0-39"),
     "avi, MPEG-4": Case("a.avi", clip(Track("mpeg4", options=MPEG2), MP2), "0x2 1-39"),
     # Where clocks may start again, counting begins with the picture; elsewhere with whatever is first.
-    "ts, sound first": Case("a.ts", clip(LATE, MP2), "0-39", index=True),
-    "ts, picture first": Case("a.ts", clip(FILM, sound("mp2", 0.4)), "0-39", index=True),
-    "m2ts, sound first": Case("a.m2ts", clip(LATE, MP2, container="mpegts", mpegts_m2ts_mode="1"), "0-39", index=True),
+    "ts, sound first": Case("a.ts", clip(LATE, MP2), "0-39", skippable=True),
+    "ts, picture first": Case("a.ts", clip(FILM, sound("mp2", 0.4)), "0-39", skippable=True),
+    "m2ts, sound first": Case(
+        "a.m2ts", clip(LATE, MP2, container="mpegts", mpegts_m2ts_mode="1"), "0-39", skippable=True
+    ),
     "mpg, sound first": Case("a.mpg", clip(DVD._replace(start=0.4), MP2, container="mpeg"), "0-39"),
     "vob, sound first": Case("a.vob", clip(DVD._replace(start=0.4), MP2, container="vob"), "0-39"),
-    "mkv, sound first": Case("a.mkv", clip(LATE, MP2), "0x11 1-39", index=True),
-    "mp4, sound first": Case("a.mp4", clip(LATE, SLOW_AAC), "0x11 1-39", index=True),
+    "mkv, sound first": Case("a.mkv", clip(LATE, MP2), "0x11 1-39", skippable=True),
+    "mp4, sound first": Case("a.mp4", clip(LATE, SLOW_AAC), "0x11 1-39", skippable=True),
     "flv, sound first": Case("a.flv", clip(LATE, SLOW_AAC), "0x12 1-39"),
     "asf, sound first": Case("a.wmv", clip(Track("wmv2", 0.4, options=PLAIN), MP2, container="asf"), "0x11 1-39"),
-    "mp4, sound later": Case("a.mp4", clip(FILM, sound("aac", 0.4)), "0-39", index=True),
-    "mp4, late and alone": Case("a.mp4", clip(LATE), "0-39", index=True),
+    "mp4, sound later": Case("a.mp4", clip(FILM, sound("aac", 0.4)), "0-39", skippable=True),
+    "mp4, late and alone": Case("a.mp4", clip(LATE), "0-39", skippable=True),
     # A sound track's delay: not in 7.0.2 for mp4.
-    "mkv, AAC": Case("a.mkv", clip(FILM, SLOW_AAC), "0x2 1-39", index=True),
-    "mkv, AAC, later": Case("a.mkv", clip(Track(start=0.1), SLOW_AAC), "0x4 1-39", index=True),
-    "mkv, AAC, 60 a second": Case("a.mkv", clip(Track(rate=60), SLOW_AAC), "0x2 1-39", index=True),
-    "mkv, MP3": Case("a.mkv", clip(EARLY, sound("libmp3lame")), "0x2 1-39", index=True),
-    "mkv, Opus": Case("a.mkv", clip(FILM, OPUS), "0-39", index=True),
-    "mkv, no delay": Case("a.mkv", clip(FILM, MP2), "0-39", index=True),
+    "mkv, AAC": Case("a.mkv", clip(FILM, SLOW_AAC), "0x2 1-39", skippable=True),
+    "mkv, AAC, later": Case("a.mkv", clip(Track(start=0.1), SLOW_AAC), "0x4 1-39", skippable=True),
+    "mkv, AAC, 60 a second": Case("a.mkv", clip(Track(rate=60), SLOW_AAC), "0x2 1-39", skippable=True),
+    "mkv, MP3": Case("a.mkv", clip(EARLY, sound("libmp3lame")), "0x2 1-39", skippable=True),
+    "mkv, Opus": Case("a.mkv", clip(FILM, OPUS), "0-39", skippable=True),
+    "mkv, no delay": Case("a.mkv", clip(FILM, MP2), "0-39", skippable=True),
     "mp4 in fragments": Case(
-        "a.mp4", clip(FILM, SLOW_AAC, movflags="delay_moov+frag_keyframe"), "0x2 1-39", index=True
+        "a.mp4", clip(FILM, SLOW_AAC, movflags="delay_moov+frag_keyframe"), "0x2 1-39", skippable=True
     ),
     # Two recordings in one file. Half a second back, 7.0.2 left out two pictures.
     "ts, again": Case("a.ts", after("libx264", None), "0-79"),
@@ -240,21 +242,21 @@ CASES = {
     "mpg, 30 s ahead": Case("a.mpg", after("mpeg2video", 30, options=MPEG2), "0-79"),
     "vob, 3 s ahead": Case("a.vob", after("mpeg2video", 3, options=MPEG2), "0-37 38x22 39x2 40-79"),
     # The clock's 33 bits run over in the middle.
-    "ts, overflow": Case("a.ts", clip(FILM, MP2, **at(95441.5)), "0-39", index=True),
+    "ts, overflow": Case("a.ts", clip(FILM, MP2, **at(95441.5)), "0-39", skippable=True),
     "mpg, overflow": Case("a.mpg", clip(DVD, container="mpeg", **at(95442.5)), "0-39"),
     # One recording that pauses: with B-frames, presentation times jump before those of decoding do.
-    "ts, paused": Case("a.ts", clip(EARLY._replace(times=paused)), "0-39", index=True),
+    "ts, paused": Case("a.ts", clip(EARLY._replace(times=paused)), "0-39", skippable=True),
     "ts, paused, B-frames": Case("a.ts", clip(FILM._replace(times=paused), MP2), "0-13 14x500 15x2"),
-    "ts, faster": Case("a.ts", clip(EARLY._replace(times=faster)), "0x9 1-14x10 15-39x3", index=True),
+    "ts, faster": Case("a.ts", clip(EARLY._replace(times=faster)), "0x9 1-14x10 15-39x3", skippable=True),
     # Which of several streams: 4.1 did not look at what is marked as the default.
-    "mkv, second is the default": Case("a.mkv", marked(SMALL, OTHER, default=1), "100-119", index=True),
-    "mkv, none is the default": Case("a.mkv", no_default(SMALL, OTHER), "0-19", index=True),
-    "mkv, second is larger": Case("a.mkv", no_default(SMALL, LARGE), "100-119", index=True),
-    "mkv, first is larger": Case("a.mkv", marked(LARGE, SMALL, default=1), "0-19", index=True),
-    "mkv, second is larger, first the default": Case("a.mkv", marked(SMALL, LARGE, default=0), "0-19", index=True),
-    "mkv, second is huge": Case("a.mkv", marked(SMALL, HUGE, default=0), "100-101", index=True),
-    "mp4, second is the default": Case("a.mp4", marked(SMALL, OTHER, default=1), "100-119", index=True),
-    "ts, second is larger": Case("a.ts", clip(SMALL, LARGE), "100-119", index=True),
+    "mkv, second is the default": Case("a.mkv", marked(SMALL, OTHER, default=1), "100-119", skippable=True),
+    "mkv, none is the default": Case("a.mkv", no_default(SMALL, OTHER), "0-19", skippable=True),
+    "mkv, second is larger": Case("a.mkv", no_default(SMALL, LARGE), "100-119", skippable=True),
+    "mkv, first is larger": Case("a.mkv", marked(LARGE, SMALL, default=1), "0-19", skippable=True),
+    "mkv, second is larger, first the default": Case("a.mkv", marked(SMALL, LARGE, default=0), "0-19", skippable=True),
+    "mkv, second is huge": Case("a.mkv", marked(SMALL, HUGE, default=0), "100-101", skippable=True),
+    "mp4, second is the default": Case("a.mp4", marked(SMALL, OTHER, default=1), "100-119", skippable=True),
+    "ts, second is larger": Case("a.ts", clip(SMALL, LARGE), "100-119", skippable=True),
     "avi, second is larger": Case("a.avi", clip(SMALL, LARGE), "100-119"),
 }
 
@@ -262,7 +264,7 @@ CASES = {
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, list[int], bool]:
     chosen = CASES[request.param]
-    return chosen.make(tmp_path / chosen.name), sequence(chosen.shown), chosen.index
+    return chosen.make(tmp_path / chosen.name), sequence(chosen.shown), chosen.skippable
 
 
 def shown(path: Path, wanted: list[int], **options: Any) -> tuple[list[int | None], str]:
@@ -274,7 +276,7 @@ def shown(path: Path, wanted: list[int], **options: Any) -> tuple[list[int | Non
 
 
 def test_frames_are_those_of_the_program(case: tuple[Path, list[int], bool], monkeypatch: pytest.MonkeyPatch) -> None:
-    path, expected, index = case
+    path, expected, skippable = case
     count = len(expected)
     assert shown(path, list(range(count + 2)), skip_unwanted=False)[0] == [*expected, None, None]
     monkeypatch.setattr(video, "WORTHWHILE_GAP", 0)
@@ -282,7 +284,7 @@ def test_frames_are_those_of_the_program(case: tuple[Path, list[int], bool], mon
     for wanted in (list(range(0, count, 7)), [count - 1, count]):
         numbers, skipping = shown(path, wanted)
         assert numbers == [[*expected, None][position] for position in wanted]
-        assert (skipping == "done") == index, skipping
+        assert (skipping == "done") == skippable, skipping
 
 
 @pytest.mark.parametrize("seconds", [None, 30, 3])
@@ -335,7 +337,7 @@ def test_a_clock_that_was_set_goes_on() -> None:
 
 
 def test_a_clock_that_does_not_restart_loses_absurd_times() -> None:
-    facts = {"container": "matroska", "file_start": 0}
+    facts: dict[str, Any] = {"container": "matroska", "file_start": 0}
     assert decoding(0, 20 * 90_000, TICK, **facts) == [0, 20 * 90_000, TICK]
     assert times((0, 0), (1 << 40, 1 << 40), (TICK, TICK), **facts) == [
         (0, 0),
