@@ -301,6 +301,23 @@ def test_decoded_timing_takes_the_first_stream(tmp_path: Path) -> None:
         assert [number_of(frame.load().pixels) for frame in frames] == list(range(20))
 
 
+def test_a_source_says_which_stream_it_took(tmp_path: Path) -> None:
+    path = marked(LARGE, SMALL, default=1)(tmp_path / "a.mkv")
+    with open_frames(path, timing="constant") as source:
+        assert source.notes == (
+            "the file has 2 video streams; frames are those of stream 1 (96 × 64), which FFmpeg 4.2 took; before "
+            "spring 2020 it took stream 0 (128 × 96): if no hash fits, copy that one into a file of its own.",
+        )
+    with open_frames(path) as source:
+        assert not source.notes
+    with open_frames(no_default(SMALL, LARGE)(tmp_path / "b.mkv"), timing="constant") as source:
+        assert source.notes == (
+            "the file has 2 video streams; frames are those of stream 1 (128 × 96), which FFmpeg 4.2 took.",
+        )
+    with open_frames(clip(SMALL, MP2)(tmp_path / "c.mkv"), timing="constant") as source:
+        assert not source.notes
+
+
 FACTS = ClockFacts("mpegts", Fraction(1, 90000), 1_400_000, 126_000, Fraction(25), Fraction(25), 0)
 TICK = 3600  # 40 ms
 

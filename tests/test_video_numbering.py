@@ -217,6 +217,20 @@ def test_frames_in_one_tick_are_left_out() -> None:
     assert outputs(times) == [*range(13), *range(14, 63)]
 
 
+def test_a_frame_is_never_copied_for_more_than_a_day() -> None:
+    """At 30 frames a second and more; the program wrote none then, and went on with the next."""
+    day = 3600 * 30 * 30
+    assert len(outputs([0, day])) == day + 1
+    assert outputs([0, 2 * day]) == [0]
+
+
+def test_a_month_of_frames_is_refused() -> None:
+    clock = ConstantRate(Fraction(25), Fraction(1, 25))
+    times = np.arange(30) * 3_000_000
+    with pytest.raises(ValueError, match=r"the video has 8\d{7} frames"):
+        constant_rate_frames(times, np.ones(30, np.int64), clock)
+
+
 def test_constant_timing_is_the_same_with_and_without_skipping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "WORTHWHILE_GAP", 0)
     monkeypatch.setattr(video, "WORTHWHILE_SHARE", 0)

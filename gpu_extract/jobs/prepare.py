@@ -50,6 +50,7 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
         notes = [*alignments.notes, *resolved.notes]
         numbering = resolved.numbering
         source = stack.enter_context(open_frames(settings.frames, timing=numbering.timing, rotate=numbering.rotate))
+        notes += source.notes
         limits = MemoryLimits(settings.batch_mb, settings.pinned_mb)
         engine, passed_over = pick_engine(settings.engine, settings.device, limits, say)
         stack.enter_context(engine)

@@ -24,6 +24,7 @@ from gpu_extract.frames.base import (
     SourceOptions,
     check_wanted,
 )
+from gpu_extract.frames.video import streams
 from gpu_extract.frames.video.bitstream import DoubtError
 from gpu_extract.frames.video.clock import MICROSECOND, ClockFacts, FrameClock, PacketClock
 from gpu_extract.frames.video.container import DECODE_ERRORS, READ_ERRORS, open_container, probe
@@ -31,7 +32,6 @@ from gpu_extract.frames.video.damage import SEAM, DamageTracker
 from gpu_extract.frames.video.index import GENERATE_PTS, VideoIndex, read_index
 from gpu_extract.frames.video.mp4 import has_composition_offsets
 from gpu_extract.frames.video.skipping import IndexMismatchError, decode_stretches, plan_stretches
-from gpu_extract.frames.video.streams import clock_facts, pick_stream
 from gpu_extract.frames.video.timing import ConstantRate, constant_rate_frames
 from gpu_extract.frames.video.turn import UPRIGHT, Turn, turn_of_matrix
 from gpu_extract.frames.video.yuv import to_bgr
@@ -73,7 +73,7 @@ def open_source(path: Path, options: SourceOptions) -> VideoSource:
 
 
 class VideoSource(FrameSource):
-    """The first video stream of a file that is not a cover picture.
+    """One video stream of a file, which one depends on `timing`: see `pick_stream`.
 
     `skipping` says after an iteration whether parts of the video were left undecoded, or why not. Where FFmpeg
     complains of damage, the frames from there to the next key frame are failures; damage that decodes without any
@@ -97,6 +97,9 @@ class VideoSource(FrameSource):
         self._unread: VideoStream | None = None
         self._unread = stream = self._at_start()
         self._stored_size = (stream.codec_context.height, stream.codec_context.width)
+        if options.timing == "constant":
+            assert self._container is not None
+            self.notes = streams.notes_on(self._container, stream)
         if options.rotate:
             self._turn = self._display_turn()
 
@@ -187,7 +190,10 @@ class VideoSource(FrameSource):
             return np.arange(index.frame_count)
         with self._guard:
             clock = self._rate_clock(self._at_start())
-        return constant_rate_frames(index.time[index.packet_of], index.duration[index.packet_of], clock)
+        try:
+            return constant_rate_frames(index.time[index.packet_of], index.duration[index.packet_of], clock)
+        except ValueError as error:
+            raise IndexMismatchError from error
 
     def _stretches(self, index: VideoIndex, wanted: np.ndarray) -> Iterator[tuple[int, Picture]]:
         with self._guard:
@@ -259,7 +265,7 @@ class VideoSource(FrameSource):
         assert self._container is not None
         self._container.flags = self._container.flags & ~GENERATE_PTS
         if self._clock_facts is None:
-            self._clock_facts = clock_facts(self._container, stream, self.path)
+            self._clock_facts = streams.clock_facts(self._container, stream, self.path)
         return PacketClock(self._clock_facts)
 
     def _rate_clock(self, stream: VideoStream) -> ConstantRate:
@@ -352,7 +358,7 @@ class VideoSource(FrameSource):
 
     def _video_stream(self, container: InputContainer) -> VideoStream:
         try:
-            return pick_stream(container, self.path, self._options.timing)
+            return streams.pick_stream(container, self.path, self._options.timing)
         except InputError:
             container.close()
             raise

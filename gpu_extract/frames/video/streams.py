@@ -23,7 +23,7 @@ def pick_stream(container: InputContainer, path: Path, timing: str) -> VideoStre
 
     That is the largest one, if being marked as the default counts as five million pixels.
     """
-    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    streams = _candidates(container)
     if not streams:
         raise InputError(f"'{path}' has no video stream.")
     stream = max(streams, key=_worth) if timing == "constant" else streams[0]
@@ -32,10 +32,35 @@ def pick_stream(container: InputContainer, path: Path, timing: str) -> VideoStre
     return stream
 
 
+def notes_on(container: InputContainer, picked: VideoStream) -> tuple[str, ...]:
+    """Sentences for whoever expects the frames of before March 2026."""
+    streams = _candidates(container)
+    if len(streams) < 2:
+        return ()
+    text = f"the file has {len(streams)} video streams; frames are those of {_called(picked)}, which FFmpeg 4.2 took"
+    largest = max(streams, key=_pixels)
+    if largest.index != picked.index:
+        text += (
+            f"; before spring 2020 it took {_called(largest)}: if no hash fits, copy that one into a file of its own"
+        )
+    return (text + ".",)
+
+
+def _candidates(container: InputContainer) -> list[VideoStream]:
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
 def _worth(stream: VideoStream) -> int:
+    return _pixels(stream) + (_WORTH_OF_DEFAULT if stream.disposition & Disposition.default else 0)
+
+
+def _pixels(stream: VideoStream) -> int:
     context = stream.codec_context
-    pixels = 0 if context is None else context.width * context.height
-    return pixels + (_WORTH_OF_DEFAULT if stream.disposition & Disposition.default else 0)
+    return 0 if context is None else context.width * context.height
+
+
+def _called(stream: VideoStream) -> str:
+    return f"stream {stream.index} ({stream.codec_context.width} × {stream.codec_context.height})"
 
 
 def clock_facts(container: InputContainer, stream: VideoStream, path: Path) -> ClockFacts:

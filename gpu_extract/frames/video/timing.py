@@ -17,6 +17,7 @@ from gpu_extract.frames.video.clock import rescaled
 _SLACK = 1.1  # ticks by which a frame may be early or late before one is left out or repeated
 _ROUND_UP = 0.6
 _MIDPOINT_NUDGE = 1 / (1 << 17)  # keeps times that lie exactly between two ticks from depending on float noise
+_MOST_FRAMES = 1 << 26  # a month of them
 _TOO_MANY = 3600 * 30 * 30  # copies of a frame; where that many are due, there are none
 
 
@@ -90,12 +91,18 @@ def _rounded(ticks: float) -> int:
 
 
 def constant_rate_frames(times: np.ndarray, duration: np.ndarray, clock: ConstantRate) -> np.ndarray:
-    """[M] number of the decoded frame that each output frame shows; times, duration: [N], in the order shown."""
+    """[M] number of the decoded frame that each output frame shows; times, duration: [N], in the order shown.
+
+    Raises ValueError if there are more than anyone can want.
+    """
     shown: list[int] = []
+    copies: list[int] = []
     for number, (time, length) in enumerate(zip(times.tolist(), duration.tolist(), strict=True)):
-        repeats, copies = clock.place(time, length)
-        shown.extend([max(number - 1, 0)] * repeats)
-        shown.extend([number] * copies)
+        shown += (max(number - 1, 0), number)
+        copies += clock.place(time, length)
     if len(times):
-        shown.extend([len(times) - 1] * clock.finish())
-    return np.array(shown, np.int64)
+        shown.append(len(times) - 1)
+        copies.append(clock.finish())
+    if sum(copies) > _MOST_FRAMES:
+        raise ValueError(f"the video has {sum(copies)} frames at its constant rate.")
+    return np.repeat(np.array(shown, np.int64), np.array(copies, np.int64))
