@@ -33,14 +33,14 @@ class Coefficients(NamedTuple):
     red_v: int
 
 
-# Red from V, blue from U, green from U and V, in 1/65536 for limited range: what FFmpeg documents for its matrices.
-_MATRICES = {
+MATRICES = {
     "BT.601": (104597, 132201, -25675, -53279),
     "BT.709": (117489, 138438, -13975, -34925),
     "FCC": (104448, 132798, -24759, -53109),
     "SMPTE 240M": (117579, 136230, -16907, -35559),
     "BT.2020": (110013, 140363, -12277, -42626),
 }
+"""Red from V, blue from U, green from U and V, in 1/65536 for limited range: what FFmpeg documents for its matrices."""
 
 
 def _coefficients(matrix: tuple[int, int, int, int], full_range: bool) -> Coefficients:
@@ -51,7 +51,7 @@ def _coefficients(matrix: tuple[int, int, int, int], full_range: bool) -> Coeffi
     return Coefficients((luma + 4) >> 3, zero << 3, blue_u, green_u, green_v, red_v)
 
 
-COEFFICIENTS = [_coefficients(matrix, full) for full in (False, True) for matrix in _MATRICES.values()]
+COEFFICIENTS = [_coefficients(matrix, full) for full in (False, True) for matrix in MATRICES.values()]
 """Of all matrices, for limited range first."""
 
 

@@ -173,6 +173,28 @@ def plain_decode(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
 
 
+def unmarked(frame: av.VideoFrame) -> av.VideoFrame:
+    """A copy that says nothing of its fields, nor where its chroma lies."""
+    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    for source, target in zip(frame.planes, copy.planes, strict=True):
+        samples = np.frombuffer(source, np.uint8).reshape(source.height, -1)
+        shared = min(samples.shape[1], target.line_size)
+        np.frombuffer(target, np.uint8).reshape(target.height, -1)[:, :shared] = samples[:, :shared]
+    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
+    return copy
+
+
+def as_piped(frame: av.VideoFrame) -> np.ndarray:
+    """[H, W, 3] BGR as the ffmpeg program of before March 2026 gave it; test_video_pixels.py proves it."""
+    return unmarked(frame).reformat(format="rgb24", interpolation="BICUBIC").to_ndarray()[..., ::-1]
+
+
+def piped_decode(path: Path) -> list[np.ndarray]:
+    """Every frame that FFmpeg decodes, as that program gave it."""
+    with av.open(str(path)) as container:
+        return [as_piped(frame) for frame in container.decode(video=0)]
+
+
 # ---- matrices and crops
 
 

@@ -20,7 +20,7 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.demo.clip import face_record, write_alignments
 from gpu_extract.frames.sources import video
-from tests.helpers import Job, picture, plain_decode, write_clip
+from tests.helpers import Job, picture, piped_decode, plain_decode, write_clip
 
 COUNT = 40
 HEIGHT, WIDTH = 240, 320
@@ -265,7 +265,7 @@ def test_unusual_pixels_equal_those_of_dumped_frames(
     assert_consistent(made)
     dumped = tmp_path / "dumped"
     dumped.mkdir()
-    for number, pixels in enumerate(plain_decode(path), 1):
+    for number, pixels in enumerate(piped_decode(path), 1):
         cv2.imwrite(str(dumped / f"{path.stem}_{number:06d}.png"), pixels)
     other = job_of(tmp_path / "other", landmarks, dumped, sorted(p.name for p in dumped.iterdir()))
     assert other.run() == 0

@@ -12,7 +12,15 @@ import pytest
 
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import write_alignments
-from tests.helpers import extract_command, face_entry, read_image, write_frames
+from tests.helpers import (
+    extract_command,
+    face_entry,
+    piped_decode,
+    plain_decode,
+    read_image,
+    write_clip,
+    write_frames,
+)
 
 SIDE = (96, 160)
 
@@ -93,3 +101,36 @@ def test_rotation_follows_the_files_generation(
     made = extract(tmp_path, old_file(tmp_path / "a.fsa", landmarks, 3), tmp_path / "clip.mp4", "--rotate", rotate)
     assert made["rotate"] is expected
     assert made["faces_written"] == 3
+
+
+@pytest.mark.parametrize(
+    ("generation", "options", "decode"),
+    [
+        ("old", (), piped_decode),
+        ("old", ("--video-timing", "decoded"), piped_decode),
+        ("today's", (), plain_decode),
+        ("today's", ("--video-timing", "constant"), piped_decode),
+    ],
+)
+def test_pixels_follow_the_files_generation(
+    generation: str, options: tuple[str, ...], decode: Any, tmp_path: Path, landmarks: np.ndarray
+) -> None:
+    """Of a format of which the programs' pixels differ; frames of a folder have them as they are."""
+    video = write_clip(tmp_path / "clip.mkv", 3, SIDE, pixel_format="yuv420p10le")
+    (tmp_path / "frames").mkdir()
+    for number, pixels in enumerate(decode(video), 1):
+        cv2.imwrite(str(tmp_path / "frames" / f"clip_{number:06d}.png"), pixels)
+    for folder, frames, extension in (("expected", tmp_path / "frames", ".png"), ("found", video, ".mkv")):
+        place = tmp_path / folder
+        place.mkdir()
+        if generation == "old":
+            old_file(place / "a.fsa", landmarks, 3)
+        else:
+            faces = {f"clip_{n:06d}{extension}": [landmarks.tolist()] for n in range(1, 4)}
+            (place / "landmarks.json").write_text(json.dumps(faces))
+            assert main(["import", str(place / "landmarks.json"), str(place / "a.fsa"), "-q"]) == 0
+        assert extract(place, place / "a.fsa", frames, "--centering", "legacy", *options)["faces_written"] == 3
+    for path in sorted((tmp_path / "expected" / "faces").glob("*.png")):
+        found = cv2.imread(str(tmp_path / "found" / "faces" / path.name))
+        assert np.array_equal(cv2.imread(str(path)), found), path.name
+    assert any((a != b).any() for a, b in zip(plain_decode(video), piped_decode(video), strict=True))

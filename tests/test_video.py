@@ -27,7 +27,7 @@ from gpu_extract.frames.video.damage import DamageTracker
 from gpu_extract.frames.video.yuv import to_bgr
 from gpu_extract.kernels import yuv as kernels_yuv
 from gpu_extract.patch import Region
-from tests.helpers import CLIP, VECTORS, assert_covers, copied, plain_decode, write_clip
+from tests.helpers import CLIP, VECTORS, as_piped, assert_covers, copied, plain_decode, unmarked, write_clip
 
 
 def read(path: Path, wanted: list[int], **options: object) -> tuple[dict[int, np.ndarray], dict[int, str], FrameSource]:
@@ -163,13 +163,14 @@ def test_the_quickest_way_that_is_safe_is_taken(pixel_format: str, size: tuple[i
     """On x86; another processor's swscale may well need another way, as long as it gives the same pixels."""
     if platform.machine() not in ("x86_64", "AMD64") or not kernels_yuv.is_available():
         pytest.skip("other ways on this processor, or without the C extension")
-    assert yuv._way(random_frame(*size, pixel_format, 2, 0)) == way
+    assert yuv._way(random_frame(*size, pixel_format, 2, 0), "direct") == way
 
 
 def test_colour_tags_choose_the_matrix() -> None:
     if not kernels_yuv.is_available():
         pytest.skip("the C extension was not built here")
-    ways = {tags: yuv._way(random_frame(48, 90, "yuv420p", *tags)) for tags in ((1, 1), (1, 2), (5, 1), (9, 1))}
+    kinds = ((1, 1), (1, 2), (5, 1), (9, 1))
+    ways = {tags: yuv._way(random_frame(48, 90, "yuv420p", *tags), "direct") for tags in kinds}
     assert len(set(ways.values())) == 4
 
 
@@ -178,8 +179,8 @@ def test_colour_tags_choose_the_matrix() -> None:
 def test_a_converter_of_another_kind_is_noticed(change: str, without: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = yuv._convert
 
-    def convert(reformatter: VideoReformatter, frame: av.VideoFrame) -> np.ndarray:
-        pixels = honest(reformatter, frame)
+    def convert(reformatter: VideoReformatter, frame: av.VideoFrame, rule: str, **how: bool) -> np.ndarray:
+        pixels = honest(reformatter, frame, rule, **how)
         if change == "more contrast":
             return pixels ^ 128
         if change == "neighbours":
@@ -191,8 +192,8 @@ def test_a_converter_of_another_kind_is_noticed(change: str, without: str, monke
     if without == "the extension":
         monkeypatch.setattr(kernels_yuv, "_yuv", None)
     frame = random_frame(134, 166, "yuv420p", 2, 0)
-    assert yuv._way(frame) == (yuv.CUT_OUT if change == "more contrast" else yuv.WHOLE)
-    whole = convert(VideoReformatter(), frame)
+    assert yuv._way(frame, "direct") == (yuv.CUT_OUT if change == "more contrast" else yuv.WHOLE)
+    whole = convert(VideoReformatter(), frame, "direct")
     for region in (Region(0, 0, 20, 20), Region(30, 41, 50, 61), Region(120, 100, 140, 120)):
         assert_covers(to_bgr(frame, region), region, whole)
 
@@ -201,7 +202,7 @@ def test_without_the_extension_swscale_gives_the_same(monkeypatch: pytest.Monkey
     monkeypatch.setattr(yuv, "_ways", {})
     monkeypatch.setattr(kernels_yuv, "_yuv", None)
     frame = random_frame(134, 166, "yuv420p", 5, 1)
-    assert yuv._way(frame) == yuv.CUT_OUT
+    assert yuv._way(frame, "direct") == yuv.CUT_OUT
     whole = frame.to_ndarray(format="bgr24")
     for region in (Region(0, 0, 20, 20), Region(30, 41, 50, 61), Region(120, 100, 140, 120)):
         assert_covers(to_bgr(frame, region), region, whole)
@@ -214,22 +215,19 @@ def test_interlaced_frames_are_converted_line_by_line(
 ) -> None:
     """As every FFmpeg did when the hashes were made; today's gives each field its own chroma."""
     if way == "whole":
-        monkeypatch.setattr(yuv, "_way", lambda frame: yuv.WHOLE)
+        monkeypatch.setattr(yuv, "_way", lambda frame, pixels: yuv.WHOLE)
     options = {"x264-params": "interlaced=1:tff=1"}
     height = 66 if "422" in pixel_format else 68
     path = write_clip(tmp_path / "fields.mkv", 3, (height, 96), pixel_format=pixel_format, options=options)
+    region = Region(20, 10, 50, 40)
     with av.open(str(path)) as container:
         for marked in container.decode(video=0):
             assert marked.interlaced_frame
-            unmarked = av.VideoFrame(96, height, pixel_format)
-            for source, target in zip(marked.planes, unmarked.planes, strict=True):
-                samples = np.frombuffer(memoryview(source), np.uint8).reshape(source.height, -1)
-                shared = min(samples.shape[1], target.line_size)
-                np.frombuffer(memoryview(target), np.uint8).reshape(target.height, -1)[:, :shared] = samples[:, :shared]
-            expected = unmarked.to_ndarray(format="bgr24")
+            expected = unmarked(marked).to_ndarray(format="bgr24")
             assert np.array_equal(to_bgr(marked).pixels, expected)
-            region = Region(20, 10, 50, 40)
             assert_covers(to_bgr(marked, region), region, expected)
+            assert np.array_equal(to_bgr(marked, None, "piped").pixels, as_piped(marked))
+            assert_covers(to_bgr(marked, region, "piped"), region, as_piped(marked))
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
@@ -241,9 +239,11 @@ def test_regions_of_decoded_frames_equal_the_whole(tmp_path: Path, codec: str, p
         for frame in container.decode(video=0):
             regions = [Region(x, y, x + 20, y + 20) for x in range(0, 166, 29) for y in (0, 31, 115)]
             parts = [to_bgr(frame, region) for region in regions]
+            piped = [to_bgr(frame, region, "piped") for region in regions]
             whole = frame.to_ndarray(format="bgr24")
-            for part, region in zip(parts, regions, strict=True):
+            for part, like_then, region in zip(parts, piped, regions, strict=True):
                 assert_covers(part, region, whole)
+                assert_covers(like_then, region, as_piped(frame))
 
 
 @pytest.mark.parametrize(
@@ -544,6 +544,6 @@ def test_a_source_can_be_walked_again() -> None:
 def test_pixels_that_cannot_be_converted_are_a_frame_error() -> None:
     from gpu_extract.frames.sources.video import Picture, VideoFrame
 
-    frame = VideoFrame(0, "x", Picture(random_frame(16, 16, "yuv420p", colorspace=8)))
+    frame = VideoFrame(0, "x", Picture(av.VideoFrame(16, 16, "bgr4")))
     with pytest.raises(FrameError, match="cannot be converted"):
         frame.load()

@@ -27,6 +27,7 @@ def open_frames(
     timing: str = "decoded",
     rotate: bool = False,
     skip_unwanted: bool = True,
+    pixels: str = "direct",
 ) -> FrameSource:
     """Opens a folder of images or a video.
 
@@ -37,13 +38,15 @@ def open_frames(
     rotate         whether a video's display matrix and an image's EXIF orientation are followed
     skip_unwanted  whether parts of a video that hold nothing wanted may be left undecoded; `frames_seen` stays unknown
                    where that happened
+    pixels         how a video's frames become BGR: "direct" = as PyAV converts them; "piped" = as the ffmpeg program
+                   did in a pipe, whose hashes files from before March 2026 hold (docs/formats.md#pixels)
 
     Raises InputError if the path is missing, is not a known kind of source, or holds no frames.
     """
     source = Path(path)
     if not source.exists():
         raise InputError(f"no frames at '{source}': pass a folder of images or a video file.")
-    options = SourceOptions(threads=threads, timing=timing, rotate=rotate, skip_unwanted=skip_unwanted)
+    options = SourceOptions(threads=threads, timing=timing, rotate=rotate, skip_unwanted=skip_unwanted, pixels=pixels)
     for name in plugins.names(SOURCES):  # one after another: a folder of images need not import PyAV
         module = plugins.module(SOURCES, name)
         if module.accepts(source):

@@ -18,6 +18,7 @@ import numpy as np
 from gpu_extract.patch import Patch, Region
 
 TIMINGS = ("decoded", "constant")
+PIXELS = ("direct", "piped")
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,11 @@ class SourceOptions:
     timing: str = "decoded"
     rotate: bool = False
     skip_unwanted: bool = True
+    pixels: str = "direct"
 
     def __post_init__(self) -> None:
+        if self.pixels not in PIXELS:
+            raise ValueError(f"pixels must be one of {', '.join(PIXELS)}, got {self.pixels!r}.")
         if self.timing not in TIMINGS:
             raise ValueError(f"timing must be one of {', '.join(TIMINGS)}, got {self.timing!r}.")
 

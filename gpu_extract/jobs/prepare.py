@@ -49,7 +49,8 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
         resolved = resolve(settings, alignments)
         notes = [*alignments.notes, *resolved.notes]
         numbering = resolved.numbering
-        source = stack.enter_context(open_frames(settings.frames, timing=numbering.timing, rotate=numbering.rotate))
+        opened = open_frames(settings.frames, timing=numbering.timing, rotate=numbering.rotate, pixels=numbering.pixels)
+        source = stack.enter_context(opened)
         notes += source.notes
         limits = MemoryLimits(settings.batch_mb, settings.pinned_mb)
         engine, passed_over = pick_engine(settings.engine, settings.device, limits, say)

@@ -15,12 +15,14 @@ SMALLEST_BOX_PX = 4  # of --min-size, as the file's own program has it
 
 @dataclass(frozen=True)
 class Numbering:
-    """How the frames of a source are numbered and turned; see `docs/formats.md#timing`."""
+    """How the frames of a source are numbered, turned and converted; see `docs/formats.md#timing`."""
 
     timing: str
     """Of a video: "constant" or "decoded"."""
     rotate: bool
     """Whether a video's display rotation is applied."""
+    pixels: str
+    """How a video's frames become BGR: "piped" or "direct"; see `docs/formats.md#pixels`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def resolve(settings: Settings, alignments: Alignments) -> Resolved:
 def resolve_numbering(
     alignments: Alignments, frames: Path, *, video_timing: str = "auto", rotate: str = "auto"
 ) -> Numbering:
-    """How the frames that a file was made from are numbered and turned.
+    """How the frames that a file was made from are numbered, turned and converted.
 
     Args:
         frames: the source's path; whether it is a video decides whether the file's keys tell anything.
@@ -64,7 +66,9 @@ def resolve_numbering(
     """
     counts_decoded = alignments.traits.counts_decoded_frames and not _has_old_keys(alignments, frames)
     timing = video_timing if video_timing != "auto" else ("decoded" if counts_decoded else "constant")
-    return Numbering(timing, rotate == "on" or (rotate == "auto" and not counts_decoded))
+    # Whoever asks for the old numbering of a file that looks new says that it is an old one.
+    pixels = "piped" if timing == "constant" or not counts_decoded else "direct"
+    return Numbering(timing, rotate == "on" or (rotate == "auto" and not counts_decoded), pixels)
 
 
 def _has_old_keys(alignments: Alignments, frames: Path) -> bool:

@@ -373,7 +373,7 @@ class VideoSource(FrameSource):
         return UPRIGHT if matrix is None else turn_of_matrix(bytes(matrix))
 
     def _frame(self, index: int, picture: Picture) -> Frame:
-        return VideoFrame(index, self.name_of(index), picture, self._turn)
+        return VideoFrame(index, self.name_of(index), picture, self._turn, self._options.pixels)
 
     def _frame_or_failure(self, index: int, picture: Picture) -> Frame | FrameFailure:
         if picture.damaged:
@@ -387,11 +387,12 @@ class VideoSource(FrameSource):
 class VideoFrame(Frame):
     """Keeps its decoded picture until it is dropped; drop it once it is loaded."""
 
-    def __init__(self, index: int, name: str, picture: Picture, turn: Turn = UPRIGHT) -> None:
+    def __init__(self, index: int, name: str, picture: Picture, turn: Turn = UPRIGHT, pixels: str = "direct") -> None:
         self.index = index
         self.name = name
         self._picture = picture
         self._turn = turn
+        self._pixels = pixels
         self._height, self._width = turn.size(picture.frame.height, picture.frame.width)
 
     @property
@@ -407,7 +408,7 @@ class VideoFrame(Frame):
         frame = self._picture.frame
         try:
             with self._picture.guard:
-                patch = to_bgr(frame, stored)
+                patch = to_bgr(frame, stored, self._pixels)
         except (av.error.FFmpegError, ValueError) as error:
             raise FrameError(f"its pixels ({frame.format.name}) cannot be converted: {error}.") from error
         return patch if self._turn == UPRIGHT else self._turn.patch(patch)

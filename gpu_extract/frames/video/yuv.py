@@ -1,10 +1,14 @@
-"""A decoded video frame → BGR pixels, whole or only a region, to the bytes that FFmpeg's swscale gives for the whole.
+"""A decoded video frame → BGR pixels, whole or only a region, to the bytes that its file's own program had.
+
+These depend on when that was (docs/formats.md#pixels): "piped" pixels are the ffmpeg program's, of before March 2026,
+"direct" ones those that PyAV's swscale gives for the whole frame.
 
 A region costs what the region costs. Which way is safe for a kind of frame – size, pixel format, colour tags – is tried
 out once, on noise of that kind, against the conversion of the whole:
 
 - the formula of `kernels.yuv`, for 8-bit 4:2:0, in a fraction of swscale's time;
-- swscale on a cut-out of the planes, for 8-bit 4:2:0 and 4:2:2, and where chroma is not subsampled.
+- swscale on a cut-out of the planes, for 8-bit 4:2:0 and 4:2:2, and where chroma is not subsampled; for piped pixels
+  also where chroma is halved and interpolated, with a margin, for it then lies in the same place in every frame.
 
 If neither is, the frame is converted whole, then cut. So are all other formats: swscale interpolates their chroma from
 where the frame says that it lies, and PyAV can neither read that nor set it for a cut-out.
@@ -12,25 +16,31 @@ where the frame says that it lies, and PyAV can neither read that nor set it for
 
 from __future__ import annotations
 
+import re
 import threading
 from hashlib import shake_128
 
 import av
 import numpy as np
-from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 
 from gpu_extract.frames.base import clip_region
+from gpu_extract.frames.video import piped
+from gpu_extract.frames.video.planes import copied, samples
 from gpu_extract.kernels import yuv
 from gpu_extract.patch import Patch, Region
 
 _FORMULA_FORMATS = frozenset(("yuv420p", "yuvj420p"))
 _BLOCK_FORMATS = _FORMULA_FORMATS | {"yuv422p", "yuvj422p"}  # a chroma sample is used as it is for its 2 or 4 pixels
+_HALVED = re.compile(r"yuvj?4(20|22|40)p\d*([bl]e)?$")  # chroma of half the width, of half the height, or of both
+_MARGIN = 16  # pixels around a cut-out that its edge may spoil: four samples of chroma reach eight pixels far
 _GRID = 8  # cut-outs start at multiples of it: of the chroma steps, and of the pattern with which swscale dithers
 _SMALLEST = 8  # sides of a frame below which nothing is gained
 
 # A context of swscale is rebuilt when the size changes, which costs as much as 100 rows; few sizes are few rebuilds.
 _SIZE_STEP = 32
+
+_KNOWN_MATRICES = frozenset((0, 1, 2, 4, 5, 6, 7, 9))  # to today's swscale
 
 CUT_OUT, WHOLE = "cut-out", "whole"
 _Way = yuv.Coefficients | str
@@ -50,38 +60,38 @@ _ways: dict[tuple[object, ...], _Way] = {}
 _trying = threading.Lock()
 
 
-def to_bgr(frame: av.VideoFrame, region: Region | None = None) -> Patch:
-    """BGR of a frame [H, W, 3] or of a region of it, at least.
+def to_bgr(frame: av.VideoFrame, region: Region | None = None, pixels: str = "direct") -> Patch:
+    """BGR of a frame [H, W, 3] or of a region of it, at least; pixels: "direct" or "piped".
 
     The same frame must not be converted by two threads at once: PyAV alters its colour tags while it converts.
     """
     height, width = frame.height, frame.width
     x0, y0, x1, y1 = region = clip_region(region or Region(0, 0, width, height), height, width)
-    way = _way(frame)
+    way = _way(frame, pixels)
     if isinstance(way, yuv.Coefficients):
         even = Region(x0 & ~1, y0 & ~1, x1 + x1 % 2, y1 + y1 % 2)
         return Patch(_by_formula(frame, even, way), even.x0, even.y0, height, width)
     if way == WHOLE or 2 * (x1 - x0) * (y1 - y0) > width * height:
-        return Patch(_convert(_reformatters.whole, frame)[y0:y1, x0:x1], x0, y0, height, width)
-    return _converted_cut_out(frame, region)
+        return Patch(_convert(_reformatters.whole, frame, pixels)[y0:y1, x0:x1], x0, y0, height, width)
+    return _converted_cut_out(frame, region, pixels)
 
 
-def _way(frame: av.VideoFrame) -> _Way:
-    key = (frame.format.name, frame.width, frame.height, *_tags(frame))
+def _way(frame: av.VideoFrame, pixels: str) -> _Way:
+    key = (pixels, frame.format.name, frame.width, frame.height, *_tags(frame))
     if key not in _ways:
         with _trying:
             if key not in _ways:
-                _ways[key] = _try_out(frame)
+                _ways[key] = _try_out(frame, pixels)
     return _ways[key]
 
 
-def _try_out(frame: av.VideoFrame) -> _Way:
+def _try_out(frame: av.VideoFrame, pixels: str) -> _Way:
     """The quickest way that gives for noise what the conversion of the whole gives."""
-    if not _can_be_cut(frame):
+    if not _can_be_cut(frame, pixels):
         return WHOLE
     noise = _noise_like(frame)
     height, width = frame.height, frame.width
-    whole = _convert(_reformatters.whole, noise)
+    whole = _convert(_reformatters.whole, noise, pixels)
     _tag_like(frame, noise)  # which PyAV has altered
     if yuv.is_available() and frame.format.name in _FORMULA_FORMATS:
         for coefficients in yuv.COEFFICIENTS:
@@ -92,7 +102,7 @@ def _try_out(frame: av.VideoFrame) -> _Way:
     x, y, w, h = width // 3, height // 3, min(width, 90), min(height, 70)
     corners = [Region(0, 0, w, h), Region(width - w, height - h, width, height), Region(width - w, y, width, y + h)]
     others = [Region(x, y, x + w, y + h), Region(2 * x, 0, 2 * x + 9, 5), Region(x, height - 1, x + 1, height)]
-    parts = (_converted_cut_out(noise, clip_region(region, height, width)) for region in corners + others)
+    parts = (_converted_cut_out(noise, clip_region(region, height, width), pixels) for region in corners + others)
     return CUT_OUT if all(_is_part_of(whole, part) for part in parts) else WHOLE
 
 
@@ -101,23 +111,30 @@ def _is_part_of(whole: np.ndarray, part: Patch) -> bool:
     return np.array_equal(part.pixels, whole[part.y0 : part.y0 + rows, part.x0 : part.x0 + columns])
 
 
-def _can_be_cut(frame: av.VideoFrame) -> bool:
-    """Whether each plane holds one kind of whole bytes, rows from the top, and chroma is not interpolated."""
+def _can_be_cut(frame: av.VideoFrame, pixels: str) -> bool:
+    """Whether each plane holds one kind of whole bytes, rows from the top, and chroma is not interpolated from where
+    only the frame knows."""
     width, height, planes, components = frame.width, frame.height, frame.planes, frame.format.components
     if min(width, height) < _SMALLEST or len(components) != len(planes):
         return False
-    if frame.format.name in _BLOCK_FORMATS:
+    if frame.format.name in _BLOCK_FORMATS or (pixels == "piped" and _HALVED.match(frame.format.name)):
         in_blocks = width % 2 == 0 and height % 2 == 0
     else:
         in_blocks = all((plane.width, plane.height) == (width, height) for plane in planes)
     return in_blocks and all(8 <= one.bits <= 16 for one in components) and all(one.line_size > 0 for one in planes)
 
 
-def _converted_cut_out(frame: av.VideoFrame, region: Region) -> Patch:
+def _converted_cut_out(frame: av.VideoFrame, region: Region, pixels: str) -> Patch:
     """The region and what comes with it."""
-    x0, x1 = _span(region.x0, region.x1, frame.width)
-    y0, y1 = _span(region.y0, region.y1, frame.height)
-    return Patch(_convert(_reformatters.region, _cut_out(frame, x0, y0, x1, y1)), x0, y0, frame.height, frame.width)
+    name, height, width = frame.format.name, frame.height, frame.width
+    margin = _MARGIN if pixels == "piped" and name not in _BLOCK_FORMATS and _HALVED.match(name) else 0
+    x0, x1 = _span(max(region.x0 - margin, 0), min(region.x1 + margin, width), width)
+    y0, y1 = _span(max(region.y0 - margin, 0), min(region.y1 + margin, height), height)
+    converted = _convert(_reformatters.region, _cut_out(frame, x0, y0, x1, y1), pixels, own=True)
+    if not margin:
+        return Patch(converted, x0, y0, height, width)
+    x, y, right, bottom = region
+    return Patch(converted[y - y0 : bottom - y0, x - x0 : right - x0], x, y, height, width)
 
 
 def _span(low: int, high: int, limit: int) -> tuple[int, int]:
@@ -132,8 +149,8 @@ def _cut_out(frame: av.VideoFrame, x0: int, y0: int, x1: int, y1: int) -> av.Vid
     for source, target, component in zip(frame.planes, cut.planes, frame.format.components, strict=True):
         across, down = frame.width // source.width, frame.height // source.height
         nbytes = (component.bits + 7) // 8
-        part = _samples(source)[y0 // down : y1 // down, x0 // across * nbytes : x1 // across * nbytes]
-        _samples(target)[:, : part.shape[1]] = part
+        part = samples(source)[y0 // down : y1 // down, x0 // across * nbytes : x1 // across * nbytes]
+        samples(target)[:, : part.shape[1]] = part
     return cut
 
 
@@ -142,11 +159,17 @@ def _by_formula(frame: av.VideoFrame, region: Region, coefficients: yuv.Coeffici
     return yuv.to_bgr((y, u, v), (y.line_size, u.line_size, v.line_size), *region, coefficients)
 
 
-def _convert(reformatter: VideoReformatter, frame: av.VideoFrame) -> np.ndarray:
+def _convert(reformatter: VideoReformatter, frame: av.VideoFrame, pixels: str, *, own: bool = False) -> np.ndarray:
+    """BGR of a whole frame; own: it was made here, and may be altered."""
+    if pixels == "piped":
+        return piped.to_rgb(frame, reformatter, own=own)[..., ::-1]
     if frame.interlaced_frame:
         frame = _progressive(frame)
-    pixels: np.ndarray = reformatter.reformat(frame, format="bgr24", threads=1).to_ndarray()
-    return pixels
+    frame = piped.bytes_swapped(frame) or frame
+    if frame.colorspace not in _KNOWN_MATRICES:  # an error today, and no picture
+        frame.colorspace = piped.matrix_of(frame.colorspace)
+    bgr: np.ndarray = reformatter.reformat(frame, format="bgr24", threads=1).to_ndarray()
+    return bgr
 
 
 def _progressive(frame: av.VideoFrame) -> av.VideoFrame:
@@ -155,12 +178,8 @@ def _progressive(frame: av.VideoFrame) -> av.VideoFrame:
     Since 2024 swscale spreads the chroma of a marked frame over the lines of each field; before, and in every face that
     has a stored hash, it did not look at the mark.
     """
-    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    copy = copied(frame)
     _tag_like(frame, copy)
-    for source, target in zip(frame.planes, copy.planes, strict=True):
-        rows, room = _samples(source), _samples(target)
-        shared = min(rows.shape[1], room.shape[1])
-        room[:, :shared] = rows[:, :shared]
     return copy
 
 
@@ -182,9 +201,3 @@ def _tags(frame: av.VideoFrame) -> tuple[int, int, int, int]:
 
 def _tag_like(frame: av.VideoFrame, other: av.VideoFrame) -> None:
     other.colorspace, other.color_range, other.color_primaries, other.color_trc = _tags(frame)
-
-
-def _samples(plane: VideoPlane) -> np.ndarray:
-    """[rows, bytes a row] view of a plane, padding included."""
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, abs(plane.line_size))
-    return rows if plane.line_size > 0 else rows[::-1]
