@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import pytest
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.demo.clip import face_record, write_alignments
+from gpu_extract.frames import open_frames
 from gpu_extract.frames.sources import video
-from tests.helpers import Job, picture, piped_decode, plain_decode, write_clip
+from tests.helpers import Job, exif, image_bytes, jpeg_with_segment, picture, piped_decode, plain_decode, write_clip
 
 COUNT = 40
 HEIGHT, WIDTH = 240, 320
@@ -272,6 +274,46 @@ def test_unusual_pixels_equal_those_of_dumped_frames(
     expected, found = other.pixels(), made.pixels()
     assert sorted(expected) == sorted(found)
     assert all(np.array_equal(pixels, expected[face]) for face, pixels in found.items())
+
+
+def test_motion_jpeg_with_exif_data_is_not_turned_by_it(job: Any, tmp_path: Path) -> None:
+    """Cameras write them; the ffmpeg program turned by nothing but the container's display matrix."""
+    path = tmp_path / "clip.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuvj420p"
+        for number in range(3):
+            data = image_bytes(".jpg", picture(number, HEIGHT, WIDTH))
+            packet = av.Packet(jpeg_with_segment(data, 0xE1, b"Exif\0\0" + exif(6)))
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, number, number, Fraction(1, 25)
+            container.mux(packet)
+    made = job(path, 3)
+    assert made.run() == 0
+    assert_consistent(made)
+    with open_frames(path, rotate=True) as source:
+        assert source.size_of(0) == (HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "what"),
+    [("mpeg4", "clip.avi", "MPEG-4 part 2"), ("msmpeg4", "clip.avi", "version 3"), ("wmv2", "clip.wmv", "Video 8")],
+)
+def test_the_report_tells_decoders_that_have_changed(
+    codec: str, name: str, what: str, job: Any, tmp_path: Path
+) -> None:
+    made = job(write_clip(tmp_path / name, 3, (HEIGHT, WIDTH), codec), 3)
+    assert made.run() == 0
+    assert [what in note for note in made.report["notes"] if "FFmpeg" in note] == [True]
+    with open_frames(tmp_path / name, pixels="direct") as source:
+        assert not source.notes
+
+
+def test_the_report_tells_which_ffmpeg_decoded(job: Any, tmp_path: Path) -> None:
+    made = job(clip_of(tmp_path / "clip.mp4", 3), 3)
+    assert made.run() == 0
+    assert not [note for note in made.report["notes"] if "FFmpeg" in note]
+    assert made.report["versions"]["ffmpeg"] == av.ffmpeg_version_info
+    assert made.report["versions"]["libavcodec"] == ".".join(map(str, av.library_versions["libavcodec"]))
 
 
 def test_rotated(job: Any, tmp_path: Path, landmarks: np.ndarray) -> None:

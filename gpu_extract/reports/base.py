@@ -65,9 +65,16 @@ def write_report(report: JsonReport, target: str | os.PathLike[str]) -> None:
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Versions of Python, of this package, and of the libraries that are installed, without importing them."""
+    """Versions of Python, of this package, and of the libraries that are installed, without importing them.
+
+    Where a video was opened, FFmpeg's as well: what decoded it.
+    """
     found = {"python": platform.python_version(), "gpu-extract": _version("gpu-extract")}
     found |= {name: version for name in packages if (version := _version(name))}
+    av = sys.modules.get("av")
+    if av is not None:
+        libavcodec = ".".join(map(str, av.library_versions["libavcodec"]))
+        found |= {"ffmpeg": av.ffmpeg_version_info, "libavcodec": libavcodec}
     return found
 
 

@@ -29,11 +29,12 @@ from gpu_extract.frames.video.bitstream import DoubtError
 from gpu_extract.frames.video.clock import MICROSECOND, ClockFacts, FrameClock, PacketClock
 from gpu_extract.frames.video.container import DECODE_ERRORS, READ_ERRORS, open_container, probe
 from gpu_extract.frames.video.damage import SEAM, DamageTracker
+from gpu_extract.frames.video.decoders import notes_on
 from gpu_extract.frames.video.index import GENERATE_PTS, VideoIndex, read_index
 from gpu_extract.frames.video.mp4 import has_composition_offsets
 from gpu_extract.frames.video.skipping import IndexMismatchError, decode_stretches, plan_stretches
 from gpu_extract.frames.video.timing import ConstantRate, constant_rate_frames
-from gpu_extract.frames.video.turn import UPRIGHT, Turn, turn_of_matrix
+from gpu_extract.frames.video.turn import UPRIGHT, Turn, turn_of
 from gpu_extract.frames.video.yuv import to_bgr
 from gpu_extract.naming import VIDEO_EXTENSIONS, split_name
 from gpu_extract.patch import Patch, Region
@@ -99,7 +100,9 @@ class VideoSource(FrameSource):
         self._stored_size = (stream.codec_context.height, stream.codec_context.width)
         if options.timing == "constant":
             assert self._container is not None
-            self.notes = streams.notes_on(self._container, stream)
+            self.notes = (*self.notes, *streams.notes_on(self._container, stream))
+        if options.pixels == "piped":
+            self.notes = (*self.notes, *notes_on(stream.codec_context.name))
         if options.rotate:
             self._turn = self._display_turn()
 
@@ -369,8 +372,7 @@ class VideoSource(FrameSource):
         first = next(pictures, None)
         if first is not None:
             self._begun = chain([first], pictures)
-        matrix: Any = first.frame.side_data.get("DISPLAYMATRIX") if first else None
-        return UPRIGHT if matrix is None else turn_of_matrix(bytes(matrix))
+        return turn_of(first.frame) if first else UPRIGHT
 
     def _frame(self, index: int, picture: Picture) -> Frame:
         return VideoFrame(index, self.name_of(index), picture, self._turn, self._options.pixels)

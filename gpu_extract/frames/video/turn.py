@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import av
 import numpy as np
 
 from gpu_extract.patch import Patch, Region
@@ -45,6 +46,20 @@ class Turn(NamedTuple):
 
 
 UPRIGHT = Turn()
+
+
+def turn_of(frame: av.VideoFrame) -> Turn:
+    """What the container says of the stream, as its first frame shows it.
+
+    A frame with EXIF data of its own, as cameras write them into motion JPEG, shows those since FFmpeg 8.1. The ffmpeg
+    programs before did not turn by them.
+    """
+    try:
+        side_data: Any = frame.side_data
+        matrix = None if "EXIF" in side_data else side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV before 19 has no name for EXIF data
+        return UPRIGHT
+    return UPRIGHT if matrix is None else turn_of_matrix(bytes(matrix))
 
 
 def turn_of_matrix(matrix: bytes) -> Turn:

@@ -1,0 +1,30 @@
+"""Decoders whose pixels are no longer those of before March 2026, and what a report says of them.
+
+No option brings the old ones back; docs/formats.md#pixels has the causes and the numbers.
+"""
+
+from __future__ import annotations
+
+import av
+
+_HALF_SAMPLES = "decodes single samples a level or so away from what FFmpeg did up to 8.0"
+_WAVELET = "decodes a fifth of the samples up to a hundredth of the range away from what FFmpeg did up to 4.2"
+
+_APART = {
+    "mpeg4": ("MPEG-4 part 2 (DivX, Xvid)", _HALF_SAMPLES),
+    "msmpeg4": ("MS-MPEG-4 version 3 (DivX 3)", _HALF_SAMPLES),
+    "wmv1": ("Windows Media Video 7", _HALF_SAMPLES),
+    "wmv2": ("Windows Media Video 8", _HALF_SAMPLES),
+    "cfhd": ("CineForm", _WAVELET),
+}
+
+
+def notes_on(codec_name: str) -> tuple[str, ...]:
+    """Sentences for whoever expects the pixels of before March 2026."""
+    if codec_name not in _APART:
+        return ()
+    what, how = _APART[codec_name]
+    return (
+        f"the video is {what}, which FFmpeg {av.ffmpeg_version_info} {how}; some faces, and their hashes, may differ "
+        "from those of the file's own program.",
+    )
