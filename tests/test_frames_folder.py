@@ -75,6 +75,84 @@ def test_order_equals_the_reference_loader(tmp_path: Path) -> None:
         assert source.index_of("y.exr") is None
 
 
+RESOURCE = b"\0\5\x16\7\0\2\0\0Mac OS X        "
+
+
+def test_resource_files_of_macos_are_no_frames(tmp_path: Path) -> None:
+    """A file whose name begins so is one by its content, or by the frame it lies beside if it is no image itself."""
+    image = image_bytes(".png", noise(5, 7))
+    for name, data in {
+        "._a.png": RESOURCE,
+        "._alone.png": RESOURCE,
+        "._b.png": b"",
+        "._b.jpg": image,
+        "._c.png": image,
+        "._d.png": b"damaged",
+        ".e.png": RESOURCE,
+        "a.png": image,
+        "b.png": image,
+        "b.jpg": image,
+        "._a.webp": RESOURCE,
+        "._a.txt": RESOURCE,
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    with open_frames(tmp_path) as source:
+        assert source.names() == ["._b.jpg", "._c.png", "._d.png", ".e.png", "a.png", "b.jpg", "b.png"]
+        assert source.notes == ["3 resource files of macOS ('._a.png' …) do not count as frames."]
+        assert source.beside() == {}
+        assert source.index_of("._a.png") is None
+    for name in ("._alone.png", "._b.png"):
+        (tmp_path / name).unlink()
+    with open_frames(tmp_path) as source:
+        assert source.notes == ["1 resource file of macOS ('._a.png' …) does not count as a frame."]
+
+
+def test_images_of_other_formats_count_when_they_are_admitted(tmp_path: Path) -> None:
+    image = image_bytes(".webp", noise(5, 7))
+    for name in ("a.webp", "b.png", "c.WebP", "d.heic", "e.exr", "f.txt"):
+        (tmp_path / name).write_bytes(image)
+    (tmp_path / "g.webp").mkdir()
+    with open_frames(tmp_path) as source:
+        assert (source.names(), source.frames_seen) == (["b.png"], 1)
+        assert source.beside() == {
+            "a.webp": "",
+            "c.WebP": "",
+            "d.heic": "HEIC images are not read; convert it to PNG",
+            "e.exr": "EXR images are not read; convert it to PNG",
+        }
+        source.admit(["c.WebP", "a.webp", "d.heic", "b.png", "nothing.webp", "a.webp"])
+        assert (source.names(), source.frames_seen) == (["b.png", "a.webp", "c.WebP"], 3)
+        assert [source.index_of(name) for name in ("b.png", "a.webp", "c.WebP", "d.heic")] == [0, 1, 2, None]
+        assert set(source.beside()) == {"d.heic", "e.exr"}
+        frames = [frame for frame in source.frames(np.array([0, 2])) if isinstance(frame, Frame)]
+        assert [(frame.name, frame.load().pixels.shape) for frame in frames] == [
+            ("b.png", (5, 7, 3)),
+            ("c.WebP", (5, 7, 3)),
+        ]
+
+
+def test_a_folder_of_another_format_only(tmp_path: Path) -> None:
+    """No frame that is listed could get another number by them."""
+    for name in ("b.webp", "a.webp", "c.heic"):
+        (tmp_path / name).write_bytes(b"")
+    with open_frames(tmp_path) as source:
+        assert source.names() == ["a.webp", "b.webp"]
+        assert set(source.beside()) == {"c.heic"}
+
+
+def test_why_a_folder_holds_no_frames(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"holds no frames: images end in one of \.bmp"):
+        open_frames(tmp_path)
+    (tmp_path / "._a.png").write_bytes(RESOURCE)
+    with pytest.raises(InputError, match="holds no frames, only resource files of macOS; name the folder with the"):
+        open_frames(tmp_path)
+    for name in ("a.heic", "b.HEIC", "c.dng"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=r"holds images that are not read \(1 \.dng, 2 \.heic\); convert them to PNG"):
+        open_frames(tmp_path)
+
+
 def test_vector_frames_equal_opencv() -> None:
     with open_frames(VECTORS / "frames") as source:
         frames = [frame for frame in source.frames(np.arange(8)) if isinstance(frame, Frame)]

@@ -7,7 +7,7 @@ reader thread walks `FrameSource.frames`; each `Frame` goes to a worker, which c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,6 +82,7 @@ class FrameSource(ABC):
     path: Path
     frames_seen: int | None = None  # how many frames the source has, known exactly; None before and where it is not
     frames_decoded: int = 0  # frames of which pixels or planes were made so far, wanted or not
+    notes: Sequence[str] = ()  # what a user should know of the source, in sentences for a report
     damaged: int = 0  # pieces of the source that were met and could not be decoded, or only with errors
     notes: Sequence[str] = ()  # what a user should know of these frames, in sentences for the report
 
@@ -91,6 +92,22 @@ class FrameSource(ABC):
 
     @abstractmethod
     def name_of(self, index: int) -> str: ...
+
+    def names(self) -> Sequence[str] | None:
+        """All names in order; None where they only follow from their numbers."""
+        return None
+
+    def beside(self) -> Mapping[str, str]:
+        """Names of what lies beside the frames and looks like one: for each a sentence why it is none.
+
+        The sentence is empty for what `admit` takes.
+        """
+        return {}
+
+    def admit(self, names: Iterable[str]) -> None:
+        """Take some of what lies beside the frames as frames too, after all others; only before `frames`."""
+        if unknown := [*names]:
+            raise ValueError(f"nothing lies beside these frames, so not {unknown[0]!r} either.")
 
     @abstractmethod
     def size_of(self, index: int) -> tuple[int, int]:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpu_extract.errors import InputError
+from gpu_extract.errors import FrameError, InputError
 from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions, check_wanted
 from gpu_extract.frames.memory import keep_freed_memory
-from gpu_extract.naming import IMAGE_EXTENSIONS, has_extension
+from gpu_extract.naming import ADMITTED_EXTENSIONS, IMAGE_EXTENSIONS, UNREAD_EXTENSIONS, has_extension, split_name
 from gpu_extract.patch import Patch, Region
 
 if TYPE_CHECKING:
     from gpu_extract.frames.images.decode import Image
+
+
+RESOURCE_PREFIX, RESOURCE_MAGIC = "._", b"\0\5\x16\7"
+"""Of the AppleDouble file that macOS puts beside a file on a disk that cannot hold the file's attributes."""
+OTHER_EXTENSIONS = (*ADMITTED_EXTENSIONS, *UNREAD_EXTENSIONS)
+IMAGE_BEGINNINGS = (b"\x89PNG", b"\xff\xd8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"RIFF")
 
 
 def accepts(path: Path) -> bool:
@@ -31,7 +39,9 @@ def open_source(path: Path, options: SourceOptions) -> FolderSource:
 class FolderSource(FrameSource):
     """Files of one folder, not recursive; a file is opened only when its frame is loaded.
 
-    A folder named like an image is no frame (the reference lists it and then fails to read it).
+    A folder named like an image is no frame (the reference lists it and then fails to read it), and neither are the
+    resource files of macOS. Images in formats that the reference does not list would shift the numbers of those after
+    them: they are frames where a key names them, and come last.
     """
 
     kind = "folder"
@@ -41,19 +51,24 @@ class FolderSource(FrameSource):
         self._turned = options.rotate
         try:
             with os.scandir(path) as entries:
-                names = [
-                    entry.name
-                    for entry in entries
-                    if has_extension(entry.name, IMAGE_EXTENSIONS) and not entry.is_dir()
-                ]
+                listed, others = _images(entries)
         except OSError as error:
             raise InputError(f"the frames folder '{path}' cannot be read: {error.strerror}.") from error
-        if not names:
-            extensions = " ".join(IMAGE_EXTENSIONS)
-            raise InputError(f"the folder '{path}' holds no frames: images end in one of {extensions}.")
-        self._names = sorted(names)
-        self._index = {name: index for index, name in enumerate(self._names)}
+        resources = _resource_files(path, listed)
+        self._names = [name for name in listed if name not in resources] if resources else listed
+        self._beside = {name: _why_unread(name) for name in others}
+        if resources:
+            self.notes = [_left_out(resources)]
+        if not self._names:
+            # Nothing is listed whose numbers could shift.
+            self._names = sorted(name for name, why in self._beside.items() if not why)
+        if not self._names:
+            raise InputError(_no_frames(path, others, resources))
+        self._number()
         self._counting = threading.Lock()
+
+    def _number(self) -> None:
+        self._index = {name: index for index, name in enumerate(self._names)}
         self.frames_seen = len(self._names)
 
     def index_of(self, name: str) -> int | None:
@@ -61,6 +76,16 @@ class FolderSource(FrameSource):
 
     def name_of(self, index: int) -> str:
         return self._names[index]
+
+    def names(self) -> Sequence[str]:
+        return self._names
+
+    def beside(self) -> Mapping[str, str]:
+        return {name: why for name, why in self._beside.items() if name not in self._index}
+
+    def admit(self, names: Iterable[str]) -> None:
+        self._names += sorted({name for name in names if self._beside.get(name) == ""} - self._index.keys())
+        self._number()
 
     def size_of(self, index: int) -> tuple[int, int]:
         from gpu_extract.frames.images.decode import image_size, read_file
@@ -86,6 +111,65 @@ class FolderSource(FrameSource):
 
     def close(self) -> None:
         pass
+
+
+def _images(entries: Iterable[os.DirEntry[str]]) -> tuple[list[str], list[str]]:
+    """Names of files that are frames by their extension, in order, and those of images in other formats."""
+    listed, others = [], []
+    for entry in entries:
+        if has_extension(entry.name, IMAGE_EXTENSIONS):
+            if not entry.is_dir():
+                listed.append(entry.name)
+        elif has_extension(entry.name, OTHER_EXTENSIONS) and not entry.is_dir():
+            others.append(entry.name)
+    return sorted(listed), [name for name in others if not name.startswith(RESOURCE_PREFIX)]
+
+
+def _resource_files(path: Path, listed: list[str]) -> set[str]:
+    """Those of the files in order that macOS left beside others; a hidden image may begin with the same two letters."""
+    first, end = bisect_left(listed, RESOURCE_PREFIX), bisect_left(listed, ".`")  # "`" comes after "_"
+    if first == end:
+        return set()
+    names = set(listed)
+    found = set()
+    for name in listed[first:end]:
+        beginning = _beginning(path / name)
+        beside = name.removeprefix(RESOURCE_PREFIX) in names and not beginning.startswith(IMAGE_BEGINNINGS)
+        if beside or beginning == RESOURCE_MAGIC:
+            found.add(name)
+    return found
+
+
+def _left_out(resources: set[str]) -> str:
+    if len(resources) == 1:
+        return f"1 resource file of macOS ('{min(resources)}' …) does not count as a frame."
+    return f"{len(resources):,} resource files of macOS ('{min(resources)}' …) do not count as frames."
+
+
+def _beginning(path: Path) -> bytes:
+    from gpu_extract.frames.images.decode import read_file
+
+    try:
+        return read_file(path)[: len(RESOURCE_MAGIC)]
+    except FrameError:
+        return b""
+
+
+def _why_unread(name: str) -> str:
+    if has_extension(name, ADMITTED_EXTENSIONS):
+        return ""
+    return f"{split_name(name)[1][1:].upper()} images are not read; convert it to PNG"
+
+
+def _no_frames(path: Path, others: list[str], resources: set[str]) -> str:
+    extensions = " ".join(IMAGE_EXTENSIONS)
+    if others:
+        counts = Counter(split_name(name)[1].lower() for name in others)
+        found = ", ".join(f"{count:,} {extension}" for extension, count in sorted(counts.items()))
+        return f"the folder '{path}' holds images that are not read ({found}); convert them to PNG or JPEG."
+    if resources:
+        return f"the folder '{path}' holds no frames, only resource files of macOS; name the folder with the images."
+    return f"the folder '{path}' holds no frames: images end in one of {extensions}."
 
 
 class FolderFrame(Frame):
