@@ -177,9 +177,9 @@ def unmarked(frame: av.VideoFrame) -> av.VideoFrame:
     """A copy that says nothing of its fields, nor where its chroma lies."""
     copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
     for source, target in zip(frame.planes, copy.planes, strict=True):
-        samples = np.frombuffer(source, np.uint8).reshape(source.height, -1)
+        samples = np.frombuffer(memoryview(source), np.uint8).reshape(source.height, -1)
         shared = min(samples.shape[1], target.line_size)
-        np.frombuffer(target, np.uint8).reshape(target.height, -1)[:, :shared] = samples[:, :shared]
+        np.frombuffer(memoryview(target), np.uint8).reshape(target.height, -1)[:, :shared] = samples[:, :shared]
     copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
     return copy
 

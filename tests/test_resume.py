@@ -684,10 +684,10 @@ def test_stopping_does_not_wait_for_a_frame_far_away(when_closed: Exception | No
 def test_closing_a_video_ends_the_reading_of_its_index(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reading = threading.Event()
 
-    def slow(packet: Any, reader: Any) -> Any:
+    def slow(*given: Any) -> Any:
         reading.set()
         time.sleep(0.05)
-        return row(packet, reader)
+        return row(*given)
 
     row = index._row
     monkeypatch.setattr(index, "_row", slow)

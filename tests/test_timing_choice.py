@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -131,6 +132,6 @@ def test_pixels_follow_the_files_generation(
             assert main(["import", str(place / "landmarks.json"), str(place / "a.fsa"), "-q"]) == 0
         assert extract(place, place / "a.fsa", frames, "--centering", "legacy", *options)["faces_written"] == 3
     for path in sorted((tmp_path / "expected" / "faces").glob("*.png")):
-        found = cv2.imread(str(tmp_path / "found" / "faces" / path.name))
-        assert np.array_equal(cv2.imread(str(path)), found), path.name
+        found = read_image(tmp_path / "found" / "faces" / path.name)
+        assert np.array_equal(read_image(path), found), path.name
     assert any((a != b).any() for a, b in zip(plain_decode(video), piped_decode(video), strict=True))

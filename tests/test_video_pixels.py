@@ -57,7 +57,7 @@ def frame_of(path: Path, name: str, width: int, height: int, matrix: int, colour
 
 
 def digest(bgr: np.ndarray) -> str:
-    return hashlib.sha1(np.ascontiguousarray(bgr[..., ::-1])).hexdigest()[:16]
+    return hashlib.sha1(np.ascontiguousarray(bgr[..., ::-1]).data).hexdigest()[:16]
 
 
 @x86_only

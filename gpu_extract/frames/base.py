@@ -84,7 +84,6 @@ class FrameSource(ABC):
     frames_decoded: int = 0  # frames of which pixels or planes were made so far, wanted or not
     notes: Sequence[str] = ()  # what a user should know of the source, in sentences for a report
     damaged: int = 0  # pieces of the source that were met and could not be decoded, or only with errors
-    notes: Sequence[str] = ()  # what a user should know of these frames, in sentences for the report
 
     @abstractmethod
     def index_of(self, name: str) -> int | None:
