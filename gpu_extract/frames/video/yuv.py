@@ -72,7 +72,8 @@ def to_bgr(frame: av.VideoFrame, region: Region | None = None, pixels: str = "di
         even = Region(x0 & ~1, y0 & ~1, x1 + x1 % 2, y1 + y1 % 2)
         return Patch(_by_formula(frame, even, way), even.x0, even.y0, height, width)
     if way == WHOLE or 2 * (x1 - x0) * (y1 - y0) > width * height:
-        return Patch(_convert(_reformatters.whole, frame, pixels)[y0:y1, x0:x1], x0, y0, height, width)
+        part = _convert(_reformatters.whole, frame, pixels)[y0:y1, x0:x1]
+        return Patch(_in_order(part), x0, y0, height, width)
     return _converted_cut_out(frame, region, pixels)
 
 
@@ -132,9 +133,14 @@ def _converted_cut_out(frame: av.VideoFrame, region: Region, pixels: str) -> Pat
     y0, y1 = _span(max(region.y0 - margin, 0), min(region.y1 + margin, height), height)
     converted = _convert(_reformatters.region, _cut_out(frame, x0, y0, x1, y1), pixels, own=True)
     if not margin:
-        return Patch(converted, x0, y0, height, width)
+        return Patch(_in_order(converted), x0, y0, height, width)
     x, y, right, bottom = region
-    return Patch(converted[y - y0 : bottom - y0, x - x0 : right - x0], x, y, height, width)
+    return Patch(_in_order(converted[y - y0 : bottom - y0, x - x0 : right - x0]), x, y, height, width)
+
+
+def _in_order(bgr: np.ndarray) -> np.ndarray:
+    """The same with B, G, R side by side; only the part that is wanted is worth a copy."""
+    return bgr if bgr.strides[-1] == 1 else np.ascontiguousarray(bgr)
 
 
 def _span(low: int, high: int, limit: int) -> tuple[int, int]:
@@ -160,7 +166,7 @@ def _by_formula(frame: av.VideoFrame, region: Region, coefficients: yuv.Coeffici
 
 
 def _convert(reformatter: VideoReformatter, frame: av.VideoFrame, pixels: str, *, own: bool = False) -> np.ndarray:
-    """BGR of a whole frame; own: it was made here, and may be altered."""
+    """BGR of a whole frame, perhaps a view of RGB; own: it was made here, and may be altered."""
     if pixels == "piped":
         return piped.to_rgb(frame, reformatter, own=own)[..., ::-1]
     if frame.interlaced_frame:
