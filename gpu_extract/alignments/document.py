@@ -90,6 +90,8 @@ class Alignments:
             with _without_garbage_collection():
                 document, snapshot = _read(path, limits)
                 alignments = cls(path, document)
+        except LandmarksOnlyError:
+            raise
         except AlignmentsError as error:
             if (other := _what_it_is(path)) is None:
                 raise
