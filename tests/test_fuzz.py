@@ -311,7 +311,7 @@ def test_landmarks_out_of_range(folder: Folder) -> None:
     cases: dict[str, Any] = {
         "nan": np.where(np.arange(136).reshape(68, 2) == 7, np.nan, good),
         "inf": np.where(np.arange(136).reshape(68, 2) == 7, np.inf, good),
-        "float32 overflow": good.astype(np.float64) * 1e37,
+        "float32 overflow": good * np.float64(1e37),
         "huge": good.astype(np.float64) * 1e30,
         "far": good + 1e9,
         "farther": good + 1e15,

@@ -165,7 +165,12 @@ AT_CONSTANT_RATE = {"threads": 1, "timing": "constant"}
 
 SOURCES = [
     folder("png", images(".png"), cut_short),
-    folder("png-filtered", images(".png", cv2.IMWRITE_PNG_FILTER, 0xF8), no_image),
+    # OpenCV writes chosen filters from 4.12 on
+    *(
+        [folder("png-filtered", images(".png", cv2.IMWRITE_PNG_FILTER, 0xF8), no_image)]
+        if hasattr(cv2, "IMWRITE_PNG_FILTER")
+        else []
+    ),
     folder("jpg", images(".jpg"), no_image),
     folder("jpg-turned", images(".jpg", turn=6), no_image, rotate=True),
     folder("jpg-as-stored", images(".jpg", turn=6, followed=False), no_image),
