@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from gpu_extract import __version__
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, GpuExtractError, InterruptedRunError, UsageError, printable
-from gpu_extract.options import Between, OneOf, OnOff, Option, Settings, options
+from gpu_extract.options import Between, OneOf, OnOff, Option, Settings, option, options
 from gpu_extract.run.signals import StopOnSignal
 
 if TYPE_CHECKING:
@@ -225,7 +225,9 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _migrate(arguments: argparse.Namespace) -> int:
     from gpu_extract.jobs.migrate import migrate
 
-    report = migrate(arguments.old, arguments.new, to=arguments.to, frames=arguments.frames)
+    report = migrate(
+        arguments.old, arguments.new, to=arguments.to, frames=arguments.frames, match_keys=arguments.match_keys
+    )
     if not arguments.quiet:
         print(report.table())
     return EXIT_PARTIAL if report.faces_dropped else EXIT_OK
@@ -234,7 +236,13 @@ def _migrate(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from gpu_extract.jobs.exchange import export
 
-    report = export(arguments.file, arguments.new, frames=arguments.frames, keep_keys=arguments.keep_keys)
+    report = export(
+        arguments.file,
+        arguments.new,
+        frames=arguments.frames,
+        keep_keys=arguments.keep_keys,
+        match_keys=arguments.match_keys,
+    )
     if not arguments.quiet:
         print(report.table())
     return EXIT_PARTIAL if report.faces_dropped else EXIT_OK
@@ -287,6 +295,12 @@ def _config(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+MATCH_KEYS = _word(
+    "--match-keys",
+    metavar="RULES",
+    default=option("match_keys").default,
+    help=f"{option('match_keys').help}; such a key becomes its frame's name",
+)
 COMMANDS = (
     _Command(
         "extract",
@@ -332,6 +346,7 @@ COMMANDS = (
                 metavar="PATH",
                 help="the frames: needed for turned faces of 2018, and names a video's keys",
             ),
+            MATCH_KEYS,
         ),
     ),
     _Command(
@@ -349,6 +364,7 @@ COMMANDS = (
                 help="the frames: needed for turned faces of 2018, and gives a video's keys its extension",
             ),
             _word("--keep-keys", action="store_true", help="leave the keys of a video's frames as they are"),
+            MATCH_KEYS,
         ),
     ),
     _Command(

@@ -30,6 +30,9 @@ FILES = "files and what lies beside them"
 MACHINE = "the machine"
 RUN = "the run"
 
+KEY_RULES = ("path", "unicode", "case", "padding", "extension", "stem")
+"""What may be taken away when a key is compared with the names of frames, see `run.keys`."""
+
 TRUE_WORDS = ("1", "true", "yes", "on")
 FALSE_WORDS = ("0", "false", "no", "off")
 
@@ -79,6 +82,24 @@ class OneOf:
 
 
 @dataclass(frozen=True)
+class SomeOf:
+    """One of the words that stand alone, or any of the others with commas between."""
+
+    alone: tuple[str, ...]
+    words: tuple[str, ...]
+
+    def choices(self) -> tuple[str, ...]:
+        return (*self.alone, *self.words)
+
+    def fault(self, option: Option, value: Any) -> str | None:
+        parts = value.split(",") if isinstance(value, str) else [value]
+        if value in self.alone or all(part in self.words for part in parts):
+            return None
+        several = f", or, with commas between, {', '.join(self.words)}"
+        return f"{option.label} {value!r} is not understood; {', '.join(self.alone)}{several} are."
+
+
+@dataclass(frozen=True)
 class OnOff:
     """True or False."""
 
@@ -95,7 +116,7 @@ class Text:
         return None if fits else f"{option.label} must be a text, got {value!r}."
 
 
-Check = Between | OneOf | OnOff | Text
+Check = Between | OneOf | SomeOf | OnOff | Text
 
 
 @dataclass(frozen=True)
@@ -197,6 +218,11 @@ def word(
     return _row(OneOf(words, plugins_of, needs or {}), default, **rest)
 
 
+def words(*words: str, alone: tuple[str, ...], default: str, metavar: str, **rest: Any) -> Any:
+    """One word of `alone`, or some of the others; see `SomeOf`."""
+    return _row(SomeOf(alone, words), default, metavar=metavar, **rest)
+
+
 def switch(short: str | None = None, **rest: Any) -> Any:
     """Off unless it is named."""
     return _row(OnOff(), False, short=short, **rest)
@@ -275,6 +301,17 @@ class Settings:
         "decoded",
         default="auto",
         help="how a video's frames are numbered; auto: by the file's generation",
+        group=WHICH,
+        decides_bytes=True,
+        **ALL,
+    )
+    match_keys: str = words(
+        *KEY_RULES,
+        alone=("exact", "any"),
+        default="exact",
+        metavar="RULES",
+        help="what may differ between a key and its frame's name: path, unicode, case, padding, extension, stem, with "
+        "commas between, or any",
         group=WHICH,
         decides_bytes=True,
         **ALL,
@@ -390,6 +427,8 @@ class Settings:
                 raise UsageError(fault)
         for name in ("alignments", "frames", "faces"):
             object.__setattr__(self, name, Path(getattr(self, name)))
+        # Two ways to say one thing are one thing to the journal.
+        object.__setattr__(self, "match_keys", in_order(self.match_keys))
         self._check_together()
 
     def _check_together(self) -> None:
@@ -401,6 +440,12 @@ class Settings:
             raise UsageError("refresh-thumbs changes the alignments file; it cannot go with no-update.")
         if self.large and self.min_size not in (0, 100):
             raise UsageError(f"large means min-size 100; it cannot go with min-size {self.min_size}.")
+
+
+def in_order(rules: str) -> str:
+    """The words of `--match-keys`, each once and in the order of the rows."""
+    chosen = rules.split(",")
+    return ",".join(rule for rule in KEY_RULES if rule in chosen) or rules
 
 
 def check_report_place(json: str | os.PathLike[str], inputs: Mapping[str, str | os.PathLike[str]]) -> None:

@@ -27,7 +27,7 @@ from gpu_extract.alignments.face_table import LANDMARK_KEYS, POINT_COUNTS
 from gpu_extract.alignments.limits import Limits, reason, shown
 from gpu_extract.alignments.packed import unpack
 from gpu_extract.alignments.repeats import Repeats
-from gpu_extract.alignments.upgrade import PROTOCOL, FrameSize, Migration, box_around, current_face, upgraded
+from gpu_extract.alignments.upgrade import PROTOCOL, FrameSize, Migration, NewNames, box_around, current_face, upgraded
 from gpu_extract.errors import AlignmentsError, InputError, UsageError
 from gpu_extract.storage.atomic import write_whole
 from gpu_extract.tasks import Failure
@@ -41,6 +41,7 @@ def export_json(
     *,
     frame_size: FrameSize | None = None,
     video: str | None = None,
+    new_names: NewNames | None = None,
 ) -> tuple[Path, Migration]:
     """Write the landmarks of an alignments file in the exchange form; returns the new file's path and what it holds.
 
@@ -52,7 +53,7 @@ def export_json(
     target = _free_json(alignments.path) if new is None else Path(new)
     if os.path.lexists(target):
         raise UsageError(f"{target} exists; choose a new name.")
-    root, report = upgraded(alignments, "2.4", frame_size=frame_size, video=video)
+    root, report = upgraded(alignments, "2.4", frame_size=frame_size, video=video, new_names=new_names)
     report.new, report.to_generation = str(target), "exchange"
     write_whole(target, _formatted(root["__data__"]))
     return target, report

@@ -35,6 +35,7 @@ MASK_KEYS = ("mask", "affine_matrix", "interpolator", "stored_size", "stored_cen
 OBSOLETE = {"r", "frame_dims", *LANDMARK_KEYS}
 VIDEO_KEY = re.compile(r".+_[0-9]{6,}\.[^.]+", re.DOTALL)  # <stem>_<frame number><extension>
 
+NewNames = Callable[[list[str]], dict[str, str]]  # all frame keys -> those that are to be called otherwise, and how
 FrameSize = Callable[[str], tuple[int, int] | None]  # frame key -> (height, width), or None where that is not known
 
 
@@ -68,7 +69,7 @@ class Migration:
             (self.hashes_dropped, "hashes dropped; the new generation has none"),
             (self.thumbnails_dropped, "thumbnails dropped; programs make new ones"),
             (self.rotations_converted, "faces turned back into their frames as they are"),
-            (self.frames_renamed, "frame keys given the video's extension"),
+            (self.frames_renamed, "frame keys given other names, those of their frames"),
         ):
             if count:
                 lines.append(f"  {count:,} {text}")
@@ -88,6 +89,7 @@ def migrate(
     *,
     frame_size: FrameSize | None = None,
     video: str | None = None,
+    new_names: NewNames | None = None,
 ) -> Migration:
     """Write the alignments file `old`, of any generation, as the new file `new` of a newer one.
 
@@ -97,6 +99,7 @@ def migrate(
         to: "g6", "g7a", "g7b" or "2.0" … "2.4"; 2.4 is written as lists, which is how the current program has it.
         frame_size: tells the size of frames, for faces of 2018 that were found in turned frames.
         video: file name of the video that the frames are from; from 2.4 on their keys end in its extension.
+        new_names: tells which frames are to be called otherwise; it is asked before any size.
 
     Raises UsageError where `new` or `to` will not do, AlignmentsError where the file cannot be upgraded.
     """
@@ -108,14 +111,19 @@ def migrate(
     if os.path.lexists(new):
         raise UsageError(f"{new} exists; choose a new name.")
     alignments = Alignments.load(old)
-    root, report = upgraded(alignments, to, frame_size=frame_size, video=video)
+    root, report = upgraded(alignments, to, frame_size=frame_size, video=video, new_names=new_names)
     report.new = str(new)
     write_whole(new, container_for(new).write(Document(root, PROTOCOL)))
     return report
 
 
 def upgraded(
-    alignments: Alignments, to: str, *, frame_size: FrameSize | None = None, video: str | None = None
+    alignments: Alignments,
+    to: str,
+    *,
+    frame_size: FrameSize | None = None,
+    video: str | None = None,
+    new_names: NewNames | None = None,
 ) -> tuple[dict[str, Any], Migration]:
     """The content of `alignments` as a file of generation `to`, and what became of it; see `migrate`."""
     source = alignments.generation
@@ -124,6 +132,7 @@ def upgraded(
             f"{alignments.path.name} is of generation {source}; it can be migrated to newer ones only, not to {to}."
         )
     report = Migration(str(alignments.path), "", source, to, frames=len(alignments.frame_names))
+    names = new_names(alignments.frame_names) if new_names else {}
     upgrade = _Upgrade(alignments, to, report, frame_size)
     faces: list[list[dict[str, Any]]] = [[] for _ in alignments.frame_names]
     table = alignments.faces
@@ -143,13 +152,15 @@ def upgraded(
         report.old_video_keys = sum(VIDEO_KEY.fullmatch(name) is not None for name in alignments.frame_names)
     frames = {}
     for number, name in enumerate(alignments.frame_names):
-        renamed = frame_key_of_video(name, video) if video and to == "2.4" else name
+        renamed = names.get(name, name)
+        if video and to == "2.4":
+            renamed = frame_key_of_video(renamed, video)
         if renamed in frames:
             raise AlignmentsError(
                 f"{alignments.path.name} has two entries that both become {shown(renamed)}; remove one."
             )
         report.frames_renamed += renamed != name
-        report.foreign_keys += bool(video) and to == "2.4" and not is_key_of_video(name, str(video))
+        report.foreign_keys += bool(video) and to == "2.4" and not is_key_of_video(renamed, str(video))
         report.png_video_keys += to == "2.4" and is_old_video_key(renamed)
         frames[renamed] = upgrade.frame(number, faces[number])
     report.masks_dropped, report.keys_dropped = dict(upgrade.masks_dropped), dict(+upgrade.keys_dropped)

@@ -16,6 +16,8 @@ from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, UsageError, printable
 from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.options import check_report_place, option
 from gpu_extract.reports.base import JsonReport, and_more, write_report
+from gpu_extract.run.keys import Matched
+from gpu_extract.run.keys import match_keys as match
 from gpu_extract.run.plan import PlanOptions, crop_all
 from gpu_extract.run.resolve import resolve_numbering
 
@@ -72,6 +74,7 @@ def check(
     frames: str | os.PathLike[str],
     *,
     video_timing: str = "auto",
+    match_keys: str = "exact",
     json: str | os.PathLike[str] | None = None,
 ) -> CheckReport:
     """Compare an alignments file with the frames it was made from. Writes nothing but the report.
@@ -80,6 +83,7 @@ def check(
         alignments: alignments file of any generation.
         frames: the video, or the folder of images.
         video_timing: how a video's frames are numbered, see `gpu_extract.extract`.
+        match_keys: what may differ between a key and its frame's name, see `gpu_extract.extract`.
         json: where to write the report; "-" is standard output.
 
     Returns:
@@ -89,15 +93,17 @@ def check(
     Raises:
         GpuExtractError: one of its kinds, see `gpu_extract.errors`.
     """
-    if fault := option("video_timing").fault(video_timing):
-        raise UsageError(fault)
+    for name, value in (("video_timing", video_timing), ("match_keys", match_keys)):
+        if fault := option(name).fault(value):
+            raise UsageError(fault)
     if json is not None:
         check_report_place(json, {"alignments": alignments, "frames": frames})
     began = time.perf_counter()
     loaded = load_any(alignments)
     numbering = resolve_numbering(loaded, Path(frames), video_timing=video_timing)
     with open_frames(frames, timing=numbering.timing, rotate=numbering.rotate) as source:
-        report = _compared(loaded, source, _count(source))
+        matched = match(loaded.frame_names, source, match_keys)
+        report = _compared(loaded, source, matched, _count(source))
         report.bad_landmarks = _bad_landmarks(loaded, PlanOptions(centering=loaded.traits.centering))
     if report.frames_without_alignments or report.alignments_without_frame or report.bad_landmarks:
         report.exit_code = EXIT_PARTIAL
@@ -115,15 +121,15 @@ def _count(source: FrameSource) -> int:
     return source.frames_seen
 
 
-def _compared(alignments: Alignments, source: FrameSource, count: int) -> CheckReport:
+def _compared(alignments: Alignments, source: FrameSource, matched: Matched, count: int) -> CheckReport:
     names, faces = alignments.frame_names, alignments.faces
     report = CheckReport(frames=count, entries=len(names), faces=len(faces), notes=[*alignments.notes])
     report.alignments_version, report.alignments_generation = alignments.version, alignments.generation
+    report.notes += [*source.notes, *matched.notes]
     per_entry = np.bincount(faces.frame, minlength=len(names))
     entry_of: dict[int, str] = {}
-    for name, number_of_faces in zip(names, per_entry.tolist(), strict=True):
-        position = source.index_of(name)
-        if position is None or position >= count:
+    for name, position, number_of_faces in zip(names, matched.position.tolist(), per_entry.tolist(), strict=True):
+        if not 0 <= position < count:
             report.alignments_without_frame.append(name)
         elif position in entry_of:
             report.notes.append(f"{name} and {entry_of[position]} name the same frame; only the latter is extracted.")

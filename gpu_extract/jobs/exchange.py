@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpu_extract.alignments import Alignments, exchange, upgrade
 from gpu_extract.alignments.limits import shown
-from gpu_extract.jobs.old_frames import frames_of_old_file, with_notes
+from gpu_extract.jobs.old_frames import check_rules, frames_of_old_file, with_notes
 
 
 def export(
@@ -16,6 +16,7 @@ def export(
     *,
     frames: str | os.PathLike[str] | None = None,
     keep_keys: bool = False,
+    match_keys: str = "exact",
 ) -> upgrade.Migration:
     """Write the landmarks of the alignments file `file`, of any generation, as JSON in the exchange form.
 
@@ -25,15 +26,19 @@ def export(
         frames: the video or folder that the file was made from; faces of 2018 that were found in a turned frame need
             its size, and the keys of a video's frames get its extension, by which programs since 2024 know them.
         keep_keys: leave the keys of a video's frames as they are.
+        match_keys: what may differ between a key and its frame's name, see `gpu_extract.extract`; such a key becomes
+            its frame's name.
 
     Raises:
         UsageError, InputError, AlignmentsError, OutputError: see `gpu_extract.errors`.
     """
+    check_rules(match_keys, frames)
     if frames is None:
         return with_notes(exchange.export_json(file, new)[1], None)
-    with frames_of_old_file(frames) as (source, frame_size):
-        video = Path(frames).name if source.kind == "video" and not keep_keys else None
-        return with_notes(exchange.export_json(file, new, frame_size=frame_size, video=video)[1], source)
+    with frames_of_old_file(frames, match_keys) as old:
+        video = Path(frames).name if old.source.kind == "video" and not keep_keys else None
+        report = exchange.export_json(file, new, frame_size=old.size, video=video, new_names=old.new_names)[1]
+        return with_notes(report, old)
 
 
 def import_landmarks(

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import EXIT_PARTIAL, InterruptedRunError, OutputError, UsageError
 from gpu_extract.faces.layout import layout_for
@@ -54,6 +56,7 @@ def extract(
     min_size: int = 0,
     centering: str = "auto",
     video_timing: str = "auto",
+    match_keys: str = "exact",
     rotate: str = "auto",
     antialias: bool = False,
     format: str = "auto",
@@ -91,6 +94,8 @@ def extract(
         centering: "legacy", "face", "head", or "auto": legacy for files before version 2.0, head from then on.
         video_timing: how a video's frames are numbered: "decoded" (each once), "constant" (as a constant-rate stream,
             as files until March 2026 have it), or "auto" by the file.
+        match_keys: what may differ between a key of the file and its frame's name: "exact" (nothing), "any", or some of
+            "path", "unicode", "case", "padding", "extension", "stem" with commas between.
         rotate: "on" follows a video's display matrix and an image's EXIF orientation (as files until March 2026 have
             it), "off" does not, "auto" by the file.
         antialias: prefilter faces that are larger than the crop.
@@ -135,6 +140,7 @@ def extract(
         min_size=min_size,
         centering=centering,
         video_timing=video_timing,
+        match_keys=match_keys,
         rotate=rotate,
         antialias=antialias,
         format=format,
@@ -407,8 +413,8 @@ def report_plan_failures(plan: Plan, report: Report) -> None:
     for failure in plan.failures:
         report.add_error(failure.frame, failure.index, failure.reason)
         report.faces_failed += failure.faces
-    for name in plan.missing:
-        report.add_error(name, None, "the source has no such frame")
+    for name, reason in plan.missing.items():
+        report.add_error(name, None, reason)
     report.faces_failed += plan.faces_missing
 
 
@@ -445,10 +451,9 @@ def count(made: Prepared, frames_seen: int | None, every_n: int, report: Report)
                 f"{beyond:,} frame numbers of the file lie past the video's end ({frames_seen:,} frames, timing "
                 f"{made.resolved.numbering.timing}): if faces look shifted, try --video-timing {other}."
             )
-        with_entry = {i for i in map(source.index_of, made.alignments.frame_names) if i is not None}
-        report.frames_without_alignments = -(-frames_seen // every_n) - sum(
-            1 for i in with_entry if i < frames_seen and i % every_n == 0
-        )
+        with_entry = np.unique(plan.position_of[(plan.position_of >= 0) & (plan.position_of < frames_seen)])
+        selected = int((with_entry % every_n == 0).sum())
+        report.frames_without_alignments = -(-frames_seen // every_n) - selected
 
 
 def check_updatable(path: Path) -> None:

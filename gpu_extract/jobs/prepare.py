@@ -51,7 +51,6 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
         numbering = resolved.numbering
         opened = open_frames(settings.frames, timing=numbering.timing, rotate=numbering.rotate, pixels=numbering.pixels)
         source = stack.enter_context(opened)
-        notes += source.notes
         limits = MemoryLimits(settings.batch_mb, settings.pinned_mb)
         engine, passed_over = pick_engine(settings.engine, settings.device, limits, say)
         stack.enter_context(engine)
@@ -61,6 +60,7 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
             engine = AntialiasedEngine(engine)
         plan = make_plan(alignments, source, _plan_options(settings, resolved))
         plan.failures += _left_out(alignments, source, settings.extract_every_n)
+        notes += [*source.notes, *plan.notes]
         plan = without_shared_files(plan, any_extension=layout_for(settings.output_layout).in_archives)
         stack.enter_context(_one_opencv_thread())
         yield Prepared(alignments, resolved, source, engine, plan, settings.workers or _cores(), notes)
@@ -82,6 +82,7 @@ def _plan_options(settings: Settings, resolved: Resolved) -> PlanOptions:
         centering_asked=settings.centering != "auto",
         extension=resolved.extension,
         antialias=settings.antialias,
+        match_keys=settings.match_keys,
     )
 
 

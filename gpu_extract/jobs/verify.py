@@ -102,6 +102,7 @@ def verify(
     min_size: int | None = None,
     centering: str | None = None,
     video_timing: str | None = None,
+    match_keys: str | None = None,
     rotate: str | None = None,
     antialias: bool | None = None,
     format: str | None = None,
@@ -121,9 +122,9 @@ def verify(
 
     Args:
         alignments, frames, faces: as `gpu_extract.extract` had them.
-        size, extract_every_n, align_eyes, large, min_size, centering, video_timing, rotate, antialias, format, quality,
-            output_layout, metadata, engine: as `extract` had them. None takes what the folder's journal says; where it
-            has none, the size of its first image and the defaults of `extract`.
+        size, extract_every_n, align_eyes, large, min_size, centering, video_timing, match_keys, rotate, antialias,
+            format, quality, output_layout, metadata, engine: as `extract` had them. None takes what the folder's
+            journal says; where it has none, the size of its first image and the defaults of `extract`.
         device, batch_mb, pinned_mb, workers, progress, cancel: see `extract`.
         json: where to write the report; "-" is standard output.
 
@@ -141,6 +142,7 @@ def verify(
         "min_size": min_size,
         "centering": centering,
         "video_timing": video_timing,
+        "match_keys": match_keys,
         "rotate": rotate,
         "antialias": antialias,
         "format": format,
@@ -263,7 +265,7 @@ class _Verification:
     def run(self, progress: Progress, interruption: Interruption) -> None:
         made, report = self._made, self._report
         failures = [*made.plan.failures]
-        failures += [Failure(name, None, "the source has no such frame") for name in made.plan.missing]
+        failures += [Failure(name, None, reason) for name, reason in made.plan.missing.items()]
         report.faces_expected = made.plan.face_count
         pipeline = Pipeline(made.plan, made.source, made.engine, self.compare, made.workers)
         progress.planned(made.plan.frame_count, made.plan.face_count)

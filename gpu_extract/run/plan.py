@@ -17,6 +17,7 @@ from gpu_extract.geometry.crops import CropGeometry, Fit
 from gpu_extract.geometry.mean_faces import Centering
 from gpu_extract.kernels import antialias, tables
 from gpu_extract.naming import face_extension, stem_of
+from gpu_extract.run.keys import Matched, match_keys
 from gpu_extract.tasks import Failure, FrameTask
 
 Fits = list[tuple[np.ndarray, Fit]]
@@ -38,6 +39,8 @@ class PlanOptions:
     extension: str | None = None
     """Of the face files; None takes each frame key's own."""
     antialias: bool = False
+    match_keys: str = "exact"
+    """What may differ between a key and its frame's name, see `run.keys`."""
 
 
 @dataclass
@@ -59,10 +62,14 @@ class Plan:
     """The groups that need a pose."""
     faces_filtered: int = 0
     failures: list[Failure] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    """Keys of the alignments file that hold faces but have no frame in the source."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Keys of the alignments file that hold faces but have no frame in the source, and why."""
     faces_missing: int = 0
     """Faces of those keys."""
+    position_of: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    """[entries of the file] int64, of each one's frame; -1 where it has none."""
+    notes: list[str] = field(default_factory=list)
+    """How keys and frames were matched, if not exactly; sentences for a report."""
     frame_sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     """(height, width) by entry of the file, of frames that hold faces found in a turned frame."""
 
@@ -173,15 +180,10 @@ def make_plan(alignments: Alignments, source: FrameSource, options: PlanOptions)
             face needs.
     """
     faces = alignments.faces
-    names = alignments.frame_names
-    found = [source.index_of(name) for name in names]
-    position = np.array([-1 if i is None else i for i in found], np.int64)
+    matched = match_keys(alignments.frame_names, source, options.match_keys)
+    names, position = matched.names, matched.position
     if len(faces.frame) and not (position[faces.frame] >= 0).any():
-        raise InputError(
-            f"no entry of {alignments.path.name} names a frame of {source.path}: the file has "
-            f"{names[faces.frame[0]][:100]!r}, the frames are like {source.name_of(0)!r}; "
-            "check that the two belong together."
-        )
+        raise InputError(_nothing_matches(alignments, source, matched))
     selected = (position >= 0) & (position % options.extract_every_n == 0)
     face_counts = np.bincount(faces.frame, minlength=len(names))
 
@@ -239,8 +241,20 @@ def make_plan(alignments: Alignments, source: FrameSource, options: PlanOptions)
         faces_filtered=filtered,
         failures=failures,
         frame_sizes=sizes,
-        missing=[names[i] for i in np.flatnonzero((face_counts > 0) & (position < 0))],
+        missing={names[i]: matched.reason(i) for i in np.flatnonzero((face_counts > 0) & (position < 0)).tolist()},
         faces_missing=int((position[faces.frame] < 0).sum()),
+        position_of=position,
+        notes=matched.notes,
+    )
+
+
+def _nothing_matches(alignments: Alignments, source: FrameSource, matched: Matched) -> str:
+    if matched.nearly:
+        return f"no entry of {alignments.path.name} names a frame of {source.path} exactly, but {matched.nearly}."
+    return (
+        f"no entry of {alignments.path.name} names a frame of {source.path}: the file has "
+        f"{matched.names[alignments.faces.frame[0]][:100]!r}, the frames are like {source.name_of(0)!r}; "
+        "check that the two belong together."
     )
 
 

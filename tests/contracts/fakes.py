@@ -83,6 +83,9 @@ class FakeSource(FrameSource):
             return f"f_{index:06d}.png"
         return self._names[index] if index < len(self._names) else f"frame {index + 1}"
 
+    def names(self) -> Sequence[str] | None:
+        return self._names
+
     def size_of(self, index: int) -> tuple[int, int]:
         return self.size
 
