@@ -1,3 +1,33 @@
-from gpu_extract.cli import main
+"""The way in, of `gpu-extract` and `python -m gpu_extract`: what must hold before anything else is loaded."""
 
-raise SystemExit(main())
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+from typing import NoReturn
+
+
+def main() -> int:
+    """Take the signals, hold the standard descriptors, then load and run the command line; returns the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _end_at_once)
+    from gpu_extract.storage.descriptors import hold_standard_streams
+
+    hold_standard_streams()
+    from gpu_extract.cli import main as run
+
+    return run()
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    """While the program is being loaded nothing is begun, and some library may be in the middle of its import."""
+    try:
+        os.write(2, b"gpu-extract: interrupted.\n")
+    finally:
+        os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

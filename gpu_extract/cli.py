@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
 
 from gpu_extract import __version__
-from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, GpuExtractError, InterruptedRunError, UsageError, printable
+from gpu_extract.errors import (
+    EXIT_OK,
+    EXIT_PARTIAL,
+    GpuExtractError,
+    InterruptedRunError,
+    OutputError,
+    UsageError,
+    printable,
+)
 from gpu_extract.options import Between, OneOf, OnOff, Option, Settings, option, options
 from gpu_extract.run.signals import StopOnSignal
+from gpu_extract.storage.descriptors import hold_standard_streams
 
 if TYPE_CHECKING:
     from gpu_extract.jobs.config import Value
@@ -24,7 +36,7 @@ exit codes:
   0 all done      1 unexpected    2 usage      3 an input is missing or unreadable
   4 finished, but some frames or faces failed  5 device or engine not available
   6 output not writable, or disk full          7 alignments file rejected
-  130 / 143 interrupted
+  129 / 130 / 143 interrupted
 """
 AS_THE_RUN = "default: as the run had it"
 
@@ -171,11 +183,11 @@ def _extract(arguments: argparse.Namespace) -> int:
 
     report = run(settings)
     if not arguments.quiet:
-        print(report.table(), file=sys.stderr if settings.json == "-" else sys.stdout)
+        _say(report.table(), sys.stderr if settings.json == "-" else sys.stdout)
     elif not report.complete:
-        print(f"gpu-extract: {report.notes[-1]}", file=sys.stderr)
+        _say(f"gpu-extract: {report.notes[-1]}", sys.stderr)
     elif report.errors:
-        print(f"gpu-extract: {report.first_errors()}", file=sys.stderr)
+        _say(f"gpu-extract: {report.first_errors()}", sys.stderr)
     return report.exit_code
 
 
@@ -209,7 +221,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _told(report: _Table, arguments: argparse.Namespace, json: str | None) -> int:
     if not arguments.quiet:
-        print(report.table(), file=sys.stderr if json == "-" else sys.stdout)
+        _say(report.table(), sys.stderr if json == "-" else sys.stdout)
     return report.exit_code
 
 
@@ -218,7 +230,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     made = run_demo(arguments.folder)
     if not arguments.quiet:
-        print(made.table())
+        _say(made.table())
     return made.report.exit_code
 
 
@@ -229,7 +241,7 @@ def _migrate(arguments: argparse.Namespace) -> int:
         arguments.old, arguments.new, to=arguments.to, frames=arguments.frames, match_keys=arguments.match_keys
     )
     if not arguments.quiet:
-        print(report.table())
+        _say(report.table())
     return EXIT_PARTIAL if report.faces_dropped else EXIT_OK
 
 
@@ -244,7 +256,7 @@ def _export(arguments: argparse.Namespace) -> int:
         match_keys=arguments.match_keys,
     )
     if not arguments.quiet:
-        print(report.table())
+        _say(report.table())
     return EXIT_PARTIAL if report.faces_dropped else EXIT_OK
 
 
@@ -253,7 +265,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
     made = import_landmarks(arguments.landmarks, arguments.new, strict=arguments.strict)
     if not arguments.quiet:
-        print(import_table(made))
+        _say(import_table(made))
     elif made.left_out:
         print(f"gpu-extract: {printable(first_left_out(made, arguments.landmarks))}", file=sys.stderr)
     return EXIT_PARTIAL if made.left_out else EXIT_OK
@@ -264,7 +276,7 @@ def _sheet(arguments: argparse.Namespace) -> int:
 
     for page in contact_sheet(arguments.faces, arguments.out_png, columns=arguments.columns, cell=arguments.cell):
         if not arguments.quiet:
-            print(page)
+            _say(str(page))
     return EXIT_OK
 
 
@@ -277,7 +289,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if values["json"] is not None:
         write_report(findings, values["json"])
     if values["json"] != "-":
-        print(findings.table())
+        _say(findings.table())
     return findings.exit_code
 
 
@@ -291,7 +303,7 @@ def _config(arguments: argparse.Namespace) -> int:
     if target is not None:
         write_report(found, target)
     if target != "-":
-        print(found.table())
+        _say(found.table())
     return EXIT_OK
 
 
@@ -414,11 +426,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in given or "--verbose" in given
     try:
-        arguments = build_parser().parse_args(given)
-        logging.basicConfig(format="%(message)s", level=logging.INFO if verbose else logging.WARNING)
+        hold_standard_streams()
+        _escape_what_cannot_be_shown()
         with StopOnSignal():
+            arguments = build_parser().parse_args(given)
+            logging.basicConfig(format="%(message)s", level=logging.INFO if verbose else logging.WARNING)
             code: int = arguments.run(arguments)
-            sys.stdout.flush()
         return code
     except InterruptedRunError as error:
         return _fail(str(error), error.exit_code, False)
@@ -427,8 +440,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted.", 130, False)
     except BrokenPipeError:
-        # Whoever read our output is gone; keep the interpreter from complaining while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
         return EXIT_OK
     except MemoryError:
         return _fail("this machine ran out of memory; fewer --workers or a smaller --size need less.", 1, verbose)
@@ -436,8 +448,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"unexpected {type(error).__name__}: {error} (run again with -v for the traceback).", 1, verbose)
 
 
+def _escape_what_cannot_be_shown() -> None:
+    """Letters that the encoding of a terminal, a log or a pipe does not have are no reason to end."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    """Print for a person. A terminal that was lost is nobody's to read, and changes nothing.
+
+    Raises:
+        OutputError: if standard output is a file that takes no more.
+    """
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _silence(stream)
+        if error.errno != errno.EIO:
+            raise OutputError(f"standard output takes no more: {error.strerror}.") from error
+
+
+def _silence(stream: TextIO) -> None:
+    """Keep the interpreter from complaining, while it shuts down, of a stream whose reader is gone."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
 def _fail(message: str, exit_code: int, verbose: bool) -> int:
-    if verbose:
-        traceback.print_exc()
-    print(f"gpu-extract: {printable(message)}", file=sys.stderr)
+    with suppress(OSError):
+        if verbose:
+            traceback.print_exc()
+        print(f"gpu-extract: {printable(message)}", file=sys.stderr)
     return exit_code

@@ -9,7 +9,7 @@
     ├── AlignmentsError            7   the alignments file is rejected
     │   ├── UnsafePickleError      7   it holds something other than data
     │   └── AlignmentsChangedError 7   it changed on disk since it was loaded
-    └── InterruptedRunError    130/143 Ctrl-C or SIGTERM, after the work in flight was finished
+    └── InterruptedRunError    129–143 Ctrl-C (130), SIGTERM (143) or SIGHUP (129), after the work in flight was finished
 
 Exit code 0 means all done; 4 means that the run finished but some frames or faces failed (no exception: the Report
 names each). A message is one sentence: what came, what is allowed, what to try.
@@ -65,7 +65,7 @@ class AlignmentsChangedError(AlignmentsError):
 
 
 class InterruptedRunError(GpuExtractError):
-    """The run was asked to stop; `exit_code` is 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """The run was asked to stop; `exit_code` is 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP)."""
 
     def __init__(self, message: str, exit_code: int = 130) -> None:
         super().__init__(message)

@@ -16,6 +16,7 @@ from typing import Any
 
 from gpu_extract.errors import OutputError, UsageError
 from gpu_extract.storage.atomic import write_whole
+from gpu_extract.storage.descriptors import hold_standard
 
 Row = dict[str, Any]
 STEM = "faces"
@@ -113,6 +114,7 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
+            hold_standard()
             with temporary.open("xb") as file:
                 with pyarrow.parquet.ParquetWriter(file, schema) as writer:
                     for block in _blocks(rows):

@@ -123,8 +123,8 @@ def extract(
             alone.
 
     Returns:
-        The report; `exit_code` is 0, or 4 if some frames or faces failed (each is named in `errors`), or 130 or 143
-        if a signal or `cancel` stopped the run.
+        The report; `exit_code` is 0, or 4 if some frames or faces failed (each is named in `errors`), or 129, 130
+        or 143 if a signal or `cancel` stopped the run.
 
     Raises:
         GpuExtractError: one of its kinds, see `gpu_extract.errors`. The alignments file is then as it was.

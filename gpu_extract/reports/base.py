@@ -23,8 +23,8 @@ class JsonReport:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    def to_json(self) -> str:
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    def to_json(self, *, ascii_only: bool = False) -> str:
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=ascii_only) + "\n"
         # File names that are no UTF-8 hold lone surrogates, which only JSON's own escapes can carry.
         return text.encode("utf-8", "backslashreplace").decode()
 

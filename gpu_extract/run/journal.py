@@ -18,6 +18,7 @@ from typing import Any
 
 from gpu_extract.errors import InputError, OutputError, UsageError
 from gpu_extract.run.fingerprint import Fingerprint, differences
+from gpu_extract.storage.descriptors import open_beyond_standard
 from gpu_extract.tasks import FaceResult
 
 NAME = ".gpu-extract.journal"
@@ -168,7 +169,7 @@ def exists(folder: Path) -> bool:
 def _open(path: Path, flags: int) -> int:
     """A locked handle for reading and appending."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o666)
+        handle = open_beyond_standard(path, os.O_RDWR | os.O_APPEND | flags)
     except OSError as error:
         raise OutputError(f"the journal {path} cannot be opened: {error.strerror}.") from error
     try:

@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -118,13 +119,17 @@ class Silent:
 
 
 class Bar:
-    """tqdm's bar on standard error."""
+    """tqdm's bar on standard error. A terminal that is lost does not end the run."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._faces = 0
 
     def __call__(self, event: Event) -> None:
+        with suppress(OSError):
+            self._show(event)
+
+    def _show(self, event: Event) -> None:
         match event:
             case FrameDone():
                 self._faces += len(event.faces)
@@ -171,4 +176,5 @@ class Plain:
         return f"{done}, {rate:.1f} frames/s, {left:.0f} s left"
 
     def _say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What ends a run early: a host program's event or, where there is none, Ctrl-C and SIGTERM.
+"""What ends a run early: a host program's event or, where there is none, Ctrl-C, SIGTERM and SIGHUP (a lost terminal).
 
 The first signal asks a run to end in good order, the second ends it at once.
 """
@@ -13,29 +13,37 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from gpu_extract.errors import InterruptedRunError
+from gpu_extract.errors import AlignmentsError, InterruptedRunError, OutputError
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 CANCELLED_EXIT_CODE = EXIT_CODES[signal.SIGINT]
 POLL_SECONDS = 0.05  # how long the end of a run may wait for the watcher of a host's event
 GRACE_SECONDS = 3.0  # for frames in flight; what takes longer is given up and done again by --resume
 
 
+def _taken() -> list[signal.Signals]:
+    return [number for number in EXIT_CODES if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+
+
 class StopOnSignal:
-    """While entered, the first SIGINT or SIGTERM raises InterruptedRunError, the second ends the process.
+    """While entered, the first signal raises InterruptedRunError, the second ends the process.
 
     Inside `calling(stop)` the first one calls `stop` instead. Does nothing outside the main thread. One may be entered
-    inside another; the inner one has the say.
+    inside another; the inner one has the say. A SIGHUP that is ignored, as under `nohup`, stays so.
+
+    A signal may come while a library is being imported or called, and that library may make another error of it, or
+    none. What then leaves the block is InterruptedRunError all the same; `check` raises it where the block goes on.
     """
 
     def __init__(self) -> None:
         self._stop: Callable[[], None] | None = None
         self._previous: dict[signal.Signals, Any] = {}
         self.received: signal.Signals | None = None
+        self._raised = False
 
     @property
     def exit_code(self) -> int | None:
-        """130 or 143 once a signal came, else None."""
+        """129, 130 or 143 once a signal came, else None."""
         return EXIT_CODES[self.received] if self.received is not None else None
 
     @contextmanager
@@ -49,15 +57,22 @@ class StopOnSignal:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in EXIT_CODES:
+            for number in _taken():
                 self._previous[number] = signal.signal(number, self._handle)
         return self
+
+    def check(self) -> None:
+        """Raise what a signal raised, if it went unheard."""
+        if self._raised and self.received is not None:
+            raise InterruptedRunError("interrupted.", EXIT_CODES[self.received])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if isinstance(error, Exception) and not isinstance(error, InterruptedRunError | OutputError | AlignmentsError):
+            self.check()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number)
@@ -65,6 +80,7 @@ class StopOnSignal:
             os._exit(EXIT_CODES[name])
         self.received = name
         if self._stop is None:
+            self._raised = True
             raise InterruptedRunError("interrupted.", EXIT_CODES[name])
         self._stop()
 
@@ -82,15 +98,16 @@ class Interruption:
 
     @property
     def exit_code(self) -> int | None:
-        """130 or 143 once the run is to end, else None."""
+        """129, 130 or 143 once the run is to end, else None."""
         if self._cancel is None:
             return self._signals.exit_code
         return CANCELLED_EXIT_CODE if self._cancel.is_set() else None
 
     def check(self) -> None:
-        """Raise InterruptedRunError if the host's event is set; a signal raises it by itself."""
+        """Raise InterruptedRunError if the host's event is set, or a library swallowed what a signal raised."""
         if self._cancel is not None and self._cancel.is_set():
             raise InterruptedRunError("cancelled.", CANCELLED_EXIT_CODE)
+        self._signals.check()
 
     @contextmanager
     def calling(self, stop: Callable[[], None]) -> Iterator[None]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gpu_extract.errors import AlignmentsError, InputError, OutputError
+from gpu_extract.storage.descriptors import open_beyond_standard
 
 COPY_BLOCK = 1 << 20  # bytes read at a time
 
@@ -159,7 +160,7 @@ def locked(path: str | Path) -> Iterator[None]:
 def _acquire(lock: Path, path: str | Path) -> int | None:
     while True:
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            descriptor = open_beyond_standard(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         except (PermissionError, FileNotFoundError):
             return None
         except OSError as error:
@@ -196,7 +197,7 @@ def _blocks(file: BinaryIO, digest: Any) -> Iterator[bytes]:
 def _temporary(target: Path, chunks: Iterable[bytes]) -> Iterator[Path]:
     """A flushed temporary file beside `target` that holds `chunks`; gone at the end, whatever happens."""
     temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    descriptor = open_beyond_standard(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         try:
             _inherit(descriptor, target)

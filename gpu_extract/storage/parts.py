@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gpu_extract.storage.atomic import write_all
+from gpu_extract.storage.descriptors import open_beyond_standard
 
 TEMPORARY_PREFIX = ".part-"
 MAX_NAME_BYTES = 255  # of one path component, on every file system in common use
@@ -47,7 +48,7 @@ def write_file(folder: Path, name: str, data: bytes) -> None:
     """
     check_name(name)
     temporary = folder / temporary_name(name)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    handle = open_beyond_standard(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         try:
             write_all(handle, data)

@@ -29,6 +29,7 @@ from gpu_extract.errors import OutputError
 from gpu_extract.faces.layout import Layout, Sidecar
 from gpu_extract.faces.metadata import json_line
 from gpu_extract.storage.atomic import write_all
+from gpu_extract.storage.descriptors import hold_standard, open_beyond_standard
 from gpu_extract.storage.parts import check_part, temporary_name
 from gpu_extract.tasks import FrameResult, FrameTask
 
@@ -76,6 +77,7 @@ class _Stash:
 
     def _put_aside(self, sample: _Sample) -> _Held:
         if self._overflow is None:
+            hold_standard()
             self._overflow = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 (closed by `close`)
         at = self._overflow_end
         self._overflow.seek(at)
@@ -201,8 +203,7 @@ class WebDataset(Layout):
         if self._samples and (self._samples + len(samples) > MAX_SAMPLES or self._nbytes + nbytes > MAX_BYTES):
             done += self._close_shard()
         if self._handle is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            self._handle = os.open(self._temporary, flags, 0o666)
+            self._handle = open_beyond_standard(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for sample in samples:
             key = sample.name.partition(".")[0]
             write_all(self._handle, tar_member(sample.name, sample.image) + tar_member(f"{key}.json", sample.json))

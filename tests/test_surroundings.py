@@ -1,0 +1,176 @@
+"""What a program is started with and cannot choose: closed descriptors, narrow output, signals, limits."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from gpu_extract.demo.clip import face_record, write_alignments
+from gpu_extract.storage import descriptors
+from tests.helpers import extract_command, files_in, image_bytes, photograph
+
+GPU_EXTRACT = [sys.executable, "-m", "gpu_extract"]
+
+
+def in_a_shell(words: list[str], redirections: str = "", first: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command line as a shell would with these redirections."""
+    line = f"{first} exec {shlex.join([*GPU_EXTRACT, *words])} {redirections}"
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture
+def complained_of(tmp_path: Path, landmarks: np.ndarray) -> Path:
+    """`frames`, JPEGs that end in the middle of a face, of which libjpeg complains; and `a.fsa`."""
+    (tmp_path / "frames").mkdir()
+    entries = {}
+    for number in range(6):
+        data = image_bytes(".jpg", photograph(240, 320, number))
+        middle = len(data) // 2
+        name = f"f_{number:06d}.jpg"
+        (tmp_path / "frames" / name).write_bytes(data[:middle] + b"\xff\xd9" + data[middle:])
+        entries[name] = [face_record(landmarks)]
+    write_alignments(tmp_path / "a.fsa", entries)
+    return tmp_path
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("layout", ["flat", "webdataset"])
+def test_no_warning_of_a_library_lands_in_a_file(closed: str, layout: str, complained_of: Path) -> None:
+    def run(name: str, redirections: str) -> tuple[dict[str, bytes], bytes, str]:
+        faces = complained_of / name
+        words = extract_command(complained_of / "a.fsa", complained_of / "frames", faces, "--no-update", "-sz", "64")
+        done = in_a_shell([*words, "--output-layout", layout, "--workers", "1"], redirections)
+        assert done.returncode == 0
+        return files_in(faces), (faces / ".gpu-extract.journal").read_bytes(), done.stderr
+
+    files, journal, told = run("plain", "")
+    assert "Corrupt JPEG data" in told, "the library has nothing to say: the test tests nothing"
+    assert run("closed", closed) == (files, journal, "")
+
+
+def test_an_error_is_not_said_on_standard_output_when_standard_error_is_closed(tmp_path: Path) -> None:
+    done = in_a_shell(["check", "-a", str(tmp_path / "none.fsa"), "-fr", str(tmp_path)], "2>&-")
+    assert (done.returncode, done.stdout) == (3, "")
+
+
+def test_a_library_call_holds_closed_descriptors_too(tmp_path: Path) -> None:
+    code = f"""
+import os
+os.close(0), os.close(2)
+from gpu_extract.storage.descriptors import open_beyond_standard
+descriptor = open_beyond_standard({str(tmp_path / "file")!r}, os.O_WRONLY | os.O_CREAT)
+print(descriptor > 2, os.readlink("/proc/self/fd/2"), os.get_inheritable(descriptor))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "/dev/null", "False"]
+
+
+def test_nothing_is_opened_where_all_is_open() -> None:
+    before = os.listdir("/proc/self/fd")
+    descriptors.hold_standard_streams()
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("words", [["extract", "--help"], ["config"], ["doctor"]])
+def test_output_that_knows_ascii_only(words: list[str]) -> None:
+    done = in_a_shell(words, first="PYTHONIOENCODING=ascii PYTHONUTF8=0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_first_tenths_of_a_second(number: signal.Signals, complained_of: Path) -> None:
+    """No traceback of imports, and the documented exit code, whatever is being loaded."""
+    words = extract_command(complained_of / "a.fsa", complained_of / "frames", complained_of / "faces")
+    told = set()
+    for hundredths in range(1, 60, 4):
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-c", STARTED, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(hundredths / 100)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+        if process.returncode in (0, 4):
+            break
+        assert process.returncode == 128 + number, err
+        assert "Traceback" not in err
+        assert err.count("\n") - err.count("Corrupt JPEG") <= 1, err
+        told.add(process.returncode)
+    assert told
+
+
+STARTED = f"""
+import sys
+sys.path[:0] = {[path for path in sys.path if path]!r}
+sys.argv[0] = "gpu-extract"
+from gpu_extract.__main__ import main
+print("started", flush=True)
+sys.exit(main())
+"""
+"""The console script, from the moment that Python itself is up."""
+
+
+def test_nohup_is_respected(complained_of: Path) -> None:
+    words = extract_command(complained_of / "a.fsa", complained_of / "frames", complained_of / "faces")
+    process = subprocess.Popen(
+        ["bash", "-c", f"trap '' HUP; echo ready; exec {shlex.join([*GPU_EXTRACT, *words])} >/dev/null"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    with process.stdout as ready:
+        assert ready.readline() == b"ready\n"
+    while process.poll() is None:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.02)
+    assert process.returncode == 0
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    master, slave = os.openpty()
+    yield master, slave
+    for descriptor in (master, slave):
+        try:
+            os.close(descriptor)
+        except OSError:
+            continue
+
+
+def test_a_lost_terminal_ends_a_run_in_good_order(terminal: tuple[int, int], tmp_path: Path) -> None:
+    """Both what the kernel sends and what the program then meets when it writes."""
+    master, slave = terminal
+    (tmp_path / "frames").mkdir()
+    rng = np.random.default_rng(0)
+    points = (rng.uniform(100, 140, (68, 2))).astype(np.float32)
+    entries = {}
+    for number in range(400):
+        name = f"f_{number:06d}.png"
+        cv2.imwrite(str(tmp_path / "frames" / name), rng.integers(0, 255, (240, 320, 3), np.uint8))
+        entries[name] = [face_record(points)] * 3
+    write_alignments(tmp_path / "a.fsa", entries)
+    words = extract_command(tmp_path / "a.fsa", tmp_path / "frames", tmp_path / "faces", "-sz", "512")
+    words[words.index("none")] = "bar"
+    process = subprocess.Popen([*GPU_EXTRACT, *words], stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    journal = tmp_path / "faces" / ".gpu-extract.journal"
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.close(slave)
+    os.close(master)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(10) == 129
+    words[words.index("bar")] = "none"
+    assert in_a_shell([*words, "--resume"]).returncode == 0
