@@ -9,7 +9,7 @@
     ├── AlignmentsError            7   the alignments file is rejected
     │   ├── UnsafePickleError      7   it holds something other than data
     │   └── AlignmentsChangedError 7   it changed on disk since it was loaded
-    └── InterruptedRunError    129–143 Ctrl-C (130), SIGTERM (143) or SIGHUP (129), after the work in flight was finished
+    └── InterruptedRunError    130/143/129 Ctrl-C, SIGTERM or SIGHUP, after the work in flight was finished
 
 Exit code 0 means all done; 4 means that the run finished but some frames or faces failed (no exception: the Report
 names each). A message is one sentence: what came, what is allowed, what to try.

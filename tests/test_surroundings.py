@@ -76,9 +76,11 @@ print(descriptor > 2, os.readlink("/proc/self/fd/2"), os.get_inheritable(descrip
 
 
 def test_nothing_is_opened_where_all_is_open() -> None:
-    before = os.listdir("/proc/self/fd")
+    streams = sys.stdout, sys.stderr
+    before = sorted(Path("/proc/self/fd").iterdir())
     descriptors.hold_standard_streams()
-    assert os.listdir("/proc/self/fd") == before
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+    assert (sys.stdout, sys.stderr) == streams
 
 
 @pytest.mark.parametrize("words", [["extract", "--help"], ["config"], ["doctor"]])
@@ -101,7 +103,7 @@ def test_a_signal_in_the_first_tenths_of_a_second(number: signal.Signals, compla
         process.stdout.readline()
         time.sleep(hundredths / 100)
         process.send_signal(number)
-        out, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=20)
         if process.returncode in (0, 4):
             break
         assert process.returncode == 128 + number, err

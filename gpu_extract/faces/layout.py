@@ -36,9 +36,11 @@ class Layout(ABC):
     Attributes:
         in_archives: faces are members of archives, where everything that has one name before its extension is one
             sample; else they are files, whose names are what the file system makes of them.
+        flushes: what `commit` and `finish` return survives a power cut.
     """
 
     in_archives: ClassVar[bool] = False
+    flushes: ClassVar[bool] = False
 
     def __init__(self, folder: Path, positions: np.ndarray, face_count: int) -> None:
         """

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_extract.errors import OutputError, UsageError
-from gpu_extract.storage.atomic import write_whole
+from gpu_extract.storage.atomic import sync_folder, write_whole
 from gpu_extract.storage.descriptors import hold_standard
 
 Row = dict[str, Any]
@@ -122,6 +122,7 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:

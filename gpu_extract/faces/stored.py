@@ -12,7 +12,9 @@ import numpy as np
 
 from gpu_extract import png_file
 from gpu_extract.errors import FrameError
+from gpu_extract.tasks import FaceResult
 
+SECTOR_BYTES = 512
 PNG_CHUNKS = (b"IHDR", b"iTXt", b"IDAT", b"IEND")
 
 
@@ -71,6 +73,23 @@ def pixel_hash(data: bytes) -> str:
     from gpu_extract.frames.images.decode import decode_image
 
     return hashlib.sha1(np.ascontiguousarray(decode_image(data).pixels).data).hexdigest()
+
+
+def is_as_written(folder: Path, face: FaceResult) -> bool:
+    """Whether a power cut has left a face's file, not a member of an archive, as a run wrote it.
+
+    What it takes of a file reads as zeros. The checksums of a PNG cover all of it. Of any other file the pixels must be
+    right and no sector empty: zeros may stand where a decoder does not look.
+    """
+    try:
+        data = content(folder / face.file_name)
+        if len(data) != face.nbytes or pixel_hash(data) != face.sha1:
+            return False
+    except FrameError:
+        return False
+    if data.startswith(png_file.SIGNATURE):
+        return png_fault(data) is None
+    return all(data[at : at + SECTOR_BYTES].strip(b"\0") for at in range(0, len(data), SECTOR_BYTES))
 
 
 def png_fault(data: bytes) -> str | None:

@@ -18,6 +18,7 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.errors import EXIT_PARTIAL, InterruptedRunError, OutputError, UsageError
 from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.metadata import write_metadata
+from gpu_extract.faces.stored import is_as_written
 from gpu_extract.faces.writer import FaceWriter
 from gpu_extract.jobs.earlier import look_over
 from gpu_extract.jobs.estimate import check_space, estimate
@@ -254,6 +255,7 @@ class Extraction:
     def todo(self) -> Plan:
         """What an earlier run left to do; its faces are counted as written."""
         settings, plan = self.settings, self.made.plan
+        self._prove_what_is_unsettled()
         earlier = look_over(self.journal, settings.faces, layout_for(settings.output_layout), settings.deleted)
         left = earlier.left(plan)
         if self.resumes:
@@ -270,6 +272,19 @@ class Extraction:
         self.report.faces_left_out = earlier.faces_left_out
         self.report.notes += earlier.notes
         return left
+
+    def _prove_what_is_unsettled(self) -> None:
+        """Forget frames of an earlier run whose faces a power cut has taken: their names and sizes may still be there."""
+        journal, folder = self.journal, self.settings.faces
+        if layout_for(self.settings.output_layout).flushes:
+            return
+        journal.revoke(
+            [
+                key
+                for key in sorted(journal.unsettled)
+                if not all(is_as_written(folder, face) for face in journal.finished[key].faces)
+            ]
+        )
 
     def cut(self, todo: Plan, progress: Progress, interruption: Interruption) -> None:
         """Read, cut and write; each finished frame goes into the journal."""
@@ -312,6 +327,8 @@ class Extraction:
                     if result.decoded:
                         self._frames_of_size.setdefault(result.frame_size, []).append(result.task.position)
                     self._keep(layout.commit(result))
+                    if not layout.flushes:
+                        self.journal.settle_when_due()
                     progress.frame_done(result)
                     self._doubt(result, progress)
                     if self._too_many_errors():
@@ -319,12 +336,22 @@ class Extraction:
             if interruption.exit_code is not None:
                 report.exit_code = interruption.exit_code
             self._keep(layout.finish())
+            self._settle(layout)
         finally:
             layout.abandon()
             self.journal.sync()
         report.wait_seconds = asdict(pipeline.waits)
         report.stage_seconds |= pipeline.own_seconds()
         report.limiting_stage = pipeline.limiting_stage(report.stage_seconds)
+
+    def _settle(self, layout: Layout) -> None:
+        """Have all faces on the disk before the file that holds their hashes."""
+        if layout.flushes:
+            return
+        if self.report.complete:
+            self.journal.settle()
+        else:
+            self.journal.settle_if_quick()
 
     def _keep(self, results: Iterable[FrameResult]) -> None:
         """Frames whose files are whole under their names."""

@@ -3,6 +3,10 @@
 One line an entry: a CRC-32 in hex, a space, JSON. Lines are only ever appended. A line that was torn by a crash, and
 whatever follows it, is cut off when the journal is opened again. A finished run leaves its journal in place: it is the
 record of the run, and tells a later `--resume` that nothing is left to do.
+
+A frame's line is written when its files have their names, so that whatever kills the process takes nothing; but a power
+cut may take the files' data and leave the line. So every few seconds the data is put on the disk, and then a line says
+that all before it is. What stands after the last such line has to be proved by whoever goes on.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,12 +23,17 @@ from typing import Any
 
 from gpu_extract.errors import InputError, OutputError, UsageError
 from gpu_extract.run.fingerprint import Fingerprint, differences
+from gpu_extract.storage.atomic import sync_folder
 from gpu_extract.storage.descriptors import open_beyond_standard
+from gpu_extract.storage.durable import sync_file_system
 from gpu_extract.tasks import FaceResult
 
 NAME = ".gpu-extract.journal"
 VERSION = 1
 READ_BYTES = 1 << 20
+SETTLE_SECONDS = 5.0  # of work that a power cut makes a resumed run prove, at most
+SETTLE_SHARE = 20  # of the time between two flushes at most a twentieth is spent on one
+QUICK_SECONDS = 1.0  # a flush that is not worth mentioning to somebody who asked the run to end
 
 
 @dataclass
@@ -48,7 +58,11 @@ class Journal:
         """Frames that an earlier run finished, by their keys; of one that was done again, the last entry."""
         self.frames_seen: int | None = None
         """Frames of the source, where an earlier run went over all and knew."""
+        self.unsettled: set[int] = set()
+        """Keys of frames whose files' data may not be on the disk, as far as the journal tells."""
         self.resumed = resumed
+        self._settled_in = 0.0
+        self._due = time.monotonic() + SETTLE_SECONDS
 
     @classmethod
     def create(cls, folder: Path, fingerprint: Fingerprint) -> Journal:
@@ -66,6 +80,7 @@ class Journal:
         except BaseException:
             os.close(handle)
             raise
+        sync_folder(folder)  # faces in a folder whose journal has lost its name could not be resumed
         return journal
 
     @classmethod
@@ -87,6 +102,7 @@ class Journal:
                 os.ftruncate(handle, 0)
                 journal = cls(handle, path, {}, resumed=True)
                 journal._append({"journal": VERSION, "settings": fingerprint})
+                journal.sync()
                 return journal
             if first.get("journal") != VERSION:
                 raise UsageError(f"{path} was written by another version of this program; name another faces folder.")
@@ -95,11 +111,7 @@ class Journal:
             os.lseek(handle, 0, os.SEEK_END)
             journal = cls(handle, path, {}, resumed=True)
             for entry in entries[1:]:
-                if "frames_seen" in entry:
-                    journal.frames_seen = entry["frames_seen"]
-                else:
-                    frame = _finished(entry)
-                    journal.finished[frame.key] = frame
+                journal._take(entry)
             return journal
         except BaseException:
             os.close(handle)
@@ -113,12 +125,48 @@ class Journal:
         """
         rows = [[face.row, face.index, face.file_name, face.sha1, face.nbytes] for face in faces]
         self._append({"frame": position, "faces": rows})
+        self.unsettled.add(Finished(position, faces).key)
 
     def set_frames_seen(self, count: int) -> None:
         """Record how many frames the source has; raises OutputError as `add` does."""
         if count != self.frames_seen:
             self.frames_seen = count
             self._append({"frames_seen": count})
+
+    def revoke(self, keys: list[int]) -> None:
+        """Take back what an earlier run recorded of some frames; raises OutputError as `add` does."""
+        if keys:
+            self._append({"revoked": keys})
+            self._forget(keys)
+
+    def settle_when_due(self) -> None:
+        """`settle` every few seconds."""
+        if time.monotonic() >= self._due:
+            self.settle()
+
+    def settle_if_quick(self) -> None:
+        """`settle`, but not where it would keep somebody waiting who asked the run to end."""
+        if self._settled_in < QUICK_SECONDS:
+            self.settle()
+
+    def settle(self) -> None:
+        """Put all files that it names on the disk, then say so.
+
+        Raises:
+            OutputError: if the disk refuses. The files that were last written are then not to be trusted.
+        """
+        if not self.unsettled:
+            return
+        began = time.monotonic()
+        try:
+            settled = sync_file_system(self.path.parent)
+        except OSError as error:
+            raise OutputError(f"the faces in {self.path.parent} cannot be saved: {error.strerror}.") from error
+        if settled:
+            self._append({"settled": len(self.unsettled)})
+            self.unsettled.clear()
+        self._settled_in = time.monotonic() - began
+        self._due = time.monotonic() + max(SETTLE_SECONDS, SETTLE_SHARE * self._settled_in)
 
     def sync(self) -> None:
         """Make what was added survive a power cut."""
@@ -133,6 +181,24 @@ class Journal:
 
     def close(self) -> None:
         os.close(self._handle)
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        """Learn what an earlier run recorded."""
+        if "frames_seen" in entry:
+            self.frames_seen = entry["frames_seen"]
+        elif "settled" in entry:
+            self.unsettled.clear()
+        elif "revoked" in entry:
+            self._forget(entry["revoked"])
+        else:
+            frame = _finished(entry)
+            self.finished[frame.key] = frame
+            self.unsettled.add(frame.key)
+
+    def _forget(self, keys: list[int]) -> None:
+        self.unsettled.difference_update(keys)
+        for key in keys:
+            self.finished.pop(key, None)
 
     def _append(self, entry: dict[str, Any]) -> None:
         text = json.dumps(entry, separators=(",", ":"), ensure_ascii=True).encode()
@@ -158,7 +224,14 @@ def read(folder: Path) -> tuple[Fingerprint, list[Finished]] | None:
         os.close(handle)
     if not entries or entries[0].get("journal") != VERSION:
         return None
-    return entries[0]["settings"], [_finished(entry) for entry in entries[1:] if "faces" in entry]
+    found: dict[int, Finished] = {}
+    for entry in entries[1:]:
+        if "faces" in entry:
+            frame = _finished(entry)
+            found[frame.key] = frame
+        for key in entry.get("revoked", ()):
+            found.pop(key, None)
+    return entries[0]["settings"], list(found.values())
 
 
 def exists(folder: Path) -> bool:

@@ -110,6 +110,7 @@ class _Stash:
 
 class WebDataset(Layout):
     in_archives = True
+    flushes = True
 
     def __init__(self, folder: Path, positions: np.ndarray, face_count: int) -> None:
         super().__init__(folder, positions, face_count)
