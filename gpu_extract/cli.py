@@ -274,17 +274,19 @@ def _import(arguments: argparse.Namespace) -> int:
 def _sheet(arguments: argparse.Namespace) -> int:
     from gpu_extract.jobs.sheet import contact_sheet
 
-    for page in contact_sheet(arguments.faces, arguments.out_png, columns=arguments.columns, cell=arguments.cell):
-        if not arguments.quiet:
-            _say(str(page))
-    return EXIT_OK
+    sheet = contact_sheet(arguments.faces, arguments.out_png, columns=arguments.columns, cell=arguments.cell)
+    if not arguments.quiet or sheet.unreadable:
+        _say(sheet.table(), sys.stderr if arguments.quiet else sys.stdout)
+    return sheet.exit_code
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     values = _values(_in_force(arguments, "doctor"))
-    from gpu_extract.jobs.doctor import examine
-    from gpu_extract.reports.base import write_report
+    from gpu_extract.jobs.doctor import Findings, examine
+    from gpu_extract.reports.base import check_target, write_report
 
+    if values["json"] is not None:
+        check_target(Findings, values["json"])
     findings = examine(engine=values["engine"], device=values["device"])
     if values["json"] is not None:
         write_report(findings, values["json"])
@@ -301,7 +303,7 @@ def _config(arguments: argparse.Namespace) -> int:
     target = flags.pop("json", None)
     found = config(flags, file=arguments.config)
     if target is not None:
-        write_report(found, target)
+        write_report(found, target, reads=() if found.file is None else (found.file,))
     if target != "-":
         _say(found.table())
     return EXIT_OK

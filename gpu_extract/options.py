@@ -455,8 +455,15 @@ def check_report_place(json: str | os.PathLike[str], inputs: Mapping[str, str | 
         UsageError: if it would.
     """
     for name, path in inputs.items():
-        if json != "-" and os.path.realpath(json) == os.path.realpath(path):
+        if json != "-" and (os.path.realpath(json) == os.path.realpath(path) or _is_same_file(json, path)):
             raise UsageError(f"the report would replace the {name} {path}; give json another name.")
+
+
+def _is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    try:
+        return os.path.samefile(one, other)  # noqa: PTH121 (words of a user, not yet paths)
+    except OSError:
+        return False
 
 
 @cache

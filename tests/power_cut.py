@@ -1,8 +1,8 @@
-"""A disk that forgets: what a run wrote is recorded call by call, and any moment of it is laid out as a power cut leaves it.
+"""A disk that forgets: what a run writes is recorded call by call, and laid out as a power cut at any moment leaves it.
 
 The model is the worst that POSIX allows. What was written and not flushed reads as zeros, is missing, or is there. A
-name that was given or taken away and not flushed is there or not, each on its own. A flush of a file keeps its data, one
-of a folder its names, one of the file system both.
+name that was given or taken away and not flushed is there or not, each on its own. A flush of a file keeps its data,
+one of a folder its names, one of the file system both.
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ class Disk:
             case ("flush", inode):
                 inode.kept = bytes(inode.data)
             case ("flush folder", folder):
-                self.kept = {name: inode for name, inode in self.kept.items() if os.path.dirname(name) != folder}
-                self.kept |= {name: inode for name, inode in self.names.items() if os.path.dirname(name) == folder}
+                elsewhere = {name: inode for name, inode in self.kept.items() if name.rpartition("/")[0] != folder}
+                self.kept = elsewhere | {
+                    name: inode for name, inode in self.names.items() if name.rpartition("/")[0] == folder
+                }
             case ("flush all",):
                 self.kept = dict(self.names)
                 for inode in self.names.values():

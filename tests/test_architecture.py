@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpu_extract"
 FLOORS = (
     {"errors", "naming", "options", "patch", "plugins", "png_file", "tasks", "geometry", "kernels"},
-    {"storage", "reports"},
+    {"storage"},
+    {"reports"},
     {"alignments", "engines", "frames"},
     {"faces", "run"},
     {"jobs"},

@@ -15,7 +15,7 @@ from gpu_extract.alignments.exchange import load_any
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, UsageError, printable
 from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.options import check_report_place, option
-from gpu_extract.reports.base import JsonReport, and_more, write_report
+from gpu_extract.reports.base import JsonReport, and_more, check_target, write_report
 from gpu_extract.run.keys import Matched
 from gpu_extract.run.keys import match_keys as match
 from gpu_extract.run.plan import PlanOptions, crop_all
@@ -98,6 +98,7 @@ def check(
             raise UsageError(fault)
     if json is not None:
         check_report_place(json, {"alignments": alignments, "frames": frames})
+        check_target(CheckReport, json)
     began = time.perf_counter()
     loaded = load_any(alignments)
     numbering = resolve_numbering(loaded, Path(frames), video_timing=video_timing)

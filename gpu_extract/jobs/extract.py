@@ -170,7 +170,7 @@ def extract(
 def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
     """`extract` with its options as one value."""
     if settings.json is not None:
-        check_target(settings.json)
+        check_target(Report, settings.json)
     began = time.perf_counter()
     report = Report(size=settings.size, faces_folder=os.fspath(settings.faces), dry_run=settings.dry_run)
     with Interruption(cancel) as interruption, Progress(listener_for(settings.progress)) as progress:
@@ -274,7 +274,7 @@ class Extraction:
         return left
 
     def _prove_what_is_unsettled(self) -> None:
-        """Forget frames of an earlier run whose faces a power cut has taken: their names and sizes may still be there."""
+        """Forget frames of an earlier run whose faces a power cut has taken; names and sizes may still be there."""
         journal, folder = self.journal, self.settings.faces
         if layout_for(self.settings.output_layout).flushes:
             return

@@ -27,7 +27,7 @@ from gpu_extract.faces.stored import InShard, Place, content, pixel_hash, png_fa
 from gpu_extract.jobs.prepare import Prepared, header_maker, prepared
 from gpu_extract.naming import FACE_EXTENSIONS, face_extension, has_extension
 from gpu_extract.options import Settings, options
-from gpu_extract.reports.base import JsonReport, and_more, write_report
+from gpu_extract.reports.base import JsonReport, and_more, check_target, write_report
 from gpu_extract.run import journal
 from gpu_extract.run.fingerprint import FACES, as_settings, digest
 from gpu_extract.run.pipeline import Pipeline
@@ -194,6 +194,8 @@ def run(
     report.settings = {
         option.name: getattr(settings, option.name) for option in options("verify") if option.decides_bytes
     }
+    if settings.json is not None:
+        check_target(VerifyReport, settings.json)
     with (
         Interruption(cancel) as interruption,
         Progress(listener_for(settings.progress)) as progress,

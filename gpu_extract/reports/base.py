@@ -7,13 +7,20 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, BinaryIO
 
 from gpu_extract.errors import OutputError
+from gpu_extract.storage.outputs import FilePath, check_output, write_output
 
 PACKAGES = ("numpy", "opencv-python", "av", "torch", "kornia", "triton", "deflate", "isal", "PyYAML", "tqdm")
+
+
+WHAT = "the report"
+MAX_REPORT_BYTES = 1 << 30
+KNOWN_SHARE = 0.75  # of a report's keys make a file one
 
 
 @dataclass
@@ -34,34 +41,57 @@ def and_more(total: int, listed: int, indent: str = "") -> list[str]:
     return [f"{indent}… and {total - listed:,} more; --json lists all"] if total > listed else []
 
 
-def check_target(target: str | os.PathLike[str]) -> None:
-    """Find out before the work that its report could not be written.
+def check_target(kind: type[JsonReport], target: FilePath, reads: Iterable[FilePath] = ()) -> None:
+    """Find out before the work that its report could not be written, or would replace anything but an earlier report.
+
+    Args:
+        reads: files that the job reads.
 
     Raises:
-        OutputError: if the file's folder is missing or cannot be written, or a folder has its name.
+        OutputError: if so.
     """
-    path = Path(target)
-    if target == "-":
-        return
-    if path.is_dir():
-        raise OutputError(f"the report cannot be written to {path}: it is a folder.")
-    if not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise OutputError(f"the report cannot be written to {path}: its folder is missing or read-only.")
+    if target != "-":
+        check_output(target, WHAT, partial(_is_report, kind), reads)
 
 
-def write_report(report: JsonReport, target: str | os.PathLike[str]) -> None:
-    """Write the report as JSON to a file, or to standard output for "-".
+def write_report(report: JsonReport, target: FilePath, reads: Iterable[FilePath] = ()) -> None:
+    """Write the report as JSON to a file, or to standard output for "-"; see `check_target`.
 
     Raises:
-        OutputError: if the file cannot be written.
+        OutputError: if it cannot be written.
     """
     if target == "-":
-        sys.stdout.write(report.to_json())
-        return
+        _to_standard_output(report)
+    else:
+        write_output(target, report.to_json().encode(), WHAT, partial(_is_report, type(report)), reads)
+
+
+def _to_standard_output(report: JsonReport) -> None:
+    text = report.to_json()
     try:
-        Path(target).write_text(report.to_json(), "utf-8")
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = report.to_json(ascii_only=True)  # JSON has escapes of its own; those of a stream would not be JSON
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise OutputError(f"the report cannot be written to {target}: {error.strerror}.") from error
+        raise OutputError(f"{WHAT} cannot be written to standard output: {error.strerror}.") from error
+
+
+def _is_report(kind: type[JsonReport], file: BinaryIO) -> bool:
+    """Whether a file holds a report of that kind; another version of this program may have had some other keys."""
+    if file.read(1) != b"{" or file.seek(0, os.SEEK_END) > MAX_REPORT_BYTES:
+        return False
+    file.seek(0)
+    try:
+        stored = json.load(file)
+    except (ValueError, RecursionError):
+        return False
+    keys = {field.name for field in dataclasses.fields(kind)}
+    return len(keys & stored.keys()) >= KNOWN_SHARE * len(keys)
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:

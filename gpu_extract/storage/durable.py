@@ -1,4 +1,4 @@
-"""What was written, on the disk: for thousands of files at once, where one flush each would make a run many times slower."""
+"""What was written, on the disk: thousands of files at once, for a flush of each makes a run many times slower."""
 
 from __future__ import annotations
 
