@@ -19,6 +19,7 @@ from gpu_extract.errors import (
     EXIT_OK,
     EXIT_PARTIAL,
     GpuExtractError,
+    InputError,
     InterruptedRunError,
     OutputError,
     UsageError,
@@ -38,6 +39,8 @@ exit codes:
   6 output not writable, or disk full          7 alignments file rejected
   129 / 130 / 143 interrupted
 """
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says of files that are written; anything else that nobody has put into words is an input's."""
 AS_THE_RUN = "default: as the run had it"
 
 
@@ -444,6 +447,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _silence(sys.stdout)
         return EXIT_OK
+    except OSError as error:
+        name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        code = OutputError.exit_code if error.errno in NO_ROOM else InputError.exit_code
+        return _fail(f"{name}{(error.strerror or str(error)).lower()}.", code, verbose)
     except MemoryError:
         return _fail("this machine ran out of memory; fewer --workers or a smaller --size need less.", 1, verbose)
     except Exception as error:  # the last resort of a program: one sentence, and the traceback for those who ask

@@ -15,9 +15,10 @@ from gpu_extract.alignments.face_table import LANDMARK_KEYS, FaceTable, face_tab
 from gpu_extract.alignments.generation import NEWEST, Traits, generation_of, holds_lists_only
 from gpu_extract.alignments.limits import Limits, shown
 from gpu_extract.alignments.packed import unpack
-from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError, UsageError
+from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, OutputError, UsageError
 from gpu_extract.storage.atomic import Snapshot, backup_copy, digest_of, new_digest, write_new, write_whole
 from gpu_extract.storage.contents import HEAD_BYTES, what_it_is
+from gpu_extract.storage.inputs import open_input, unreadable
 from gpu_extract.tasks import Failure
 
 
@@ -264,18 +265,15 @@ class _Digesting:
 def _read(path: Path, limits: Limits) -> tuple[Document, Snapshot]:
     container = container_for(path)
     try:
-        with path.open("rb") as file:
+        with open_input(path, "The alignments file") as file:
             status = os.fstat(file.fileno())
             if status.st_size > limits.max_bytes:
                 raise AlignmentsError(f"{path} has {status.st_size} bytes; at most {limits.max_bytes} are read.")
             digesting: Any = _Digesting(file)
             document = container.read(digesting, status.st_size, limits, path.name)
             snapshot = Snapshot(status.st_size, status.st_mtime_ns, status.st_ino, digesting.digest())
-    except FileNotFoundError as error:
-        raise InputError(f"The alignments file {path} does not exist; check its name and folder.") from error
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"The alignments file {path} could not be read ({reason}).") from error
+        raise unreadable(path, "The alignments file", error) from error
     except MemoryError as error:
         raise AlignmentsError(f"{path.name} needs more memory than there is.") from error
     return document, snapshot

@@ -28,8 +28,9 @@ from gpu_extract.alignments.limits import Limits, reason, shown
 from gpu_extract.alignments.packed import unpack
 from gpu_extract.alignments.repeats import Repeats
 from gpu_extract.alignments.upgrade import PROTOCOL, FrameSize, Migration, NewNames, box_around, current_face, upgraded
-from gpu_extract.errors import AlignmentsError, InputError, UsageError
+from gpu_extract.errors import AlignmentsError, UsageError
 from gpu_extract.storage.atomic import write_whole
+from gpu_extract.storage.inputs import open_input, unreadable
 from gpu_extract.tasks import Failure
 
 WRITE_FRAMES = 256  # frames that are formatted together
@@ -252,16 +253,13 @@ def _is_finite(value: Any) -> bool:
 def _read_json(path: Path) -> tuple[Any, Repeats]:
     repeats = Repeats()
     try:
-        if path.stat().st_size > Limits().max_bytes:
-            raise AlignmentsError(f"{path.name} has {path.stat().st_size} bytes, more than any landmarks file needs.")
-        text = path.read_bytes().decode("utf-8-sig")
-        return json.loads(text, object_pairs_hook=repeats.mapping), repeats
-    except FileNotFoundError as error:
-        raise InputError(f"The landmarks file {path} does not exist; check its name and folder.") from error
+        with open_input(path, "The landmarks file") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > Limits().max_bytes:
+                raise AlignmentsError(f"{path.name} has {size} bytes, more than any landmarks file needs.")
+            return json.loads(file.read().decode("utf-8-sig"), object_pairs_hook=repeats.mapping), repeats
     except OSError as error:
-        raise InputError(
-            f"The landmarks file {path} could not be read ({(error.strerror or str(error)).lower()})."
-        ) from error
+        raise unreadable(path, "The landmarks file", error) from error
     except (ValueError, RecursionError) as error:
         raise AlignmentsError(f"{path.name} is damaged: it is not proper JSON ({reason(error)}).") from error
 

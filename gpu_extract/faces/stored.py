@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 
 from gpu_extract import png_file
 from gpu_extract.errors import FrameError
+from gpu_extract.storage.inputs import unreadable
 from gpu_extract.tasks import FaceResult
 
 SECTOR_BYTES = 512
@@ -37,9 +39,9 @@ def stored_files(folder: Path, besides: Collection[str] = ()) -> dict[str, Place
         besides: names to leave out.
     """
     found: dict[str, Place] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in _all_below(folder):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or name in besides:
+        if name in besides:
             continue
         found[name] = path
         if path.suffix == ".tar" and path.stem.isdecimal() and path.parent == folder:
@@ -52,6 +54,19 @@ def stored_files(folder: Path, besides: Collection[str] = ()) -> dict[str, Place
                 found |= members
                 del found[name]
     return found
+
+
+def _all_below(folder: Path) -> list[Path]:
+    """Everything in a folder that is no folder, sorted.
+
+    Raises:
+        InputError: if the folder, or one in it, cannot be listed: what is there would be called missing.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise unreadable(error.filename or folder, "the faces folder", error) from error
+
+    return sorted(Path(below, name) for below, _, names in os.walk(folder, onerror=refuse) for name in names)
 
 
 def content(place: Place) -> bytes:

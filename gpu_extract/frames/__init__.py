@@ -13,6 +13,7 @@ from gpu_extract import plugins
 from gpu_extract.errors import InputError
 from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions
 from gpu_extract.storage.contents import HEAD_BYTES, what_it_is
+from gpu_extract.storage.inputs import unreadable
 
 __all__ = ["Frame", "FrameFailure", "FrameSource", "SourceOptions", "open_frames"]
 
@@ -44,14 +45,21 @@ def open_frames(
     Raises InputError if the path is missing, is not a known kind of source, or holds no frames.
     """
     source = Path(path)
-    if not source.exists():
+    try:
+        is_there = source.exists()
+    except OSError as error:
+        raise unreadable(source, "the frames", error) from error
+    if not is_there:
         raise InputError(f"no frames at '{source}': pass a folder of images or a video file.")
     options = SourceOptions(threads=threads, timing=timing, rotate=rotate, skip_unwanted=skip_unwanted, pixels=pixels)
     for name in plugins.names(SOURCES):  # one after another: a folder of images need not import PyAV
         module = plugins.module(SOURCES, name)
-        if module.accepts(source):
-            opened: FrameSource = module.open_source(source, options)
-            return opened
+        try:
+            if module.accepts(source):
+                opened: FrameSource = module.open_source(source, options)
+                return opened
+        except OSError as error:
+            raise unreadable(source, "the frames", error) from error
     if source.is_file() and (other := what_it_is(_head(source))) is not None:
         raise InputError(f"'{source}' is neither a folder of images nor a video; it is {other}.")
     raise InputError(

@@ -16,11 +16,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpu_extract.errors import InputError, UsageError, printable
+from gpu_extract.errors import UsageError, printable
 from gpu_extract.options import Option, options
 from gpu_extract.reports.base import JsonReport
+from gpu_extract.storage.inputs import open_input, unreadable
 
 FILE_NAME = "gpu-extract.toml"
+WHAT = "the configuration file"
 PREFIX = "GPU_EXTRACT_"
 FLAG, DEFAULT = "flag", "default"
 
@@ -96,7 +98,15 @@ def config_file(asked: str | os.PathLike[str] | None, alignments: str | os.PathL
     folders = [] if alignments is None else [Path(alignments).parent]
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 (no home, no error)
     usual = (folder / FILE_NAME for folder in [*folders, Path(home) / "gpu-extract"])
-    return next((path for path in usual if path.is_file()), None)
+    return next((path for path in usual if _is_there(path)), None)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything of that name, or the system cannot tell; reading it will say what is wrong with it."""
+    try:
+        return os.path.lexists(path) and not path.is_dir()
+    except OSError:
+        return True
 
 
 def _of_environment(environment: Mapping[str, str]) -> dict[str, Value]:
@@ -119,9 +129,10 @@ def _of_file(path: Path | None) -> dict[str, Value]:
     if path is None:
         return {}
     try:
-        told = tomllib.loads(path.read_text("utf-8"))
+        with open_input(path, WHAT) as file:
+            told = tomllib.loads(file.read().decode("utf-8"))
     except OSError as error:
-        raise InputError(f"the configuration file {path} cannot be read: {error.strerror}.") from error
+        raise unreadable(path, WHAT, error) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the configuration file {path} is not proper TOML: {error}.") from error
     rows = {row.label: row for row in options()}

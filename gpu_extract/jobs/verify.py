@@ -34,6 +34,7 @@ from gpu_extract.run.pipeline import Pipeline
 from gpu_extract.run.progress import Listener, Progress, listener_for
 from gpu_extract.run.rows import FaceRows
 from gpu_extract.run.signals import GRACE_SECONDS, Interruption
+from gpu_extract.storage.inputs import is_folder
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
 LISTED = 20
@@ -185,7 +186,7 @@ def run(
         running: the other options.
         otherwise: options that decide bytes, for a folder whose journal does not tell.
     """
-    if not faces.is_dir():
+    if not is_folder(faces, "the faces folder"):
         raise InputError(f"there is no faces folder {faces}; name the one that extract wrote.")
     report = VerifyReport()
     began = time.perf_counter()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 from gpu_extract.errors import OutputError
 from gpu_extract.run import journal
+from gpu_extract.storage.inputs import is_folder, unreadable
 
 
 def prepare_folder(folder: Path, *, resume: bool) -> None:
@@ -26,6 +28,8 @@ def prepare_folder(folder: Path, *, resume: bool) -> None:
             f"the faces folder {folder} is a file; name a folder that is empty or not there yet."
         ) from None
     except OSError as error:
+        if error.errno == errno.EIO and is_folder(folder, "the faces folder"):
+            raise unreadable(folder, "the faces folder", error) from error
         raise OutputError(f"the faces folder {folder} cannot be made: {error.strerror}.") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"the faces folder {folder} cannot be written: permission denied.")

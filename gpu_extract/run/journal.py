@@ -11,6 +11,7 @@ that all before it is. What stands after the last such line has to be proved by 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -21,15 +22,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpu_extract.errors import InputError, OutputError, UsageError
+from gpu_extract.errors import OutputError, UsageError
 from gpu_extract.run.fingerprint import Fingerprint, differences
 from gpu_extract.storage.atomic import sync_folder
 from gpu_extract.storage.descriptors import open_beyond_standard
 from gpu_extract.storage.durable import sync_file_system
+from gpu_extract.storage.inputs import open_input, unreadable
 from gpu_extract.tasks import FaceResult
 
 NAME = ".gpu-extract.journal"
 VERSION = 1
+WHAT = "the journal"
 READ_BYTES = 1 << 20
 SETTLE_SECONDS = 5.0  # of work that a power cut makes a resumed run prove, at most
 SETTLE_SHARE = 20  # of the time between two flushes at most a twentieth is spent on one
@@ -94,7 +97,7 @@ class Journal:
         path = folder / NAME
         handle = _open(path, 0)
         try:
-            entries, whole_bytes = _read(handle)
+            entries, whole_bytes = _read(handle, path)
             first = next(iter(entries), None)
             if first is None and b"\n" in os.pread(handle, READ_BYTES, 0):
                 raise OutputError(f"{path} is damaged from its first line on; name another faces folder.")
@@ -212,16 +215,11 @@ class Journal:
 
 def read(folder: Path) -> tuple[Fingerprint, list[Finished]] | None:
     """The fingerprint and frames of the run that a folder holds, read without a lock; None where there is no run."""
-    try:
-        handle = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    path = folder / NAME
+    if not os.path.lexists(path):
         return None
-    try:
-        entries, _ = _read(handle)
-    except OSError as error:
-        raise InputError(f"the journal {folder / NAME} cannot be read: {error.strerror}.") from error
-    finally:
-        os.close(handle)
+    with open_input(path, WHAT) as file:
+        entries, _ = _read(file.fileno(), path)
     if not entries or entries[0].get("journal") != VERSION:
         return None
     found: dict[int, Finished] = {}
@@ -235,8 +233,11 @@ def read(folder: Path) -> tuple[Fingerprint, list[Finished]] | None:
 
 
 def exists(folder: Path) -> bool:
-    """Whether a folder holds the journal of a run."""
-    return (folder / NAME).is_file()
+    """Whether a folder holds the journal of a run; raises InputError where the system cannot tell."""
+    try:
+        return (folder / NAME).is_file()
+    except OSError as error:
+        raise unreadable(folder / NAME, WHAT, error) from error
 
 
 def _open(path: Path, flags: int) -> int:
@@ -244,6 +245,8 @@ def _open(path: Path, flags: int) -> int:
     try:
         handle = open_beyond_standard(path, os.O_RDWR | os.O_APPEND | flags)
     except OSError as error:
+        if error.errno == errno.EIO:
+            raise unreadable(path, WHAT, error) from error
         raise OutputError(f"the journal {path} cannot be opened: {error.strerror}.") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -253,15 +256,18 @@ def _open(path: Path, flags: int) -> int:
     return handle
 
 
-def _read(handle: int) -> tuple[list[dict[str, Any]], int]:
+def _read(handle: int, path: Path) -> tuple[list[dict[str, Any]], int]:
     """All whole entries, and how many bytes they take."""
     entries, whole_bytes = [], 0
-    for line in _lines(handle):
-        entry = _parse(line)
-        if entry is None:
-            break
-        entries.append(entry)
-        whole_bytes += len(line)
+    try:
+        for line in _lines(handle):
+            entry = _parse(line)
+            if entry is None:
+                break
+            entries.append(entry)
+            whole_bytes += len(line)
+    except OSError as error:
+        raise unreadable(path, WHAT, error) from error
     return entries, whole_bytes
 
 

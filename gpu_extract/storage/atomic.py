@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 from gpu_extract.errors import AlignmentsError, InputError, OutputError
 from gpu_extract.storage.descriptors import open_beyond_standard
+from gpu_extract.storage.inputs import open_input
 
 COPY_BLOCK = 1 << 20  # bytes read at a time
 
@@ -45,7 +46,7 @@ class Snapshot:
             if (status.st_mtime_ns, status.st_ino) == (self.mtime_ns, self.inode):
                 return True
             return digest_of(path) == self.digest
-        except OSError:
+        except (OSError, InputError):
             return False
 
 
@@ -57,7 +58,7 @@ def new_digest() -> Any:
 def digest_of(path: Path) -> bytes:
     """BLAKE2b of a file's content, 32 bytes."""
     digest = new_digest()
-    with path.open("rb") as file:
+    with open_input(path, "The alignments file") as file:
         while block := file.read(COPY_BLOCK):
             digest.update(block)
     digested: bytes = digest.digest()
@@ -118,12 +119,12 @@ def backup_copy(path: str | Path, *, modern: bool = False, digest: Any = None) -
     now = time.localtime()
     numbered = time.strftime("_%Y-%m-%d_%H.%M.%S" if modern else "_%Y%m%d_%H%M%S", now)
     try:
-        with source.open("rb") as file:
+        if not source.exists():
+            return None
+        with open_input(source, "The alignments file") as file:
             blocks = _blocks(file, digest or new_digest())
             backup = write_new(source, blocks, suffix=f"_bk{numbered}" if modern else numbered, numbered=numbered)
             status = os.fstat(file.fileno())
-    except FileNotFoundError:
-        return None
     except OSError as error:
         raise InputError(f"{path} could not be read for its back-up copy ({_meaning(error)}).") from error
     with suppress(OSError):

@@ -1,0 +1,170 @@
+"""Inputs that are no files, or that the disk does not give: a sentence, exit code 3, and no wait."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from gpu_extract.cli import main
+from gpu_extract.demo.clip import face_record, write_alignments
+from gpu_extract.run import journal
+from tests.helpers import extract_command, photograph
+
+UNREADABLE = "/proc/self/mem"
+"""A regular file whose first byte is an I/O error."""
+
+
+@pytest.fixture
+def job(tmp_path: Path, landmarks: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`frames`, `a.fsa`, `faces`, `landmarks.json`; the working folder, for sockets have short names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "frames").mkdir()
+    entries = {}
+    for number in range(3):
+        name = f"f_{number:06d}.png"
+        cv2.imwrite(str(tmp_path / "frames" / name), photograph(240, 320, number))
+        entries[name] = [face_record(landmarks)]
+    write_alignments(tmp_path / "a.fsa", entries)
+    assert main([*extract_command(Path("a.fsa"), Path("frames"), Path("faces"), "-q"), "-sz", "32"]) == 0
+    assert main(["export", "a.fsa", "landmarks.json"]) == 0
+    return tmp_path
+
+
+def spoiled(path: Path, how: str) -> None:
+    """Put something that is no file in a file's place."""
+    path.unlink()
+    if how == "pipe":
+        os.mkfifo(path)
+    elif how == "folder":
+        path.mkdir()
+    elif how == "device":
+        path.symlink_to("/dev/zero")
+    elif how == "error":
+        path.symlink_to(UNREADABLE)
+    else:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name if path.parent == Path.cwd() else os.path.relpath(path))
+
+
+def elsewhere(words: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gpu_extract", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+
+COMMANDS: dict[str, tuple[str, list[str]]] = {
+    "alignments of extract": ("a.fsa", extract_command(Path("a.fsa"), Path("frames"), Path("new"))),
+    "alignments of verify": ("a.fsa", ["verify", "-a", "a.fsa", "-fr", "frames", "-fc", "faces"]),
+    "alignments of check": ("a.fsa", ["check", "-a", "a.fsa", "-fr", "frames"]),
+    "alignments of migrate": ("a.fsa", ["migrate", "a.fsa", "new.fsa"]),
+    "alignments of export": ("a.fsa", ["export", "a.fsa", "new.json"]),
+    "landmarks": ("landmarks.json", ["import", "landmarks.json", "new.fsa"]),
+    "journal of verify": (f"faces/{journal.NAME}", ["verify", "-a", "a.fsa", "-fr", "frames", "-fc", "faces"]),
+    "config": ("given.toml", ["check", "-a", "a.fsa", "-fr", "frames", "--config", "given.toml"]),
+    "config beside the file": ("gpu-extract.toml", ["config", "-a", "a.fsa"]),
+}
+WORDS = {
+    "pipe": "is a named pipe",
+    "folder": "is a folder",
+    "device": "is a device",
+    "socket": "is a socket",
+    "error": "could not be read (input/output error)",
+}
+
+
+@pytest.mark.parametrize("how", WORDS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_no_file_is_refused_without_a_wait(
+    command: str, how: str, job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, words = COMMANDS[command]
+    (job / "given.toml").touch()
+    (job / "gpu-extract.toml").touch()
+    spoiled(job / name, how)
+    capsys.readouterr()
+    code = main(words)
+    told = capsys.readouterr().err
+    if (command, how) == ("config beside the file", "folder"):
+        assert code == 0
+        return
+    assert code == 3
+    assert WORDS[how] in told
+    assert Path(name).name in told
+    assert told.count("\n") == 1
+    assert not (job / "new").exists()
+
+
+@pytest.mark.parametrize("how", ["pipe", "socket", "device", "folder", "error"])
+def test_a_journal_to_resume_that_is_no_file(how: str, job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoiled(job / "faces" / journal.NAME, how)
+    capsys.readouterr()
+    words = extract_command(Path("a.fsa"), Path("frames"), Path("faces"), "--resume", "-sz", "32")
+    assert main(words) == (3 if how == "error" else 6)
+    assert "unexpected" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["a.fsa", "frames", "faces", f"faces/{journal.NAME}", "gpu-extract.toml"])
+@pytest.mark.parametrize("call", ["open", "stat", "scandir"])
+@pytest.mark.parametrize("command", ["extract", "resume", "verify", "check", "sheet"])
+def test_an_error_of_the_disk_is_an_unreadable_input(
+    command: str, call: str, what: str, job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (job / "gpu-extract.toml").touch()
+    common = ["-a", "a.fsa", "-fr", "frames"]
+    words = {
+        "extract": extract_command(Path("a.fsa"), Path("frames"), Path("new"), "-sz", "32"),
+        "resume": extract_command(Path("a.fsa"), Path("frames"), Path("faces"), "-sz", "32", "--resume"),
+        "verify": ["verify", *common, "-fc", "faces", "--progress", "none"],
+        "check": ["check", *common],
+        "sheet": ["sheet", "faces", "sheet.png"],
+    }[command]
+    before = (job / "a.fsa").read_bytes()
+    real, refused = getattr(os, call), []
+
+    def refusing(path: Any = ".", *rest: Any, **named: Any) -> Any:
+        if not isinstance(path, int) and Path(os.path.abspath(os.fsdecode(path))) == job / what:  # noqa: PTH100
+            refused.append(path)
+            raise OSError(5, "Input/output error", path)
+        return real(path, *rest, **named)
+
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refusing)
+        code = main(words)
+    told = capsys.readouterr().err
+    assert "unexpected" not in told
+    assert (job / "a.fsa").read_bytes() == before
+    if not refused:
+        assert code == 0
+    elif code != 0:
+        assert code == 3
+        assert Path(what).name in told
+        assert "input/output error" in told.lower()
+    else:
+        assert (what, call) in {("faces", "open"), ("a.fsa", "stat")} or command == "resume", "it went unheard"
+
+
+def test_a_pipe_does_not_keep_a_program_waiting(job: Path) -> None:
+    spoiled(job / "a.fsa", "pipe")
+    done = elsewhere(["check", "-a", "a.fsa", "-fr", "frames"])
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+
+
+def test_a_face_that_cannot_be_read_is_proved_wrong(job: Path) -> None:
+    spoiled(job / "faces" / "f_000001_0.png", "error")
+    assert main(["verify", "-a", "a.fsa", "-fr", "frames", "-fc", "faces", "--progress", "none"]) == 4
+
+
+def test_a_missing_file_is_called_missing(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(job / "frames")
+    (job / "a.fsa").unlink()
+    assert main(["check", "-a", "a.fsa", "-fr", "frames"]) == 3
+    assert "does not exist" in capsys.readouterr().err
