@@ -185,3 +185,27 @@ def test_regions_are_grouped_where_that_loads_no_more() -> None:
 def test_a_region_outside_the_frame_is_one_pixel() -> None:
     regions, _ = group_regions(np.array([[-50, -60, -10, -20], [500, 10, 600, 20]]), 30, 40)
     assert regions == [Region(0, 0, 1, 1), Region(39, 10, 40, 20)]
+
+
+@ENGINES
+@pytest.mark.parametrize("which", range(1, 9))
+def test_a_thread_that_the_system_refuses(inline: bool, which: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever it is: a sentence, and those that were started end."""
+    threads = 4 if inline else 8
+    start, asked = threading.Thread.start, iter(range(1, 100))
+
+    def start_or_refuse(thread: threading.Thread) -> None:
+        if next(asked) == which:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+    began = time.monotonic()
+    pipeline = Pipeline(make_plan([3] * 400), fake_source(), FakeEngine(inline), finish, 3)
+    if which <= threads:
+        with pytest.raises(DeviceError, match=f"the system grants {which - 1} of the {threads} threads"):
+            run(pipeline)
+    else:
+        assert len(run(pipeline)) == 400
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("gpu-extract")]
+    assert time.monotonic() - began < 5

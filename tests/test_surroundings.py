@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,6 +139,66 @@ def test_nohup_is_respected(complained_of: Path) -> None:
         process.send_signal(signal.SIGHUP)
         time.sleep(0.02)
     assert process.returncode == 0
+
+
+THREADLESS = """
+import sys, threading, time
+start, left = threading.Thread.start, int(sys.argv.pop(1))
+def start_or_refuse(thread):
+    global left
+    left -= 1
+    if left == 0:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = start_or_refuse
+from gpu_extract.cli import main
+code = main()
+assert [thread for thread in threading.enumerate() if thread is not threading.main_thread()] == []
+sys.exit(code if left <= 0 else 100 + code)
+"""
+"""The command line, whose n-th thread the system refuses; 100 more where it starts fewer."""
+
+
+@pytest.mark.parametrize("command", ["extract", "verify", "dry run", "thumbs", "bar"])
+def test_whichever_thread_the_system_refuses(command: str, tmp_path: Path, vectors: Path) -> None:
+    frames = tmp_path / "clip.mp4"
+    shutil.copy(vectors / "video" / "clip.mp4", frames)
+    entries = {
+        f"clip_{n:06d}.png": [face_record(np.float32([[9 + i, 40 + i * i % 91] for i in range(68)]))] for n in (1, 2)
+    }
+    write_alignments(tmp_path / "a.fsa", entries)
+    faces = tmp_path / "faces"
+    assert in_a_shell(extract_command(tmp_path / "a.fsa", frames, faces, "--no-update", "-sz", "32")).returncode == 0
+    words = extract_command(tmp_path / "a.fsa", frames, tmp_path / "new", "-sz", "32", "--workers", "2", "-q")
+    if command == "verify":
+        words = ["verify", *words[1 : words.index("-sz")], "--workers", "2"]
+        words[words.index("-fc") + 1] = str(faces)
+    elif command == "dry run":
+        words.append("--dry-run")
+    elif command == "thumbs":
+        write_alignments(tmp_path / "a.fsa", entries)
+        words.append("--refresh-thumbs")
+    elif command == "bar":
+        words[words.index("none")] = "bar"
+        words.remove("-q")
+    ended = []
+    for which in range(1, 12):
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)
+        done = subprocess.run(
+            [sys.executable, "-c", THREADLESS, str(which), *words],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        ended.append(done.returncode)
+        if done.returncode >= 100:
+            break
+        assert done.returncode == 5, done.stderr
+        assert "the system grants" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert ended[-1] in (100, 104)
+    assert len(ended) > 3
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from gpu_extract.patch import Patch, group_regions
 from gpu_extract.run.batches import BatchStage, Loaded, Waits
 from gpu_extract.run.plan import Plan
 from gpu_extract.run.queues import DECODED_FRAMES_PER_WORKER, POLL_SECONDS, Backlog, StoppedError
+from gpu_extract.run.threads import start_thread
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
 CROPS_AT_ONCE_BYTES = 16 << 20  # a frame's faces are warped in groups of this size: 10,000 faces need no more memory
@@ -85,10 +86,11 @@ class Pipeline:
         return "read" if reader_limits else "encode"
 
     def __iter__(self) -> Iterator[FrameResult]:
-        threads = self._start()
-        ended, alive = 0, len(threads)
+        threads: list[threading.Thread] = []
+        ended = 0
         try:
-            while ended < alive:
+            self._start(threads)
+            while ended < len(threads):
                 item = self._next_result()
                 if item is None:
                     ended += 1
@@ -101,7 +103,7 @@ class Pipeline:
                     self._source.close()
         finally:
             self._stop_reading.set()
-            if ended < alive:
+            if ended < len(threads):
                 self._abandon.set()
                 self._source.close()
             for thread in threads:
@@ -127,17 +129,16 @@ class Pipeline:
             waits=self.waits,
         )
 
-    def _start(self) -> list[threading.Thread]:
+    def _start(self, started: list[threading.Thread]) -> None:
+        """Start all threads; `started` grows by each, so that those before one that cannot start are ended too."""
         crew: list[tuple[str, Callable[[], None]]] = [("reader", self._read)]
         crew += [(f"worker-{i}", partial(self._work_loop, i)) for i in range(self._workers)]
         if self._batches is not None:
             crew += self._batches.crew()
-        threads = [
-            threading.Thread(target=self._guarded, args=(run,), name=f"gpu-extract-{name}") for name, run in crew
-        ]
-        for thread in threads:
-            thread.start()
-        return threads
+        for name, run in crew:
+            thread = threading.Thread(target=self._guarded, args=(run,), name=f"gpu-extract-{name}")
+            start_thread(thread, f"{len(started)} of the {len(crew)} threads that this run needs")
+            started.append(thread)
 
     def _guarded(self, run: Callable[[], None]) -> None:
         """Run a thread's body; its error goes to the caller, and its end is always announced."""

@@ -136,15 +136,21 @@ class Bar:
                 self._bar.set_postfix(faces=self._faces, refresh=False)
                 self._bar.update()
             case Planned():
-                from tqdm import tqdm
-
-                self._bar = tqdm(total=event.frames, unit="frame", dynamic_ncols=True, file=sys.stderr, mininterval=0.2)
+                self._bar = _tqdm(event.frames)
             case Note() if self._bar is None:
                 print(event.text, file=sys.stderr, flush=True)
             case Note():
                 self._bar.write(event.text, file=sys.stderr)
             case Finished() if self._bar is not None:
                 self._bar.close()
+
+
+def _tqdm(frames: int) -> Any:
+    from tqdm import tqdm
+
+    # Without the thread that tqdm has beside its first bar, and that the system might refuse.
+    bar: Any = type("Bar", (tqdm,), {"monitor_interval": 0})
+    return bar(total=frames, unit="frame", dynamic_ncols=True, file=sys.stderr, mininterval=0.2, miniters=1)
 
 
 class Plain:

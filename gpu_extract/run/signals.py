@@ -118,7 +118,9 @@ class Interruption:
             return
         ended = threading.Event()
         watcher = threading.Thread(target=_watch, args=(self._cancel, ended, stop), name="gpu-extract-watcher")
-        watcher.start()
+        from gpu_extract.run.threads import start_thread
+
+        start_thread(watcher, "none of the threads that this run needs")
         try:
             yield
         finally:

@@ -1,0 +1,25 @@
+"""Threads that the system may refuse."""
+
+from __future__ import annotations
+
+import threading
+
+from gpu_extract.errors import DeviceError
+
+
+def start_thread(thread: threading.Thread, granted: str) -> None:
+    """Start a thread.
+
+    Args:
+        granted: what the system has granted so far, for a sentence.
+
+    Raises:
+        DeviceError: if it refuses, as under a limit of processes or of memory.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise DeviceError(
+            f"the system grants {granted} and then no more ({error}); try fewer --workers, or raise its limits "
+            "(ulimit -u, ulimit -v)."
+        ) from error
