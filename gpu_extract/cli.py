@@ -18,6 +18,7 @@ from gpu_extract import __version__
 from gpu_extract.errors import (
     EXIT_OK,
     EXIT_PARTIAL,
+    DeviceError,
     GpuExtractError,
     InputError,
     InterruptedRunError,
@@ -41,6 +42,7 @@ exit codes:
 """
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system says of files that are written; anything else that nobody has put into words is an input's."""
+ADDRESS_SPACE_MB, ADDRESS_SPACE_PER_CORE_MB = 640, 64
 AS_THE_RUN = "default: as the run had it"
 
 
@@ -436,6 +438,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with StopOnSignal():
             arguments = build_parser().parse_args(given)
             logging.basicConfig(format="%(message)s", level=logging.INFO if verbose else logging.WARNING)
+            _check_address_space(arguments.run)
             code: int = arguments.run(arguments)
         return code
     except InterruptedRunError as error:
@@ -451,10 +454,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         code = OutputError.exit_code if error.errno in NO_ROOM else InputError.exit_code
         return _fail(f"{name}{(error.strerror or str(error)).lower()}.", code, verbose)
+    except ImportError as error:
+        why = "a library cannot be loaded; it is not whole, or this machine gives too little memory"
+        return _fail(f"{why} ({error}).", DeviceError.exit_code, verbose)
     except MemoryError:
         return _fail("this machine ran out of memory; fewer --workers or a smaller --size need less.", 1, verbose)
     except Exception as error:  # the last resort of a program: one sentence, and the traceback for those who ask
         return _fail(f"unexpected {type(error).__name__}: {error} (run again with -v for the traceback).", 1, verbose)
+
+
+def _check_address_space(run: Callable[[argparse.Namespace], int]) -> None:
+    """Libraries of pixels end in a segmentation fault where they are loaded with too little.
+
+    Raises:
+        DeviceError: if the process may not have enough.
+    """
+    if run not in (_extract, _verify, _sheet, _demo):
+        return
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    needed = ADDRESS_SPACE_MB + ADDRESS_SPACE_PER_CORE_MB * len(os.sched_getaffinity(0))
+    if limit != resource.RLIM_INFINITY and limit < needed << 20:
+        raise DeviceError(
+            f"this process may have {limit >> 20:,} MiB of address space (ulimit -v); OpenCV and FFmpeg need "
+            f"{needed:,} MiB to be loaded at all."
+        )
 
 
 def _escape_what_cannot_be_shown() -> None:

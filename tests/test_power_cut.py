@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import random
 import shutil
 from pathlib import Path
@@ -105,19 +104,29 @@ def replay(job: Path, disk: Disk, calls: list[tuple[Any, ...]], options: tuple[s
 def test_a_power_cut_at_any_call(
     layout: str, options: tuple[str, ...], job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = 1 if os.environ.get("RUN_SLOW") == "1" else 9
+    cut_at_calls(13, (*options, "--output-layout", layout), job, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--format", "png"), ("--format", "webp", "--metadata", "jsonl")])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_power_cut_at_every_call(
+    layout: str, options: tuple[str, ...], job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_at_calls(1, (*options, "--output-layout", layout), job, monkeypatch)
+
+
+def cut_at_calls(step: int, options: tuple[str, ...], job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle_every_third(monkeypatch)
-    options = (*options, "--output-layout", layout)
     disk, calls = recorded(job, monkeypatch, *options)
     kinds = {call[0] for call in calls}
     assert {"open", "write", "rename", "flush", "flush folder"} <= kinds
-    assert ("flush all" in kinds) == (layout != "webdataset")
+    assert ("flush all" in kinds) == ("webdataset" not in options)
     assert replay(job, disk, calls, options, step) > 100 / step
 
 
 def test_a_power_cut_at_any_call_of_a_resumed_run(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the first cut has taken is not vouched for by the second run before it was made again."""
-    step = 1 if os.environ.get("RUN_SLOW") == "1" else 7
     with monkeypatch.context() as patch:
         patch.setattr(journal.Journal, "settle_when_due", lambda self: None)
         disk, calls = recorded(job, monkeypatch)
@@ -127,7 +136,7 @@ def test_a_power_cut_at_any_call_of_a_resumed_run(job: Path, monkeypatch: pytest
         disk.do(call)
     laid_out(disk.after_a_cut("zeros", random.Random(0)), job / "run")
     disk, calls = recorded(job, monkeypatch, "--resume")
-    assert replay(job, disk, calls, (), step) > 40 / step
+    assert replay(job, disk, calls, (), 7) > 5
 
 
 def test_where_the_system_cannot_flush_all_is_proved(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:

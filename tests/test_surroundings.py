@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import shutil
 import signal
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
+from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
 from gpu_extract.storage import descriptors
 from tests.helpers import extract_command, files_in, image_bytes, photograph
@@ -199,6 +201,66 @@ def test_whichever_thread_the_system_refuses(command: str, tmp_path: Path, vecto
         assert "Traceback" not in done.stderr
     assert ended[-1] in (100, 104)
     assert len(ended) > 3
+
+
+def limited(which: int, amount: int, words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run the command line under a limit of the system."""
+    return subprocess.run(
+        [*GPU_EXTRACT, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(which, (amount, amount)),
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+
+
+@pytest.mark.parametrize("megabytes", [200, 400, 500, 640, 700])
+@pytest.mark.parametrize("command", ["extract", "verify", "sheet", "check"])
+def test_too_little_memory_is_a_sentence(command: str, megabytes: int, complained_of: Path) -> None:
+    words = extract_command(complained_of / "a.fsa", complained_of / "frames", complained_of / "faces")
+    words = {
+        "extract": words,
+        "verify": ["verify", *words[1:]],
+        "sheet": ["sheet", str(complained_of / "frames"), str(complained_of / "sheet.png")],
+        "check": ["check", *words[1:5]],
+    }[command]
+    done = limited(resource.RLIMIT_AS, megabytes << 20, words)
+    assert done.returncode == 5 or (command == "check" and done.returncode == 0)
+    assert done.stderr.count("\n") == (done.returncode != 0)
+    assert not (complained_of / "faces").exists()
+
+
+@pytest.mark.parametrize("no_update", [True, False])
+@pytest.mark.parametrize("amount", [0, 1, 100, 3000, 12_000])
+def test_files_that_must_not_grow(amount: int, no_update: bool, complained_of: Path) -> None:
+    before = (complained_of / "a.fsa").read_bytes()
+    options = ["--no-update"] if no_update else []
+    words = extract_command(complained_of / "a.fsa", complained_of / "frames", complained_of / "faces", *options)
+    done = limited(resource.RLIMIT_FSIZE, amount, [*words, "-sz", "128"])
+    assert done.returncode == 6, done.stderr
+    assert [path.name for path in complained_of.iterdir() if path.name not in ("a.fsa", "frames", "faces")] == []
+    assert (complained_of / "a.fsa").read_bytes() == before
+    assert in_a_shell([*words, "-sz", "128", "--resume"]).returncode == 0
+
+
+def test_a_file_with_another_name(complained_of: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A file that is replaced and not written into stays as it was under its other names: that is said."""
+    words = extract_command(complained_of / "a.fsa", complained_of / "frames", complained_of / "faces", "-sz", "32")
+    (complained_of / "also.fsa").hardlink_to(complained_of / "a.fsa")
+    before = (complained_of / "also.fsa").read_bytes()
+    assert main([*words, "--no-update"]) == 0
+    assert "hard link" not in capfd.readouterr().out
+    shutil.rmtree(complained_of / "faces")
+    assert main([*words, "--dry-run"]) == 0
+    assert "has another name (hard links): when it is saved, the old file stays" in capfd.readouterr().out
+    words[words.index("none")] = "plain"
+    assert main(words) == 0
+    told = capfd.readouterr()
+    for text in (told.out, told.err):
+        assert "has another name (hard links): when it is saved, the old file stays" in text
+    assert (complained_of / "also.fsa").read_bytes() == before != (complained_of / "a.fsa").read_bytes()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import numpy as np
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import EXIT_PARTIAL, InterruptedRunError, OutputError, UsageError
-from gpu_extract.faces.layout import layout_for
+from gpu_extract.faces.layout import Layout, layout_for
 from gpu_extract.faces.metadata import write_metadata
 from gpu_extract.faces.stored import is_as_written
 from gpu_extract.faces.writer import FaceWriter
@@ -176,6 +176,9 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
     with Interruption(cancel) as interruption, Progress(listener_for(settings.progress)) as progress:
         with prepared(settings, progress.note) as made:
             introduce(made, report)
+            if note := _other_names(settings, made.alignments):
+                report.notes.append(note)
+                progress.note(note)
             interruption.check()
             if settings.dry_run:
                 estimate(made, settings, report)
@@ -200,6 +203,19 @@ def introduce(made: Prepared, report: Report) -> None:
     report.notes += made.notes
 
 
+def _other_names(settings: Settings, alignments: Alignments) -> str | None:
+    """What a person must know whose alignments file has hard links, for it is replaced and not written into."""
+    others = settings.alignments.stat().st_nlink - 1
+    if others == 0 or not _updates(settings, alignments):
+        return None
+    names = "another name" if others == 1 else f"{others} other names"
+    return f"{settings.alignments} has {names} (hard links): when it is saved, the old file stays under {names}."
+
+
+def _updates(settings: Settings, alignments: Alignments) -> bool:
+    return not settings.no_update and (alignments.traits.stores_hashes or settings.refresh_thumbs)
+
+
 @contextmanager
 def begin(settings: Settings, made: Prepared, report: Report) -> Iterator[Extraction]:
     """Make sure that the result can be saved and the folder taken; holds the locks on both.
@@ -214,7 +230,7 @@ def begin(settings: Settings, made: Prepared, report: Report) -> Iterator[Extrac
             "turn it into an alignments file with gpu-extract import."
         )
     with ExitStack() as stack:
-        updates = not settings.no_update and (made.alignments.traits.stores_hashes or settings.refresh_thumbs)
+        updates = _updates(settings, made.alignments)
         if updates:
             check_updatable(settings.alignments)
             stack.enter_context(locked(settings.alignments))

@@ -183,6 +183,10 @@ def _acquire(lock: Path, path: str | Path) -> int | None:
         except FileNotFoundError:
             pass
         except OSError as error:
+            # Ours or a killed run's: who holds a lock has written into it, which this disk does not allow.
+            with suppress(OSError):
+                if os.fstat(descriptor).st_size == 0:
+                    lock.unlink()
             os.close(descriptor)
             raise OutputError(f"The lock {lock} could not be taken ({_meaning(error)}).") from error
         os.close(descriptor)
