@@ -165,9 +165,8 @@ sys.exit(code if left <= 0 else 100 + code)
 def test_whichever_thread_the_system_refuses(command: str, tmp_path: Path, vectors: Path) -> None:
     frames = tmp_path / "clip.mp4"
     shutil.copy(vectors / "video" / "clip.mp4", frames)
-    entries = {
-        f"clip_{n:06d}.png": [face_record(np.float32([[9 + i, 40 + i * i % 91] for i in range(68)]))] for n in (1, 2)
-    }
+    points = np.array([[9 + i, 40 + i * i % 91] for i in range(68)], np.float32)
+    entries = {f"clip_{number:06d}.png": [face_record(points)] for number in (1, 2)}
     write_alignments(tmp_path / "a.fsa", entries)
     faces = tmp_path / "faces"
     assert in_a_shell(extract_command(tmp_path / "a.fsa", frames, faces, "--no-update", "-sz", "32")).returncode == 0

@@ -205,8 +205,11 @@ def introduce(made: Prepared, report: Report) -> None:
 
 def _other_names(settings: Settings, alignments: Alignments) -> str | None:
     """What a person must know whose alignments file has hard links, for it is replaced and not written into."""
-    others = settings.alignments.stat().st_nlink - 1
-    if others == 0 or not _updates(settings, alignments):
+    try:
+        others = settings.alignments.stat().st_nlink - 1
+    except OSError:  # whoever took it away since it was loaded; saving will meet that
+        return None
+    if others < 1 or not _updates(settings, alignments):
         return None
     names = "another name" if others == 1 else f"{others} other names"
     return f"{settings.alignments} has {names} (hard links): when it is saved, the old file stays under {names}."

@@ -110,9 +110,11 @@ class Journal:
             if first.get("journal") != VERSION:
                 raise UsageError(f"{path} was written by another version of this program; name another faces folder.")
             _compare(first["settings"], fingerprint)
-            os.ftruncate(handle, whole_bytes)
-            os.lseek(handle, 0, os.SEEK_END)
             journal = cls(handle, path, {}, resumed=True)
+            if whole_bytes < os.fstat(handle).st_size:
+                os.ftruncate(handle, whole_bytes)
+                journal.sync()  # lines that were cut off must not come back behind new ones
+            os.lseek(handle, 0, os.SEEK_END)
             for entry in entries[1:]:
                 journal._take(entry)
             return journal
