@@ -119,7 +119,9 @@ class FramesProof:
             return
         chosen = np.linspace(0, len(known) - 1, min(len(known), PROBED_FACES)).astype(int)
         rows = {position: known[position] for position in np.array(sorted(known))[chosen].tolist()}
-        with open_frames(self.settings.frames, timing=numbering.timing, rotate=numbering.rotate) as source:
+        with open_frames(
+            self.settings.frames, timing=numbering.timing, rotate=numbering.rotate, pixels=numbering.pixels
+        ) as source:
             for frame in source.frames(np.array(sorted(rows), np.int64)):
                 if isinstance(frame, Frame):
                     yield frame, rows[frame.index]
