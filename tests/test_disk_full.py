@@ -207,7 +207,7 @@ def test_only_what_is_left_must_fit(inputs: Path, tmp_path: Path, tmpfs: Any) ->
         path.unlink()
     free = os.statvfs(disk.folder).f_bavail * 4096
     (disk.folder / "filler").write_bytes(bytes(free - 200_000))
-    assert job.run("--resume") == 0
+    assert job.run("--resume", "--deleted", "restore") == 0
     assert job.report["faces_written"] == 2 * FRAMES
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,26 @@ def test_many_frames_that_stand_twice_are_counted(tmp_path: Path) -> None:
     assert loaded.notes[0].endswith("'019.png' and 10 more")
 
 
+@pytest.mark.parametrize("extension", [".json", ".yml"])
+def test_a_frame_that_stands_a_hundred_thousand_times_takes_no_longer_than_its_faces(
+    extension: str, tmp_path: Path
+) -> None:
+    count = 100_000 if extension == ".json" else 10_000
+    path = tmp_path / f"alignments{extension}"
+    path.write_text("{" + ",".join(f'"a.png": [{{"x": {number}}}]' for number in range(count)) + "}")
+    began = time.process_time()
+    assert len(Alignments.load(path).faces) == count
+    assert time.process_time() - began < 10
+
+
+def test_deep_landmarks_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "landmarks.json"
+    path.write_text('{"a.png": [], "a.png": [' + "[" * 300 + "]" * 300 + "]}")
+    for read in (lambda: import_json(path, tmp_path / "new.fsa"), lambda: load_any(path)):
+        with pytest.raises(AlignmentsError, match="nests deeper than 64 levels"):
+            read()
+
+
 # ---- landmarks straight into a run
 
 
@@ -291,6 +312,7 @@ def test_landmarks_are_told_from_alignments_by_their_first_sure_face(tmp_path: P
         ({"a.png": [], "b.png": []}, False),
         ({"a.png": [None, {}], "b.png": [exchanged(1)]}, True),
         ({"a.png": [None, {"x": 1}], "b.png": [old_face(1)]}, False),
+        ({"a.png": [[], [{}]], "b.png": [old_face(1)]}, False),
         ({"a.png": {"faces": []}}, False),
     ]:
         path.write_text(json.dumps(content))

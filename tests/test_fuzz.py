@@ -53,7 +53,7 @@ def test_mutated_files_and_attacks(tmp_path: Path) -> None:
     assert found["attacks"] > 100
     assert set(found["harmless_attacks"]) == {
         *("array too small.p", "array too small.fsa", "float of a megabyte.json", "huge exponent.json"),
-        *("duplicate keys.json", "lone surrogate.json", "nul.json", "bom.json", "many keys.json"),
+        *("lone surrogate.json", "nul.json", "bom.json", "many keys.json"),
         *("sexagesimal.yml", "binary.yml", "duplicate keys.yml"),
     }
     assert not Path("/tmp/gpu-extract-was-here").exists()

@@ -6,6 +6,7 @@ import ast
 import struct
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -333,3 +334,11 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     for read in (header.read_face, header.read_header):
         with pytest.raises(InputError, match=r"bad\.png cannot be read"):
             read(tmp_path / "bad.png")
+
+
+def test_many_threads_may_read_headers_at_once() -> None:
+    """Python's own parser is not made for that before 3.13."""
+    text = str({"alignments": {"landmarks_xy": [[float(i), i / 7] for i in range(2000)]}, "source": {}})
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(header.parse_text, [text] * 160))
+    assert all(one == found[0] for one in found)

@@ -60,7 +60,7 @@ def test_a_resumed_run_plans_what_is_left_and_verify_tells_the_same_way(clip: An
     extract(clip, tmp_path / "faces", progress="none")
     next((tmp_path / "faces").glob("*.png")).unlink()
     events: list[Event] = []
-    extract(clip, tmp_path / "faces", progress=events.append, resume=True)
+    extract(clip, tmp_path / "faces", progress=events.append, resume=True, deleted="restore")
     assert isinstance(events[0], Planned)
     assert events[0].frames == 1
     checked: list[Event] = []

@@ -337,7 +337,7 @@ def holds_landmarks(root: dict[Any, Any]) -> bool:
         if isinstance(entry, dict):
             return False
         for face in entry if isinstance(entry, list) else ():
-            if isinstance(face, list):
+            if isinstance(face, list) and face and isinstance(face[0], list | int | float):
                 return True
             if isinstance(face, dict) and not face.keys().isdisjoint(("landmarks_2d", *LANDMARK_KEYS)):
                 return "landmarks_2d" in face

@@ -24,7 +24,7 @@ import numpy as np
 from gpu_extract.alignments.container import Document, container_for
 from gpu_extract.alignments.document import Alignments, LandmarksOnlyError
 from gpu_extract.alignments.face_table import LANDMARK_KEYS, POINT_COUNTS
-from gpu_extract.alignments.limits import Limits, reason, shown
+from gpu_extract.alignments.limits import Limits, check_tree, reason, shown
 from gpu_extract.alignments.packed import unpack
 from gpu_extract.alignments.repeats import Repeats
 from gpu_extract.alignments.upgrade import PROTOCOL, FrameSize, Migration, NewNames, box_around, current_face, upgraded
@@ -257,11 +257,14 @@ def _read_json(path: Path) -> tuple[Any, Repeats]:
             size = os.fstat(file.fileno()).st_size
             if size > Limits().max_bytes:
                 raise AlignmentsError(f"{path.name} has {size} bytes, more than any landmarks file needs.")
-            return json.loads(file.read().decode("utf-8-sig"), object_pairs_hook=repeats.mapping), repeats
+            data = file.read()
+        root = json.loads(data.decode("utf-8-sig"), object_pairs_hook=repeats.mapping)
     except OSError as error:
         raise unreadable(path, "The landmarks file", error) from error
     except (ValueError, RecursionError) as error:
         raise AlignmentsError(f"{path.name} is damaged: it is not proper JSON ({reason(error)}).") from error
+    check_tree(root, (str, int, float, bool, type(None)), Limits().values(len(data)), path.name)
+    return root, repeats
 
 
 def _free_json(path: Path) -> Path:

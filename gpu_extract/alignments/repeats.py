@@ -52,23 +52,15 @@ class Repeats:
             What was done, as notes.
         """
         _, pairs = self._found.pop(id(frames), (None, ()))
-        joined: dict[str, Any] = {}
-        again: dict[str, bool] = {}
+        places: dict[str, list[Any]] = {}
         for name, entry in pairs:
-            if name not in joined:
-                joined[name] = entry
-                continue
-            both = _both(joined[name], entry, faces_of)
-            if both is None:
-                raise AlignmentsError(
-                    f"{label} has frame {shown(name)} more than once, in forms that do not go together; "
-                    "take one of the two out."
+            places.setdefault(name, []).append(entry)
+        again: dict[str, bool] = {}
+        for name, entries in places.items():
+            if len(entries) > 1:
+                frames[name], again[name] = _joined(
+                    entries, faces_of, f"{label} has frame {shown(name)} more than once"
                 )
-            again[name] = again.get(name, False) or both is not joined[name]
-            joined[name] = both
-        if joined:
-            frames.clear()
-            frames.update(joined)
         return _notes(again, label)
 
     def refuse(self, root: dict[Any, Any], label: str) -> None:
@@ -85,24 +77,34 @@ class Repeats:
                 )
 
 
-def _both(one: Any, other: Any, faces_of: Faces) -> Any:
-    """Two entries of a frame as one; `one` itself where the other adds no face, None where they are no such entries."""
-    if isinstance(one, list) and isinstance(other, list):
-        return _all_faces(one, other, faces_of)
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return None
-    faces, more = one.get("faces"), other.get("faces")
-    if not (isinstance(faces, list) and isinstance(more, list)):
-        return None
-    every = _all_faces(faces, more, faces_of)
-    return one if every is faces else {**other, **one, "faces": every}
+def _joined(entries: list[Any], faces_of: Faces, what: str) -> tuple[Any, bool]:
+    """All entries of a frame as one, and whether any after the first adds a face.
+
+    Raises:
+        AlignmentsError: if they are not all lists of faces, or all dicts with one; `what` begins the sentence.
+    """
+    framed = all(isinstance(entry, dict) for entry in entries)
+    lists = [entry.get("faces") for entry in entries] if framed else entries
+    if not all(isinstance(faces, list) for faces in lists):
+        raise AlignmentsError(f"{what}, in forms that do not go together; take all but one of them out.")
+    every = list(faces_of(lists[0]))
+    first = len(every)
+    known = set(map(_fingerprint, every))
+    for faces in lists[1:]:
+        fresh = {key: face for face in faces_of(faces) if (key := _fingerprint(face)) not in known}
+        every += fresh.values()
+        known.update(fresh)
+    if not framed:
+        return every, len(every) > first
+    joined: dict[Any, Any] = {}
+    for entry in reversed(entries):
+        joined |= entry
+    return joined | {"faces": every}, len(every) > first
 
 
-def _all_faces(one: list[Any], other: list[Any], faces_of: Faces) -> list[Any]:
-    """The faces of both lists, those that are the same once; `one` itself where that is all."""
-    there, more = faces_of(one), faces_of(other)
-    more = [face for face in more if not any(_equal(face, known) for known in there)]
-    return [*there, *more] if more else one
+def _fingerprint(face: Any) -> str:
+    """A text that equal faces have in common, so that thousands are compared in no time."""
+    return repr(unpack(face))
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -43,6 +44,7 @@ MAX_CHUNKS = 1024  # before the pixels
 _STRING = re.compile(r"b?'[^'\\\n]*+(?:\\.[^'\\\n]*+)*+'?" + r'|b?"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"?')
 _PLAIN = re.compile(r"(?>True|False|None|-?[0-9][0-9.]*+(?:e[+-]?[0-9]++)?+|[\[\](){},: ]|'')*+")
 _TWO_STRINGS = "''''"  # one directly after the other, as in a triple-quoted one, which would be scanned wrongly
+_PARSING = threading.Lock()  # up to Python 3.12 two threads in the parser may end in a SystemError
 _NOT_BRACKETS = re.compile(r"[^\[\](){}]+")
 
 
@@ -245,7 +247,8 @@ def parse_text(text: str) -> dict[str, Any]:
     if _TWO_STRINGS in bare or not _PLAIN.fullmatch(bare):
         raise InputError("the header is not a plain literal of numbers, strings and lists.")
     try:
-        header = ast.literal_eval(text)
+        with _PARSING:
+            header = ast.literal_eval(text)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise InputError(f"the header is not a literal that can be read ({type(error).__name__}).") from None
     if not isinstance(header, dict):

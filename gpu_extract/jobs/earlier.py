@@ -120,6 +120,6 @@ def _is(faces: list[FaceResult]) -> str:
 
 
 def _names(faces: Iterable[FaceResult]) -> str:
-    names = [face.file_name for face in faces]
+    names = [face.file_name for face in sorted(faces, key=lambda face: face.row)]
     more = ", …" if len(names) > NAMED else ""
     return f"({', '.join(names[:NAMED])}{more})"
