@@ -73,7 +73,7 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
 }
 WORDS = {
     "pipe": "is a named pipe",
-    "folder": "is a folder",
+    "folder": "is a directory",
     "device": "is a device",
     "socket": "is a socket",
     "error": "could not be read (input/output error)",

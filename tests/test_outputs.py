@@ -21,6 +21,7 @@ from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
 from gpu_extract.errors import OutputError
 from gpu_extract.jobs import sheet
+from gpu_extract.reports.base import SIGNATURES
 from gpu_extract.run import journal
 from gpu_extract.storage import atomic
 from tests.helpers import extract_command, photograph
@@ -101,6 +102,14 @@ def test_a_report_replaces_an_earlier_one_and_an_empty_file(command: str, job: P
         assert main([*words(job, command), "--json", str(target)]) == 0
         assert json.loads(target.read_text())
         shutil.rmtree(job / "new", ignore_errors=True)
+
+
+def test_reports_of_all_commands_know_each_other(job: Path) -> None:
+    target = job / "report.json"
+    for command in ("extract", "verify", "check", "doctor", "config", "check", "verify"):
+        assert main([*words(job, command), "--json", str(target)]) == 0
+        told = json.loads(target.read_text())
+        assert [name for name, keys in SIGNATURES.items() if keys <= told.keys()] == [command]
 
 
 def test_a_report_never_takes_the_place_of_what_the_run_has_made(job: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -98,12 +99,15 @@ def test_a_signal_in_the_first_tenths_of_a_second(number: signal.Signals, compla
     """No traceback of imports, and the documented exit code, whatever is being loaded."""
     words = extract_command(complained_of / "a.fsa", complained_of / "frames", complained_of / "faces")
     told = set()
-    for hundredths in range(1, 60, 4):
+    for hundredths in range(0, 60, 4):
+        shutil.rmtree(complained_of / "faces", ignore_errors=True)
         process = subprocess.Popen(
             [sys.executable, "-S", "-c", STARTED, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
         process.stdout.readline()
+        while not takes(process.pid, signal.SIGHUP):  # the last that is taken
+            assert process.poll() is None
         time.sleep(hundredths / 100)
         process.send_signal(number)
         _, err = process.communicate(timeout=20)
@@ -114,6 +118,12 @@ def test_a_signal_in_the_first_tenths_of_a_second(number: signal.Signals, compla
         assert err.count("\n") - err.count("Corrupt JPEG") <= 1, err
         told.add(process.returncode)
     assert told
+
+
+def takes(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    (mask,) = re.findall(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 STARTED = f"""
@@ -232,7 +242,7 @@ def test_too_little_memory_is_a_sentence(command: str, megabytes: int, complaine
 
 
 @pytest.mark.parametrize("no_update", [True, False])
-@pytest.mark.parametrize("amount", [0, 1, 100, 3000, 12_000])
+@pytest.mark.parametrize("amount", [0, 1, 100, 3000])
 def test_files_that_must_not_grow(amount: int, no_update: bool, complained_of: Path) -> None:
     before = (complained_of / "a.fsa").read_bytes()
     options = ["--no-update"] if no_update else []

@@ -38,7 +38,7 @@ class Folder:
     def __init__(self, root: Path, alignments: Path, frames: Path, *options: str) -> None:
         root.mkdir(exist_ok=True)
         self.root, self.frames = root, frames
-        self.alignments, self.faces, self.json = root / alignments.name, root / "faces", root / "verify.json"
+        self.alignments, self.faces, self.json = root / alignments.name, root / "faces", root / "told" / "verify.json"
         shutil.copy(alignments, self.alignments)
         self._without_frame_99()
         command = ["extract", "-a", str(self.alignments), "-fr", str(frames), "-fc", str(self.faces), "-q", *options]
@@ -58,11 +58,11 @@ class Folder:
         return {
             str(path): (path.stat().st_mtime_ns, hashlib.sha1(path.read_bytes()).hexdigest() if path.is_file() else "")
             for path in [self.root, *self.root.rglob("*")]
-            if path != self.json
+            if path not in (self.json, self.json.parent)
         }
 
     def verify(self, *options: str) -> tuple[int, dict[str, Any]]:
-        self.json.touch()
+        self.json.parent.mkdir(exist_ok=True)  # a folder of its own: a report is written beside itself and renamed
         before = self.state()
         command = ["verify", "-a", str(self.alignments), "-fr", str(self.frames), "-fc", str(self.faces), "-q"]
         code = main([*command, "--json", str(self.json), *options])

@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpu_extract.errors import UsageError, printable
+from gpu_extract.errors import InputError, UsageError, printable
 from gpu_extract.options import Option, options
 from gpu_extract.reports.base import JsonReport
 from gpu_extract.storage.inputs import open_input, unreadable
@@ -128,6 +128,10 @@ def _of_environment(environment: Mapping[str, str]) -> dict[str, Value]:
 def _of_file(path: Path | None) -> dict[str, Value]:
     if path is None:
         return {}
+    try:
+        path.stat()  # a file that is missing is most often one that a flag names: no advice beyond that
+    except OSError as error:
+        raise InputError(f"{WHAT} {path} cannot be read: {error.strerror}.") from error
     try:
         with open_input(path, WHAT) as file:
             told = tomllib.loads(file.read().decode("utf-8"))

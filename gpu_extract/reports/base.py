@@ -21,6 +21,14 @@ PACKAGES = ("numpy", "opencv-python", "av", "torch", "kornia", "triton", "deflat
 WHAT = "the report"
 MAX_REPORT_BYTES = 1 << 30
 KNOWN_SHARE = 0.75  # of a report's keys make a file one
+SIGNATURES = {
+    "extract": {"frames_expected", "faces_written", "faces_failed", "bytes_written", "hashes_updated"},
+    "verify": {"faces_expected", "faces_agree", "hashes_compared", "differences", "settings_from"},
+    "check": {"entries", "frames_without_alignments", "alignments_without_frame", "bad_landmarks"},
+    "doctor": {"machine", "cores", "devices", "engines", "chosen", "codecs"},
+    "config": {"file", "values"},
+}
+"""Keys by which reports of one command know those of another, which they may replace."""
 
 
 @dataclass
@@ -42,9 +50,10 @@ def and_more(total: int, listed: int, indent: str = "") -> list[str]:
 
 
 def check_target(kind: type[JsonReport], target: FilePath, reads: Iterable[FilePath] = ()) -> None:
-    """Find out before the work that its report could not be written, or would replace anything but an earlier report.
+    """Find out before the work that its report could not be written, or would replace anything but a report.
 
     Args:
+        kind: of the report that will be written.
         reads: files that the job reads.
 
     Raises:
@@ -82,7 +91,7 @@ def _to_standard_output(report: JsonReport) -> None:
 
 
 def _is_report(kind: type[JsonReport], file: BinaryIO) -> bool:
-    """Whether a file holds a report of that kind; another version of this program may have had some other keys."""
+    """Whether a file holds a report, of that kind or another; other versions of this program may have other keys."""
     if file.read(1) != b"{" or file.seek(0, os.SEEK_END) > MAX_REPORT_BYTES:
         return False
     file.seek(0)
@@ -91,7 +100,9 @@ def _is_report(kind: type[JsonReport], file: BinaryIO) -> bool:
     except (ValueError, RecursionError):
         return False
     keys = {field.name for field in dataclasses.fields(kind)}
-    return len(keys & stored.keys()) >= KNOWN_SHARE * len(keys)
+    if len(keys & stored.keys()) >= KNOWN_SHARE * len(keys):
+        return True
+    return any(signature <= stored.keys() for signature in SIGNATURES.values())
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
