@@ -22,7 +22,8 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -482,29 +483,20 @@ def run(count: int, seed: int, seconds: float | None = None, save: Path | None =
         assert executor(extension, data) is None, "the seeds are real files"
     mutator.next()
     built = attacks()
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGPROF, _too_long)
     began = time.perf_counter()
     by_extension = dict.fromkeys(EXTENSIONS, 0)
     done = 0
     off_guard = guard(save or Path(tempfile.gettempdir()) / "nowhere")
     harmless = []
     for name, data in built.items():
-        signal.setitimer(signal.ITIMER_REAL, SECONDS_EACH)
-        if executor(Path(name).suffix, data) is None:
-            harmless.append(name)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        with _guarded(off_guard, save, Path(name).suffix, data):
+            if executor(Path(name).suffix, data) is None:
+                harmless.append(name)
     while done < count and (seconds is None or time.perf_counter() - began < seconds):
         extension, data = mutator.next()
-        signal.setitimer(signal.ITIMER_REAL, SECONDS_EACH)
-        try:
+        with _guarded(off_guard, save, extension, data):
             executor(extension, data)
-        except BaseException:
-            off_guard()
-            if save is not None:
-                (save / f"crash{extension}").write_bytes(data)
-            raise
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
         by_extension[extension] += 1
         done += 1
     off_guard()
@@ -522,8 +514,24 @@ def run(count: int, seed: int, seconds: float | None = None, save: Path | None =
     }
 
 
+@contextmanager
+def _guarded(off_guard: Callable[[], object], save: Path | None, extension: str, data: bytes) -> Iterator[None]:
+    """A bound on the processor's time; what fails is kept, and its traceback may be printed."""
+    signal.setitimer(signal.ITIMER_PROF, SECONDS_EACH)
+    try:
+        yield
+    except BaseException:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        off_guard()
+        if save is not None:
+            (save / f"crash{extension}").write_bytes(data)
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
 def _too_long(*_: Any) -> None:
-    raise TimeoutError(f"longer than {SECONDS_EACH} s")
+    raise TimeoutError(f"longer than {SECONDS_EACH} s of the processor's time")
 
 
 def with_atheris(arguments: list[str]) -> None:
