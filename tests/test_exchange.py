@@ -336,7 +336,7 @@ def test_keys_of_a_video_get_its_extension(tmp_path: Path, capsys: pytest.Captur
     assert keys(new)[0] == "clip_000001.mp4"
     assert all(key.endswith(".mp4") for key in keys(new))
     out = capsys.readouterr().out
-    assert "6 frame keys given the video's extension" in out
+    assert "6 frame keys given other names, those of their frames" in out
     assert "-fr" not in out
     kept = tmp_path / "kept.json"
     assert main(["export", str(OLD), str(kept), "-fr", str(CLIP), "--keep-keys"]) == 0
