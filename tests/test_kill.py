@@ -305,7 +305,8 @@ def stopped_before_saving(command: list[str], tmp_path: Path) -> subprocess.Pope
     process = subprocess.Popen(
         [sys.executable, "-c", code, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while not (tmp_path / "reached").exists():
+    state = Path(f"/proc/{process.pid}/stat")
+    while not (tmp_path / "reached").exists() or state.read_text().rpartition(")")[2].split()[0] != "T":
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
     return process

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from gpu_extract.errors import AlignmentsError, InterruptedRunError, OutputError
 
@@ -31,9 +31,13 @@ class StopOnSignal:
     Inside `calling(stop)` the first one calls `stop` instead. Does nothing outside the main thread. One may be entered
     inside another; the inner one has the say. A SIGHUP that is ignored, as under `nohup`, stays so.
 
-    A signal may come while a library is being imported or called, and that library may make another error of it, or
-    none. What then leaves the block is InterruptedRunError all the same; `check` raises it where the block goes on.
+    A signal may come while a library is being called, and that library may make another error of it, or none. What then
+    leaves the block is InterruptedRunError all the same; `check` raises it where the block goes on. While a module is
+    being imported nothing is raised: an import that is torn may leave its lock taken for good. `check` does it soon.
     """
+
+    _unheard: ClassVar[signal.Signals | None] = None
+    """A signal that came during an import, in whichever block."""
 
     def __init__(self) -> None:
         self._stop: Callable[[], None] | None = None
@@ -50,6 +54,8 @@ class StopOnSignal:
     def calling(self, stop: Callable[[], None]) -> Iterator[None]:
         """Call `stop` from the signal handler: it must not wait, and whoever called this must soon come to an end."""
         self._stop = stop
+        if self._raised:
+            stop()
         try:
             yield
         finally:
@@ -62,17 +68,21 @@ class StopOnSignal:
         return self
 
     def check(self) -> None:
-        """Raise what a signal raised, if it went unheard."""
-        if self._raised and self.received is not None:
-            raise InterruptedRunError("interrupted.", EXIT_CODES[self.received])
+        """Raise what a signal raised, or had to leave to this, if it went unheard."""
+        number = StopOnSignal._unheard or (self.received if self._raised else None)
+        if number is not None:
+            StopOnSignal._unheard = None
+            raise InterruptedRunError("interrupted.", EXIT_CODES[number])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if isinstance(error, Exception) and not isinstance(error, InterruptedRunError | OutputError | AlignmentsError):
+        told = isinstance(error, InterruptedRunError | OutputError | AlignmentsError)
+        if not told and (error is None or isinstance(error, Exception)):
             self.check()
+        StopOnSignal._unheard = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number)
@@ -81,8 +91,20 @@ class StopOnSignal:
         self.received = name
         if self._stop is None:
             self._raised = True
+            if _is_importing(frame):
+                StopOnSignal._unheard = name
+                return
             raise InterruptedRunError("interrupted.", EXIT_CODES[name])
         self._stop()
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported, however deep in it the frame is."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Interruption:
