@@ -385,15 +385,17 @@ class Extraction:
     def _doubt(self, result: FrameResult, progress: Progress) -> None:
         """Find out on the first faces, before hours of work, that these may be other frames."""
         self._proof.look(result.faces)
-        if self._proof.in_doubt:
+        if self._proof.in_doubt and not self.settings.replace_hashes:
             self._proof.settle()
             if self._proof.verdict is Verdict.DOUBTED:
                 progress.note(f"{self._proof.reason()}; Ctrl-C stops this run.")
 
     def _keeps_stored_hashes(self) -> bool:
         """Whether the frames are other ones than the file's; its hashes stay then, and not all has gone well."""
+        if self.settings.replace_hashes:
+            return False
         self._proof.settle()
-        if self._proof.verdict is not Verdict.DOUBTED or self.settings.replace_hashes:
+        if self._proof.verdict is not Verdict.DOUBTED:
             return False
         report, kept = self.report, self._proof.compared
         stays = (
