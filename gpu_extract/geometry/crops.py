@@ -117,7 +117,8 @@ def eye_angle(points: np.ndarray, crop_from_frame: np.ndarray) -> np.ndarray:
     mean of each eye's six points, then arctan2. NumPy and libm builds disagree about float32 arctan2 by one unit in the
     last place, and the hash changes with it. Here every float32 step is spelled out (a fused one is done in float64,
     which holds the product exactly) and arctan2 is the float64 one, rounded to float32: the correctly rounded value,
-    the same on every machine, and the one that glibc gives. It equals the theta of all vectors made with glibc.
+    the same on every machine. It equals the theta of all vectors; glibc 2.36 is one unit away for one in eight of the
+    small angles tried, so that some hashes of the programs of the time do not come out.
 
     Args:
         points: [K, n, 2] landmarks in frame pixels, n = 68 or 51.
