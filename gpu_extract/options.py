@@ -95,8 +95,8 @@ class SomeOf:
         parts = value.split(",") if isinstance(value, str) else [value]
         if value in self.alone or all(part in self.words for part in parts):
             return None
-        several = f", or, with commas between, {', '.join(self.words)}"
-        return f"{option.label} {value!r} is not understood; {', '.join(self.alone)}{several} are."
+        alone, several = " and ".join(self.alone), ", ".join(self.words)
+        return f"{option.label} {value!r} is not understood; {alone} are, and {several} with commas between."
 
 
 @dataclass(frozen=True)

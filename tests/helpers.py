@@ -28,6 +28,7 @@ import pytest
 from av.video.reformatter import VideoReformatter
 
 from gpu_extract.cli import main
+from gpu_extract.demo.clip import face_record, write_alignments
 from gpu_extract.engines.base import Crops, Engine
 from gpu_extract.kernels import reference
 from gpu_extract.patch import Patch, Region
@@ -301,6 +302,15 @@ def copied(path: Path, folder: Path) -> Path:
 
 
 # ---- runs
+
+
+def write_photographs(folder: Path, landmarks: np.ndarray) -> None:
+    """Three pictures in `frames`, and `a.fsa` with a face for each."""
+    (folder / "frames").mkdir()
+    names = [f"f_{number:06d}.png" for number in range(3)]
+    for number, name in enumerate(names):
+        cv2.imwrite(str(folder / "frames" / name), photograph(240, 320, number))
+    write_alignments(folder / "a.fsa", {name: [face_record(landmarks)] for name in names})
 
 
 def extract_command(alignments: Path, frames: Path, faces: Path, *options: object) -> list[str]:

@@ -10,14 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 from gpu_extract.cli import main
-from gpu_extract.demo.clip import face_record, write_alignments
 from gpu_extract.run import journal
-from tests.helpers import extract_command, photograph
+from tests.helpers import extract_command, write_photographs
 
 UNREADABLE = "/proc/self/mem"
 """A regular file whose first byte is an I/O error."""
@@ -27,13 +25,7 @@ UNREADABLE = "/proc/self/mem"
 def job(tmp_path: Path, landmarks: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`frames`, `a.fsa`, `faces`, `landmarks.json`; the working folder, for sockets have short names."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "frames").mkdir()
-    entries = {}
-    for number in range(3):
-        name = f"f_{number:06d}.png"
-        cv2.imwrite(str(tmp_path / "frames" / name), photograph(240, 320, number))
-        entries[name] = [face_record(landmarks)]
-    write_alignments(tmp_path / "a.fsa", entries)
+    write_photographs(tmp_path, landmarks)
     assert main([*extract_command(Path("a.fsa"), Path("frames"), Path("faces"), "-q"), "-sz", "32"]) == 0
     assert main(["export", "a.fsa", "landmarks.json"]) == 0
     return tmp_path

@@ -18,25 +18,18 @@ import numpy as np
 import pytest
 
 from gpu_extract.cli import main
-from gpu_extract.demo.clip import face_record, write_alignments
 from gpu_extract.errors import OutputError
 from gpu_extract.jobs import sheet
 from gpu_extract.reports.base import SIGNATURES
 from gpu_extract.run import journal
 from gpu_extract.storage import atomic
-from tests.helpers import extract_command, photograph
+from tests.helpers import extract_command, write_photographs
 
 
 @pytest.fixture
 def job(tmp_path: Path, landmarks: np.ndarray) -> Path:
     """`frames`, `a.fsa`, `faces` of a run over both, `landmarks.json`, `notes.json` and an empty `empty.json`."""
-    (tmp_path / "frames").mkdir()
-    entries = {}
-    for number in range(3):
-        name = f"f_{number:06d}.png"
-        cv2.imwrite(str(tmp_path / "frames" / name), photograph(240, 320, number))
-        entries[name] = [face_record(landmarks)]
-    write_alignments(tmp_path / "a.fsa", entries)
+    write_photographs(tmp_path, landmarks)
     shutil.copy(tmp_path / "a.fsa", tmp_path / "other.fsa")
     assert main([*extract_command(tmp_path / "a.fsa", tmp_path / "frames", tmp_path / "faces", "-q"), "-sz", "32"]) == 0
     assert main(["export", str(tmp_path / "a.fsa"), str(tmp_path / "landmarks.json")]) == 0

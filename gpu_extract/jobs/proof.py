@@ -98,9 +98,11 @@ class FramesProof:
         samples = [_Sample(self.made.alignments, frame, row) for frame, row in self._faces()]
         likeness = [value for sample in samples if (value := sample.likeness()) is not None]
         hashed = [sample for sample in samples if sample.stored_hash is not None]
-        if any(value > ALIKE for value in likeness) or self._comes_out(hashed):
+        # The median: a face outside its picture is black on both sides, and looks alike wherever it comes from.
+        alike = float(np.median(likeness)) if likeness else None
+        if (alike is not None and alike > ALIKE) or self._comes_out(hashed):
             self.verdict = Verdict.PROVEN
-        elif hashed or (likeness and np.median(likeness) < UNLIKE):
+        elif hashed or (alike is not None and alike < UNLIKE):
             self.verdict = Verdict.DOUBTED
         if hashed:
             self.tried.append(f"{len(hashed)} faces at all usual sizes")
