@@ -129,6 +129,8 @@ class Option:
     check: Check
     default: Any
     """`dataclasses.MISSING` where a command needs it to be given."""
+    before: Any
+    """What runs did that are older than the option, where that is not its default."""
     help: str
     group: str
     decides_bytes: bool
@@ -188,6 +190,7 @@ class Option:
 
 def _row(check: Check, default: Any, help: str, group: str, **rest: Any) -> Any:
     rest = {"short": None, "decides_bytes": False, "commands": ("extract",), "metavar": None} | rest
+    rest.setdefault("before", default)
     rest.setdefault("takes_callable", False)
     row = {"check": check, "default": default, "help": help, "group": group, **rest}
     return dataclasses.field(default=default, metadata={"row": row})
@@ -273,6 +276,28 @@ class Settings:
         "-een", default=1, least=1, help="take frames 0, N, 2N … of the source", group=WHICH, **BYTES
     )
     align_eyes: bool = switch("-ae", help="turn each face until its eyes are exactly level", group=HOW, **BYTES)
+    eye_angle: str = word(
+        "auto",
+        "libm",
+        "rounded",
+        default="auto",
+        before="rounded",
+        help="which angle `--align-eyes` takes: that of the C library which the programs of the time ran with (libm; "
+        "auto), or the correctly rounded one",
+        group=HOW,
+        **BYTES,
+    )
+    reciprocal: str = word(
+        "auto",
+        "double",
+        "single",
+        default="auto",
+        before="double",
+        help="precision of a step of the fit: double, as the programs had it under NumPy 1, or single, as under NumPy "
+        "2; auto: by the file's generation",
+        group=HOW,
+        **BYTES,
+    )
     large: bool = switch(
         "-l", help="only faces whose source box is at least `--size` pixels; as PNG", group=WHICH, **BYTES
     )

@@ -15,8 +15,15 @@ from gpu_extract.faces.header import header_text, read_face
 from tests.helpers import copied, extract_command, read_image, whole_by_opencv
 
 CENTERINGS = ("legacy", "face", "head")
-MODERN = ["v2_1", "v2_2", "v2_3", "v2_4_numpy", "v2_4_list", "v2_4_numpy_proto5_np2", "v2_3_rewritten_by_head"]
+MODERN = ["v2_1", "v2_2", "v2_3", "v2_4_numpy", "v2_4_numpy_proto5_np1"]
 MODERN += ["v2_4_from_g7b_by_v2_3_0", "v2_4_from_v2_0_by_v2_3_0"]
+UNDER_NUMPY_2 = [
+    "v2_4_list",
+    "v2_4_list_nomask",
+    "v2_4_numpy_proto4_np2",
+    "v2_4_numpy_proto5_np2",
+    "v2_3_rewritten_by_head",
+]
 
 
 def extract(folder: Path, alignments: Path, frames: Path, *options: str) -> tuple[int, Path]:
@@ -38,8 +45,9 @@ def sha1(path: Path) -> str:
 def test_all_centerings_equal_the_vectors(
     name: str, centering: str, tmp_path: Path, vectors: Path, expected: Any
 ) -> None:
+    """With today's files, too, where they are cut as by the programs before."""
     alignments = vectors / "alignments" / f"{name}.fsa"
-    code, faces = extract(tmp_path, alignments, vectors / "frames", "--centering", centering)
+    code, faces = extract(tmp_path, alignments, vectors / "frames", "--centering", centering, "--reciprocal", "double")
     assert code == 4
     wanted = {
         f"{frame[:-4]}_{i}.png": face[centering]["sha1_pixels_bgr"]
@@ -81,46 +89,51 @@ def test_headers_equal_the_vectors(tmp_path: Path, vectors: Path, expected: Any)
     assert face.header["source"]["face_index"] == 1
 
 
-def with_float32_reciprocal(points: np.ndarray) -> np.ndarray:
-    """Today's program's head crop [2, 3] of 256 px: it takes 1 / variance in float32 (docs/formats.md#crops)."""
-    from gpu_extract.geometry import crops, pose
-
-    matrix = crops.umeyama(crops.core(points[None]), crops.mean_face(68, seed=False))
-    centred = points[17:] - points[17:].mean(axis=0)
-    variance = centred.var(axis=0).sum()
-    change = float(np.float32(1) / variance) * float(variance)
-    mean = crops.mean_face(68, seed=False).mean(axis=0)
-    matrix[0, :, :2] *= change
-    matrix[0, :, 2] = mean - change * (mean - matrix[0, :, 2])
-    matrix[:, :, 2] -= pose.offsets(points[None], matrix, "head")
-    return crops.to_crop(matrix, 256, 80)
+def todays_faces(expected: Any, **asked: int) -> dict[str, str]:
+    """File name -> hash of its pixels, as today's program makes them."""
+    options = {"size": 256, "min_size": 0, "extract_every_n": 1} | asked
+    run = next(run for run in expected["head_tool"]["runs"] if run["options"] == options)
+    return {name: file["sha1"] for name, file in run["output_files"].items()}
 
 
-def test_pixels_are_close_to_todays_program(tmp_path: Path, vectors: Path, vector_faces: Any, expected: Any) -> None:
-    """Its float32 reciprocal is not reproduced (docs/formats.md#crops): within 4 levels, under 0.5 % of values differ.
+@pytest.mark.parametrize("options", [["-sz", "128"], ["-sz", "200"], [], ["-sz", "512"], ["-een", "3"]])
+def test_todays_files_are_cut_as_by_todays_program(
+    options: list[str], tmp_path: Path, vectors: Path, expected: Any
+) -> None:
+    alignments = vectors / "alignments" / "v2_4_list.fsa"
+    code, faces = extract(tmp_path, alignments, vectors / "frames", *options, "--json", str(tmp_path / "report"))
+    assert code == 4
+    named = {"-sz": "size", "-een": "extract_every_n"}
+    asked = {named[flag]: int(value) for flag, value in zip(options[::2], options[1::2], strict=True)}
+    assert {path.name: sha1(path) for path in face_files(faces)} == todays_faces(expected, **asked)
+    report = json.loads((tmp_path / "report").read_text())
+    assert report["reciprocal"] == "single"
+    assert any("NumPy 2" in note and "--reciprocal" in note for note in report["notes"])
 
-    Its own pixels are not among the vectors, their hashes are: cut here the way it does, and compared with both.
-    """
-    from gpu_extract.geometry import crops
-    from gpu_extract.kernels import reference
 
-    _, faces = extract(tmp_path, vectors / "alignments" / "v2_4_list.fsa", vectors / "frames")
-    run = next(
-        r for r in expected["head_tool"]["runs"] if r["options"] == {"size": 256, "min_size": 0, "extract_every_n": 1}
-    )
-    assert sorted(run["output_files"]) == [path.name for path in face_files(faces)]
-    theirs_found = 0
-    for path in face_files(faces):
-        frame, index = path.stem.rsplit("_", 1)
-        matrix = with_float32_reciprocal(vector_faces[f"{frame}.png"][int(index)]["landmarks"])
-        image = read_image(vectors / "frames" / f"{frame}.png")
-        theirs = reference.warp_affine([image], [0], matrix, crops.is_cubic(matrix), 256)[0]
-        theirs_found += hashlib.sha1(theirs.tobytes()).hexdigest() == run["output_files"][path.name]["sha1"]
-        difference = np.abs(theirs.astype(int) - read_image(path))
-        # At the frame's border a sample position that rounds the other way reads one tap less: 7 values of one face.
-        assert difference.max() <= (8 if path.stem == "f_000007_1" else 4)
-        assert (difference > 0).mean() < 0.005
-    assert theirs_found == 17
+@pytest.mark.parametrize("name", UNDER_NUMPY_2)
+def test_the_generation_chooses_the_reciprocal(name: str, tmp_path: Path, vectors: Path, expected: Any) -> None:
+    """Files that NumPy 2 pickled are of programs that ran under it."""
+    extract(tmp_path, vectors / "alignments" / f"{name}.fsa", vectors / "frames")
+    assert {path.name: sha1(path) for path in face_files(tmp_path / "faces")} == todays_faces(expected)
+
+
+@pytest.mark.parametrize("centering", CENTERINGS)
+def test_all_centerings_equal_todays_program(centering: str, tmp_path: Path, vectors: Path, expected: Any) -> None:
+    for key, geometry in expected["head_tool"]["geometry"].items():
+        size = key.removeprefix("size")
+        where = tmp_path / size
+        where.mkdir()
+        extract(
+            where, vectors / "alignments" / "v2_4_list.fsa", vectors / "frames", "-sz", size, "--centering", centering
+        )
+        wanted = {
+            f"{frame[:-4]}_{i}.png": face[centering]["sha1_pixels_bgr"]
+            for frame, frame_faces in geometry.items()
+            for i, face in enumerate(frame_faces)
+            if frame != "f_000099.png"  # which is not there
+        }
+        assert {path.name: sha1(path) for path in face_files(where / "faces")} == wanted
 
 
 @pytest.mark.parametrize("percent", [50, 100, 200])

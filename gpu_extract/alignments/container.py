@@ -24,6 +24,8 @@ class Document:
 
     root: dict[Any, Any]
     protocol: int | None = None
+    numpy_2: bool = False
+    """Whether a pickle's arrays have the names of NumPy 2."""
     repeats: Repeats = field(default_factory=Repeats)
     """Of a text, whose keys may stand twice."""
 

@@ -75,7 +75,7 @@ class Alignments:
         self._records: list[Any] = [record for faces in lists for record in faces]
         self._separate(lists)
         self.generation = generation_of(self.version, self._frames, self._records)
-        self.traits = Traits(self.version, self.generation, holds_lists_only(self._records))
+        self.traits = Traits(self.version, self.generation, holds_lists_only(self._records), document.numpy_2)
         self.faces = face_table(self._records, list(map(len, lists)))
 
     @classmethod

@@ -24,6 +24,8 @@ class Traits:
     generation: str = ""
     lists: bool = False
     """Whether no landmarks are arrays."""
+    numpy_2: bool = False
+    """Whether NumPy 2 pickled the arrays."""
 
     @property
     def before_2(self) -> bool:
@@ -77,6 +79,11 @@ class Traits:
         """Whether a video's frames are numbered as they are decoded, and not turned: since March 2026, when files hold
         lists only. Before, they are counted as a constant-rate stream, and turned as the video says."""
         return not self.before_2 and self.lists
+
+    @property
+    def single_reciprocal(self) -> bool:
+        """Whether their programs take a reciprocal in float32, as NumPy 2 does: since December 2025."""
+        return self.version >= NEWEST and (self.lists or self.numpy_2)
 
     @property
     def names_back_ups_anew(self) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 
 from gpu_extract.geometry import pose
 from gpu_extract.geometry.mean_faces import Centering, table
+from gpu_extract.geometry.rounding import Rounding
 from gpu_extract.kernels import tables
 
 COVERED = {"legacy": 0.375, "face": 0.5, "head": 0.625}
@@ -30,6 +31,7 @@ RIGHT_EYE = slice(36, 42)
 LEFT_EYE = slice(42, 48)
 POINT_COUNTS = (68, 98, 51, 4)
 BLOCK = 1 << 15  # faces fitted at a time: their float64 copies take 50 MB, not 2 GB for a million
+USUAL = Rounding()
 FILTER_TOLERANCE_PX = 1e-3
 """A box is compared with a wanted size after this much slack: at scale 1 the float32 fit is off by about 1e-5 px."""
 
@@ -57,12 +59,13 @@ def core(points: np.ndarray) -> np.ndarray:
     return points[:, 17:] if points.shape[1] == 68 else points
 
 
-def umeyama(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+def umeyama(points: np.ndarray, target: np.ndarray, rounding: Rounding = USUAL) -> np.ndarray:
     """Similarity that maps each face's points onto the target in the least-squares sense (Umeyama 1991).
 
     Args:
         points: [K, n, 2] float32 or float64; sums are taken in this dtype, one point after another.
         target: [n, 2] float64.
+        rounding: has the reciprocal of the points' variance.
 
     Returns:
         [K, 2, 3] float64; all NaN for a face whose points coincide.
@@ -81,10 +84,9 @@ def umeyama(points: np.ndarray, target: np.ndarray) -> np.ndarray:
         proper = np.where(rank == 1, np.linalg.det(u) * np.linalg.det(vh) > 0, np.linalg.det(covariance) >= 0)
         sign = np.stack([np.ones(len(points)), np.where(proper, 1.0, -1.0)], axis=1)
         turn = np.matmul(u * sign[:, None, :], vh)
-        # Releases with hashes ran under NumPy 1, which takes the reciprocal of the float32 variance in float64.
         variance = points_centred.var(axis=1).sum(axis=1)
         weight = np.where((rank == 1)[:, None], 1.0, sign)
-        scale = (1.0 / variance.astype(np.float64)) * (s * weight).sum(axis=1)
+        scale = rounding.inverse(variance) * (s * weight).sum(axis=1)
         matrix = np.empty((len(points), 2, 3))
         matrix[:, :, :2] = scale[:, None, None] * turn
         moved = np.matmul(turn, points_mean.astype(np.float64)[:, :, None])[:, :, 0]
@@ -110,19 +112,18 @@ def to_crop(normalized: np.ndarray, size: int, padding: int) -> np.ndarray:
     return crop_from_frame
 
 
-def eye_angle(points: np.ndarray, crop_from_frame: np.ndarray) -> np.ndarray:
+def eye_angle(points: np.ndarray, crop_from_frame: np.ndarray, rounding: Rounding = USUAL) -> np.ndarray:
     """Angle theta [K] float64, radians, by which a face must turn for its eyes to be level.
 
     The reference rounds as it goes, in float32: landmarks in the crop as x*m0 + y*m1 + m2 with the first sum fused, the
     mean of each eye's six points, then arctan2. NumPy and libm builds disagree about float32 arctan2 by one unit in the
-    last place, and the hash changes with it. Here every float32 step is spelled out (a fused one is done in float64,
-    which holds the product exactly) and arctan2 is the float64 one, rounded to float32: the correctly rounded value,
-    the same on every machine. It equals the theta of all vectors; glibc 2.36 is one unit away for one in eight of the
-    small angles tried, so that some hashes of the programs of the time do not come out.
+    last place, and the hash changes with it. Here every float32 step is spelled out: a fused one is done in float64,
+    which holds the product exactly, and `rounding` has arctan2.
 
     Args:
         points: [K, n, 2] landmarks in frame pixels, n = 68 or 51.
         crop_from_frame: [K, 2, 3] of the legacy crop before eye alignment.
+        rounding: which arctan2.
 
     Returns:
         NaN for a face whose eyes are not finite; a face whose eyes coincide gets pi.
@@ -131,8 +132,8 @@ def eye_angle(points: np.ndarray, crop_from_frame: np.ndarray) -> np.ndarray:
     right = _mean_in_crop(points[:, RIGHT_EYE.start - first : RIGHT_EYE.stop - first], crop_from_frame)
     left = _mean_in_crop(points[:, LEFT_EYE.start - first : LEFT_EYE.stop - first], crop_from_frame)
     with np.errstate(all="ignore"):
-        span = (right - left).astype(np.float64)
-        found: np.ndarray = np.pi - np.arctan2(span[:, 1], span[:, 0]).astype(np.float32).astype(np.float64)
+        span = right - left
+        found: np.ndarray = np.pi - rounding.arctan2(span[:, 1], span[:, 0]).astype(np.float64)
         return found
 
 
@@ -281,6 +282,7 @@ def fit(
     *,
     seed: bool,
     align_eyes: bool = False,
+    rounding: Rounding = USUAL,
 ) -> Fit:
     """Fit faces that have the same number of landmarks.
 
@@ -290,6 +292,7 @@ def fit(
         centering: what the crop is centred on; "face" and "head" need a pose, so 51 points allow "legacy" only.
         seed: the numbers of files before version 2.0.
         align_eyes: turn the face until its eyes are level (needs eyes: 4-point regions stay as they are).
+        rounding: how the last bits come about.
 
     Raises:
         ValueError: if n is not one of `POINT_COUNTS`, or 51 points meet another centering than legacy.
@@ -304,10 +307,10 @@ def fit(
     legacy = np.empty((len(points), 2, 3))
     turn = np.empty((len(points), 2, 2)) if align_eyes and n != 4 else None
     for block in _blocks(len(points)):
-        legacy[block] = umeyama(core(points[block]), target)
+        legacy[block] = umeyama(core(points[block]), target, rounding)
         if turn is not None:
             plain = to_crop(legacy[block], size, padding_px(size, "legacy", seed=seed))
-            turn[block] = rotation(eye_angle(to_68(points[block]), plain))
+            turn[block] = rotation(eye_angle(to_68(points[block]), plain, rounding))
     return Fit(points, legacy, turn, size, centering, seed)
 
 
@@ -318,9 +321,10 @@ def crop_geometry(
     *,
     seed: bool,
     align_eyes: bool = False,
+    rounding: Rounding = USUAL,
 ) -> CropGeometry:
     """Crop matrices of faces that have the same number of landmarks; see `fit`."""
-    return fit(points, size, centering, seed=seed, align_eyes=align_eyes).geometry()
+    return fit(points, size, centering, seed=seed, align_eyes=align_eyes, rounding=rounding).geometry()
 
 
 def _blocks(count: int) -> list[slice]:

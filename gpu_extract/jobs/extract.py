@@ -53,6 +53,8 @@ def extract(
     size: int = 256,
     extract_every_n: int = 1,
     align_eyes: bool = False,
+    eye_angle: str = "auto",
+    reciprocal: str = "auto",
     large: bool = False,
     min_size: int = 0,
     centering: str = "auto",
@@ -90,6 +92,10 @@ def extract(
         size: crop side in pixels, 16 to 4096.
         extract_every_n: take frames 0, N, 2N … of the source.
         align_eyes: turn each face until its eyes are exactly level.
+        eye_angle: where that angle comes from: "libm" (as the C library of the programs' time has it), "rounded"
+            (correctly), or "auto", which is libm.
+        reciprocal: precision of a step of the fit: "double" (as under NumPy 1), "single" (NumPy 2), or "auto" by the
+            file.
         large: only faces whose source box is at least `size` pixels.
         min_size: only faces whose source box is at least this percentage of `size`; 0 takes all.
         centering: "legacy", "face", "head", or "auto": legacy for files before version 2.0, head from then on.
@@ -137,6 +143,8 @@ def extract(
         size=size,
         extract_every_n=extract_every_n,
         align_eyes=align_eyes,
+        eye_angle=eye_angle,
+        reciprocal=reciprocal,
         large=large,
         min_size=min_size,
         centering=centering,
@@ -175,7 +183,7 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
     report = Report(size=settings.size, faces_folder=os.fspath(settings.faces), dry_run=settings.dry_run)
     with Interruption(cancel) as interruption, Progress(listener_for(settings.progress)) as progress:
         with prepared(settings, progress.note) as made:
-            introduce(made, report)
+            introduce(made, settings.align_eyes, report)
             if note := _other_names(settings, made.alignments):
                 report.notes.append(note)
                 progress.note(note)
@@ -193,12 +201,15 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
     return report
 
 
-def introduce(made: Prepared, report: Report) -> None:
+def introduce(made: Prepared, align_eyes: bool, report: Report) -> None:
     """What a report says of the inputs and of the engine."""
     alignments, numbering, engine = made.alignments, made.resolved.numbering, made.engine
     report.alignments_version, report.alignments_generation = alignments.version, alignments.generation
     if made.source.kind == "video":
         report.video_timing, report.rotate = numbering.timing, numbering.rotate
+    report.centering, report.min_box_px = made.resolved.centering, made.options.min_box_px
+    report.reciprocal = made.resolved.rounding.reciprocal
+    report.eye_angle = made.resolved.rounding.eye_angle if align_eyes else ""
     report.engine, report.device, report.engine_implementation = engine.name, engine.device, engine.implementation
     report.notes += made.notes
 

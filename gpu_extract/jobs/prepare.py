@@ -18,8 +18,10 @@ from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.writer import Header
 from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.options import Settings
+from gpu_extract.run.journal import begun
 from gpu_extract.run.plan import Plan, PlanOptions, make_plan, without_shared_files
 from gpu_extract.run.resolve import Resolved, min_box_px, resolve
+from gpu_extract.run.training import not_for_training
 from gpu_extract.tasks import Failure, FrameResult, FrameTask
 
 
@@ -31,6 +33,8 @@ class Prepared:
     resolved: Resolved
     source: FrameSource
     engine: Engine
+    options: PlanOptions
+    """Of the plan."""
     plan: Plan
     workers: int
     notes: list[str] = field(default_factory=list)
@@ -46,8 +50,10 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
     """
     with ExitStack() as stack:
         alignments = load_any(settings.alignments)
-        resolved = resolve(settings, alignments)
+        resolved = resolve(settings, alignments, begun(settings.faces) if settings.resume else None)
         notes = [*alignments.notes, *resolved.notes]
+        if (warning := not_for_training(settings, resolved, alignments.traits)) is not None:
+            notes.append(warning)
         numbering = resolved.numbering
         opened = open_frames(settings.frames, timing=numbering.timing, rotate=numbering.rotate, pixels=numbering.pixels)
         source = stack.enter_context(opened)
@@ -58,12 +64,13 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
             notes.append(f"engine passed over: {passed_over[0]}")
         if settings.antialias:
             engine = AntialiasedEngine(engine)
-        plan = make_plan(alignments, source, _plan_options(settings, resolved))
+        options = _plan_options(settings, resolved)
+        plan = make_plan(alignments, source, options)
         plan.failures += _left_out(alignments, source, settings.extract_every_n)
         notes += [*source.notes, *plan.notes]
         plan = without_shared_files(plan, any_extension=layout_for(settings.output_layout).in_archives)
         stack.enter_context(_one_opencv_thread())
-        yield Prepared(alignments, resolved, source, engine, plan, settings.workers or _cores(), notes)
+        yield Prepared(alignments, resolved, source, engine, options, plan, settings.workers or _cores(), notes)
 
 
 def _left_out(alignments: Alignments, source: FrameSource, every_n: int) -> list[Failure]:
@@ -77,6 +84,7 @@ def _plan_options(settings: Settings, resolved: Resolved) -> PlanOptions:
         size=settings.size,
         extract_every_n=settings.extract_every_n,
         align_eyes=settings.align_eyes,
+        rounding=resolved.rounding,
         min_box_px=min_box_px(settings),
         centering=resolved.centering,
         centering_asked=settings.centering != "auto",

@@ -25,6 +25,7 @@ from gpu_extract.faces.encoder import encoder_for, face_hash
 from gpu_extract.frames import Frame, open_frames
 from gpu_extract.geometry import crops
 from gpu_extract.geometry.mean_faces import Centering
+from gpu_extract.geometry.rounding import Rounding
 from gpu_extract.jobs.prepare import Prepared
 from gpu_extract.naming import VIDEO_FACE_EXTENSION, face_extension
 from gpu_extract.options import Settings
@@ -131,11 +132,12 @@ class FramesProof:
     def _comes_out(self, samples: list[_Sample]) -> bool:
         """Whether a stored hash does at some size, with level eyes or without, in the frame's format or PNG."""
         usual = dict.fromkeys((self.settings.size, *USUAL_SIZES))
-        rounds = [(samples, usual, (False, True)), (samples[:THOROUGHLY_PROBED_FACES], ANY_SIZE, (False,))]
+        level = (Rounding(eye_angle="libm"), Rounding(eye_angle="rounded"))
+        rounds = [(samples, usual, (None, *level)), (samples[:THOROUGHLY_PROBED_FACES], ANY_SIZE, (None,))]
         return any(
-            sample.hash_at(size, eyes, extension) == sample.stored_hash
+            sample.hash_at(size, turn, extension) == sample.stored_hash
             for some, sizes, turns in rounds
-            for size, eyes, sample in product(sizes, turns, some)
+            for size, turn, sample in product(sizes, turns, some)
             for extension in sample.extensions
         )
 
@@ -174,13 +176,25 @@ class _Sample:
                 return upright_landmarks(alignments, row, group.points[place[0]], sizes)
         return None
 
-    def cut(self, size: int, *, align_eyes: bool = False, centering: Centering | None = None) -> np.ndarray | None:
+    def cut(
+        self,
+        size: int,
+        *,
+        align_eyes: bool = False,
+        rounding: Rounding = crops.USUAL,
+        centering: Centering | None = None,
+    ) -> np.ndarray | None:
         """[S, S, 3] uint8, centred as the file's programs did unless said otherwise; None where there is no crop."""
         if self._patch is None or self._points is None:
             return None
         centering = "legacy" if len(self._points) == 51 else centering or self._traits.centering
         fitted = crops.fit(
-            self._points[None], size, centering, seed=self._traits.before_2, align_eyes=align_eyes
+            self._points[None],
+            size,
+            centering,
+            seed=self._traits.before_2,
+            align_eyes=align_eyes,
+            rounding=rounding,
         ).geometry()
         if not fitted.usable[0]:
             return None
@@ -188,8 +202,9 @@ class _Sample:
         crop: np.ndarray = self._engine.warp([self._patch], wanted)[0]
         return crop
 
-    def hash_at(self, size: int, align_eyes: bool, extension: str) -> str | None:
-        crop = self.cut(size, align_eyes=align_eyes)
+    def hash_at(self, size: int, turn: Rounding | None, extension: str) -> str | None:
+        """`turn`: how the angle of level eyes is rounded; None leaves eyes as they are."""
+        crop = self.cut(size, align_eyes=turn is not None, rounding=turn or crops.USUAL)
         if crop is None or not crop.any():
             return None
         encoder = encoder_for(extension)

@@ -31,7 +31,9 @@ def refresh_thumbnails(made: Prepared, size: int, report: Report, interruption: 
         report.notes.append(f"files of generation {alignments.generation} hold no thumbnails; none were made.")
         return
     traits = alignments.traits
-    plan = make_plan(alignments, made.source, PlanOptions(size=size, centering=traits.centering))
+    plan = make_plan(
+        alignments, made.source, PlanOptions(size=size, centering=traits.centering, rounding=made.resolved.rounding)
+    )
     jpegs: dict[int, bytes] = {}
 
     def finish(task: FrameTask, k: int, crop: np.ndarray, result: FrameResult) -> FaceResult:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,79 +17,36 @@ from typing import Any
 import numpy as np
 
 from gpu_extract import png_file
-from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, FrameError, InputError, UsageError, printable
+from gpu_extract.errors import FrameError, InputError, UsageError
 from gpu_extract.faces.beside import lies_beside
 from gpu_extract.faces.compared import compared
 from gpu_extract.faces.encoder import encoder_for, face_hash
 from gpu_extract.faces.header import PREFIX, header_text, parse_text
-from gpu_extract.faces.layout import Layout, layout_for
+from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.metadata import json_line
 from gpu_extract.faces.stored import InShard, Place, content, pixel_hash, png_fault, stored_files
+from gpu_extract.geometry.rounding import Rounding
 from gpu_extract.jobs.prepare import Prepared, header_maker, prepared
-from gpu_extract.naming import FACE_EXTENSIONS, face_extension, has_extension
+from gpu_extract.jobs.record import Record
+from gpu_extract.naming import FACE_EXTENSIONS, has_extension
 from gpu_extract.options import Settings, options
-from gpu_extract.reports.base import JsonReport, and_more, check_target, write_report
+from gpu_extract.reports.base import check_target, write_report
+from gpu_extract.reports.verification import VerifyReport
 from gpu_extract.run import journal
-from gpu_extract.run.fingerprint import FACES, as_settings, digest
-from gpu_extract.run.pipeline import Pipeline
+from gpu_extract.run.fingerprint import as_settings
+from gpu_extract.run.pipeline import Finish, Pipeline
+from gpu_extract.run.plan import Plan, refitted, some_faces, subset
 from gpu_extract.run.progress import Listener, Progress, listener_for
 from gpu_extract.run.rows import FaceRows
 from gpu_extract.run.signals import GRACE_SECONDS, Interruption
 from gpu_extract.storage.inputs import is_folder
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
-LISTED = 20
+TRIED_FRAMES = 16
+"""Of those with doubtful faces, whether another way to round explains them."""
 NAMED = 5
 """Files that a note names."""
-KINDS = ("missing", "extra", "altered", "header", "moved", "hash", "metadata", "unproven")
 OTHER_PIXELS = "its pixels are not those of a new extraction"
-
-
-@dataclass
-class VerifyReport(JsonReport):
-    """What a verification found. Every field is a key of the JSON."""
-
-    faces_expected: int = 0
-    faces_agree: int = 0
-    """Faces whose file, place and stored hash are all what a new extraction gives."""
-    hashes_compared: int = 0
-    differences: list[dict[str, Any]] = field(default_factory=list)
-    """Each with `kind`, `file`, `frame`, `index` and `reason`. Kinds: missing, extra, altered, header (the pixels are
-    right, what the PNG says of itself is not), moved (or renamed), hash (the alignments file holds another), metadata,
-    unproven (the frame or face cannot be cut again)."""
-    counts: dict[str, int] = field(default_factory=dict)
-    """Differences by kind."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    settings_from: str = ""
-    engine: str = ""
-    device: str = ""
-    seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
-    exit_code: int = EXIT_OK
-
-    def add(self, kind: str, file: str | None, frame: str | None, index: int | None, reason: str) -> None:
-        self.differences.append({"kind": kind, "file": file, "frame": frame, "index": index, "reason": reason})
-
-    def finish(self, seconds: float) -> None:
-        order = {kind: i for i, kind in enumerate(KINDS)}
-        self.differences.sort(key=lambda found: (order[found["kind"]], found["file"] or "", found["frame"] or ""))
-        self.counts = {kind: sum(found["kind"] == kind for found in self.differences) for kind in KINDS}
-        self.seconds = round(seconds, 3)
-        self.exit_code = EXIT_PARTIAL if self.differences else EXIT_OK
-
-    def table(self) -> str:
-        """The result for a person."""
-        found = ", ".join(f"{count:,} {kind}" for kind, count in self.counts.items() if count)
-        lines = [
-            f"faces   {self.faces_agree:,} of {self.faces_expected:,} agree ({self.engine} on {self.device})",
-            f"hashes  {self.hashes_compared:,} in the alignments file compared",
-            f"differ  {found or 'nothing'}",
-            *(f"note    {note}" for note in self.notes),
-        ]
-        for one in self.differences[:LISTED]:
-            lines.append(f"{one['kind']:<7} {one['file'] or one['frame']}: {one['reason']}")
-        lines += and_more(len(self.differences), LISTED, " " * 8)
-        return "\n".join(map(printable, lines))
 
 
 def verify(
@@ -99,6 +57,8 @@ def verify(
     size: int | None = None,
     extract_every_n: int | None = None,
     align_eyes: bool | None = None,
+    eye_angle: str | None = None,
+    reciprocal: str | None = None,
     large: bool | None = None,
     min_size: int | None = None,
     centering: str | None = None,
@@ -123,9 +83,9 @@ def verify(
 
     Args:
         alignments, frames, faces: as `gpu_extract.extract` had them.
-        size, extract_every_n, align_eyes, large, min_size, centering, video_timing, match_keys, rotate, antialias,
-            format, quality, output_layout, metadata, engine: as `extract` had them. None takes what the folder's
-            journal says; where it has none, the size of its first image and the defaults of `extract`.
+        size, extract_every_n, align_eyes, eye_angle, reciprocal, large, min_size, centering, video_timing, match_keys,
+            rotate, antialias, format, quality, output_layout, metadata, engine: as `extract` had them. None takes what
+            the folder's journal says; where it has none, the size of its first image and the defaults of `extract`.
         device, batch_mb, pinned_mb, workers, progress, cancel: see `extract`.
         json: where to write the report; "-" is standard output.
 
@@ -139,6 +99,8 @@ def verify(
         "size": size,
         "extract_every_n": extract_every_n,
         "align_eyes": align_eyes,
+        "eye_angle": eye_angle,
+        "reciprocal": reciprocal,
         "large": large,
         "min_size": min_size,
         "centering": centering,
@@ -239,19 +201,39 @@ def _guessed_settings(folder: Path, known: set[str]) -> dict[str, Any]:
 
 
 @dataclass
-class _Lost:
-    """A face that its file does not show."""
+class _Face:
+    """A face that was cut, and what is stored of it."""
 
     task: FrameTask
+    row: int
     index: int
+    place: str
     sha1: str
     """Of its pixels."""
-    found: str | None
-    """Of the pixels of the file under its name; None where there is none."""
+    header: bytes | None
+    stored: Place | None
+    """Its file; None where there is none under its name."""
+    sidecar: Place | None
+    found: str | None = None
+    """Of the pixels of that file, as far as they can be read."""
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    """Kind and reason of each, but for a face that is lost."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its file does not show it."""
+        return self.stored is None or self.found not in (None, self.sha1)
+
+    @property
+    def agrees(self) -> bool:
+        return not self.faults and not self.is_lost
 
 
 class _Verification:
-    """One pass over the frames. `compare` is the pipeline's last stage and called from many threads."""
+    """One pass over the frames, and another over those with faces that may be rounded otherwise.
+
+    `compare` and `compare_again` are the last stage of a pipeline, and called from many threads.
+    """
 
     def __init__(self, made: Prepared, settings: Settings, report: VerifyReport) -> None:
         self._made, self._settings, self._report = made, settings, report
@@ -259,9 +241,11 @@ class _Verification:
         self._header = header_maker(made)
         self._rows = FaceRows(made.alignments, made.plan)
         self._unclaimed = stored_files(settings.faces, (journal.NAME,))
-        self._record = _Record(settings.faces, made, self._layout)
+        self._record = Record(settings.faces, made, self._layout)
         self._lock = threading.Lock()
-        self._lost: dict[str, _Lost] = {}
+        self._doubtful: dict[int, _Face] = {}
+        self._lost: dict[str, _Face] = {}
+        self._otherwise: dict[str, int] = {}
         self._differently_written = self._recompressed = 0
         self._more: dict[str, int] = {}
 
@@ -270,15 +254,18 @@ class _Verification:
         failures = [*made.plan.failures]
         failures += [Failure(name, None, reason) for name, reason in made.plan.missing.items()]
         report.faces_expected = made.plan.face_count
-        pipeline = Pipeline(made.plan, made.source, made.engine, self.compare, made.workers)
         progress.planned(made.plan.frame_count, made.plan.face_count)
         found: list[FaceResult] = []
-        with interruption.calling(partial(pipeline.stop, within=GRACE_SECONDS)):
-            for result in pipeline:
-                failures += result.failures
-                found += result.faces
-                progress.frame_done(result)
-        interruption.check()
+        for result in self._cut(made.plan, self.compare, interruption):
+            failures += result.failures
+            found += result.faces
+            progress.frame_done(result)
+        self._look_again(interruption)
+        for face in self._doubtful.values():
+            for kind, reason in face.faults:
+                report.add(kind, face.place, face.task.name, face.index, reason)
+            if face.is_lost:
+                self._lost[face.place] = face
         self._metadata(found)
         self._pass_over(failures)
         self._moved_and_missing()
@@ -297,43 +284,102 @@ class _Verification:
         except (InputError, OSError) as error:
             return Failure(task.name, index, str(error))
         sha1 = face_hash(crop, encoder, b"" if encoder.lossless else encoder.encode(crop, header))
-        agrees = self._same_hash(task, k, place, sha1)
+        sidecar = self._sidecar(task, k, place, sha1)
         with self._lock:
             stored = self._unclaimed.pop(place, None)
-        lost = _Lost(task, index, sha1, None)
-        fault = None if stored is None else self._fault(stored, lost, header, row)
-        if stored is None or lost.found not in (None, sha1):
-            with self._lock:
-                self._lost[place] = lost
-            return FaceResult(row, index, place, sha1, 0)
-        if fault is None and (reason := self._sidecar_fault(task, k, place, sha1)):
-            fault = "altered", reason
+            beside = None if sidecar is None or stored is None else self._unclaimed.pop(sidecar[0], None)
+        face = _Face(task, row, index, place, sha1, header, stored, beside)
+        self._judge(face, sidecar)
         with self._lock:
-            if fault is not None:
-                self._report.add(fault[0], place, task.name, index, fault[1])
-            elif agrees:
+            self._report.hashes_compared += self._stored_hash(row) is not None
+            if face.agrees:
                 self._report.faces_agree += 1
+            else:
+                self._doubtful[row] = face
         return FaceResult(row, index, place, sha1, 0)
 
-    def _same_hash(self, task: FrameTask, k: int, place: str, sha1: str) -> bool:
-        alignments = self._made.alignments
-        row, index = int(task.rows[k]), int(task.index[k])
-        stored = alignments.stored_hash(row) if alignments.traits.stores_hashes else None
-        recorded = self._record.contradiction(task, row, sha1)
-        with self._lock:
-            self._report.hashes_compared += stored is not None
-            if stored is not None and stored != sha1:
-                reason = f"the alignments file has the hash {stored}, a new extraction gives {sha1}"
-                self._report.add("hash", place, task.name, index, reason)
-            if recorded is not None:
-                reason = f"the run recorded the hash {recorded}, a new extraction gives {sha1}"
-                self._report.add("hash", place, task.name, index, reason)
-                return False
-        return stored in (None, sha1)
+    def compare_again(
+        self, rounding: Rounding, task: FrameTask, k: int, crop: np.ndarray, _: FrameResult
+    ) -> FaceResult:
+        """Compare a doubtful face that was cut otherwise."""
+        before = self._doubtful[int(task.rows[k])]
+        encoder = encoder_for(task.extension, self._settings.quality)
+        sha1 = face_hash(crop, encoder, b"" if encoder.lossless else encoder.encode(crop, before.header))
+        face = dataclasses.replace(before, sha1=sha1, found=None, faults=[])
+        self._judge(face, self._sidecar(task, k, face.place, sha1))
+        if face.agrees:
+            way = f"--reciprocal {rounding.reciprocal}"
+            if self._settings.align_eyes:
+                way += f" --eye-angle {rounding.eye_angle}"
+            with self._lock:
+                del self._doubtful[face.row]
+                self._report.faces_agree += 1
+                self._otherwise[way] = self._otherwise.get(way, 0) + 1
+        return FaceResult(face.row, face.index, face.place, sha1, 0)
 
-    def _fault(self, stored: Place, face: _Lost, header: bytes | None, row: int) -> tuple[str, str] | None:
+    def _look_again(self, interruption: Interruption) -> None:
+        """Cut doubtful faces as programs of other times round, if that is what some of them show."""
+        made = self._made
+        for rounding in made.resolved.rounding.others:
+            if not self._may_be(rounding):
+                continue
+            rows = [row for row, face in self._doubtful.items() if face.stored is not None]
+            if not rows:
+                return
+            doubtful = some_faces(made.plan, np.isin(made.plan.rows, rows))
+            plan = refitted(doubtful, made.alignments, dataclasses.replace(made.options, rounding=rounding))
+            tried = np.zeros(plan.frame_count, bool)
+            tried[np.linspace(0, plan.frame_count - 1, min(plan.frame_count, TRIED_FRAMES)).astype(int)] = True
+            for some in (tried, ~tried):
+                left = len(self._doubtful)
+                if some.any():
+                    deque(self._cut(subset(plan, some), partial(self.compare_again, rounding), interruption), maxlen=0)
+                if len(self._doubtful) == left:
+                    break
+
+    def _may_be(self, rounding: Rounding) -> bool:
+        """Whether faces may have been rounded so: nobody said that they were not, and it makes a difference."""
+        usual, settings = self._made.resolved.rounding, self._settings
+        if rounding.eye_angle != usual.eye_angle and not (settings.align_eyes and settings.eye_angle == "auto"):
+            return False
+        # No program that stores hashes has run under NumPy 2.
+        either = settings.reciprocal == "auto" and not self._made.alignments.traits.stores_hashes
+        return either or rounding.reciprocal == usual.reciprocal
+
+    def _cut(self, plan: Plan, finish: Finish, interruption: Interruption) -> Iterator[FrameResult]:
+        pipeline = Pipeline(plan, self._made.source, self._made.engine, finish, self._made.workers)
+        with interruption.calling(partial(pipeline.stop, within=GRACE_SECONDS)):
+            yield from pipeline
+        interruption.check()
+
+    def _judge(self, face: _Face, sidecar: tuple[str, bytes] | None) -> None:
+        """Find a face's faults."""
+        stored, recorded = self._stored_hash(face.row), self._record.contradiction(face.task, face.row, face.sha1)
+        if stored not in (None, face.sha1):
+            reason = f"the alignments file has the hash {stored}, a new extraction gives {face.sha1}"
+            face.faults.append(("hash", reason))
+        if recorded is not None:
+            face.faults.append(("hash", f"the run recorded the hash {recorded}, a new extraction gives {face.sha1}"))
+        if face.stored is None:
+            return
+        fault = self._fault(face.stored, face)
+        if face.is_lost:
+            return
+        if fault is None and sidecar is not None:
+            if face.sidecar is None:
+                fault = "altered", "its JSON is missing"
+            elif content(face.sidecar) != sidecar[1]:
+                fault = "altered", "its JSON is not that of a new extraction"
+        if fault is not None:
+            face.faults.append(fault)
+
+    def _stored_hash(self, row: int) -> str | None:
+        alignments = self._made.alignments
+        return alignments.stored_hash(row) if alignments.traits.stores_hashes else None
+
+    def _fault(self, stored: Place, face: _Face) -> tuple[str, str] | None:
         """Kind and reason of what is wrong with a face's file, None if nothing is; notes its pixels in `face`."""
-        recorded = self._record.of_row.get(row)
+        recorded, header = self._record.of_row.get(face.row), face.header
         other_size = None
         try:
             data = content(stored)
@@ -377,16 +423,9 @@ class _Verification:
                 self._more[name] = self._more.get(name, 0) + 1
         return None
 
-    def _sidecar_fault(self, task: FrameTask, k: int, place: str, sha1: str) -> str | None:
-        beside = self._layout.beside(task, k, place, partial(self._rows.sidecar, task, k, sha1))
-        if beside is None:
-            return None
-        name, expected = beside
-        with self._lock:
-            stored = self._unclaimed.pop(name, None)
-        if stored is None:
-            return "its JSON is missing"
-        return None if content(stored) == expected else "its JSON is not that of a new extraction"
+    def _sidecar(self, task: FrameTask, k: int, place: str, sha1: str) -> tuple[str, bytes] | None:
+        """Name and content of what belongs beside a face."""
+        return self._layout.beside(task, k, place, partial(self._rows.sidecar, task, k, sha1))
 
     def _pass_over(self, failures: list[Failure]) -> None:
         """Report what cannot be cut again; where such a face has a file all the same, it is not called extra."""
@@ -455,7 +494,7 @@ class _Verification:
 
     def _notes(self, beside: list[str]) -> list[str]:
         """What differs from what an extraction writes, and is no fault."""
-        notes = []
+        notes = [f"{count:,} faces agree with {way}." for way, count in self._otherwise.items()]
         if self._differently_written:
             notes.append(
                 f"{self._differently_written:,} headers have the form of another release; their values are the same."
@@ -472,74 +511,6 @@ class _Verification:
             more = ", …" if len(beside) > NAMED else ""
             notes.append(f"{len(beside):,} files beside the faces are no faces: {', '.join(beside[:NAMED])}{more}")
         return notes
-
-
-class _Record:
-    """What the run's journal says of the faces.
-
-    Where the alignments file is still the run's, faces are known by their rows. Where it is not, rows have shifted with
-    every face that was taken out or added, and positions with every image, so a face is known by its file's name.
-    """
-
-    def __init__(self, folder: Path, made: Prepared, layout: Layout) -> None:
-        run = journal.read(folder)
-        self._same_file = run is None or run[0].get(FACES) == digest(made.alignments)
-        self._plan, self._layout = made.plan, layout
-        # The last entry of a frame counts: it is the one that was done again.
-        frames = {frame.key: frame.faces for frame in run[1]} if run else {}
-        recorded = [face for faces in frames.values() for face in faces]
-        self.of_row = {face.row: face for face in recorded}
-        """By row of today's file, what the run recorded of a face."""
-        self._frames: dict[str, list[FaceResult]] = {}
-        self._expected: dict[str, int] = {}
-        if not self._same_file:
-            self._know_by_name(recorded)
-
-    def contradiction(self, task: FrameTask, row: int, sha1: str) -> str | None:
-        """The hash that the run recorded for a face, where it is another one and not that of another of its frame."""
-        recorded = self.of_row.get(row)
-        if recorded is None or recorded.sha1 == sha1:
-            return None
-        if not self._same_file:
-            faces = self._frames[self._key(task.name)]
-            if len(faces) != len(task) or any(face.sha1 == sha1 for face in faces):
-                return None
-        return recorded.sha1
-
-    def notes(self) -> list[str]:
-        """How today's alignments file differs from the run's."""
-        if self._same_file:
-            return []
-        notes = ["the faces in the alignments file are not those that the folder was made from."]
-        gone = sum(max(0, len(faces) - self._expected.get(key, 0)) for key, faces in self._frames.items())
-        if gone:
-            notes.append(f"{gone:,} of the run's faces are no longer in the alignments file.")
-        return notes
-
-    def _know_by_name(self, recorded: list[FaceResult]) -> None:
-        by_name = {}
-        for face in recorded:
-            # The last part of the place: the journal of an archive begins with the shard.
-            by_name[name := face.file_name.rpartition("/")[2]] = face
-            stem, _, rest = name.rpartition("_")
-            self._frames.setdefault(stem + rest.removeprefix(str(face.index)), []).append(face)
-        self.of_row = {}
-        plan = self._plan
-        for i, frame in enumerate(plan.frame_of.tolist()):
-            name = plan.frame_names[frame]
-            stem, extension = self._layout.stem(name), self._extension(name)
-            faces = slice(plan.starts[i], plan.starts[i + 1])
-            self._expected[self._key(name)] = faces.stop - faces.start
-            for row, index in zip(plan.rows[faces].tolist(), plan.index[faces].tolist(), strict=True):
-                if (known := by_name.get(f"{stem}_{index}{extension}")) is not None:
-                    self.of_row[row] = known
-
-    def _key(self, name: str) -> str:
-        """How the names of a frame's files begin and end."""
-        return self._layout.stem(name) + self._extension(name)
-
-    def _extension(self, name: str) -> str:
-        return self._plan.extension or face_extension(name)
 
 
 def _header_text(header: bytes | None) -> str | None:

@@ -32,6 +32,10 @@ class Report(JsonReport):
     faces_left_out: int = 0
     """Faces that an earlier run wrote and that somebody deleted since; see --deleted."""
     faces_filtered: int = 0
+    """Faces whose source box, the crop's side in frame pixels, is under `min_box_px`."""
+    min_box_px: float = 0.0
+    centering: str = ""
+    """What crops are centred on, and so which box is measured: "legacy", "face" or "head"."""
     faces_failed: int = 0
     faces_outside: int = 0
     """Faces of this run's frames whose middle lies outside the picture."""
@@ -53,6 +57,10 @@ class Report(JsonReport):
     """How the frames of a video were numbered: "constant" or "decoded"."""
     rotate: bool = False
     """Whether the display rotation of a video was applied."""
+    reciprocal: str = ""
+    """Precision of a step of the fit: "double" or "single"."""
+    eye_angle: str = ""
+    """Where the angles of level eyes come from, "libm" or "rounded"; empty where eyes are not levelled."""
     hashes_updated: int = 0
     """Faces whose hash in the alignments file is this run's."""
     hashes_changed: int = 0
@@ -111,7 +119,7 @@ class Report(JsonReport):
         lines = [
             ("faces", f"{self.faces_written:,} written to {self.faces_folder} ({self.size} px)"),
             ("", f"{self.faces_left_out:,} deleted since the earlier run, left out" if self.faces_left_out else ""),
-            ("", f"{self.faces_filtered:,} too small, left out" if self.faces_filtered else ""),
+            ("", f"{self.faces_filtered:,} left out, {self._too_small()}" if self.faces_filtered else ""),
             ("", f"{self.faces_failed:,} failed" if self.faces_failed else ""),
             ("frames", f"{self.frames_decoded:,} of {self.frames_expected:,} read{self._numbering()}"),
             ("", f"{self.frames_without_alignments:,} without alignments" if self.frames_without_alignments else ""),
@@ -137,6 +145,9 @@ class Report(JsonReport):
         text += and_more(len(self.errors), LISTED, " " * 8)
         return "\n".join(map(printable, text))
 
+    def _too_small(self) -> str:
+        return f"too small: {self.centering} box under {self.min_box_px:,.0f} px" if self.min_box_px else "too small"
+
     def _numbering(self) -> str:
         """How a video's frames were numbered, for the table."""
         if not self.video_timing:
@@ -148,7 +159,7 @@ class Report(JsonReport):
         seconds, nbytes = self.seconds_estimated or 0.0, self.bytes_estimated or 0
         return [
             f"plan    {self.faces_planned:,} faces of {self.frames_expected:,} frames, {self.size} px",
-            f"        {self.faces_filtered:,} too small, {self.faces_failed:,} cannot be cut",
+            f"        {self.faces_filtered:,} {self._too_small()}, {self.faces_failed:,} cannot be cut",
             f"space   about {nbytes / 1e6:,.0f} MB",
             f"time    about {seconds:,.0f} s on {self.device} ({self.engine_implementation})",
             *(f"note    {note}" for note in self.notes),

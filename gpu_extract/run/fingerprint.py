@@ -26,6 +26,8 @@ def fingerprint(settings: Settings, alignments: Alignments, resolved: Resolved, 
         "centering": resolved.centering,
         "video_timing": resolved.numbering.timing,
         "rotate": resolved.numbering.rotate,
+        "eye_angle": resolved.rounding.eye_angle,
+        "reciprocal": resolved.rounding.reciprocal,
         "format": resolved.extension or "as the frames",
         "engine": engine,
         FRAMES: _identity(settings.frames),
@@ -36,9 +38,10 @@ def fingerprint(settings: Settings, alignments: Alignments, resolved: Resolved, 
 def differences(before: Fingerprint, now: Fingerprint) -> list[str]:
     """What changed between two runs, a phrase each.
 
-    A journal that does not know an option was written before there was one: the run then did what is the default now.
+    A journal that does not know an option was written before there was one: the run then did what the option's row
+    says.
     """
-    defaults = {option.name: option.default for option in options() if option.decides_bytes}
+    defaults = {option.name: option.before for option in options() if option.decides_bytes}
     return [
         f"{name} was {was!r} and is now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -48,8 +51,8 @@ def differences(before: Fingerprint, now: Fingerprint) -> list[str]:
 
 def as_settings(stored: Fingerprint) -> dict[str, Any]:
     """The arguments of `Settings` that a stored fingerprint tells."""
-    told = {option.name: stored[option.name] for option in options("verify") if option.name in stored}
-    told.pop(FRAMES, None)
+    rows = [option for option in options("verify") if option.decides_bytes]
+    told = {option.name: stored.get(option.name, option.before) for option in rows}
     told["rotate"] = "on" if told["rotate"] else "off"
     told["format"] = told["format"].removeprefix(".") if told["format"].startswith(".") else "auto"
     return told

@@ -33,7 +33,7 @@ from gpu_extract.tasks import FaceResult
 NAME = ".gpu-extract.journal"
 VERSION = 1
 WHAT = "the journal"
-READ_BYTES = 1 << 20
+READ_BYTES = LONGEST_FIRST_LINE = 1 << 20
 SETTLE_SECONDS = 5.0  # of work that a power cut makes a resumed run prove, at most
 SETTLE_SHARE = 20  # of the time between two flushes at most a twentieth is spent on one
 QUICK_SECONDS = 1.0  # a flush that is not worth mentioning to somebody who asked the run to end
@@ -232,6 +232,18 @@ def read(folder: Path) -> tuple[Fingerprint, list[Finished]] | None:
         for key in entry.get("revoked", ()):
             found.pop(key, None)
     return entries[0]["settings"], list(found.values())
+
+
+def begun(folder: Path) -> Fingerprint | None:
+    """The fingerprint of the run that a folder holds, from the journal's first line; None where there is none."""
+    if not exists(folder):
+        return None
+    with open_input(folder / NAME, WHAT) as file:
+        first = _parse(file.readline(LONGEST_FIRST_LINE))
+    if first is None or first.get("journal") != VERSION:
+        return None
+    fingerprint: Fingerprint = first["settings"]
+    return fingerprint
 
 
 def exists(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from gpu_extract.frames import FrameSource
 from gpu_extract.geometry import crops
 from gpu_extract.geometry.crops import CropGeometry, Fit
 from gpu_extract.geometry.mean_faces import Centering
+from gpu_extract.geometry.rounding import Rounding
 from gpu_extract.kernels import antialias, tables
 from gpu_extract.naming import face_extension, stem_of
 from gpu_extract.run.keys import Matched, match_keys
@@ -31,6 +32,7 @@ class PlanOptions:
     size: int = 256
     extract_every_n: int = 1
     align_eyes: bool = False
+    rounding: Rounding = crops.USUAL
     min_box_px: float = 0.0
     """Only faces whose source box is at least this many frame pixels wide."""
     centering: Centering = "legacy"
@@ -69,7 +71,7 @@ class Plan:
     position_of: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     """[entries of the file] int64, of each one's frame; -1 where it has none."""
     notes: list[str] = field(default_factory=list)
-    """How keys and frames were matched, if not exactly; sentences for a report."""
+    """How keys and frames were matched, if not exactly, and other sentences for a report."""
     frame_sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     """(height, width) by entry of the file, of frames that hold faces found in a turned frame."""
 
@@ -141,7 +143,9 @@ def fit_all(alignments: Alignments, options: PlanOptions, sizes: dict[int, tuple
                 points[k] = upright_landmarks(alignments, int(group.rows[k]), points[k], sizes)
         n = points.shape[1]
         centering = "legacy" if n == 51 else options.centering
-        fitted = crops.fit(points, options.size, centering, seed=seed, align_eyes=options.align_eyes)
+        fitted = crops.fit(
+            points, options.size, centering, seed=seed, align_eyes=options.align_eyes, rounding=options.rounding
+        )
         fits.append((group.rows, fitted))
     return fits
 
@@ -220,6 +224,7 @@ def make_plan(alignments: Alignments, source: FrameSource, options: PlanOptions)
     keep = wanted_face & cut.usable
     large = _is_large(cut, fits, options)
     filtered = int((keep & ~large).sum())
+    notes = matched.notes + _kept_at_the_edge(cut, keep & large, options)
     rows = np.flatnonzero(keep & large)
     rows = rows[np.lexsort((faces.index[rows], faces.frame[rows], position[faces.frame[rows]]))]
     frame_of_face = faces.frame[rows]
@@ -244,7 +249,7 @@ def make_plan(alignments: Alignments, source: FrameSource, options: PlanOptions)
         missing={names[i]: matched.reason(i) for i in np.flatnonzero((face_counts > 0) & (position < 0)).tolist()},
         faces_missing=int((position[faces.frame] < 0).sum()),
         position_of=position,
-        notes=matched.notes,
+        notes=notes,
     )
 
 
@@ -268,6 +273,19 @@ def _drop_same_frame(
     selected[later] = False
     reason = "another entry of the alignments file names the same frame"
     return [Failure(names[i], None, reason, int(face_counts[i])) for i in later]
+
+
+def refitted(plan: Plan, alignments: Alignments, options: PlanOptions) -> Plan:
+    """The same faces of the same frames, cut by other options of the fit."""
+    fits = fit_all(alignments, options, plan.frame_sizes)
+    cut = _stacked(alignments, fits)
+    crop_from_frame, cubic = cut.crop_from_frame[plan.rows], cut.cubic[plan.rows]
+    return replace(
+        plan,
+        geometry=CropGeometry(crop_from_frame, cubic, cut.usable[plan.rows]),
+        region=_source_region(crop_from_frame, cubic, plan.size, plan.antialias),
+        fits=[part for part in fits if part[1].needs_pose],
+    )
 
 
 def without_shared_files(plan: Plan, *, any_extension: bool = False, fold_case: bool = False) -> Plan:
@@ -347,6 +365,18 @@ def count_outside(plan: Plan, frames_of_size: Mapping[tuple[int, int], Sequence[
         middle = region[:, :2] + region[:, 2:]  # twice that
         count += int(((middle < 0) | (middle > (2 * width, 2 * height))).any(axis=1).sum())
     return count
+
+
+def _kept_at_the_edge(cut: CropGeometry, kept: np.ndarray, options: PlanOptions) -> list[str]:
+    """A sentence about faces [F] that are just large enough, whose top edge between pixel centres is not."""
+    if not options.min_box_px:
+        return []
+    edge = crops.box_px(cut.crop_from_frame, options.size) * (options.size - 1) / options.size
+    count = int((kept & (edge < options.min_box_px)).sum())
+    if not count:
+        return []
+    which, them = ("1 face is", "it") if count == 1 else (f"{count:,} faces are", "them")
+    return [f"{which} just large enough: the programs measure a box one pixel short, and may drop {them}."]
 
 
 def _is_large(cut: CropGeometry, fits: Fits, options: PlanOptions) -> np.ndarray:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from gpu_extract.alignments import Alignments
+from gpu_extract.alignments.generation import Traits
 from gpu_extract.geometry.mean_faces import Centering
-from gpu_extract.options import Settings
+from gpu_extract.geometry.rounding import EyeAngle, Reciprocal, Rounding
+from gpu_extract.options import Settings, option
 
+ANGLES = {"libm": "those of the C library that the programs of the time ran with", "rounded": "correctly rounded"}
 SMALLEST_BOX_PX = 4  # of --min-size, as the file's own program has it
 
 
@@ -31,14 +35,19 @@ class Resolved:
 
     centering: Centering
     numbering: Numbering
+    rounding: Rounding
     extension: str | None
     """Of the face files; None takes each frame key's own."""
     notes: list[str] = field(default_factory=list)
     """Why, in sentences for the report."""
 
 
-def resolve(settings: Settings, alignments: Alignments) -> Resolved:
-    """What the settings mean with this file."""
+def resolve(settings: Settings, alignments: Alignments, begun: Mapping[str, Any] | None = None) -> Resolved:
+    """What the settings mean with this file.
+
+    Args:
+        begun: the fingerprint of the run that goes on, if one does: its faces are rounded as they were.
+    """
     traits = alignments.traits
     notes = []
     centering = settings.centering
@@ -52,7 +61,23 @@ def resolve(settings: Settings, alignments: Alignments) -> Resolved:
     numbering = resolve_numbering(
         alignments, settings.frames, video_timing=settings.video_timing, rotate=settings.rotate
     )
-    return Resolved(cast(Centering, centering), numbering, extension, notes)
+    rounding = _rounding(settings, traits, begun)
+    if rounding.reciprocal == "single":
+        notes.append(
+            "crops are fitted as the programs do since December 2025, under NumPy 2, with a reciprocal in single "
+            "precision (--reciprocal changes it)"
+        )
+    if settings.align_eyes:
+        notes.append(f"angles of level eyes are {ANGLES[rounding.eye_angle]} (--eye-angle changes it)")
+    return Resolved(cast(Centering, centering), numbering, rounding, extension, notes)
+
+
+def _rounding(settings: Settings, traits: Traits, begun: Mapping[str, Any] | None) -> Rounding:
+    usual = {"eye_angle": "libm", "reciprocal": "single" if traits.single_reciprocal else "double"}
+    if begun is not None:
+        usual = {name: begun.get(name, option(name).before) for name in usual}
+    chosen = {name: asked if (asked := getattr(settings, name)) != "auto" else usual[name] for name in usual}
+    return Rounding(cast(Reciprocal, chosen["reciprocal"]), cast(EyeAngle, chosen["eye_angle"]))
 
 
 def resolve_numbering(

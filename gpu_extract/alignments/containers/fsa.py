@@ -19,10 +19,10 @@ def read(file: BinaryIO, stored: int, limits: Limits, label: str) -> Document:
         file.seek(0)
         return inflated(file, stored, limits, label)
 
-    root, protocol = safe_pickle.load(stream, stored, limits, label)
-    return Document(root, protocol)
+    read = safe_pickle.load(stream, stored, limits, label)
+    return Document(read.root, read.protocol, numpy_2=read.numpy_2)
 
 
 def write(document: Document) -> Iterator[bytes]:
     protocol = DEFAULT_PROTOCOL if document.protocol is None else document.protocol
-    return deflated(pickled(document.root, protocol))
+    return deflated(pickled(document.root, protocol, numpy_2=document.numpy_2))

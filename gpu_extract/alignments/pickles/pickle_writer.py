@@ -1,5 +1,7 @@
 """Writes pickles that the programs of the files' own time load: plain data, and arrays under NumPy 1's module names.
 
+Those of files that came with NumPy 2's keep them, since they tell which program a file is of.
+
 The stream is made in pieces, so that a large file never stands in memory twice.
 """
 
@@ -24,9 +26,9 @@ _FLOAT = struct.Struct(">cd").pack
 _LENGTH = struct.Struct("<cI").pack
 
 
-def pickled(root: dict[Any, Any], protocol: int = DEFAULT_PROTOCOL) -> Iterator[bytes]:
+def pickled(root: dict[Any, Any], protocol: int = DEFAULT_PROTOCOL, *, numpy_2: bool = False) -> Iterator[bytes]:
     """The pickle of `root` in pieces; protocols below 2 and above 4 become 2 and 4."""
-    writer = _Writer(min(max(protocol, OLDEST_PROTOCOL), DEFAULT_PROTOCOL))
+    writer = _Writer(min(max(protocol, OLDEST_PROTOCOL), DEFAULT_PROTOCOL), "numpy._core" if numpy_2 else "numpy.core")
     yield b"\x80%c" % writer.protocol
     yield from writer.stream(root)
     writer.parts.append(b".")
@@ -34,8 +36,9 @@ def pickled(root: dict[Any, Any], protocol: int = DEFAULT_PROTOCOL) -> Iterator[
 
 
 class _Writer:
-    def __init__(self, protocol: int) -> None:
+    def __init__(self, protocol: int, core: str) -> None:
         self.protocol = protocol
+        self.multiarray = f"{core}.multiarray"
         self.parts: list[bytes] = []
         self.lists: list[tuple[int, PackedList]] = []  # number lists to be formatted together, and their places
         self.memo: dict[Any, bytes] = {}  # what to write instead of a value that stands in the stream already
@@ -212,7 +215,7 @@ class _Writer:
         self.parts.append(b"tb")
 
     def array_head(self, array: PackedArray) -> None:
-        self.name("numpy.core.multiarray", "_reconstruct")
+        self.name(self.multiarray, "_reconstruct")
         self.name("numpy", "ndarray")
         self.parts.append(b"K\x00\x85")
         placeholder = self.memo.get(b"b")
@@ -227,7 +230,7 @@ class _Writer:
         self.parts.append(b"\x88" if array.fortran else b"\x89")
 
     def scalar(self, value: np.generic) -> None:
-        self.name("numpy.core.multiarray", "scalar")
+        self.name(self.multiarray, "scalar")
         self.dtype(value.dtype)
         self.bytes(value.tobytes())
         self.parts.append(b"\x86R")

@@ -15,7 +15,7 @@ import itertools
 import re
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpu_extract.alignments.limits import Limits, check_tree, reason
 from gpu_extract.alignments.packed import DTYPES, PackedArray, PackedList
@@ -23,6 +23,7 @@ from gpu_extract.alignments.pickles.number_lists import PUTS, decode, find
 from gpu_extract.alignments.pickles.stand_ins import (
     HOLE,
     NDARRAY,
+    NUMPY_2,
     RECONSTRUCT,
     Dtype,
     call,
@@ -46,8 +47,17 @@ FIELD_TYPES = (int, float, str, bytes, bool, type(None), PackedArray, PackedList
 SCALAR_TYPES = tuple({dtype.type for dtype in DTYPES.values()})
 
 
-def load(open_stream: Callable[[], Iterator[bytes]], stored: int, limits: Limits, label: str) -> tuple[Any, int]:
-    """Read one pickle; returns its tree and its protocol.
+class Pickle(NamedTuple):
+    """What was pickled, and how."""
+
+    root: Any
+    protocol: int
+    numpy_2: bool
+    """Whether its arrays have the names of NumPy 2."""
+
+
+def load(open_stream: Callable[[], Iterator[bytes]], stored: int, limits: Limits, label: str) -> Pickle:
+    """Read one pickle.
 
     Args:
         open_stream: starts the stream of bytes again from its beginning.
@@ -66,7 +76,7 @@ def load(open_stream: Callable[[], Iterator[bytes]], stored: int, limits: Limits
             raise AlignmentsError(f"{label} is damaged: its pickle makes no sense ({reason(error)}).") from error
         # Unpickled containers may share parts, which multiplies what later walks see.
         check_tree(root, FIELD_TYPES + SCALAR_TYPES, limits.values(stored), label)
-        return root, machine.protocol
+        return Pickle(root, machine.protocol, machine.numpy_2)
     raise AlignmentsError(f"{label} is damaged: its pickle refers to parts that it does not have.")
 
 
@@ -92,6 +102,7 @@ class _Machine:
         self.label = label
         self.packing = packing
         self.protocol = 0
+        self.numpy_2 = False
         self.values = 0
         self.buffer = b""
         self.position = 0
@@ -355,6 +366,7 @@ class _Machine:
 
     def find(self, module: Any, name: Any) -> None:
         self.stack.append(stand_in(module, name, self.label))
+        self.numpy_2 |= module.startswith(NUMPY_2)
 
     def reduce(self) -> None:
         arguments = self.stack.pop()

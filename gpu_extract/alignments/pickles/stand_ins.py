@@ -70,6 +70,9 @@ GLOBALS = {
     ("builtins", "bytearray"): BYTEARRAY,
 }
 
+NUMPY_2 = "numpy._core"
+"""How the names of NumPy 2 begin, where NumPy 1 has numpy.core."""
+
 MAX_DIMENSIONS = 4
 
 
