@@ -287,14 +287,15 @@ class Settings:
         group=HOW,
         **BYTES,
     )
-    reciprocal: str = word(
+    numerics: str = word(
         "auto",
-        "double",
-        "single",
+        "numpy1",
+        "numpy2",
+        "mixed",
         default="auto",
-        before="double",
-        help="precision of a step of the fit: double, as the programs had it under NumPy 1, or single, as under NumPy "
-        "2; auto: by the file's generation",
+        before="mixed",
+        help="how crops are rounded: numpy1, as by the programs until November 2025, or numpy2, as since; auto: by the "
+        "file; mixed: as in folders of before there was this option",
         group=HOW,
         **BYTES,
     )

@@ -47,7 +47,7 @@ def test_all_centerings_equal_the_vectors(
 ) -> None:
     """With today's files, too, where they are cut as by the programs before."""
     alignments = vectors / "alignments" / f"{name}.fsa"
-    code, faces = extract(tmp_path, alignments, vectors / "frames", "--centering", centering, "--reciprocal", "double")
+    code, faces = extract(tmp_path, alignments, vectors / "frames", "--centering", centering, "--numerics", "numpy1")
     assert code == 4
     wanted = {
         f"{frame[:-4]}_{i}.png": face[centering]["sha1_pixels_bgr"]
@@ -107,8 +107,8 @@ def test_todays_files_are_cut_as_by_todays_program(
     asked = {named[flag]: int(value) for flag, value in zip(options[::2], options[1::2], strict=True)}
     assert {path.name: sha1(path) for path in face_files(faces)} == todays_faces(expected, **asked)
     report = json.loads((tmp_path / "report").read_text())
-    assert report["reciprocal"] == "single"
-    assert any("NumPy 2" in note and "--reciprocal" in note for note in report["notes"])
+    assert report["numerics"] == "numpy2"
+    assert any("NumPy 2" in note and "--numerics" in note for note in report["notes"])
 
 
 @pytest.mark.parametrize("name", UNDER_NUMPY_2)

@@ -14,6 +14,7 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.geometry import crops, mean_faces, pose
 from gpu_extract.geometry.mean_faces import Centering
+from gpu_extract.geometry.rounding import Rounding
 from gpu_extract.kernels import antialias, tables
 from gpu_extract.run.plan import (
     NO_CROP,
@@ -173,8 +174,8 @@ def test_a_pose_that_fails_against_all_expectation_is_named(
     offsets = pose.offsets
     unlucky = vector_faces["f_000002.png"][1]["landmarks"]
 
-    def failing(points: np.ndarray, matrices: np.ndarray, centering: Centering) -> np.ndarray:
-        found = offsets(points, matrices, centering)
+    def failing(points: np.ndarray, matrices: np.ndarray, centering: Centering, rounding: Rounding) -> np.ndarray:
+        found = offsets(points, matrices, centering, rounding)
         found[(points == unlucky).all(axis=(1, 2))] = np.nan
         return found
 

@@ -19,8 +19,8 @@ import pytest
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
-from gpu_extract.geometry import crops, mean_faces
-from gpu_extract.geometry.rounding import EyeAngle, Rounding, atan2f
+from gpu_extract.geometry import crops, mean_faces, pose
+from gpu_extract.geometry.rounding import EyeAngle, Numerics, Rounding, atan2f
 from gpu_extract.kernels import tables
 from gpu_extract.run import journal
 from tests.helpers import (
@@ -90,14 +90,46 @@ def test_the_reciprocal_is_that_of_either_numpy() -> None:
     double = [1.0 / float(value) for value in variance]
     single = [float(np.float32(1) / value) for value in variance]
     assert Rounding().inverse(variance).tolist() == double
-    assert Rounding(reciprocal="single").inverse(variance).tolist() == single
+    assert Rounding(numerics="numpy2").inverse(variance).tolist() == single
+    assert Rounding(numerics="mixed").inverse(variance).tolist() == double
     assert double != single
 
 
+def test_what_half_is_taken_from() -> None:
+    """Under a quarter the difference has more digits than a float32."""
+    projected = np.array([0.7654321, 0.1234567], np.float32)
+    exact = projected.astype(np.float64) - 0.5
+    rounded = exact.astype(np.float32).astype(np.float64)
+    assert exact.tolist() != rounded.tolist()
+    assert Rounding("numpy1").less_half(projected).tolist() == exact.tolist()
+    assert Rounding("numpy2").less_half(projected).tolist() == rounded.tolist()
+    assert Rounding("mixed").less_half(projected).tolist() == rounded.tolist()
+
+
+def test_crops_differ_in_the_offset_below_a_quarter_only(vector_faces: Any) -> None:
+    """A head crop that looks far up or down has a centre that is far from the core's."""
+    points = np.concatenate([[face["landmarks"] for face in faces] for faces in vector_faces.values() if faces])
+    squeezed = points.astype(np.float64)
+    squeezed[:, 17:, 1] = squeezed[:, 17:, 1] * 0.8 + squeezed[:, 8:9, 1] * 0.2  # nearer to the chin
+    both = np.concatenate([points, squeezed.astype(np.float32)])
+    ways: tuple[Numerics, Numerics] = ("numpy1", "mixed")
+    cut = {
+        numerics: crops.crop_geometry(both, 256, "head", seed=False, rounding=Rounding(numerics)).crop_from_frame
+        for numerics in ways
+    }
+    fitted = crops.umeyama(crops.core(both), crops.mean_face(68, seed=False))
+    low = (pose.offsets(both, fitted, "head") < -0.25).any(axis=1)
+    differ = (cut["numpy1"] != cut["mixed"]).any(axis=(1, 2))
+    assert low.any()
+    assert not differ[~low].any()
+    assert differ[low].any()
+    np.testing.assert_allclose(cut["numpy1"], cut["mixed"], rtol=0, atol=1e-4)
+
+
 def test_all_other_ways_the_nearest_first() -> None:
-    others = Rounding("single", "rounded").others
-    assert len({*others, Rounding("single", "rounded")}) == 4
-    assert others[-1] == Rounding("double", "libm")
+    others = Rounding("numpy2", "rounded").others
+    assert len({*others, Rounding("numpy2", "rounded")}) == 6
+    assert others[-1] == Rounding("mixed", "libm")
 
 
 @cache
@@ -200,15 +232,15 @@ def test_verify_takes_an_angle_that_was_asked_for_at_its_word(level: Job) -> Non
 
 
 @pytest.mark.parametrize("layout", ["flat", "by-frame", "webdataset"])
-@pytest.mark.parametrize("reciprocal", ["double", "single"])
-def test_verify_accepts_either_reciprocal_and_names_it(modern: Job, reciprocal: str, layout: str) -> None:
-    files = made_by_another_program(modern, "--reciprocal", reciprocal, "--output-layout", layout)
+@pytest.mark.parametrize("numerics", ["numpy1", "numpy2"])
+def test_verify_accepts_either_numerics_and_names_it(modern: Job, numerics: str, layout: str) -> None:
+    files = made_by_another_program(modern, "--numerics", numerics, "--output-layout", layout)
     faces = len(read_names(files))
     code, report = verified(modern)
     assert (code, report["faces_agree"], report["differences"]) == (0, faces, [])
     named = [note for note in report["notes"] if "faces agree with" in note]
-    assert len(named) == (reciprocal == "double")
-    assert all("--reciprocal double" in note for note in named)
+    assert len(named) == (numerics == "numpy1")
+    assert all("--numerics numpy1" in note for note in named)
 
 
 def read_names(files: dict[str, bytes]) -> list[str]:
@@ -225,7 +257,7 @@ def read_names(files: dict[str, bytes]) -> list[str]:
 
 def test_verify_looks_again_at_doubtful_faces_only(modern: Job) -> None:
     """One face is damaged, one is another's, one is gone: the others agree, and these are named as ever."""
-    files = made_by_another_program(modern, "--reciprocal", "double")
+    files = made_by_another_program(modern, "--numerics", "numpy1")
     damaged, other, gone = sorted(files)[1], sorted(files)[4], sorted(files)[6]
     pixels = read_image(modern.faces / damaged)
     pixels[5, 7] ^= 1
@@ -246,7 +278,7 @@ def without_rows(folder: Path) -> None:
     path = folder / journal.NAME
     first, *lines = path.read_bytes().splitlines(keepends=True)
     entry = json.loads(first[9:])
-    for name in ("eye_angle", "reciprocal"):
+    for name in ("eye_angle", "numerics"):
         del entry["settings"][name]
     text = json.dumps(entry, separators=(",", ":")).encode()
     kept = [line for line in lines if b'"faces"' in line][:1]
@@ -254,7 +286,7 @@ def without_rows(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fixture", "before"), [("level", ("--eye-angle", "rounded")), ("modern", ("--reciprocal", "double"))]
+    ("fixture", "before"), [("level", ("--eye-angle", "rounded")), ("modern", ("--numerics", "mixed"))]
 )
 def test_a_run_goes_on_as_it_began(fixture: str, before: tuple[str, str], request: pytest.FixtureRequest) -> None:
     """A folder that an older release left half done gets the other half cut as the first, and is proved that way."""
@@ -282,7 +314,7 @@ def test_a_saved_file_stays_one_of_numpy_2(tmp_path: Path, vectors: Path) -> Non
     """Whoever reads it next must tell its program as before."""
     for name, numpy_2 in (("v2_4_numpy_proto4_np2", True), ("v2_4_numpy", False)):
         alignments = Alignments.load(copied(vectors / "alignments" / f"{name}.fsa", tmp_path))
-        assert alignments.traits.single_reciprocal is numpy_2
+        assert alignments.traits.under_numpy_2 is numpy_2
         alignments.set_field(0, "thumb", np.arange(9, dtype=np.uint8))
         alignments.save()
         again = Alignments.load(alignments.path)

@@ -81,8 +81,8 @@ class Traits:
         return not self.before_2 and self.lists
 
     @property
-    def single_reciprocal(self) -> bool:
-        """Whether their programs take a reciprocal in float32, as NumPy 2 does: since December 2025."""
+    def under_numpy_2(self) -> bool:
+        """Whether their programs run under NumPy 2, and so take a reciprocal in float32: since December 2025."""
         return self.version >= NEWEST and (self.lists or self.numpy_2)
 
     @property

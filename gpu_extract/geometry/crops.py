@@ -21,7 +21,7 @@ import numpy as np
 
 from gpu_extract.geometry import pose
 from gpu_extract.geometry.mean_faces import Centering, table
-from gpu_extract.geometry.rounding import Rounding
+from gpu_extract.geometry.rounding import USUAL, Rounding
 from gpu_extract.kernels import tables
 
 COVERED = {"legacy": 0.375, "face": 0.5, "head": 0.625}
@@ -31,7 +31,6 @@ RIGHT_EYE = slice(36, 42)
 LEFT_EYE = slice(42, 48)
 POINT_COUNTS = (68, 98, 51, 4)
 BLOCK = 1 << 15  # faces fitted at a time: their float64 copies take 50 MB, not 2 GB for a million
-USUAL = Rounding()
 FILTER_TOLERANCE_PX = 1e-3
 """A box is compared with a wanted size after this much slack: at scale 1 the float32 fit is off by about 1e-5 px."""
 
@@ -65,7 +64,7 @@ def umeyama(points: np.ndarray, target: np.ndarray, rounding: Rounding = USUAL) 
     Args:
         points: [K, n, 2] float32 or float64; sums are taken in this dtype, one point after another.
         target: [n, 2] float64.
-        rounding: has the reciprocal of the points' variance.
+        rounding: of the reciprocal of the points' variance.
 
     Returns:
         [K, 2, 3] float64; all NaN for a face whose points coincide.
@@ -233,6 +232,7 @@ class Fit:
     size: int
     centering: Centering
     seed: bool
+    rounding: Rounding
 
     @property
     def needs_pose(self) -> bool:
@@ -245,7 +245,7 @@ class Fit:
         if not self.needs_pose:
             return self._to_crop(legacy, faces)
         normalized = legacy.copy()
-        normalized[:, :, 2] -= pose.offsets(to_68(self.points[faces]), legacy, self.centering)
+        normalized[:, :, 2] -= pose.offsets(to_68(self.points[faces]), legacy, self.centering, self.rounding)
         return self._to_crop(normalized, faces)
 
     def geometry(self) -> CropGeometry:
@@ -311,7 +311,7 @@ def fit(
         if turn is not None:
             plain = to_crop(legacy[block], size, padding_px(size, "legacy", seed=seed))
             turn[block] = rotation(eye_angle(to_68(points[block]), plain, rounding))
-    return Fit(points, legacy, turn, size, centering, seed)
+    return Fit(points, legacy, turn, size, centering, seed, rounding)
 
 
 def crop_geometry(

@@ -1,13 +1,13 @@
-"""The two places where programs of different times round otherwise, and so cut other bytes: see `Rounding`."""
+"""The places where programs of different times round otherwise, and so cut other bytes: see `Rounding`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-Reciprocal = Literal["double", "single"]
+Numerics = Literal["numpy1", "numpy2", "mixed"]
 EyeAngle = Literal["libm", "rounded"]
 
 
@@ -15,26 +15,32 @@ EyeAngle = Literal["libm", "rounded"]
 class Rounding:
     """How the last bits of a crop come about; see `docs/formats.md#crops`."""
 
-    reciprocal: Reciprocal = "double"
-    """Of the variance of a face's points, by which a fit divides: in float64, as NumPy 1 takes it of a float32 number,
-    or in float32, as NumPy 2 does."""
+    numerics: Numerics = "numpy1"
+    """Of a crop without level eyes. numpy1: the reciprocal of the variance of a face's points, by which a fit divides,
+    in float64, and so the offset of a head's centre. numpy2: both in float32. mixed: the offset only."""
     eye_angle: EyeAngle = "libm"
     """Of level eyes: that of the C library for float32, or the correctly rounded one."""
 
     @property
     def others(self) -> list[Rounding]:
         """All other ways, those that differ in one thing first."""
-        found = [Rounding(r, e) for r in ("double", "single") for e in ("libm", "rounded")]
-        found.sort(key=lambda one: (one.reciprocal != self.reciprocal) + (one.eye_angle != self.eye_angle))
+        found = [Rounding(numerics, angle) for numerics in get_args(Numerics) for angle in get_args(EyeAngle)]
+        found.sort(key=lambda one: (one.numerics != self.numerics) + (one.eye_angle != self.eye_angle))
         return found[1:]
 
     def inverse(self, variance: np.ndarray) -> np.ndarray:
         """1 / variance, float64 [K]; variance is float32 or float64 [K] and not rounded before."""
         exact: np.ndarray = variance.astype(np.float64)
-        if self.reciprocal == "single":
+        if self.numerics == "numpy2":
             exact = variance.astype(np.float32)
         found: np.ndarray = np.reciprocal(exact)
         return found.astype(np.float64)
+
+    def less_half(self, projected: np.ndarray) -> np.ndarray:
+        """projected - 0.5, float64 [2]; projected is float32 [2]. Below 0.25 it matters which subtracts."""
+        if self.numerics == "numpy1":
+            return projected.astype(np.float64) - 0.5
+        return (projected - np.float32(0.5)).astype(np.float64)
 
     def arctan2(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """The angle of (x, y), all float32 [K], in radians."""
@@ -42,6 +48,10 @@ class Rounding:
             return atan2f(y, x)
         found: np.ndarray = np.arctan2(y.astype(np.float64), x.astype(np.float64)).astype(np.float32)
         return found
+
+
+USUAL = Rounding()
+"""That of the programs whose files hold hashes."""
 
 
 def atan2f(y: np.ndarray, x: np.ndarray) -> np.ndarray:

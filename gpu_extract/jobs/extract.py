@@ -54,7 +54,7 @@ def extract(
     extract_every_n: int = 1,
     align_eyes: bool = False,
     eye_angle: str = "auto",
-    reciprocal: str = "auto",
+    numerics: str = "auto",
     large: bool = False,
     min_size: int = 0,
     centering: str = "auto",
@@ -94,8 +94,8 @@ def extract(
         align_eyes: turn each face until its eyes are exactly level.
         eye_angle: where that angle comes from: "libm" (as the C library of the programs' time has it), "rounded"
             (correctly), or "auto", which is libm.
-        reciprocal: precision of a step of the fit: "double" (as under NumPy 1), "single" (NumPy 2), or "auto" by the
-            file.
+        numerics: how crops are rounded: "numpy1" (as by the programs until November 2025), "numpy2" (as since), "mixed"
+            (as in folders of before there was the option), or "auto" by the file.
         large: only faces whose source box is at least `size` pixels.
         min_size: only faces whose source box is at least this percentage of `size`; 0 takes all.
         centering: "legacy", "face", "head", or "auto": legacy for files before version 2.0, head from then on.
@@ -144,7 +144,7 @@ def extract(
         extract_every_n=extract_every_n,
         align_eyes=align_eyes,
         eye_angle=eye_angle,
-        reciprocal=reciprocal,
+        numerics=numerics,
         large=large,
         min_size=min_size,
         centering=centering,
@@ -208,7 +208,7 @@ def introduce(made: Prepared, align_eyes: bool, report: Report) -> None:
     if made.source.kind == "video":
         report.video_timing, report.rotate = numbering.timing, numbering.rotate
     report.centering, report.min_box_px = made.resolved.centering, made.options.min_box_px
-    report.reciprocal = made.resolved.rounding.reciprocal
+    report.numerics = made.resolved.rounding.numerics
     report.eye_angle = made.resolved.rounding.eye_angle if align_eyes else ""
     report.engine, report.device, report.engine_implementation = engine.name, engine.device, engine.implementation
     report.notes += made.notes

@@ -25,7 +25,7 @@ from gpu_extract.faces.encoder import encoder_for, face_hash
 from gpu_extract.frames import Frame, open_frames
 from gpu_extract.geometry import crops
 from gpu_extract.geometry.mean_faces import Centering
-from gpu_extract.geometry.rounding import Rounding
+from gpu_extract.geometry.rounding import USUAL, Rounding
 from gpu_extract.jobs.prepare import Prepared
 from gpu_extract.naming import VIDEO_FACE_EXTENSION, face_extension
 from gpu_extract.options import Settings
@@ -181,7 +181,7 @@ class _Sample:
         size: int,
         *,
         align_eyes: bool = False,
-        rounding: Rounding = crops.USUAL,
+        rounding: Rounding = USUAL,
         centering: Centering | None = None,
     ) -> np.ndarray | None:
         """[S, S, 3] uint8, centred as the file's programs did unless said otherwise; None where there is no crop."""
@@ -204,7 +204,7 @@ class _Sample:
 
     def hash_at(self, size: int, turn: Rounding | None, extension: str) -> str | None:
         """`turn`: how the angle of level eyes is rounded; None leaves eyes as they are."""
-        crop = self.cut(size, align_eyes=turn is not None, rounding=turn or crops.USUAL)
+        crop = self.cut(size, align_eyes=turn is not None, rounding=turn or USUAL)
         if crop is None or not crop.any():
             return None
         encoder = encoder_for(extension)

@@ -58,7 +58,7 @@ def verify(
     extract_every_n: int | None = None,
     align_eyes: bool | None = None,
     eye_angle: str | None = None,
-    reciprocal: str | None = None,
+    numerics: str | None = None,
     large: bool | None = None,
     min_size: int | None = None,
     centering: str | None = None,
@@ -83,7 +83,7 @@ def verify(
 
     Args:
         alignments, frames, faces: as `gpu_extract.extract` had them.
-        size, extract_every_n, align_eyes, eye_angle, reciprocal, large, min_size, centering, video_timing, match_keys,
+        size, extract_every_n, align_eyes, eye_angle, numerics, large, min_size, centering, video_timing, match_keys,
             rotate, antialias, format, quality, output_layout, metadata, engine: as `extract` had them. None takes what
             the folder's journal says; where it has none, the size of its first image and the defaults of `extract`.
         device, batch_mb, pinned_mb, workers, progress, cancel: see `extract`.
@@ -100,7 +100,7 @@ def verify(
         "extract_every_n": extract_every_n,
         "align_eyes": align_eyes,
         "eye_angle": eye_angle,
-        "reciprocal": reciprocal,
+        "numerics": numerics,
         "large": large,
         "min_size": min_size,
         "centering": centering,
@@ -308,7 +308,7 @@ class _Verification:
         face = dataclasses.replace(before, sha1=sha1, found=None, faults=[])
         self._judge(face, self._sidecar(task, k, face.place, sha1))
         if face.agrees:
-            way = f"--reciprocal {rounding.reciprocal}"
+            way = f"--numerics {rounding.numerics}"
             if self._settings.align_eyes:
                 way += f" --eye-angle {rounding.eye_angle}"
             with self._lock:
@@ -343,8 +343,8 @@ class _Verification:
         if rounding.eye_angle != usual.eye_angle and not (settings.align_eyes and settings.eye_angle == "auto"):
             return False
         # No program that stores hashes has run under NumPy 2.
-        either = settings.reciprocal == "auto" and not self._made.alignments.traits.stores_hashes
-        return either or rounding.reciprocal == usual.reciprocal
+        either = settings.numerics == "auto" and not self._made.alignments.traits.stores_hashes
+        return either or rounding.numerics == usual.numerics
 
     def _cut(self, plan: Plan, finish: Finish, interruption: Interruption) -> Iterator[FrameResult]:
         pipeline = Pipeline(plan, self._made.source, self._made.engine, finish, self._made.workers)

@@ -57,8 +57,8 @@ class Report(JsonReport):
     """How the frames of a video were numbered: "constant" or "decoded"."""
     rotate: bool = False
     """Whether the display rotation of a video was applied."""
-    reciprocal: str = ""
-    """Precision of a step of the fit: "double" or "single"."""
+    numerics: str = ""
+    """How crops were rounded: "numpy1", "numpy2" or "mixed"."""
     eye_angle: str = ""
     """Where the angles of level eyes come from, "libm" or "rounded"; empty where eyes are not levelled."""
     hashes_updated: int = 0

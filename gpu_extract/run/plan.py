@@ -15,7 +15,7 @@ from gpu_extract.frames import FrameSource
 from gpu_extract.geometry import crops
 from gpu_extract.geometry.crops import CropGeometry, Fit
 from gpu_extract.geometry.mean_faces import Centering
-from gpu_extract.geometry.rounding import Rounding
+from gpu_extract.geometry.rounding import USUAL, Rounding
 from gpu_extract.kernels import antialias, tables
 from gpu_extract.naming import face_extension, stem_of
 from gpu_extract.run.keys import Matched, match_keys
@@ -32,7 +32,7 @@ class PlanOptions:
     size: int = 256
     extract_every_n: int = 1
     align_eyes: bool = False
-    rounding: Rounding = crops.USUAL
+    rounding: Rounding = USUAL
     min_box_px: float = 0.0
     """Only faces whose source box is at least this many frame pixels wide."""
     centering: Centering = "legacy"

@@ -10,7 +10,7 @@ from typing import Any, cast
 from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.generation import Traits
 from gpu_extract.geometry.mean_faces import Centering
-from gpu_extract.geometry.rounding import EyeAngle, Reciprocal, Rounding
+from gpu_extract.geometry.rounding import EyeAngle, Numerics, Rounding
 from gpu_extract.options import Settings, option
 
 ANGLES = {"libm": "those of the C library that the programs of the time ran with", "rounded": "correctly rounded"}
@@ -62,10 +62,10 @@ def resolve(settings: Settings, alignments: Alignments, begun: Mapping[str, Any]
         alignments, settings.frames, video_timing=settings.video_timing, rotate=settings.rotate
     )
     rounding = _rounding(settings, traits, begun)
-    if rounding.reciprocal == "single":
+    if rounding.numerics == "numpy2":
         notes.append(
-            "crops are fitted as the programs do since December 2025, under NumPy 2, with a reciprocal in single "
-            "precision (--reciprocal changes it)"
+            "crops are rounded as the programs do since December 2025, under NumPy 2: the fit takes a reciprocal in "
+            "single precision (--numerics changes it)"
         )
     if settings.align_eyes:
         notes.append(f"angles of level eyes are {ANGLES[rounding.eye_angle]} (--eye-angle changes it)")
@@ -73,11 +73,11 @@ def resolve(settings: Settings, alignments: Alignments, begun: Mapping[str, Any]
 
 
 def _rounding(settings: Settings, traits: Traits, begun: Mapping[str, Any] | None) -> Rounding:
-    usual = {"eye_angle": "libm", "reciprocal": "single" if traits.single_reciprocal else "double"}
+    usual = {"eye_angle": "libm", "numerics": "numpy2" if traits.under_numpy_2 else "numpy1"}
     if begun is not None:
         usual = {name: begun.get(name, option(name).before) for name in usual}
     chosen = {name: asked if (asked := getattr(settings, name)) != "auto" else usual[name] for name in usual}
-    return Rounding(cast(Reciprocal, chosen["reciprocal"]), cast(EyeAngle, chosen["eye_angle"]))
+    return Rounding(cast(Numerics, chosen["numerics"]), cast(EyeAngle, chosen["eye_angle"]))
 
 
 def resolve_numbering(
