@@ -26,7 +26,7 @@ from gpu_extract.errors import (
     UsageError,
     printable,
 )
-from gpu_extract.options import Between, OneOf, OnOff, Option, Settings, option, options
+from gpu_extract.options import Between, Count, OneOf, OnOff, Option, Settings, option, options
 from gpu_extract.run.signals import StopOnSignal
 from gpu_extract.storage.descriptors import hold_standard_streams
 
@@ -120,8 +120,14 @@ def _add_option(group: Any, row: Option, default: str) -> None:
             group.add_argument(*row.flags, choices=row.check.choices(), help=text, **settled)
         case Between():
             group.add_argument(*row.flags, type=int, metavar=row.metavar, help=text, **settled)
+        case Count():
+            group.add_argument(*row.flags, type=_number_or_word, metavar=row.metavar, help=text, **settled)
         case _:
             group.add_argument(*row.flags, metavar=row.metavar, help=text, **settled)
+
+
+def _number_or_word(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _default(row: Option) -> str:
@@ -194,6 +200,16 @@ def _extract(arguments: argparse.Namespace) -> int:
     elif report.errors:
         _say(f"gpu-extract: {report.first_errors()}", sys.stderr)
     return report.exit_code
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    values = _values(_in_force(arguments, "merge"))
+    from gpu_extract.jobs.merge import merge
+
+    report = merge(**values)
+    if report.shards_missing and arguments.quiet:
+        _say(f"gpu-extract: {report.notes[-1]}", sys.stderr)
+    return _told(report, arguments, values["json"])
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -327,6 +343,14 @@ COMMANDS = (
         "Cut every face out again, aligned, and record its hash in the alignments file.",
         "gpu-extract extract -a alignments.fsa -fr clip.mp4 -fc faces/ -sz 256",
         options="extract",
+    ),
+    _Command(
+        "merge",
+        _merge,
+        "Make one run of all the shards in a faces folder, and save the hashes in the alignments file.\n\n"
+        "Nothing is changed unless every planned frame is there, whole, or known to have failed.",
+        "gpu-extract merge -a alignments.fsa -fr clip.mp4 -fc faces/",
+        options="merge",
     ),
     _Command(
         "verify",
@@ -469,7 +493,7 @@ def _check_address_space(run: Callable[[argparse.Namespace], int]) -> None:
     Raises:
         DeviceError: if the process may not have enough.
     """
-    if run not in (_extract, _verify, _sheet, _demo):
+    if run not in (_extract, _merge, _verify, _sheet, _demo):
         return
     import resource
 

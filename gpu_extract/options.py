@@ -20,7 +20,7 @@ from typing import Any, Literal
 from gpu_extract import plugins
 from gpu_extract.errors import UsageError
 
-COMMANDS = ("extract", "verify", "check", "doctor")
+COMMANDS = ("extract", "merge", "verify", "check", "doctor")
 """Those whose options come from here."""
 
 PATHS = "inputs and output"
@@ -108,6 +108,33 @@ class OnOff:
 
 
 @dataclass(frozen=True)
+class Count:
+    """A whole number from 1 on, or one of some words."""
+
+    words: tuple[str, ...]
+
+    def fault(self, option: Option, value: Any) -> str | None:
+        if value in self.words or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return None
+        return f"{option.label} must be 1 or more, or {' or '.join(self.words)}, got {value!r}."
+
+
+@dataclass(frozen=True)
+class Part:
+    """`I/N`: the part of number I, from 0, of N parts."""
+
+    most: int = 100_000
+
+    def fault(self, option: Option, value: Any) -> str | None:
+        parts = value.split("/") if isinstance(value, str) else []
+        if len(parts) == 2 and all(part.isascii() and part.isdecimal() and len(part) < 7 for part in parts):
+            number, count = map(int, parts)
+            if number < count <= self.most:
+                return None
+        return f"{option.label} must be I/N with I from 0 to N - 1 and N up to {self.most:,}, got {value!r}."
+
+
+@dataclass(frozen=True)
 class Text:
     """Any text, or a path."""
 
@@ -116,7 +143,7 @@ class Text:
         return None if fits else f"{option.label} must be a text, got {value!r}."
 
 
-Check = Between | OneOf | SomeOf | OnOff | Text
+Check = Between | OneOf | SomeOf | OnOff | Count | Part | Text
 
 
 @dataclass(frozen=True)
@@ -178,7 +205,7 @@ class Option:
             UsageError: if it stands for none.
         """
         value: Any = text
-        if isinstance(self.check, Between):
+        if isinstance(self.check, Between | Count):
             value = int(text) if text.strip().removeprefix("-").isdecimal() else text
         elif isinstance(self.check, OnOff):
             words = dict.fromkeys(TRUE_WORDS, True) | dict.fromkeys(FALSE_WORDS, False)
@@ -231,13 +258,25 @@ def switch(short: str | None = None, **rest: Any) -> Any:
     return _row(OnOff(), False, short=short, **rest)
 
 
+def count(*words: str, default: int | str, metavar: str = "N", **rest: Any) -> Any:
+    """A whole number or one of some words; see `Count`."""
+    return _row(Count(words), default, metavar=metavar, **rest)
+
+
+def part(*, metavar: str = "I/N", **rest: Any) -> Any:
+    """A part of the whole, which is the default; see `Part`."""
+    return _row(Part(), None, metavar=metavar, **rest)
+
+
 def text(short: str | None = None, *, default: Any = dataclasses.MISSING, metavar: str, **rest: Any) -> Any:
     """A path or another text."""
     return _row(Text(), default, short=short, metavar=metavar, **rest)
 
 
-ALL: Any = {"commands": ("extract", "verify", "check")}
+ALL: Any = {"commands": ("extract", "merge", "verify", "check")}
+RUNS: Any = {"commands": ("extract", "merge", "verify")}
 BOTH: Any = {"commands": ("extract", "verify")}
+MAKES: Any = {"commands": ("extract", "merge")}
 BYTES: Any = {"decides_bytes": True, **BOTH}
 
 
@@ -260,7 +299,7 @@ class Settings:
         metavar="DIR",
         help="the folder of faces; `extract` creates it and refuses one that is not empty, `verify` only reads",
         group=PATHS,
-        **BOTH,
+        **RUNS,
     )
     size: int = number(
         "-sz",
@@ -329,7 +368,7 @@ class Settings:
         help="how a video's frames are numbered; auto: by the file's generation",
         group=WHICH,
         decides_bytes=True,
-        **ALL,
+        commands=("extract", "verify", "check"),
     )
     match_keys: str = words(
         *KEY_RULES,
@@ -340,7 +379,7 @@ class Settings:
         "commas between, or any",
         group=WHICH,
         decides_bytes=True,
-        **ALL,
+        commands=("extract", "verify", "check"),
     )
     rotate: str = word(
         "auto",
@@ -402,7 +441,7 @@ class Settings:
         metavar="DEVICE",
         help="auto, cpu, cuda or cuda:N",
         group=MACHINE,
-        commands=("extract", "verify", "doctor"),
+        commands=("extract", "merge", "verify", "doctor"),
     )
     batch_mb: int = number(default=64, least=1, metavar="MB", help="one batch on a device", group=MACHINE, **BOTH)
     pinned_mb: int = number(
@@ -418,9 +457,11 @@ class Settings:
         group=RUN,
         commands=COMMANDS,
     )
-    no_update: bool = switch(help="leave the alignments file as it is", group=RUN)
+    no_update: bool = switch(help="leave the alignments file as it is", group=RUN, **MAKES)
     replace_hashes: bool = switch(
-        help="store the new hashes also where none of the stored ones comes out again, as with another video", group=RUN
+        help="store the new hashes also where none of the stored ones comes out again, as with another video",
+        group=RUN,
+        **MAKES,
     )
     resume: bool = switch(help="continue an interrupted run in the same faces folder", group=RUN)
     deleted: Literal["leave-out", "restore"] = word(
@@ -428,6 +469,21 @@ class Settings:
         "restore",
         default="leave-out",
         help="with `--resume`, faces that are gone since the earlier run: leave them out, or make them again",
+        group=RUN,
+    )
+    shard: str | None = part(
+        help="cut only part I of N of the planned frames, 0 to N - 1; `merge` makes one run of all", group=RUN
+    )
+    processes: int | str = count(
+        "auto",
+        default=1,
+        help="cut in N processes, each a shard at a time; auto: as many as pay",
+        group=RUN,
+    )
+    devices: str | None = text(
+        default=None,
+        metavar="LIST",
+        help="of the processes, with commas between: cuda:0,cuda:1 or cpu; by default all have `--device`",
         group=RUN,
     )
     dry_run: bool = switch(help="plan and estimate space and time; write nothing", group=RUN)
@@ -444,7 +500,7 @@ class Settings:
         takes_callable=True,
         help="a bar on a terminal, else a line every 10 s",
         group=RUN,
-        **BOTH,
+        **RUNS,
     )
 
     def __post_init__(self) -> None:
@@ -464,6 +520,10 @@ class Settings:
             raise UsageError("quality is for jpg and webp; png is lossless.")
         if self.refresh_thumbs and self.no_update:
             raise UsageError("refresh-thumbs changes the alignments file; it cannot go with no-update.")
+        if self.shard is not None and self.processes != 1:
+            raise UsageError("a shard is cut in one process; processes divide a whole run.")
+        if self.devices is not None and (self.processes == 1 or self.device != "auto"):
+            raise UsageError("devices are those of several processes; for one, device names it.")
         if self.large and self.min_size not in (0, 100):
             raise UsageError(f"large means min-size 100; it cannot go with min-size {self.min_size}.")
 

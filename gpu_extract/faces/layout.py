@@ -42,12 +42,13 @@ class Layout(ABC):
     in_archives: ClassVar[bool] = False
     flushes: ClassVar[bool] = False
 
-    def __init__(self, folder: Path, positions: np.ndarray, face_count: int) -> None:
+    def __init__(self, folder: Path, positions: np.ndarray, face_count: int, archive_prefix: str = "") -> None:
         """
         Args:
             folder: the faces folder; it is there already.
             positions: [N] int64 ascending, the frames that `commit` will be given (not those of an earlier run).
-            face_count: faces of the whole job, those of an earlier run among them.
+            face_count: faces of the whole job, those of an earlier run and of other shards among them.
+            archive_prefix: how the names of archives begin, where others write some into the same folder.
         """
         self._folder = folder
 

@@ -44,7 +44,7 @@ def stored_files(folder: Path, besides: Collection[str] = ()) -> dict[str, Place
         if name in besides:
             continue
         found[name] = path
-        if path.suffix == ".tar" and path.stem.isdecimal() and path.parent == folder:
+        if path.suffix == ".tar" and path.stem.replace("-", "").isdecimal() and path.parent == folder:
             try:
                 with tarfile.open(path, errors="surrogateescape") as tar:
                     members = {member.name: InShard(path, member.offset_data, member.size) for member in tar}

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from gpu_extract import plugins
 from gpu_extract.errors import InputError
-from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions
+from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, Reading, SourceOptions
 from gpu_extract.storage.contents import HEAD_BYTES, what_it_is
 from gpu_extract.storage.inputs import unreadable
 
-__all__ = ["Frame", "FrameFailure", "FrameSource", "SourceOptions", "open_frames"]
+__all__ = ["Frame", "FrameFailure", "FrameSource", "Reading", "SourceOptions", "open_frames"]
 
 
 SOURCES = "gpu_extract.frames.sources"

@@ -47,6 +47,18 @@ class FrameFailure:
     reason: str
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What reading some frames of a source costs, and where it may begin. Both [N]."""
+
+    cost: np.ndarray
+    """float64: frames that must be read for each one, those that were read for one before not counted."""
+    begins: np.ndarray
+    """bool: whether whoever begins here reads nothing that is read for one before."""
+    skips: bool
+    """Whether those before the first one can be passed over."""
+
+
 class Frame(ABC):
     """One frame that was read but not yet turned into pixels."""
 
@@ -118,6 +130,10 @@ class FrameSource(ABC):
 
         wanted: [N] integers, strictly ascending, >= 0. One iteration at a time, walked by one thread.
         """
+
+    def reading(self, wanted: np.ndarray) -> Reading:
+        """What the wanted frames, [N] as for `frames`, cost to read; only before `frames`."""
+        return Reading(np.ones(len(wanted)), np.ones(len(wanted), bool), True)
 
     def would_see(self, count: int, wanted: np.ndarray) -> bool:
         """Whether a whole walk over `wanted` sets `frames_seen`, for a source that has `count` frames."""

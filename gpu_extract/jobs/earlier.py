@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -19,13 +20,20 @@ from gpu_extract.errors import InputError
 from gpu_extract.faces.layout import Layout
 from gpu_extract.faces.stored import content, pixel_hash, png_fault
 from gpu_extract.naming import FACE_EXTENSIONS, has_extension
-from gpu_extract.run.journal import Finished, Journal
+from gpu_extract.run.journal import Finished
 from gpu_extract.run.plan import Plan, some_faces
 from gpu_extract.tasks import FaceResult
 
 NAMED = 5
 """Files that a note names."""
 LEAVE_OUT, RESTORE = "leave-out", "restore"
+
+
+class Recorded(Protocol):
+    """A journal, or several."""
+
+    @property
+    def finished(self) -> dict[int, Finished]: ...
 
 
 @dataclass
@@ -50,7 +58,7 @@ class Earlier:
         return some_faces(plan, ~np.isin(plan.rows, done))
 
 
-def look_over(journal: Journal, folder: Path, layout: type[Layout], deleted: str) -> Earlier:
+def look_over(journal: Recorded, folder: Path, layout: type[Layout], deleted: str) -> Earlier:
     """Compare a journal with its folder.
 
     Args:

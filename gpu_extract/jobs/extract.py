@@ -28,19 +28,21 @@ from gpu_extract.jobs.refresh import refresh_thumbnails
 from gpu_extract.options import Settings
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.extraction import Report
+from gpu_extract.run import journal as journals
 from gpu_extract.run.fingerprint import fingerprint
 from gpu_extract.run.folder import prepare_folder
 from gpu_extract.run.journal import Journal
-from gpu_extract.run.journal import exists as journal_exists
 from gpu_extract.run.pipeline import Pipeline
 from gpu_extract.run.plan import Plan, count_outside, without_shared_files
 from gpu_extract.run.progress import Listener, Progress, listener_for
+from gpu_extract.run.receipts import Receipts
 from gpu_extract.run.rows import FaceRows
+from gpu_extract.run.shards import Shard, part_of
 from gpu_extract.run.signals import GRACE_SECONDS, Interruption
 from gpu_extract.run.written import Written
 from gpu_extract.storage.atomic import locked
 from gpu_extract.storage.parts import remove_unfinished
-from gpu_extract.tasks import FaceResult, FrameResult
+from gpu_extract.tasks import FaceResult, Failure, FrameResult
 
 RESUME = "run the same command with --resume to continue"
 
@@ -76,6 +78,9 @@ def extract(
     no_update: bool = False,
     replace_hashes: bool = False,
     resume: bool = False,
+    shard: str | None = None,
+    processes: int | str = 1,
+    devices: str | None = None,
     deleted: Literal["leave-out", "restore"] = "leave-out",
     dry_run: bool = False,
     on_error: Literal["skip", "stop"] = "skip",
@@ -122,6 +127,10 @@ def extract(
         resume: continue an interrupted run in `faces`.
         deleted: with `resume`, of faces that the earlier run wrote and that are not there any more: "leave-out", or
             "restore" to make them again. Where none is left, all are made again.
+        shard: "I/N", part I (from 0) of N of the planned frames: only faces and the part's record are written, and
+            `gpu_extract.jobs.merge` makes one run of all parts.
+        processes: in how many processes to cut, each a shard at a time; "auto" takes as many as pay.
+        devices: of these processes, with commas between.
         dry_run: plan and estimate, write nothing.
         on_error: "skip" goes on after a frame or face that fails, "stop" ends the run.
         max_errors: end the run after this many failures.
@@ -166,6 +175,9 @@ def extract(
         no_update=no_update,
         replace_hashes=replace_hashes,
         resume=resume,
+        shard=shard,
+        processes=processes,
+        devices=devices,
         deleted=deleted,
         dry_run=dry_run,
         on_error=on_error,
@@ -243,23 +255,32 @@ def begin(settings: Settings, made: Prepared, report: Report) -> Iterator[Extrac
             f"refresh-thumbs changes the alignments file, but {settings.alignments.name} holds landmarks for exchange; "
             "turn it into an alignments file with gpu-extract import."
         )
+    shard = None if settings.shard is None else Shard.of(settings.shard)
     with ExitStack() as stack:
-        updates = _updates(settings, made.alignments)
+        updates = shard is None and _updates(settings, made.alignments)
         if updates:
             check_updatable(settings.alignments)
             stack.enter_context(locked(settings.alignments))
-        prepare_folder(settings.faces, resume=settings.resume)
-        resumes = settings.resume and journal_exists(settings.faces)
-        if not resumes:
-            check_space(made.plan, settings.faces, report)
+        prepare_folder(settings.faces, resume=settings.resume, shard=shard)
         stored = fingerprint(settings, made.alignments, made.resolved, made.engine.name)
-        journal = (Journal.resume if resumes else Journal.create)(settings.faces, stored)
+        if shard is None and journals.receipts(settings.faces):
+            with Receipts(settings.faces, stored) as receipts:
+                receipts.adopt()
+        part = made.plan if shard is None else part_of(made.plan, made.source, shard)
+        resumes = settings.resume and journals.exists(settings.faces, shard)
+        if not resumes:
+            check_space(part, settings.faces, report)
+        journal = (Journal.resume if resumes else Journal.create)(settings.faces, stored, shard)
         stack.callback(journal.close)
         stack.enter_context(_hint_at_resume())
         if journal.folds_case() and not layout_for(settings.output_layout).in_archives:
             made = replace(made, plan=without_shared_files(made.plan, fold_case=True))
-        report_plan_failures(made.plan, report)
-        yield Extraction(settings, made, report, journal, updates, resumes)
+            part = made.plan if shard is None else part_of(made.plan, made.source, shard)
+        if shard is None:
+            report_plan_failures(made.plan, report)
+        else:
+            report.shard = str(shard)
+        yield Extraction(settings, made, report, journal, updates, resumes, part, shard)
 
 
 @dataclass
@@ -274,6 +295,9 @@ class Extraction:
     updates: bool
     """Whether the alignments file is saved in the end."""
     resumes: bool
+    part: Plan
+    """What this process is to cut of the whole plan, with what an earlier run finished of it."""
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
         self._rows = FaceRows(self.made.alignments, self.made.plan)
@@ -284,12 +308,13 @@ class Extraction:
 
     def todo(self) -> Plan:
         """What an earlier run left to do; its faces are counted as written."""
-        settings, plan = self.settings, self.made.plan
+        settings = self.settings
         self._prove_what_is_unsettled()
         earlier = look_over(self.journal, settings.faces, layout_for(settings.output_layout), settings.deleted)
-        left = earlier.left(plan)
-        if self.resumes:
+        left = earlier.left(self.part)
+        if self.resumes and self.shard is None:  # those of other shards may be in the making
             remove_unfinished(settings.faces)
+        if self.resumes:
             check_space(left, settings.faces, self.report)
         for faces in earlier.whole.values():
             self._written.add(faces)
@@ -318,15 +343,24 @@ class Extraction:
 
     def cut(self, todo: Plan, progress: Progress, interruption: Interruption) -> None:
         """Read, cut and write; each finished frame goes into the journal."""
-        report, made = self.report, self.made
+        report = self.report
         progress.planned(todo.frame_count, todo.face_count)
         if not self._too_many_errors():
             self._run_pipeline(todo, progress, interruption)
         if not report.complete:
             self._note_how_to_resume()
         report.faces_outside = count_outside(todo, self._frames_of_size)
-        note_faces_outside(made, report)
-        count(made, frames_seen(made, self.journal), self.settings.extract_every_n, report)
+        self.account()
+
+    def account(self) -> None:
+        """The counts of the report that follow from all that was done."""
+        made, report = self.made, self.report
+        note_faces_outside(self.part, made, report)
+        seen = frames_seen(made, self.part, self.journal)
+        report.frames_expected = self.part.frame_count
+        report.damaged += made.source.damaged
+        if self.shard is None:
+            count(made, seen, self.settings.extract_every_n, report)
         report.faces_written = len(self._written) - self._written.left_out
         report.bytes_written = self._written.nbytes
 
@@ -334,6 +368,9 @@ class Extraction:
         """What follows when all frames were gone over: metadata, thumbnails, hashes, one atomic save."""
         settings, report, alignments = self.settings, self.report, self.made.alignments
         if not report.complete:
+            return
+        if self.shard is not None:
+            self._end_shard()
             return
         if settings.metadata is not None:
             write_metadata(settings.faces, settings.metadata, self._rows.rows(self._written.places))
@@ -345,9 +382,24 @@ class Extraction:
         elif not alignments.traits.stores_hashes:
             report.notes.append(f"files of version {alignments.version} hold no hashes; none were stored.")
 
+    def _end_shard(self) -> None:
+        report = self.report
+        self.journal.end(
+            {
+                "errors": report.errors,
+                "damaged": report.damaged,
+                "faces_outside": report.faces_outside,
+                "seconds": {stage: round(spent, 3) for stage, spent in report.stage_seconds.items()},
+            }
+        )
+        report.notes.append(
+            f"shard {self.shard} is whole; when all are, gpu-extract merge makes one run of them and saves the hashes."
+        )
+
     def _run_pipeline(self, todo: Plan, progress: Progress, interruption: Interruption) -> None:
         settings, made, report = self.settings, self.made, self.report
-        layout = layout_for(settings.output_layout)(settings.faces, todo.positions, made.plan.face_count)
+        prefix = "" if self.shard is None else f"{self.shard.number:05d}-"
+        layout = layout_for(settings.output_layout)(settings.faces, todo.positions, made.plan.face_count, prefix)
         writer = FaceWriter(layout, settings.faces, settings.quality, header_maker(made), self._rows.sidecar)
         pipeline = Pipeline(todo, made.source, made.engine, writer, made.workers)
         try:
@@ -430,7 +482,7 @@ class Extraction:
         why = "stopped at the first error" if self.settings.on_error == "stop" else "stopped by too many errors"
         if not report.stopped:
             why = "interrupted"
-        done = f"{report.frames_decoded:,} of {self.made.plan.frame_count:,} frames"
+        done = f"{report.frames_decoded:,} of {self.part.frame_count:,} frames"
         report.notes.append(f"{why} after {done}; {RESUME}.")
 
 
@@ -444,9 +496,9 @@ def tally(result: FrameResult, report: Report) -> None:
         report.stage_seconds[stage] = report.stage_seconds.get(stage, 0.0) + seconds
 
 
-def note_faces_outside(made: Prepared, report: Report) -> None:
+def note_faces_outside(plan: Plan, made: Prepared, report: Report) -> None:
     """Say so where too many faces lie outside their pictures for it to be what a person meant."""
-    if report.faces_outside * 20 <= made.plan.face_count:
+    if report.faces_outside * 20 <= plan.face_count:
         return
     turned = made.resolved.numbering.rotate
     report.notes.append(
@@ -467,6 +519,15 @@ def _hint_at_resume() -> Iterator[None]:
         raise OutputError(f"{str(error).removesuffix('.')}; when that is solved, {RESUME}.") from error
 
 
+def report_failures(plan: Plan, failures: Iterable[Failure], report: Report) -> None:
+    """Faces and frames that shards could not cut."""
+    counts = zip(plan.frame_of.tolist(), np.diff(plan.starts).tolist(), strict=True)
+    faces_of = {plan.frame_names[frame]: count for frame, count in counts}
+    for failure in failures:
+        report.add_error(failure.frame, failure.index, failure.reason)
+        report.faces_failed += 1 if failure.index is not None else faces_of[failure.frame]
+
+
 def report_plan_failures(plan: Plan, report: Report) -> None:
     """The faces and frames of which the plan knows that they cannot be cut."""
     for failure in plan.failures:
@@ -477,12 +538,12 @@ def report_plan_failures(plan: Plan, report: Report) -> None:
     report.faces_failed += plan.faces_missing
 
 
-def frames_seen(made: Prepared, journal: Journal) -> int | None:
+def frames_seen(made: Prepared, plan: Plan, journal: Journal) -> int | None:
     """How many frames the source has, where a run that was never interrupted would know."""
     seen = made.source.frames_seen
     if seen is None:
         return journal.frames_seen
-    if not made.source.would_see(seen, made.plan.positions):
+    if not made.source.would_see(seen, plan.positions):
         return None
     if made.source.kind == "video":  # a folder knows at any time
         journal.set_frames_seen(seen)
@@ -492,9 +553,7 @@ def frames_seen(made: Prepared, journal: Journal) -> int | None:
 def count(made: Prepared, frames_seen: int | None, every_n: int, report: Report) -> None:
     """The counts that follow from the plan and from how many frames the source has."""
     plan, source = made.plan, made.source
-    report.frames_expected = plan.frame_count
-    report.damaged = source.damaged
-    if source.damaged:
+    if report.damaged:
         report.notes.append(
             "the video is damaged: frames that cannot be trusted are listed as failed; if whole frames were lost, "
             "those after them are numbered too low (compare with gpu-extract check)."

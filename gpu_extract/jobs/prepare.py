@@ -18,9 +18,10 @@ from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.writer import Header
 from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.options import Settings
-from gpu_extract.run.journal import begun
+from gpu_extract.run import journal
 from gpu_extract.run.plan import Plan, PlanOptions, make_plan, without_shared_files
 from gpu_extract.run.resolve import Resolved, min_box_px, resolve
+from gpu_extract.run.shards import Shard
 from gpu_extract.run.training import not_for_training
 from gpu_extract.tasks import Failure, FrameResult, FrameTask
 
@@ -50,12 +51,20 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
     """
     with ExitStack() as stack:
         alignments = load_any(settings.alignments)
-        resolved = resolve(settings, alignments, begun(settings.faces) if settings.resume else None)
+        shard = None if settings.shard is None else Shard.of(settings.shard)
+        goes_on = settings.resume or settings.shard is not None
+        resolved = resolve(settings, alignments, journal.begun(settings.faces) if goes_on else None)
         notes = [*alignments.notes, *resolved.notes]
         if (warning := not_for_training(settings, resolved, alignments.traits)) is not None:
             notes.append(warning)
         numbering = resolved.numbering
-        opened = open_frames(settings.frames, timing=numbering.timing, rotate=numbering.rotate, pixels=numbering.pixels)
+        opened = open_frames(
+            settings.frames,
+            timing=numbering.timing,
+            rotate=numbering.rotate,
+            pixels=numbering.pixels,
+            skip_unwanted=not journal.is_void(settings.faces, shard),
+        )
         source = stack.enter_context(opened)
         limits = MemoryLimits(settings.batch_mb, settings.pinned_mb)
         engine, passed_over = pick_engine(settings.engine, settings.device, limits, say)

@@ -69,6 +69,10 @@ class Report(JsonReport):
     """Stored hashes that were left alone, since these do not look like the frames that they were made from."""
     backup: str | None = None
     thumbs_refreshed: int = 0
+    shard: str = ""
+    """The part of the run that this was, as "2/7"; empty for a whole one."""
+    shards_missing: list[str] = field(default_factory=list)
+    """Shards that a merge found missing or not whole, as "2/7"; nothing was changed then."""
     stopped: bool = False
     """Ended early because of errors, as --on-error or --max-errors asked."""
     dry_run: bool = False

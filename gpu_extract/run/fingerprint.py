@@ -49,9 +49,9 @@ def differences(before: Fingerprint, now: Fingerprint) -> list[str]:
     ]
 
 
-def as_settings(stored: Fingerprint) -> dict[str, Any]:
-    """The arguments of `Settings` that a stored fingerprint tells."""
-    rows = [option for option in options("verify") if option.decides_bytes]
+def as_settings(stored: Fingerprint, command: str = "verify") -> dict[str, Any]:
+    """The arguments of `Settings` that a stored fingerprint tells, those that a command takes."""
+    rows = [option for option in options(command) if option.decides_bytes]
     told = {option.name: stored.get(option.name, option.before) for option in rows}
     told["rotate"] = "on" if told["rotate"] else "off"
     told["format"] = told["format"].removeprefix(".") if told["format"].startswith(".") else "auto"

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from gpu_extract.errors import OutputError
 from gpu_extract.run import journal
+from gpu_extract.run.shards import Shard
 from gpu_extract.storage.inputs import is_folder, unreadable
 
 
-def prepare_folder(folder: Path, *, resume: bool) -> None:
+def prepare_folder(folder: Path, *, resume: bool, shard: Shard | None = None) -> None:
     """Create a folder for face files, with parents; one that exists must be empty, or hold a run to resume.
+
+    Shards of one run share a folder.
 
     Raises:
         OutputError: if it is not a folder, holds anything else, or cannot be written.
@@ -33,12 +36,30 @@ def prepare_folder(folder: Path, *, resume: bool) -> None:
         raise OutputError(f"the faces folder {folder} cannot be made: {error.strerror}.") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"the faces folder {folder} cannot be written: permission denied.")
-    if occupied is None or (resume and journal.exists(folder)):
+    if occupied is None:
         return
-    if journal.exists(folder):
-        raise OutputError(
-            f"the faces folder {folder} holds an earlier run; add --resume to continue it, or name another folder."
+    if (reason := _why_not(folder, resume, shard, occupied.name)) is not None:
+        raise OutputError(f"the faces folder {folder} {reason}")
+
+
+def _why_not(folder: Path, resume: bool, shard: Shard | None, entry: str) -> str | None:
+    """Why a run may not write into a folder that holds something; None where it may."""
+    is_whole, shards = journal.exists(folder), journal.receipts(folder)
+    if shard is None and (is_whole or shards) and resume:
+        return None
+    if shard is None and is_whole:
+        return "holds an earlier run; add --resume to continue it, or name another folder."
+    if shard is None and shards:
+        return (
+            f"holds shards of a run ({len(shards)} of {shards[0].count}); gpu-extract merge makes one run of them, "
+            "--resume takes them over, or name another folder."
         )
-    raise OutputError(
-        f"the faces folder {folder} is not empty (it holds {occupied.name!r}); name another, or empty it first."
-    )
+    if shard is not None and is_whole:
+        return "holds a run that is not divided, or whose shards were merged; name another folder."
+    if shard is not None and shards:
+        if others := [other for other in shards if other.count != shard.count]:
+            return f"holds a shard of {others[0].count}, and this is {shard}: divide one run one way."
+        if shard in shards and not resume:
+            return f"holds an earlier try of shard {shard}; add --resume to continue it."
+        return None
+    return f"is not empty (it holds {entry!r}); name another, or empty it first."

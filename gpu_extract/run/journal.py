@@ -7,6 +7,9 @@ record of the run, and tells a later `--resume` that nothing is left to do.
 A frame's line is written when its files have their names, so that whatever kills the process takes nothing; but a power
 cut may take the files' data and leave the line. So every few seconds the data is put on the disk, and then a line says
 that all before it is. What stands after the last such line has to be proved by whoever goes on.
+
+A shard of a run has a journal of its own beside those of the others, with the same first line: its receipt, which ends
+with the shard's report once all its frames were gone over.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterator
@@ -24,6 +28,7 @@ from typing import Any
 
 from gpu_extract.errors import OutputError, UsageError
 from gpu_extract.run.fingerprint import Fingerprint, differences
+from gpu_extract.run.shards import Shard
 from gpu_extract.storage.atomic import sync_folder
 from gpu_extract.storage.descriptors import open_beyond_standard
 from gpu_extract.storage.durable import sync_file_system
@@ -31,6 +36,7 @@ from gpu_extract.storage.inputs import open_input, unreadable
 from gpu_extract.tasks import FaceResult
 
 NAME = ".gpu-extract.journal"
+_RECEIPT = re.compile(re.escape(NAME) + r"\.([0-9]+)-of-([0-9]+)")
 VERSION = 1
 WHAT = "the journal"
 READ_BYTES = LONGEST_FIRST_LINE = 1 << 20
@@ -63,22 +69,26 @@ class Journal:
         """Frames of the source, where an earlier run went over all and knew."""
         self.unsettled: set[int] = set()
         """Keys of frames whose files' data may not be on the disk, as far as the journal tells."""
+        self.report: dict[str, Any] | None = None
+        """Of a shard that went over all its frames; see `end`."""
+        self.from_start = False
+        """Whether a shard's video must be decoded from its beginning, see `void`."""
         self.resumed = resumed
         self._settled_in = 0.0
         self._due = time.monotonic() + SETTLE_SECONDS
 
     @classmethod
-    def create(cls, folder: Path, fingerprint: Fingerprint) -> Journal:
-        """A new journal in a folder that has none.
+    def create(cls, folder: Path, fingerprint: Fingerprint, shard: Shard | None = None) -> Journal:
+        """A new journal in a folder that has none, or none of that shard.
 
         Raises:
             OutputError: if it cannot be written.
         """
-        path = folder / NAME
+        path = folder / name_of(shard)
         handle = _open(path, os.O_CREAT | os.O_EXCL)
         try:
             journal = cls(handle, path, {}, resumed=False)
-            journal._append({"journal": VERSION, "settings": fingerprint})
+            journal._append(first_entry(fingerprint))
             journal.sync()
         except BaseException:
             os.close(handle)
@@ -87,29 +97,33 @@ class Journal:
         return journal
 
     @classmethod
-    def resume(cls, folder: Path, fingerprint: Fingerprint) -> Journal:
+    def resume(cls, folder: Path, fingerprint: Fingerprint | None, shard: Shard | None = None) -> Journal:
         """Open the journal of an earlier run with the same settings and drop what a crash left half-written.
+
+        Args:
+            fingerprint: of the run that goes on; None for whoever only takes the receipt of a shard.
 
         Raises:
             UsageError: if a setting differs; the sentence names each.
             OutputError: if the journal cannot be read or written, or another run holds it.
         """
-        path = folder / NAME
+        path = folder / name_of(shard)
         handle = _open(path, 0)
         try:
             entries, whole_bytes = _read(handle, path)
             first = next(iter(entries), None)
             if first is None and b"\n" in os.pread(handle, READ_BYTES, 0):
                 raise OutputError(f"{path} is damaged from its first line on; name another faces folder.")
-            if first is None:
+            if first is None and fingerprint is not None:
                 os.ftruncate(handle, 0)
                 journal = cls(handle, path, {}, resumed=True)
-                journal._append({"journal": VERSION, "settings": fingerprint})
+                journal._append(first_entry(fingerprint))
                 journal.sync()
                 return journal
-            if first.get("journal") != VERSION:
+            if first is None or first.get("journal") != VERSION:
                 raise UsageError(f"{path} was written by another version of this program; name another faces folder.")
-            _compare(first["settings"], fingerprint)
+            if fingerprint is not None:
+                _compare(first["settings"], fingerprint)
             journal = cls(handle, path, {}, resumed=True)
             if whole_bytes < os.fstat(handle).st_size:
                 os.ftruncate(handle, whole_bytes)
@@ -128,8 +142,7 @@ class Journal:
         Raises:
             OutputError: if the disk takes no more.
         """
-        rows = [[face.row, face.index, face.file_name, face.sha1, face.nbytes] for face in faces]
-        self._append({"frame": position, "faces": rows})
+        self._append(frame_entry(Finished(position, faces)))
         self.unsettled.add(Finished(position, faces).key)
 
     def set_frames_seen(self, count: int) -> None:
@@ -143,6 +156,24 @@ class Journal:
         if keys:
             self._append({"revoked": keys})
             self._forget(keys)
+
+    def end(self, report: dict[str, Any]) -> None:
+        """Record that a shard went over all its frames; raises OutputError as `add` does."""
+        self.report = report
+        self._append({"report": report})
+        self.sync()
+
+    def void(self) -> None:
+        """Take back all of a shard, of a video that is damaged before it: frames may have other numbers there.
+
+        Raises:
+            OutputError: as `add` does.
+        """
+        self.finished.clear()
+        self.unsettled.clear()
+        self.report, self.from_start = None, True
+        self._append({"void": True})
+        self.sync()
 
     def settle_when_due(self) -> None:
         """`settle` every few seconds."""
@@ -182,7 +213,7 @@ class Journal:
 
     def folds_case(self) -> bool:
         """Whether the folder's file system takes names that differ in case only for one."""
-        return self.path.with_name(NAME.upper()).exists()
+        return self.path.with_name(self.path.name.upper()).exists()
 
     def close(self) -> None:
         os.close(self._handle)
@@ -195,7 +226,14 @@ class Journal:
             self.unsettled.clear()
         elif "revoked" in entry:
             self._forget(entry["revoked"])
+        elif "report" in entry:
+            self.report = entry["report"]
+        elif "void" in entry:
+            self.finished.clear()
+            self.unsettled.clear()
+            self.report, self.from_start = None, True
         else:
+            self.report = None  # what a later try adds has yet to be reported
             frame = _finished(entry)
             self.finished[frame.key] = frame
             self.unsettled.add(frame.key)
@@ -206,52 +244,112 @@ class Journal:
             self.finished.pop(key, None)
 
     def _append(self, entry: dict[str, Any]) -> None:
-        text = json.dumps(entry, separators=(",", ":"), ensure_ascii=True).encode()
-        line = b"%08x %s\n" % (zlib.crc32(text), text)
+        data = line(entry)
         try:
-            if os.write(self._handle, line) != len(line):
+            if os.write(self._handle, data) != len(data):
                 raise OutputError(f"the journal {self.path} cannot grow: the disk is full.")
         except OSError as error:
             raise OutputError(f"the journal {self.path} cannot grow: {error.strerror}.") from error
 
 
+def line(entry: dict[str, Any]) -> bytes:
+    """An entry as it stands in a journal."""
+    text = json.dumps(entry, separators=(",", ":"), ensure_ascii=True).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def first_entry(fingerprint: Fingerprint) -> dict[str, Any]:
+    return {"journal": VERSION, "settings": fingerprint}
+
+
+def frame_entry(frame: Finished) -> dict[str, Any]:
+    rows = [[face.row, face.index, face.file_name, face.sha1, face.nbytes] for face in frame.faces]
+    return {"frame": frame.position, "faces": rows}
+
+
 def read(folder: Path) -> tuple[Fingerprint, list[Finished]] | None:
-    """The fingerprint and frames of the run that a folder holds, read without a lock; None where there is no run."""
-    path = folder / NAME
-    if not os.path.lexists(path):
-        return None
-    with open_input(path, WHAT) as file:
-        entries, _ = _read(file.fileno(), path)
-    if not entries or entries[0].get("journal") != VERSION:
-        return None
+    """The fingerprint and frames of the run that a folder holds, read without a lock; None where there is no run.
+
+    Of a run in shards those of all that are there.
+    """
     found: dict[int, Finished] = {}
-    for entry in entries[1:]:
+    fingerprint: Fingerprint | None = None
+    for name in [NAME, *map(name_of, receipts(folder))]:
+        path = folder / name
+        if not os.path.lexists(path):
+            continue
+        with open_input(path, WHAT) as file:
+            entries, _ = _read(file.fileno(), path)
+        if not entries or entries[0].get("journal") != VERSION:
+            continue
+        fingerprint = fingerprint or entries[0]["settings"]
+        found |= _frames_of(entries[1:])
+    return None if fingerprint is None else (fingerprint, list(found.values()))
+
+
+def _frames_of(entries: list[dict[str, Any]]) -> dict[int, Finished]:
+    found: dict[int, Finished] = {}
+    for entry in entries:
         if "faces" in entry:
             frame = _finished(entry)
             found[frame.key] = frame
+        if "void" in entry:
+            found.clear()
         for key in entry.get("revoked", ()):
             found.pop(key, None)
-    return entries[0]["settings"], list(found.values())
+    return found
+
+
+def name_of(shard: Shard | None) -> str:
+    """A journal's file name: the run's, or that of a shard's receipt."""
+    return NAME if shard is None else f"{NAME}.{shard.number}-of-{shard.count}"
+
+
+def receipts(folder: Path) -> list[Shard]:
+    """The shards whose journals a folder holds, ascending; none where there is no folder."""
+    try:
+        found = [_RECEIPT.fullmatch(path.name) for path in folder.iterdir()]
+    except OSError:
+        return []
+    return sorted(Shard(int(one[1]), int(one[2])) for one in found if one is not None)
+
+
+def names(folder: Path) -> list[str]:
+    """Names of all journals that a folder may hold."""
+    return [NAME, *map(name_of, receipts(folder))]
 
 
 def begun(folder: Path) -> Fingerprint | None:
-    """The fingerprint of the run that a folder holds, from the journal's first line; None where there is none."""
-    if not exists(folder):
-        return None
-    with open_input(folder / NAME, WHAT) as file:
-        first = _parse(file.readline(LONGEST_FIRST_LINE))
-    if first is None or first.get("journal") != VERSION:
-        return None
-    fingerprint: Fingerprint = first["settings"]
-    return fingerprint
+    """The fingerprint of the run that a folder holds, from a journal's first line; None where there is none."""
+    for name in names(folder):
+        path = folder / name
+        if not path.is_file():
+            continue
+        with open_input(path, WHAT) as file:
+            first = _parse(file.readline(LONGEST_FIRST_LINE))
+        if first is not None and first.get("journal") == VERSION:
+            fingerprint: Fingerprint = first["settings"]
+            return fingerprint
+    return None
 
 
-def exists(folder: Path) -> bool:
-    """Whether a folder holds the journal of a run; raises InputError where the system cannot tell."""
+def is_void(folder: Path, shard: Shard | None) -> bool:
+    """Whether the receipt of a shard was taken back by `Journal.void`."""
+    path = folder / name_of(shard)
+    if shard is None or not path.is_file():
+        return False
+    with open_input(path, WHAT) as file:
+        entries, _ = _read(file.fileno(), path)
+    return any("void" in entry for entry in entries)
+
+
+def exists(folder: Path, shard: Shard | None = None) -> bool:
+    """Whether a folder holds the journal of a run, or of a shard; raises InputError where the system cannot tell."""
+    path = folder / name_of(shard)
     try:
-        return (folder / NAME).is_file()
+        return path.is_file()
     except OSError as error:
-        raise unreadable(folder / NAME, WHAT, error) from error
+        raise unreadable(path, WHAT, error) from error
 
 
 def _open(path: Path, flags: int) -> int:
@@ -266,7 +364,9 @@ def _open(path: Path, flags: int) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        raise OutputError(f"another run is writing into {path.parent}; wait for it, or name another folder.") from None
+        shard = _RECEIPT.fullmatch(path.name)
+        who = f"shard {shard[1]}/{shard[2]} is being cut" if shard else "another run is writing"
+        raise OutputError(f"{who} into {path.parent}; wait for it, or name another folder.") from None
     return handle
 
 

@@ -24,7 +24,7 @@ MAX_ENTRIES = 10_000
 
 
 class ByFrame(Layout):
-    def __init__(self, folder: Path, positions: np.ndarray, face_count: int) -> None:
+    def __init__(self, folder: Path, positions: np.ndarray, face_count: int, archive_prefix: str = "") -> None:
         super().__init__(folder, positions, face_count)
         self._nested = face_count > MAX_ENTRIES
         self._made: set[str] = set()

@@ -1,5 +1,7 @@
 """Numbered tar shards as the `webdataset` loaders read them: `00000.tar`, `00001.tar`, …
 
+A run that is itself divided numbers those of each part anew, after the part's own number: `00003-00000.tar`, …
+
 A sample is a face image and, beside it, a JSON of what is known of it. Samples lie in the order of the plan, whatever
 the order of completion; a frame's faces are never divided among shards; every bit of a shard follows from the faces
 alone, and each begins where the one before ended. So a run that was stopped and resumed gives the same shards as one
@@ -36,6 +38,7 @@ from gpu_extract.tasks import FrameResult, FrameTask
 MAX_SAMPLES = 1000
 MAX_BYTES = 1 << 28  # of one shard's images and JSONs; a single frame with more has a shard to itself
 HELD_BYTES = 1 << 28  # samples that wait in memory for frames before theirs; the rest waits in an unnamed file
+_OF_A_PART = re.compile(r"([0-9]{5,}-)[0-9]{5,}\.tar")
 _FACE = re.compile(rb'\{"position":([0-9]+),"index":([0-9]+)')  # how a sample's JSON begins
 
 
@@ -112,12 +115,13 @@ class WebDataset(Layout):
     in_archives = True
     flushes = True
 
-    def __init__(self, folder: Path, positions: np.ndarray, face_count: int) -> None:
+    def __init__(self, folder: Path, positions: np.ndarray, face_count: int, archive_prefix: str = "") -> None:
         super().__init__(folder, positions, face_count)
+        self._prefix = archive_prefix
         self._waiting = [int(position) for position in reversed(positions)]  # the last is due next
         self._arrived: dict[int, FrameResult] = {}
         self._stash = _Stash(self._folder)
-        shards = whole_shards(folder)
+        shards = _in_sequence(folder, archive_prefix)
         self._number = len(shards)
         due = set(self._waiting)
         self._present = {face: name for name, faces in shards.items() for face in faces if face[0] in due}
@@ -181,7 +185,7 @@ class WebDataset(Layout):
 
     @property
     def _name(self) -> str:
-        return shard_name(self._number)
+        return shard_name(self._number, self._prefix)
 
     @property
     def _temporary(self) -> Path:
@@ -252,9 +256,15 @@ def sample_json(task: FrameTask, k: int, known: dict[str, Any]) -> bytes:
 
 
 def whole_shards(folder: Path) -> dict[str, list[tuple[int, int]]]:
-    """The faces (frame position, face index) of each shard, up to the first that is missing or damaged."""
+    """The faces (frame position, face index) of each shard, in each part of a run up to the first that is not whole."""
+    prefixes = {found[1] for path in folder.glob("*.tar") if (found := _OF_A_PART.fullmatch(path.name))}
+    return {name: faces for prefix in ("", *sorted(prefixes)) for name, faces in _in_sequence(folder, prefix).items()}
+
+
+def _in_sequence(folder: Path, prefix: str) -> dict[str, list[tuple[int, int]]]:
+    """Those of one prefix, from 0 up to the first that is missing or damaged."""
     shards: dict[str, list[tuple[int, int]]] = {}
-    while (path := folder / shard_name(len(shards))).is_file():
+    while (path := folder / shard_name(len(shards), prefix)).is_file():
         try:
             shards[path.name] = list(faces_in_shard(path))
         except OutputError:
@@ -262,8 +272,8 @@ def whole_shards(folder: Path) -> dict[str, list[tuple[int, int]]]:
     return shards
 
 
-def shard_name(number: int) -> str:
-    return f"{number:05d}.tar"
+def shard_name(number: int, prefix: str = "") -> str:
+    return f"{prefix}{number:05d}.tar"
 
 
 def faces_in_shard(path: Path) -> Iterator[tuple[int, int]]:

@@ -21,6 +21,7 @@ from gpu_extract.frames.base import (
     Frame,
     FrameFailure,
     FrameSource,
+    Reading,
     SourceOptions,
     check_wanted,
 )
@@ -95,6 +96,7 @@ class VideoSource(FrameSource):
         self._begun: Iterator[Picture] | None = None  # all pictures, of which the decoder has given some already
         self._turn = UPRIGHT
         self._clock_facts: ClockFacts | None = None
+        self._index: VideoIndex | None = None
         self._unread: VideoStream | None = None
         self._unread = stream = self._at_start()
         self._stored_size = (stream.codec_context.height, stream.codec_context.width)
@@ -139,6 +141,20 @@ class VideoSource(FrameSource):
                 self.frames_seen = None
                 self.skipping = "given up: the video is damaged, or its frames are not those that its packets announce"
         yield from self._sequential(remaining)
+
+    def reading(self, wanted: np.ndarray) -> Reading:
+        index = self._index_of_all() if self._options.skip_unwanted and len(wanted) else None
+        if index is None:
+            return Reading(np.diff(wanted, prepend=-1).astype(np.float64), np.ones(len(wanted), bool), False)
+        try:
+            source_of = self._sources(index)
+        except IndexMismatchError:
+            return Reading(np.diff(wanted, prepend=-1).astype(np.float64), np.ones(len(wanted), bool), False)
+        packets = index.packet_of[source_of[np.minimum(wanted, len(source_of) - 1)]]
+        entries = index.entries_before(packets)
+        read_before = np.maximum.accumulate(np.concatenate([[-1], packets[:-1]]))
+        cost = np.maximum(packets - np.maximum(read_before, entries - 1), 0)
+        return Reading(cost.astype(np.float64), entries > read_before, True)
 
     def close(self) -> None:
         self._closed = True  # whoever works under the guard now soon sees it
@@ -228,6 +244,13 @@ class VideoSource(FrameSource):
         if not _has_worthwhile_gaps(wanted):
             self.skipping = "not tried: the wanted frames are too close to each other"
             return None
+        return self._index_of_all()
+
+    def _index_of_all(self) -> VideoIndex | None:
+        """The index, read once; None where the packets do not tell enough."""
+        if self._index is not None:
+            self.skipping = "done"
+            return self._index
         with self._guard:
             try:
                 stream = self._at_start()
@@ -237,6 +260,7 @@ class VideoSource(FrameSource):
                 self.skipping = f"not possible: {doubt}"
                 return None
         self.skipping = "done"
+        self._index = index
         return index
 
     def _numbered(self) -> Iterator[tuple[int, Picture]]:

@@ -46,6 +46,15 @@ class VideoIndex:
     def frame_count(self) -> int:
         return len(self.packet_of)
 
+    def entries_before(self, packets: np.ndarray) -> np.ndarray:
+        """`entry_before` of many, [n] each."""
+        entries = np.flatnonzero(self.entry)
+        at = np.searchsorted(entries, packets, side="right") - 1
+        while (late := (at > 0) & (self.pts[entries[at]] > self.pts[packets])).any():
+            at[late] -= 1
+        found: np.ndarray = np.where(self.pts[entries[at]] > self.pts[packets], 0, entries[at])
+        return found
+
     def entry_before(self, packet: int) -> int:
         """The last packet at which decoding may begin so that this packet's picture comes out right."""
         entries = np.flatnonzero(self.entry[: packet + 1])
