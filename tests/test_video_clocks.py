@@ -21,6 +21,7 @@ import pytest
 from gpu_extract.frames import FrameFailure, open_frames
 from gpu_extract.frames.sources import video
 from gpu_extract.frames.video.clock import TIMELESS, ClockFacts, FrameClock, PacketClock, rescaled
+from gpu_extract.frames.video.decoders import gave_no_frame
 
 BLOCK = 16
 COLUMNS, ROWS = 6, 4
@@ -66,6 +67,7 @@ class Track(NamedTuple):
     size: tuple[int, int] = (ROWS * BLOCK, COLUMNS * BLOCK)
     default: bool | None = None
     sound: bool = False
+    still: int = 1  # how often each picture comes in a row
 
 
 def sound(codec: str, start: float = 0, length: float = 1.6) -> Track:
@@ -90,7 +92,7 @@ def mux(path: Path, *tracks: Track, options: dict[str, str] | None = None, conta
 
 def _film(stream: Any, track: Track) -> list[tuple[Fraction, Any]]:
     stream.height, stream.width = track.size
-    stream.pix_fmt = "yuvj420p" if track.codec == "mjpeg" else "yuv420p"
+    stream.pix_fmt = {"mjpeg": "yuvj420p", "qtrle": "rgb24"}.get(track.codec, "yuv420p")
     stream.options = track.options
     unit = 1 / Fraction(track.rate)
     if track.times:
@@ -99,7 +101,7 @@ def _film(stream: Any, track: Track) -> list[tuple[Fraction, Any]]:
     made = []
     for number in range(track.pictures):
         pixels = np.full((*track.size, 3), 90, np.uint8)
-        pixels[: ROWS * BLOCK, : COLUMNS * BLOCK] = numbered(track.first + number)
+        pixels[: ROWS * BLOCK, : COLUMNS * BLOCK] = numbered(track.first + number // track.still)
         frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=stream.pix_fmt)
         frame.time_base = unit
         frame.pts = round(track.times(number) / track.rate / unit) if track.times else number
@@ -195,6 +197,7 @@ def marked(*tracks: Track, default: int) -> Callable[[Path], Path]:
 B3 = Track(options={**H264, "bf": "3", "x264-params": "b-pyramid=normal"})
 FILM, EARLY, LATE = Track(), Track(options=PLAIN), Track(start=0.4)
 DVD = Track("mpeg2video", options=MPEG2)
+STILL = Track("qtrle", options={}, pictures=15, still=5)
 SLOW_AAC, OPUS = sound("aac"), sound("libopus")
 
 CASES = {
@@ -248,6 +251,9 @@ CASES = {
     "ts, paused": Case("a.ts", clip(EARLY._replace(times=paused)), "0-39", skippable=True),
     "ts, paused, B-frames": Case("a.ts", clip(FILM._replace(times=paused), MP2), "0-13 14x500 15x2"),
     "ts, faster": Case("a.ts", clip(EARLY._replace(times=faster)), "0x9 1-14x10 15-39x3", skippable=True),
+    # Packets that say that nothing changes became no frames, so the next picture came one early; in 7.0.2 they do.
+    "mov, animation": Case("a.mov", clip(STILL), "0x4 1x5 2x7"),
+    "mov, animation, with sound": Case("a.mov", clip(STILL, SLOW_AAC), "0x4 1x5 2x7"),
     # Which of several streams: 4.1 did not look at what is marked as the default.
     "mkv, second is the default": Case("a.mkv", marked(SMALL, OTHER, default=1), "100-119", skippable=True),
     "mkv, none is the default": Case("a.mkv", no_default(SMALL, OTHER), "0-19", skippable=True),
@@ -410,3 +416,24 @@ def test_frames_after_the_last_packet_go_on(rate: Fraction | None, tick: int) ->
     clock = FrameClock(packets, Decoder(rate))  # type: ignore[arg-type]
     last = [clock.take(Came(TIMELESS + 1, None)) for _ in range(3)]  # type: ignore[arg-type]
     assert last == [TICK, TICK + tick, TICK + 2 * tick]
+
+
+@pytest.mark.parametrize(
+    ("packet", "silent"),
+    [
+        (b"\0\0\0\7\0\0\0", True),
+        (b"\0\0\0\x08\0\0\0\0", False),
+        (b"\0\0\0\x0d\0\x08" + bytes(7), True),
+        (b"\0\0\0\x0e\0\x08" + bytes(8), False),
+        (b"\0\0\0\x09\0\7" + bytes(3), False),
+    ],
+)
+def test_packets_of_quicktime_animation_that_became_no_frame(packet: bytes, silent: bool) -> None:
+    assert gave_no_frame("qtrle", packet) == gave_no_frame("qtrle", memoryview(packet)) == silent
+    assert not gave_no_frame("mjpeg", packet)
+
+
+def test_decoded_timing_has_a_frame_of_every_packet(tmp_path: Path) -> None:
+    with open_frames(clip(STILL)(tmp_path / "a.mov")) as source:
+        frames = [frame for frame in source.frames(np.arange(16)) if not isinstance(frame, FrameFailure)]
+        assert [number_of(frame.load().pixels) for frame in frames] == sequence("0x5 1x5 2x5")

@@ -16,7 +16,7 @@ import pytest
 from gpu_extract.frames.video import yuv
 from gpu_extract.frames.video.yuv import to_bgr
 from gpu_extract.patch import Region
-from tests.helpers import VECTORS, assert_covers
+from tests.helpers import VECTORS, assert_covers, write_clip
 
 # Made once with FFmpeg 4.2.2's program, the one that imageio-ffmpeg 0.4.2 to 0.4.8 came with, of the bytes of `raw`:
 #   ffmpeg -f rawvideo -pixel_format FORMAT -video_size WxH -color_range RANGE -colorspace MATRIX -i raw
@@ -151,3 +151,15 @@ def test_a_packed_format_of_ten_bits() -> None:
     for plane, samples in zip(other.planes, (y, u, v), strict=True):
         np.frombuffer(memoryview(plane), "<u2").reshape(30, -1)[:, :40] = samples
     assert np.array_equal(to_bgr(made, None, "piped").pixels, to_bgr(other, None, "piped").pixels)
+
+
+def test_rows_from_the_bottom_up_are_another_kind_of_frame(tmp_path: Path) -> None:
+    """What is quick and safe for frames of the same size and format would read past the planes of these."""
+    region = Region(8, 8, 24, 20)
+    for codec, downwards in (("mjpeg", True), ("amv", False), ("mjpeg", True)):
+        path = write_clip(tmp_path / f"{codec}.avi", 1, codec=codec, pixel_format="yuvj420p", options={"strict": "-2"})
+        with av.open(str(path)) as container:
+            frame = next(container.decode(video=0))
+        assert (frame.planes[0].line_size > 0) == downwards
+        whole = frame.reformat(format="rgb24", interpolation="BICUBIC").to_ndarray()[..., ::-1]
+        assert_covers(to_bgr(frame, region, "piped"), region, whole)

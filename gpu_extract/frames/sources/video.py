@@ -30,7 +30,7 @@ from gpu_extract.frames.video.bitstream import DoubtError
 from gpu_extract.frames.video.clock import MICROSECOND, ClockFacts, FrameClock, PacketClock
 from gpu_extract.frames.video.container import DECODE_ERRORS, READ_ERRORS, open_container, probe
 from gpu_extract.frames.video.damage import SEAM, DamageTracker
-from gpu_extract.frames.video.decoders import notes_on
+from gpu_extract.frames.video.decoders import gave_no_frame, notes_on
 from gpu_extract.frames.video.index import GENERATE_PTS, VideoIndex, read_index
 from gpu_extract.frames.video.mp4 import has_composition_offsets
 from gpu_extract.frames.video.skipping import IndexMismatchError, decode_stretches, plan_stretches
@@ -357,7 +357,7 @@ class VideoSource(FrameSource):
                 if clock and (packet.size or packet.dts is not None):
                     packet.pts, packet.dts = clock.take(packet.pts, packet.dts, packet.duration or 0)
                 # FFmpeg's decoders take an empty packet for the end of the stream; AVI has them where a frame repeats.
-                if packet.size:
+                if packet.size and not (clock and gave_no_frame(stream.codec_context.name, memoryview(packet))):
                     errors = 0
                     self.damaged += packet.is_corrupt
                     tracker.send(packet, stored_dts)

@@ -1,6 +1,7 @@
-"""Decoders whose pixels are no longer those of before March 2026, and what a report says of them.
+"""Decoders that no longer give what they gave before March 2026.
 
-No option brings the old ones back; docs/formats.md#pixels has the causes and the numbers.
+For pixels no option brings the old ones back; docs/formats.md#pixels has the causes and the numbers, and a report says
+so. Frames that are new since then are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ _APART = {
     "cfhd": ("CineForm", _WAVELET),
 }
 
+# Bytes of the shortest packet that says something: size, flags, and with the flag 8 which lines follow.
+_QTRLE_PLAIN, _QTRLE_WITH_LINES = 8, 14
+
 
 def notes_on(codec_name: str) -> tuple[str, ...]:
     """Sentences for whoever expects the pixels of before March 2026."""
@@ -28,3 +32,14 @@ def notes_on(codec_name: str) -> tuple[str, ...]:
         f"the video is {what}, which FFmpeg {av.ffmpeg_version_info} {how}; some faces, and their hashes, may differ "
         "from those of the file's own program.",
     )
+
+
+def gave_no_frame(codec_name: str, packet: bytes | memoryview) -> bool:
+    """Whether the decoder of FFmpeg 4.2 made nothing of a packet of which today's repeats the frame before.
+
+    QuickTime Animation has them where nothing changes: they end before anything that could be drawn.
+    """
+    if codec_name != "qtrle":
+        return False
+    says_lines = len(packet) >= _QTRLE_PLAIN and packet[5] & 8
+    return len(packet) < (_QTRLE_WITH_LINES if says_lines else _QTRLE_PLAIN)

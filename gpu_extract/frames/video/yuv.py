@@ -3,8 +3,8 @@
 These depend on when that was (docs/formats.md#pixels): "piped" pixels are the ffmpeg program's, of before March 2026,
 "direct" ones those that PyAV's swscale gives for the whole frame.
 
-A region costs what the region costs. Which way is safe for a kind of frame – size, pixel format, colour tags – is tried
-out once, on noise of that kind, against the conversion of the whole:
+A region costs what the region costs. Which way is safe for a kind of frame – size, pixel format, order of rows, colour
+tags – is tried out once, on noise of that kind, against the conversion of the whole:
 
 - the formula of `kernels.yuv`, for 8-bit 4:2:0, in a fraction of swscale's time;
 - swscale on a cut-out of the planes, for 8-bit 4:2:0 and 4:2:2, and where chroma is not subsampled; for piped pixels
@@ -78,7 +78,8 @@ def to_bgr(frame: av.VideoFrame, region: Region | None = None, pixels: str = "di
 
 
 def _way(frame: av.VideoFrame, pixels: str) -> _Way:
-    key = (pixels, frame.format.name, frame.width, frame.height, *_tags(frame))
+    upright = all(plane.line_size >= 0 for plane in frame.planes)
+    key = (pixels, frame.format.name, frame.width, frame.height, upright, *_tags(frame))
     if key not in _ways:
         with _trying:
             if key not in _ways:
