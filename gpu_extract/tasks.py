@@ -70,6 +70,8 @@ class FrameResult:
     """(height, width) of the frame, once it was loaded."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Busy seconds by stage."""
+    of_one_colour: set[int] = field(default_factory=set)
+    """Rows of faces that show nothing else; told by `FaceWriter`."""
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds

@@ -181,3 +181,62 @@ def test_a_resumed_run_of_other_frames_keeps_them_as_well(vectors: Path, other: 
     report = extract(path, other, tmp_path, resume=True)
     assert report.exit_code == 4
     assert report.hashes_kept == 16
+
+
+@pytest.mark.parametrize(
+    "options", [{"centering": "head"}, {"centering": "face", "align_eyes": True}, {"format": "jpg"}]
+)
+def test_hashes_of_an_earlier_run_with_another_option_prove_the_frames_too(
+    options: dict[str, Any], vectors: Path, right: Path, tmp_path: Path
+) -> None:
+    path = edited("g6_2019-12.fsa", tmp_path, vectors)
+    assert extract(path, right, tmp_path, size=128, **options).hashes_changed >= 16
+    shutil.rmtree(tmp_path / "faces")
+    assert extract(path, right, tmp_path, size=96).exit_code == 0
+
+
+def test_hashes_of_an_earlier_antialiased_run_do(vectors: Path, right: Path, tmp_path: Path) -> None:
+    path = edited("g6_2019-12.fsa", tmp_path, vectors)
+    assert extract(path, right, tmp_path, size=64, antialias=True).hashes_changed >= 16
+    shutil.rmtree(tmp_path / "faces")
+    assert extract(path, right, tmp_path, size=96).exit_code == 0
+
+
+def blank(frames: Path, colour: tuple[int, int, int], folder: Path) -> Path:
+    """Frames of which the first half shows one colour and nothing else, as titles and fades do."""
+    shutil.copytree(frames, folder)
+    names = sorted(folder.iterdir())
+    for path in names[: len(names) // 2]:
+        image = cv2.imread(str(path))
+        assert image is not None
+        cv2.imwrite(str(path), np.full_like(image, colour))
+    return folder
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (192, 64, 32)], ids=["black", "white", "blue"])
+@pytest.mark.parametrize("name", ["g6_2019-12.fsa", "v2_3.fsa"])
+def test_blank_frames_prove_nothing_and_cast_no_doubt(
+    name: str, colour: tuple[int, int, int], vectors: Path, right: Path, other: Path, tmp_path: Path
+) -> None:
+    def inside(entries: dict[str, Any]) -> None:
+        """What lies outside a picture is black, and a second colour."""
+        for key, entry in entries.items():
+            image = cv2.imread(str(right / key))
+            assert image is not None
+            middle, room = np.array(image.shape[1::-1]) / 2, min(image.shape[:2])
+            for face in entry["faces"] if isinstance(entry, dict) else entry:
+                points = np.asarray(face["landmarks_xy"], np.float64)
+                points = (points - points.mean(0)) / np.ptp(points) * room / 5 + middle
+                face["landmarks_xy"] = points.astype(np.float32)
+
+    path = edited(name, tmp_path, vectors, inside)
+    same, another = (blank(frames, colour, tmp_path / f"blank_{frames.name}") for frames in (right, other))
+    assert extract(path, same, tmp_path, refresh_thumbs=name.startswith("v2"), replace_hashes=True).exit_code == 0
+    before = path.read_bytes()
+    for size in (64, 96):
+        for frames, code in ((same, 0), (another, 4)):
+            shutil.rmtree(tmp_path / "faces")
+            path.write_bytes(before)
+            report = extract(path, frames, tmp_path, size=size)
+            assert report.exit_code == code, (size, frames, report.notes)
+            assert (path.read_bytes() == before) or code == 0

@@ -67,6 +67,12 @@ def encoder_for(extension: str, quality: int | None = None) -> Encoder:
     return encoder
 
 
+def is_of_one_colour(crop: np.ndarray) -> bool:
+    """Whether all pixels of a crop are the same. The middle row tells it of nearly all that are not."""
+    row = crop[len(crop) // 2]
+    return bool((row == row[0]).all()) and bool((crop == row[0]).all())
+
+
 def face_hash(crop: np.ndarray, encoder: Encoder, data: bytes) -> str:
     """SHA-1 of the decoded BGR pixels of a face file, 40 lower-case hex digits.
 

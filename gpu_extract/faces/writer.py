@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpu_extract.errors import InputError, OutputError
-from gpu_extract.faces.encoder import Encoder, encoder_for, face_hash
+from gpu_extract.faces.encoder import Encoder, encoder_for, face_hash, is_of_one_colour
 from gpu_extract.faces.layout import Layout
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
@@ -54,6 +54,8 @@ class FaceWriter:
         data = encoder.encode(crop, header)
         encoded = clock()
         sha1 = face_hash(crop, encoder, data)
+        if is_of_one_colour(crop):
+            result.of_one_colour.add(int(task.rows[k]))
         hashed = clock()
         name = task.file_name(k)
         try:

@@ -447,7 +447,7 @@ class Extraction:
 
     def _doubt(self, result: FrameResult, progress: Progress) -> None:
         """Find out on the first faces, before hours of work, that these may be other frames."""
-        self._proof.look(result.faces)
+        self._proof.look(result.faces, result.of_one_colour)
         if self._proof.in_doubt and not self.settings.replace_hashes:
             self._proof.settle()
             if self._proof.verdict is Verdict.DOUBTED:
@@ -461,9 +461,8 @@ class Extraction:
         if self._proof.verdict is not Verdict.DOUBTED:
             return False
         report, kept = self.report, self._proof.compared
-        stays = (
-            f"; the {kept:,} stored hashes stay, --replace-hashes takes the new ones" if kept and self.updates else ""
-        )
+        hashes = "stored hash stays" if kept == 1 else f"{kept:,} stored hashes stay"
+        stays = f"; the {hashes}, --replace-hashes takes the new ones" if kept and self.updates else ""
         report.notes.append(f"{self._proof.reason()}{stays}.")
         report.hashes_kept = kept
         report.exit_code = EXIT_PARTIAL

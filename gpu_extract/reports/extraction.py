@@ -172,6 +172,8 @@ class Report(JsonReport):
 
     def _hash_line(self) -> str:
         if self.hashes_kept:
+            if self.hashes_kept == 1:
+                return "the stored one is kept: it does not come out again"
             return f"{self.hashes_kept:,} stored ones kept: none of them comes out again"
         if not self.hashes_updated:
             return ""
