@@ -11,10 +11,27 @@ FACE_EXTENSIONS = (*IMAGE_EXTENSIONS, ".webp")
 ADMITTED_EXTENSIONS = (".dib", ".jfif", ".jpe", ".webp")
 """Of images that can be read, but count among a folder's frames only where a key names them."""
 UNREAD_EXTENSIONS = (
-    *(".arw", ".avif", ".cr2", ".cr3", ".dng", ".dpx", ".exr", ".gif", ".hdr", ".heic", ".heif", ".j2k", ".jp2"),
-    *(".jxl", ".nef", ".orf", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".rw2", ".tga"),
+    *(
+        ".apng",
+        ".arw",
+        ".avif",
+        ".cr2",
+        ".cr3",
+        ".dng",
+        ".dpx",
+        ".exr",
+        ".gif",
+        ".hdr",
+        ".heic",
+        ".heif",
+        ".j2k",
+        ".jp2",
+    ),
+    *(".jxl", ".nef", ".orf", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".rw2", ".svg", ".tga"),
 )
 """Of images that are not read, which whoever looks for a frame should hear of."""
+TO_PNG = "convert it to PNG"
+"""What to do about such an image."""
 VIDEO_EXTENSIONS = frozenset((".avi", ".flv", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv", ".ts", ".vob"))
 """Of videos, and of the keys of their frames in files since version 2.4."""
 VIDEO_FACE_EXTENSION = ".png"

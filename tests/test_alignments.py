@@ -498,7 +498,7 @@ for n in range(1, 20):
     LAUGHS += b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9))
 
 TEXT = {
-    "empty.json": (b"", "not proper JSON"),
+    "empty.json": (b"", r"it is empty \(0 bytes\)"),
     "cut.json": (b'{"a": [', "not proper JSON"),
     "deep.json": (b"[" * 100_000, "nests too deep"),
     "less_deep.json": (b'{"a": ' + b"[" * 80 + b"]" * 80 + b"}", "nests deeper than 64"),
@@ -515,7 +515,8 @@ TEXT = {
     "older.json": (b'{"__meta__": {"version": 0.5}, "__data__": {}}', "version 0.5"),
     "named.json": (b'{"__meta__": {"version": "2.3"}, "__data__": {}}', "a number is wanted"),
     "nan.json": (b'{"__meta__": {"version": NaN}, "__data__": {}}', "a number is wanted"),
-    "empty.yml": (b"", "holds 0 YAML documents"),
+    "empty.yml": (b"", r"it is empty \(0 bytes\)"),
+    "comment.yml": (b"# nothing else\n", "holds 0 YAML documents"),
     "two.yml": (b"a: []\n---\nb: []\n", "2 YAML documents"),
     "broken.yml": (b"a: [1, 2\nb: }", "not proper YAML"),
     "binary.yaml": (b"\x80\x04}.", "not proper YAML"),

@@ -11,7 +11,8 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import AlignmentsError, FrameError, InputError, UnsafePickleError
 from gpu_extract.frames import open_frames
-from gpu_extract.frames.images.decode import decode_image
+from gpu_extract.frames.images.decode import decode_image, read_file
+from gpu_extract.run.keys import match_keys
 from gpu_extract.storage.contents import what_it_is
 from tests.helpers import image_bytes, noise
 
@@ -30,6 +31,15 @@ KINDS = {
     "jxl": (b"\xff\x0a\xfa\x1f", "JPEG XL image"),
     "jxl in a container": (b"\0\0\0\x0cJXL \x0d\x0a\x87\x0a", "JPEG XL image"),
     "zip": (b"PK\x03\x04\x14\0", "ZIP archive"),
+    "web page, XHTML": (b"<?xml version='1.0'?>\n<!DOCTYPE html PUBLIC '-//W3C//DTD'><html/>", "web page (HTML)"),
+    "error of a server": (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "server's error message"),
+    "property list": (
+        b'<?xml version="1.0"?>\n<!DOCTYPE plist PUBLIC "-//Apple//DTD"><plist/>',
+        "property list of macOS",
+    ),
+    "binary property list": (b"bplist00\xd3\x01", "property list of macOS"),
+    "shortcut of a browser": (b"[InternetShortcut]\r\nURL=https://example.com/\r\n", "shortcut"),
+    "drawing": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG drawing"),
     "zeros": (bytes(4096), "nothing but zeros"),
     "resource fork": (b"\0\x05\x16\x07\0\x02\0\0Mac OS X", "AppleDouble"),
 }
@@ -52,8 +62,6 @@ def test_every_reader_says_what_a_file_is(name: str, tmp_path: Path) -> None:
     for name_of_video in ("clip.mp4", "clip.avi", "clip.dat"):
         video = tmp_path / name_of_video
         video.write_bytes(content)
-        if content[4:8] == b"ftyp" or content.startswith(b"\0\0\0\x0c"):
-            continue  # a container that FFmpeg knows
         with pytest.raises(InputError) as no_video:
             open_frames(video)
         assert phrase in str(no_video.value)
@@ -72,7 +80,7 @@ def test_inputs_that_were_swapped(tmp_path: Path, vectors: Path) -> None:
 
 def test_what_tells_nothing_keeps_its_own_sentence(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    for content in (b"", b"{", json.dumps({"a": 5}).encode(), b"just text"):
+    for content in (b"{", json.dumps({"a": 5}).encode(), b"just text"):
         assert what_it_is(content) is None
         path.write_bytes(content)
         with pytest.raises(AlignmentsError) as caught:
@@ -88,3 +96,60 @@ def test_an_unsafe_pickle_stays_one(tmp_path: Path) -> None:
     path.write_bytes(b"\x80\x04cos\nsystem\n(S'id'\ntR.")
     with pytest.raises(UnsafePickleError):
         Alignments.load(path)
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    for extension in (".fsa", ".json", ".p", ".yml"):
+        path = (tmp_path / "alignments").with_suffix(extension)
+        path.touch()
+        with pytest.raises(AlignmentsError, match=r"is no alignments file; it is empty \(0 bytes\)"):
+            Alignments.load(path)
+    video = tmp_path / "clip.mp4"
+    video.touch()
+    with pytest.raises(InputError, match=r"is no video; it is empty \(0 bytes\)"):
+        open_frames(video)
+
+
+STANDS_FOR = {
+    ".{}.icloud": "a placeholder of iCloud",
+    "{}.crdownload": "a download that did not finish",
+    "{}.part": "a download that did not finish",
+    "{}.url": "a shortcut to it",
+}
+
+
+@pytest.mark.parametrize("form", STANDS_FOR)
+def test_what_stands_for_a_missing_file_is_named(form: str, tmp_path: Path) -> None:
+    for name in ("clip.mp4", "alignments.fsa"):
+        (tmp_path / form.format(name)).touch()
+    with pytest.raises(InputError, match="is there, but only as") as no_video:
+        open_frames(tmp_path / "clip.mp4")
+    with pytest.raises(InputError, match="is there, but only as") as no_file:
+        Alignments.load(tmp_path / "alignments.fsa")
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    (frames / form.format("f_2.png")).touch()
+    with pytest.raises(InputError, match=r"holds no frames: of 1, such as 'f_2\.png'") as no_frames:
+        open_frames(frames)
+    (frames / "f_1.png").touch()
+    reason = match_keys(["f_1.png", "f_2.png"], open_frames(frames)).reason(1)
+    assert reason.startswith("'f_2.png' is there, but only as")
+    for said in (str(no_video.value), str(no_file.value), str(no_frames.value), reason):
+        assert STANDS_FOR[form] in said
+        assert "convert" not in said
+
+
+def test_a_broken_link_says_where_it_leads(tmp_path: Path) -> None:
+    for name, target, advice in (
+        ("clip.mp4", "/gone/clip.mp4", ""),
+        ("annexed.mp4", ".git/annex/objects/W4/SHA256E-s1--00.mp4", "; run git annex get"),
+    ):
+        (tmp_path / name).symlink_to(target)
+        (tmp_path / f"{name}.json").symlink_to(target)
+        for read, path in ((open_frames, tmp_path / name), (Alignments.load, tmp_path / f"{name}.json")):
+            with pytest.raises(InputError) as caught:
+                read(path)
+            assert f"is there, but only as a link to {target}, which is not there{advice}." in str(caught.value)
+        with pytest.raises(FrameError) as unread:
+            read_file(tmp_path / name)
+        assert f"the file is there, but only as a link to {target}, which is not there{advice}." in str(unread.value)

@@ -202,6 +202,17 @@ def test_hashes_of_an_earlier_antialiased_run_do(vectors: Path, right: Path, tmp
     assert extract(path, right, tmp_path, size=96).exit_code == 0
 
 
+def test_frames_that_cannot_be_read_are_no_other_frames(vectors: Path, right: Path, tmp_path: Path) -> None:
+    path = edited("g6_2019-12.fsa", tmp_path, vectors)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for frame in right.iterdir():
+        (empty / frame.name).touch()
+    report = extract(path, empty, tmp_path)
+    assert report.exit_code == 4
+    assert not any(SENTENCE in note for note in report.notes)
+
+
 def blank(frames: Path, colour: tuple[int, int, int], folder: Path) -> Path:
     """Frames of which the first half shows one colour and nothing else, as titles and fades do."""
     shutil.copytree(frames, folder)

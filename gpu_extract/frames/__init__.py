@@ -14,6 +14,7 @@ from gpu_extract.errors import InputError
 from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, Reading, SourceOptions
 from gpu_extract.storage.contents import HEAD_BYTES, what_it_is
 from gpu_extract.storage.inputs import unreadable
+from gpu_extract.storage.placeholders import why_not_there
 
 __all__ = ["Frame", "FrameFailure", "FrameSource", "Reading", "SourceOptions", "open_frames"]
 
@@ -50,6 +51,8 @@ def open_frames(
     except OSError as error:
         raise unreadable(source, "the frames", error) from error
     if not is_there:
+        if why := why_not_there(source):
+            raise InputError(f"'{source}' is there, but {why}.")
         raise InputError(f"no frames at '{source}': pass a folder of images or a video file.")
     options = SourceOptions(threads=threads, timing=timing, rotate=rotate, skip_unwanted=skip_unwanted, pixels=pixels)
     for name in plugins.names(SOURCES):  # one after another: a folder of images need not import PyAV

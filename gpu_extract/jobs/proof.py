@@ -122,7 +122,7 @@ class FramesProof:
         self._settled = True
         samples = [_Sample(self.made.alignments, frame, row) for frame, row in self._faces()]
         likeness = [value for sample in samples if (value := sample.likeness()) is not None]
-        hashed = [sample for sample in samples if sample.stored_hash is not None and not sample.is_blank()]
+        hashed = [sample for sample in samples if sample.is_comparable()]
         # The median: a face outside its picture is black on both sides, and looks alike wherever it comes from.
         alike = float(np.median(likeness)) if likeness else None
         if (alike is not None and alike > ALIKE) or self._comes_out(hashed):
@@ -237,12 +237,13 @@ class _Sample:
             _hash_in(crop, extension) == self.stored_hash for extension in dict.fromkeys((*self.formats, *formats))
         )
 
-    def is_blank(self) -> bool:
-        """Whether the face is of one colour, and its stored hash is that of this colour, as in any other video."""
-        crop = self.cut(_Way(USUAL_SIZES[0]))
+    def is_comparable(self) -> bool:
+        """Whether there is a hash and a face. One of a single colour is none, if its hash is that colour's: so it would
+        be in any other video."""
+        crop = None if self.stored_hash is None else self.cut(_Way(USUAL_SIZES[0]))
         if crop is None or not is_of_one_colour(crop):
-            return False
-        return self.stored_hash in _hashes_of_colour(crop[0, 0].tobytes(), self.formats)
+            return crop is not None
+        return self.stored_hash not in _hashes_of_colour(crop[0, 0].tobytes(), self.formats)
 
     def likeness(self) -> float | None:
         """Correlation of the stored thumbnail with the face in this frame, -1 to 1; None without one to compare."""

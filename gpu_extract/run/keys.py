@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpu_extract.frames import FrameSource
-from gpu_extract.naming import base_of, split_name
+from gpu_extract.naming import TO_PNG, base_of, split_name
 from gpu_extract.options import KEY_RULES, in_order
 
 NO_FRAME = "the source has no such frame"
@@ -271,8 +271,10 @@ class _Search:
             entry, frame = next(iter(unread.items()))
             sentence = (
                 f"the frames of {_counted(len(unread))} are not read: {_shown(frame)} is there, but "
-                f"{self._beside[frame]}, and add --match-keys {_flag([*self._allowed, 'extension'])}"
+                f"{self._beside[frame]}"
             )
+            if sentence.endswith(TO_PNG) and _parts(self._keys[entry]).extension.lower() != ".png":
+                sentence += f", and add --match-keys {_flag([*self._allowed, 'extension'])}"
             made.nearly = made.nearly or sentence
             made.notes.append(f"{sentence}.")
 

@@ -38,7 +38,7 @@ _BEGINNINGS = (
     (b"\x7fELF", "a program"),
     (b"MZ", "a program"),
 )
-_BRANDS = {
+PHOTO_BRANDS = {
     b"heic": "a HEIC photo",
     b"heix": "a HEIC photo",
     b"hevc": "a HEIC photo",
@@ -50,7 +50,19 @@ _BRANDS = {
     b"avis": "an AVIF image",
     b"crx ": "a Canon raw photo",
 }
-_WEB_PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
+_PROLOGUE = rb"\s*(<\?xml.*?\?>\s*)?(<!--.*?-->\s*)*"
+_WEB_PAGE = re.compile(_PROLOGUE + rb"<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
+_SERVER_ERROR = re.compile(_PROLOGUE + rb"<error\b", re.IGNORECASE | re.DOTALL)
+_PROPERTIES = re.compile(rb"bplist00|" + _PROLOGUE + rb"<!doctype\s+plist\b", re.IGNORECASE | re.DOTALL)
+_DRAWING = re.compile(_PROLOGUE + rb"(<!doctype\s+svg\b.*?>\s*)?<svg\b", re.IGNORECASE | re.DOTALL)
+_SHORTCUT = re.compile(rb"\[InternetShortcut\]|\[Desktop Entry\]|L\0\0\0\x01\x14\x02\0", re.IGNORECASE)
+_BY_PATTERN = (
+    (_WEB_PAGE, "a web page (HTML): a download that went wrong saves one under the file's name"),
+    (_SERVER_ERROR, "a server's error message (XML): a download that went wrong saves one under the file's name"),
+    (_PROPERTIES, "a property list of macOS, as iCloud's placeholders and shortcuts are; download the file itself"),
+    (_DRAWING, "an SVG drawing"),
+    (_SHORTCUT, "a shortcut, not the file itself; copy what it leads to"),
+)
 
 
 def what_it_is(head: bytes) -> str | None:
@@ -65,11 +77,14 @@ def what_it_is(head: bytes) -> str | None:
         if text.startswith(beginning):
             return name
     if head[4:8] == b"ftyp":
-        return _BRANDS.get(head[8:12], "an MP4 or QuickTime video")
+        return PHOTO_BRANDS.get(head[8:12], "an MP4 or QuickTime video")
     if head.startswith(b"RIFF"):
         return {b"WEBP": "a WebP image", b"AVI ": "an AVI video"}.get(head[8:12])
-    if _WEB_PAGE.match(text):
-        return "a web page (HTML): a download that went wrong saves one under the file's name"
-    if head and not head.strip(b"\0"):
+    for pattern, name in _BY_PATTERN:
+        if pattern.match(text):
+            return name
+    if not head:
+        return "empty (0 bytes): a cloud folder, a full disk or a download that did not finish leaves such a file"
+    if not head.strip(b"\0"):
         return "nothing but zeros: a copy or a download that did not finish leaves such a file"
     return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gpu_extract.errors import InputError
+from gpu_extract.storage.placeholders import why_not_there
 
 KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -36,7 +37,10 @@ def open_input(path: str | os.PathLike[str], what: str) -> BinaryIO:
             os.close(descriptor)
             raise
     except FileNotFoundError as error:
-        raise InputError(f"{what} {os.fspath(path)} does not exist; check its name and folder.") from error
+        missing = f"{what} {os.fspath(path)}"
+        if why := why_not_there(path):
+            raise InputError(f"{missing} is there, but {why}.") from error
+        raise InputError(f"{missing} does not exist; check its name and folder.") from error
     except OSError as error:
         raise unreadable(path, what, error) from error
     return open(descriptor, "rb")

@@ -25,6 +25,7 @@ from gpu_extract.frames.images import plain_jpeg, plain_png
 from gpu_extract.frames.images.image_header import PNG_ANIMATION_CHUNKS, Header, read_header
 from gpu_extract.patch import Patch, Region
 from gpu_extract.storage.contents import what_it_is
+from gpu_extract.storage.placeholders import why_not_there
 
 MAX_PIXELS = 1 << 28  # 16384 x 16384: 805 MB of BGR
 MAX_FILE_BYTES = 1 << 31
@@ -37,7 +38,10 @@ def read_file(path: Path) -> bytes:
         # A named pipe would block an ordinary open until somebody writes into it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
-        reason = "is not there" if error.errno == errno.ENOENT else f"cannot be opened: {error.strerror}"
+        reason = f"cannot be opened: {error.strerror}"
+        if error.errno == errno.ENOENT:
+            why = why_not_there(path)
+            reason = f"is there, but {why}" if why else "is not there"
         raise FrameError(f"the file {reason}.") from error
     with open(descriptor, "rb", buffering=0) as file:
         status = os.fstat(descriptor)

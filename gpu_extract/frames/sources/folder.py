@@ -15,8 +15,16 @@ import numpy as np
 from gpu_extract.errors import FrameError, InputError
 from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions, check_wanted
 from gpu_extract.frames.memory import keep_freed_memory
-from gpu_extract.naming import ADMITTED_EXTENSIONS, IMAGE_EXTENSIONS, UNREAD_EXTENSIONS, has_extension, split_name
+from gpu_extract.naming import (
+    ADMITTED_EXTENSIONS,
+    IMAGE_EXTENSIONS,
+    TO_PNG,
+    UNREAD_EXTENSIONS,
+    has_extension,
+    split_name,
+)
 from gpu_extract.patch import Patch, Region
+from gpu_extract.storage.placeholders import stands_for
 
 if TYPE_CHECKING:
     from gpu_extract.frames.images.decode import Image
@@ -51,19 +59,19 @@ class FolderSource(FrameSource):
         self._turned = options.rotate
         try:
             with os.scandir(path) as entries:
-                listed, others = _images(entries)
+                listed, others, placeholders = _images(entries)
         except OSError as error:
             raise InputError(f"the frames folder '{path}' cannot be read: {error.strerror}.") from error
         resources = _resource_files(path, listed)
         self._names = [name for name in listed if name not in resources] if resources else listed
-        self._beside = {name: _why_unread(name) for name in others}
+        self._beside = placeholders | {name: _why_unread(name) for name in others}
         if resources:
             self.notes = [_left_out(resources)]
         if not self._names:
             # Nothing is listed whose numbers could shift.
             self._names = sorted(name for name, why in self._beside.items() if not why)
         if not self._names:
-            raise InputError(_no_frames(path, others, resources))
+            raise InputError(_no_frames(path, others, resources, placeholders))
         self._number()
         self._counting = threading.Lock()
 
@@ -113,16 +121,19 @@ class FolderSource(FrameSource):
         pass
 
 
-def _images(entries: Iterable[os.DirEntry[str]]) -> tuple[list[str], list[str]]:
-    """Names of files that are frames by their extension, in order, and those of images in other formats."""
-    listed, others = [], []
+def _images(entries: Iterable[os.DirEntry[str]]) -> tuple[list[str], list[str], dict[str, str]]:
+    """Names of files that are frames by their extension, in order, those of images in other formats, and those of
+    images that something only stands for, with what."""
+    listed, others, placeholders = [], [], {}
     for entry in entries:
         if has_extension(entry.name, IMAGE_EXTENSIONS):
             if not entry.is_dir():
                 listed.append(entry.name)
         elif has_extension(entry.name, OTHER_EXTENSIONS) and not entry.is_dir():
             others.append(entry.name)
-    return sorted(listed), [name for name in others if not name.startswith(RESOURCE_PREFIX)]
+        elif (found := stands_for(entry.name)) and has_extension(found[0], (*IMAGE_EXTENSIONS, *OTHER_EXTENSIONS)):
+            placeholders[found[0]] = found[1]
+    return sorted(listed), [name for name in others if not name.startswith(RESOURCE_PREFIX)], placeholders
 
 
 def _resource_files(path: Path, listed: list[str]) -> set[str]:
@@ -158,15 +169,18 @@ def _beginning(path: Path) -> bytes:
 def _why_unread(name: str) -> str:
     if has_extension(name, ADMITTED_EXTENSIONS):
         return ""
-    return f"{split_name(name)[1][1:].upper()} images are not read; convert it to PNG"
+    return f"{split_name(name)[1][1:].upper()} images are not read; {TO_PNG}"
 
 
-def _no_frames(path: Path, others: list[str], resources: set[str]) -> str:
+def _no_frames(path: Path, others: list[str], resources: set[str], placeholders: dict[str, str]) -> str:
     extensions = " ".join(IMAGE_EXTENSIONS)
     if others:
         counts = Counter(split_name(name)[1].lower() for name in others)
         found = ", ".join(f"{count:,} {extension}" for extension, count in sorted(counts.items()))
         return f"the folder '{path}' holds images that are not read ({found}); convert them to PNG or JPEG."
+    if placeholders:
+        name, why = next(iter(sorted(placeholders.items())))
+        return f"the folder '{path}' holds no frames: of {len(placeholders):,}, such as '{name}', each is there {why}."
     if resources:
         return f"the folder '{path}' holds no frames, only resource files of macOS; name the folder with the images."
     return f"the folder '{path}' holds no frames: images end in one of {extensions}."

@@ -15,7 +15,7 @@ import av
 from av.container import InputContainer
 
 from gpu_extract.errors import InputError
-from gpu_extract.storage.contents import what_it_is
+from gpu_extract.storage.contents import PHOTO_BRANDS, what_it_is
 
 PROBE_BYTES = 2048
 
@@ -34,6 +34,8 @@ _TS_PACKET_SIZES = (188, 192, 204)
 
 def container_format(head: bytes) -> str | None:
     """FFmpeg's name of the container that a file's first bytes begin; None if it is no plain video container."""
+    if head[4:8] == b"ftyp" and head[8:12] in PHOTO_BRANDS:
+        return None
     if head[4:8] in _MOV_ATOMS:
         return "mov"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
