@@ -401,6 +401,8 @@ def test_an_alignments_file_that_the_current_program_rewrote(extracted: Any, vec
 BESIDE = (
     "alignments.fsa",
     "clip_alignments.fsa",
+    "alignments.json",
+    "clip_alignments.p",
     "v2_3.fsa",
     "v2_3.fsa.lock",
     "v2_3_bk_2026-03-01_10.11.12.fsa",
