@@ -132,7 +132,10 @@ class FrameSource(ABC):
         """
 
     def reading(self, wanted: np.ndarray) -> Reading:
-        """What the wanted frames, [N] as for `frames`, cost to read; only before `frames`."""
+        """What the wanted frames, [N] as for `frames`, cost to read; only before `frames`.
+
+        The same for all that open the source alike, but for `skip_unwanted`.
+        """
         return Reading(np.ones(len(wanted)), np.ones(len(wanted), bool), True)
 
     def would_see(self, count: int, wanted: np.ndarray) -> bool:

@@ -305,6 +305,7 @@ class Extraction:
         self._proof = FramesProof(self.made, self.settings)
         self._written = Written(keep_places=self.settings.metadata is not None)
         self._left_out: dict[int, list[FaceResult]] = {}
+        self._todo = 0
 
     def todo(self) -> Plan:
         """What an earlier run left to do; its faces are counted as written."""
@@ -345,6 +346,7 @@ class Extraction:
         """Read, cut and write; each finished frame goes into the journal."""
         report = self.report
         progress.planned(todo.frame_count, todo.face_count)
+        self._todo = todo.frame_count
         if not self._too_many_errors():
             self._run_pipeline(todo, progress, interruption)
         if not report.complete:
@@ -384,14 +386,15 @@ class Extraction:
 
     def _end_shard(self) -> None:
         report = self.report
-        self.journal.end(
-            {
-                "errors": report.errors,
-                "damaged": report.damaged,
-                "faces_outside": report.faces_outside,
-                "seconds": {stage: round(spent, 3) for stage, spent in report.stage_seconds.items()},
-            }
-        )
+        if self._todo or self.journal.report is None:
+            self.journal.end(
+                {
+                    "errors": report.errors,
+                    "damaged": report.damaged,
+                    "faces_outside": report.faces_outside,
+                    "seconds": {stage: round(spent, 3) for stage, spent in report.stage_seconds.items()},
+                }
+            )
         report.notes.append(
             f"shard {self.shard} is whole; when all are, gpu-extract merge makes one run of them and saves the hashes."
         )

@@ -93,9 +93,13 @@ class Receipts:
 
     @property
     def reports_of_all(self) -> list[dict[str, Any]]:
-        """These, and that of an earlier merge."""
+        """These, and that of an earlier merge, which speaks for the receipts that it did not come to remove."""
         merged = None if self.whole is None else self.whole.report
-        return [*self.reports.values(), *([] if merged is None else [merged])]
+        if self.whole is None or merged is None:
+            return [*self.reports.values()]
+        known = self.whole.finished.keys()
+        new = [journal.report for journal in self.of_shard.values() if not journal.finished.keys() <= known]
+        return [merged, *(report for report in new if report is not None)]
 
     @property
     def failures(self) -> list[Failure]:

@@ -143,7 +143,7 @@ class VideoSource(FrameSource):
         yield from self._sequential(remaining)
 
     def reading(self, wanted: np.ndarray) -> Reading:
-        index = self._index_of_all() if self._options.skip_unwanted and len(wanted) else None
+        index = self._index_of_all() if len(wanted) else None
         if index is None:
             return Reading(np.diff(wanted, prepend=-1).astype(np.float64), np.ones(len(wanted), bool), False)
         try:
