@@ -1,0 +1,104 @@
+"""Child processes that cut shards: started with a share of the cores, ended with their parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+from gpu_extract.errors import OutputError
+
+PARENT = "_GPU_EXTRACT_PARENT"
+"""Environment variable of a child: its parent's process id."""
+OPTIONS_PREFIX = "GPU_EXTRACT_"
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
+LAST_BYTES = 4096
+
+
+def follow_parent() -> None:
+    """In a child: be told to end when the parent dies, however it does; end at once if it is gone already."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is None:
+        return
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(parent):
+        os._exit(128 + signal.SIGTERM)
+
+
+def shares(count: int) -> list[set[int]]:
+    """The cores of this process divided among `count` children; where there are fewer, some share one."""
+    cores = sorted(os.sched_getaffinity(0))
+    if count >= len(cores):
+        return [{cores[i % len(cores)]} for i in range(count)]
+    bounds = [len(cores) * i // count for i in range(count + 1)]
+    return [set(cores[low:high]) for low, high in zip(bounds, bounds[1:], strict=False)]
+
+
+@dataclass
+class Child:
+    """A running `gpu-extract`."""
+
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes] = field(repr=False)
+
+    @classmethod
+    def start(cls, words: Sequence[str], cores: set[int]) -> Child:
+        """Start one with these words of the command line on some cores; its own signals come from the parent only.
+
+        Raises:
+            OutputError: if the system has no process left.
+        """
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(OPTIONS_PREFIX)}
+        environment[PARENT] = str(os.getpid())
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
+        mine = os.sched_getaffinity(0)
+        try:
+            os.sched_setaffinity(0, cores)  # of this thread, and what it starts
+            process = subprocess.Popen(
+                [sys.executable, "-m", "gpu_extract", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env=environment,
+                process_group=0,  # a terminal's Ctrl-C is for the parent, which passes it on once
+            )
+        except OSError as error:
+            errors.close()
+            raise OutputError(f"a process of this run cannot be started: {error.strerror}.") from error
+        finally:
+            os.sched_setaffinity(0, mine)
+        return cls(process, errors)
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative is the signal that ended it."""
+        return self.process.poll()
+
+    def stop(self) -> None:
+        """Ask it to end; harmless where it has."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it and wait for that."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def last_words(self) -> str:
+        """Its last line on standard error, without the program's name."""
+        self.errors.seek(0, os.SEEK_END)
+        self.errors.seek(max(0, self.errors.tell() - LAST_BYTES))
+        lines = self.errors.read().decode("utf-8", "replace").strip().splitlines()
+        return lines[-1].removeprefix("gpu-extract: ") if lines else ""
+
+    def close(self) -> None:
+        self.errors.close()
