@@ -120,6 +120,27 @@ def test_no_circle() -> None:
         visit(name, ())
 
 
+OWN_READERS = {"frames.images.decode", "run.journal"}
+"""They look at the kind of a file themselves."""
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_what_a_user_names_is_opened_by_one_function(module: str) -> None:
+    """`open_input`, which refuses what is no file: another way to open a pipe waits for ever."""
+    if module in OWN_READERS or module.startswith("storage."):
+        return
+    text = MODULES[module].read_text("utf-8")
+    for call in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
+        called, words = ast.unparse(call.func), ast.unparse(call)
+        reads = called in ("open", "io.open", "os.open") or called.endswith((".open", ".read_bytes", ".read_text"))
+        if reads and not any(known in words for known in HARMLESS_OPENINGS):
+            pytest.fail(f"{words} opens a file without open_input")
+
+
+HARMLESS_OPENINGS = ("os.devnull", "O_DIRECTORY", "'xb'", "av.open", "fileobj=file", "importlib", "resources.files")
+"""The null device, folders, files that are made, what was opened or looked at before, and the package's own."""
+
+
 def test_help_loads_only_what_is_light() -> None:
     """By name, not by clock: no NumPy, and of this package only rooms that were chosen to be light."""
     code = (

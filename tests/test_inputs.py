@@ -58,6 +58,7 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "alignments of check": ("a.fsa", ["check", "-a", "a.fsa", "-fr", "frames"]),
     "alignments of migrate": ("a.fsa", ["migrate", "a.fsa", "new.fsa"]),
     "alignments of export": ("a.fsa", ["export", "a.fsa", "new.json"]),
+    "alignments of no known kind": ("a.bin", ["check", "-a", "a.bin", "-fr", "frames"]),
     "landmarks": ("landmarks.json", ["import", "landmarks.json", "new.fsa"]),
     "journal of verify": (f"faces/{journal.NAME}", ["verify", "-a", "a.fsa", "-fr", "frames", "-fc", "faces"]),
     "config": ("given.toml", ["check", "-a", "a.fsa", "-fr", "frames", "--config", "given.toml"]),
@@ -78,8 +79,8 @@ def test_what_is_no_file_is_refused_without_a_wait(
     command: str, how: str, job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, words = COMMANDS[command]
-    (job / "given.toml").touch()
-    (job / "gpu-extract.toml").touch()
+    for empty in ("given.toml", "gpu-extract.toml", "a.bin"):
+        (job / empty).touch()
     spoiled(job / name, how)
     capsys.readouterr()
     code = main(words)
@@ -148,6 +149,23 @@ def test_a_pipe_does_not_keep_a_program_waiting(job: Path) -> None:
     spoiled(job / "a.fsa", "pipe")
     done = elsewhere(["check", "-a", "a.fsa", "-fr", "frames"])
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("00000.tar", ["verify", "-a", "a.fsa", "-fr", "frames", "-fc", "faces"]),
+        ("faces.jsonl", ["verify", "-a", "a.fsa", "-fr", "frames", "-fc", "faces", "--metadata", "jsonl"]),
+        ("f_000001_0.png", ["verify", "-a", "a.fsa", "-fr", "frames", "-fc", "faces"]),
+        ("sheet_2.png", ["sheet", "faces", "faces/sheet.png"]),
+    ],
+)
+def test_a_pipe_among_the_faces_keeps_nobody_waiting(name: str, words: list[str], job: Path) -> None:
+    (job / "faces" / name).touch()
+    spoiled(job / "faces" / name, "pipe")
+    done = elsewhere(words)
+    assert done.returncode == 4
+    assert name in done.stdout
 
 
 def test_a_face_that_cannot_be_read_is_proved_wrong(job: Path) -> None:

@@ -281,10 +281,10 @@ def _read(path: Path, limits: Limits) -> tuple[Document, Snapshot]:
 
 def _what_it_is(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
+        with open_input(path, "The alignments file") as file:
             return what_it_is(file.read(HEAD_BYTES))
-    except OSError:
-        return None
+    except OSError as error:
+        raise unreadable(path, "The alignments file", error) from error
 
 
 def _snapshot(path: Path) -> Snapshot:

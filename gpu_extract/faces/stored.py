@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from gpu_extract import png_file
-from gpu_extract.errors import FrameError
-from gpu_extract.storage.inputs import unreadable
+from gpu_extract.errors import FrameError, InputError
+from gpu_extract.storage.inputs import open_input, unreadable
 from gpu_extract.tasks import FaceResult
 
 SECTOR_BYTES = 512
@@ -46,9 +46,12 @@ def stored_files(folder: Path, besides: Collection[str] = ()) -> dict[str, Place
         found[name] = path
         if path.suffix == ".tar" and path.stem.replace("-", "").isdecimal() and path.parent == folder:
             try:
-                with tarfile.open(path, errors="surrogateescape") as tar:
+                with (
+                    open_input(path, "the shard") as file,
+                    tarfile.open(fileobj=file, errors="surrogateescape") as tar,
+                ):
                     members = {member.name: InShard(path, member.offset_data, member.size) for member in tar}
-            except (tarfile.TarError, OSError):
+            except (tarfile.TarError, OSError, InputError):
                 continue  # stays in the list as a file of its own, which nothing expects
             if not members.keys() & found.keys():
                 found |= members
@@ -76,9 +79,11 @@ def content(place: Place) -> bytes:
     if isinstance(place, Path):
         return read_file(place)
     try:
-        with place.shard.open("rb") as file:
+        with open_input(place.shard, "the shard") as file:
             file.seek(place.at)
             return file.read(place.nbytes)
+    except InputError as error:
+        raise FrameError(str(error)) from error
     except OSError as error:
         raise FrameError(f"the shard {place.shard.name} cannot be read: {error.strerror}.") from error
 

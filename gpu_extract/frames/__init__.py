@@ -13,7 +13,7 @@ from gpu_extract import plugins
 from gpu_extract.errors import InputError
 from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, Reading, SourceOptions
 from gpu_extract.storage.contents import HEAD_BYTES, what_it_is
-from gpu_extract.storage.inputs import unreadable
+from gpu_extract.storage.inputs import open_input, unreadable
 from gpu_extract.storage.placeholders import why_not_there
 
 __all__ = ["Frame", "FrameFailure", "FrameSource", "Reading", "SourceOptions", "open_frames"]
@@ -73,7 +73,7 @@ def open_frames(
 
 def _head(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_input(path, "the frames") as file:
             return file.read(HEAD_BYTES)
-    except OSError:
+    except (OSError, InputError):
         return b""

@@ -15,7 +15,7 @@ from gpu_extract import png_file
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, FrameError, InputError, OutputError, UsageError, printable
 from gpu_extract.frames.images.decode import read_file
 from gpu_extract.naming import FACE_EXTENSIONS
-from gpu_extract.storage.inputs import is_folder, unreadable
+from gpu_extract.storage.inputs import is_folder, open_input, unreadable
 from gpu_extract.storage.outputs import check_output, write_output
 
 MAX_SIDE_PX = 16_000  # taller pictures are refused by many viewers; a page holds what fits
@@ -97,9 +97,9 @@ def _is_earlier_sheet(path: Path, out_png: Path) -> bool:
     if not path.stem.startswith(out_png.stem) or number != ".png" or not (stem == "" or stem[0] == "_"):
         return False
     try:
-        with path.open("rb") as file:
+        with open_input(path, "the face") as file:
             return _is_sheet(file)
-    except OSError:
+    except (OSError, InputError):
         return False
 
 

@@ -39,7 +39,7 @@ from gpu_extract.run.plan import Plan, refitted, some_faces, subset
 from gpu_extract.run.progress import Listener, Progress, listener_for
 from gpu_extract.run.rows import FaceRows
 from gpu_extract.run.signals import GRACE_SECONDS, Interruption
-from gpu_extract.storage.inputs import is_folder
+from gpu_extract.storage.inputs import is_folder, open_input
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
 TRIED_FRAMES = 16
@@ -485,11 +485,11 @@ class _Verification:
         files = {row: face.file_name for row, face in self._record.of_row.items()}
         named = [dataclasses.replace(face, file_name=files.get(face.row, face.file_name)) for face in found]
         try:
-            with stored.open("rb") as file:
+            with open_input(stored, "the list of faces") as file:
                 lines: Iterator[bytes] = iter(file)
                 same = all(next(lines, None) == json_line(row) for row in self._rows.rows(named))
                 return same and next(lines, None) is None
-        except OSError:
+        except (OSError, InputError):
             return False
 
     def _notes(self, beside: list[str]) -> list[str]:

@@ -27,11 +27,12 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from gpu_extract.errors import OutputError
+from gpu_extract.errors import InputError, OutputError
 from gpu_extract.faces.layout import Layout, Sidecar
 from gpu_extract.faces.metadata import json_line
 from gpu_extract.storage.atomic import write_all
 from gpu_extract.storage.descriptors import hold_standard, open_beyond_standard
+from gpu_extract.storage.inputs import open_input
 from gpu_extract.storage.parts import check_part, temporary_name
 from gpu_extract.tasks import FrameResult, FrameTask
 
@@ -284,7 +285,7 @@ def faces_in_shard(path: Path) -> Iterator[tuple[int, int]]:
     """
     at = 0
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_input(path, "the shard") as file:
             while (head := os.pread(file.fileno(), tarfile.BLOCKSIZE + 64, at))[: tarfile.BLOCKSIZE].strip(b"\0"):
                 size = tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape").size
                 if found := _FACE.match(head, tarfile.BLOCKSIZE):
@@ -292,7 +293,7 @@ def faces_in_shard(path: Path) -> Iterator[tuple[int, int]]:
                 at += tarfile.BLOCKSIZE + size + -size % tarfile.BLOCKSIZE
             if not head:
                 raise OutputError(f"the shard {path} of the earlier run is cut off; remove it and what follows it.")
-    except (OSError, tarfile.HeaderError) as error:
+    except (OSError, InputError, tarfile.HeaderError) as error:
         raise OutputError(f"the shard {path} of the earlier run cannot be read ({error}).") from error
 
 

@@ -16,6 +16,7 @@ from av.container import InputContainer
 
 from gpu_extract.errors import InputError
 from gpu_extract.storage.contents import PHOTO_BRANDS, what_it_is
+from gpu_extract.storage.inputs import open_input
 
 PROBE_BYTES = 2048
 
@@ -73,7 +74,7 @@ def probe(path: Path) -> str | None:
 
 def _head(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open_input(path, "the video") as file:
             return file.read(PROBE_BYTES)
     except OSError as error:
         raise InputError(f"the video '{path}' cannot be opened: {error.strerror}.") from error

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from gpu_extract.errors import InputError
+from gpu_extract.storage.inputs import open_input
+
 _MAX_BOXES = 1 << 16  # on one level; a file with more was built to keep readers busy
 
 
@@ -20,9 +23,9 @@ class _Box(NamedTuple):
 def is_fragmented(path: Path) -> bool:
     """Whether samples are described beside them, piece by piece; False for what cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_input(path, "the video") as file:
             return any(box.kind == b"moof" for box in _boxes(file, 0, os.fstat(file.fileno()).st_size))
-    except (OSError, struct.error):
+    except (OSError, InputError, struct.error):
         return False
 
 
@@ -32,13 +35,13 @@ def has_composition_offsets(path: Path, track: int) -> bool:
     So it is where the track has a `ctts` box, and always in a fragmented file. False for what cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open_input(path, "the video") as file:
             for box in _boxes(file, 0, os.fstat(file.fileno()).st_size):
                 if box.kind == b"moof":
                     return True
                 if box.kind == b"moov" and _has_offsets(file, box, track):
                     return True
-    except (OSError, struct.error):
+    except (OSError, InputError, struct.error):
         return False
     return False
 
