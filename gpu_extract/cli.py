@@ -42,6 +42,8 @@ exit codes:
 """
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system says of files that are written; anything else that nobody has put into words is an input's."""
+NOBODY_READS = (errno.EPIPE, errno.EIO)
+"""What writing to a pipe without a reader, or to a terminal that was lost, comes to."""
 ADDRESS_SPACE_MB, ADDRESS_SPACE_PER_CORE_MB = 640, 64
 AS_THE_RUN = "default: as the run had it"
 
@@ -53,6 +55,10 @@ class _Table(Protocol):
 
 
 class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Its own swallows what goes wrong, and the interpreter then complains at the end.
+        _say(message, file, end="")
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help.")
 
@@ -288,7 +294,7 @@ def _import(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         _say(import_table(made))
     elif made.left_out:
-        print(f"gpu-extract: {printable(first_left_out(made, arguments.landmarks))}", file=sys.stderr)
+        _say(f"gpu-extract: {printable(first_left_out(made, arguments.landmarks))}", sys.stderr)
     return EXIT_PARTIAL if made.left_out else EXIT_OK
 
 
@@ -454,7 +460,14 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. No traceback reaches a user without -v."""
-    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _let_go(stream)
+
+
+def _run(given: list[str]) -> int:
     verbose = "-v" in given or "--verbose" in given
     try:
         hold_standard_streams()
@@ -471,9 +484,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code, verbose)
     except KeyboardInterrupt:
         return _fail("interrupted.", 130, False)
-    except BrokenPipeError:
-        _silence(sys.stdout)
-        return EXIT_OK
     except OSError as error:
         name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         code = OutputError.exit_code if error.errno in NO_ROOM else InputError.exit_code
@@ -513,25 +523,31 @@ def _escape_what_cannot_be_shown() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _say(text: str, stream: TextIO | None = None) -> None:
-    """Print for a person. A terminal that was lost is nobody's to read, and changes nothing.
+def _say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
+    """Print for a person. A terminal or a reader that is gone changes nothing, nor does standard error.
 
     Raises:
         OutputError: if standard output is a file that takes no more.
     """
     stream = stream or sys.stdout
     try:
-        print(text, file=stream, flush=True)
-    except BrokenPipeError:
-        raise
+        print(text, file=stream, end=end, flush=True)
     except OSError as error:
         _silence(stream)
-        if error.errno != errno.EIO:
+        if stream is not sys.stderr and error.errno not in NOBODY_READS:
             raise OutputError(f"standard output takes no more: {error.strerror}.") from error
 
 
+def _let_go(stream: TextIO) -> None:
+    """Forget what a stream did not take: the interpreter would try again at the end, and change the exit code."""
+    try:
+        stream.flush()
+    except OSError:
+        _silence(stream)
+
+
 def _silence(stream: TextIO) -> None:
-    """Keep the interpreter from complaining, while it shuts down, of a stream whose reader is gone."""
+    """Lead a stream that takes no more to the null device, with what waits in it."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)

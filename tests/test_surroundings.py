@@ -67,6 +67,43 @@ def test_an_error_is_not_said_on_standard_output_when_standard_error_is_closed(t
     assert (done.returncode, done.stdout) == (3, "")
 
 
+NO_ROOM, NO_READER = "> /dev/full", "| true"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["extract", "--help"], ["config"], ["config", "--json", "-"]]
+)
+def test_standard_output_that_takes_no_more(words: list[str], unbuffered: str) -> None:
+    done = in_a_shell(words, NO_ROOM, f"PYTHONUNBUFFERED={unbuffered}")
+    assert done.returncode == 6
+    assert done.stderr.endswith("No space left on device.\n")
+    assert done.stderr.count("\n") == 1
+    done = in_a_shell(words, NO_READER, f"set -o pipefail; PYTHONUNBUFFERED={unbuffered}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("lost", ["2> /dev/full", "2>&1 > /dev/null | true"])
+@pytest.mark.parametrize("progress", ["bar", "plain"])
+def test_standard_error_that_takes_no_more_changes_nothing(progress: str, lost: str, complained_of: Path) -> None:
+    words = extract_command(complained_of / "a.fsa", complained_of / "frames", complained_of / "faces", "-sz", "32")
+    words[words.index("none")] = progress
+    missing = ["check", "-a", str(complained_of / "no.fsa"), "-fr", str(complained_of / "frames")]
+    for unbuffered in ("", "1"):
+        first = f"set -o pipefail; PYTHONUNBUFFERED={unbuffered}"
+        assert in_a_shell(words, lost, first).returncode == 0
+        assert len(files_in(complained_of / "faces")) == 6
+        shutil.rmtree(complained_of / "faces")
+        assert in_a_shell(missing, lost, first).returncode == 3
+
+
+def test_a_reader_that_is_gone_does_not_make_a_fault_good(complained_of: Path) -> None:
+    next((complained_of / "frames").iterdir()).unlink()
+    words = ["check", "-a", str(complained_of / "a.fsa"), "-fr", str(complained_of / "frames")]
+    for more in ([], ["--json", "-"]):
+        assert in_a_shell([*words, *more], NO_READER, "set -o pipefail;").returncode == 4
+
+
 def test_a_library_call_holds_closed_descriptors_too(tmp_path: Path) -> None:
     code = f"""
 import os

@@ -85,7 +85,7 @@ def _to_standard_output(report: JsonReport) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        raise
+        return  # whoever reads it has seen enough
     except OSError as error:
         raise OutputError(f"{WHAT} cannot be written to standard output: {error.strerror}.") from error
 

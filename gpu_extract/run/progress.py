@@ -119,7 +119,7 @@ class Silent:
 
 
 class Bar:
-    """tqdm's bar on standard error. A terminal that is lost does not end the run."""
+    """tqdm's bar on standard error, if that takes it. A terminal that is lost does not end the run."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -131,7 +131,7 @@ class Bar:
 
     def _show(self, event: Event) -> None:
         match event:
-            case FrameDone():
+            case FrameDone() if self._bar is not None:
                 self._faces += len(event.faces)
                 self._bar.set_postfix(faces=self._faces, refresh=False)
                 self._bar.update()
