@@ -166,6 +166,56 @@ def test_writes_that_fail(
     assert job.files() == wanted
 
 
+@LAYOUTS
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
+def test_a_disk_that_is_gone(
+    code: int,
+    layout: str,
+    inputs: Path,
+    tmp_path: Path,
+    plain: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From some call on every one fails, those that clear up too: what is told is what failed first."""
+    wanted = plain(layout)
+    real = {name: getattr(os, name) for name in ("write", "close", "fsync", "rename", "replace", "unlink")}
+    left = [0]
+
+    def where(what: Any) -> str:
+        return os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) else os.fspath(what)  # noqa: PTH115
+
+    def failing(name: str) -> Callable[..., Any]:
+        def call(what: Any, *rest: Any, **named: Any) -> Any:
+            gone = where(what).startswith(str(tmp_path))
+            left[0] -= gone
+            if not gone or left[0] >= 0:
+                return real[name](what, *rest, **named)
+            if name == "close":
+                real[name](what)
+            raise OSError(code, os.strerror(code))
+
+        return call
+
+    for calls in (3, 4, 5, 6, 7, 100, 200):
+        job = job_in(tmp_path / str(calls), inputs)
+        with monkeypatch.context() as patch:
+            for name in real:
+                patch.setattr(os, name, failing(name))
+            left[0] = calls
+            capsys.readouterr()
+            ended = job.run("--output-layout", layout)
+        said = capsys.readouterr().err
+        assert left[0] < 0, "it had no need of that many calls"
+        assert ended == 6, said
+        assert str(tmp_path) in said
+        assert said.count("\n") == 1
+        assert "--resume" in said or "The lock" in said
+        assert job.alignments.read_bytes() == job.before
+        assert job.run("--output-layout", layout, "--resume") == 0
+        assert job.files() == wanted
+
+
 def test_a_disk_too_full_to_save_on(
     inputs: Path, tmp_path: Path, tmpfs: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from gpu_extract.cli import main
 from gpu_extract.run import journal
+from gpu_extract.storage.inputs import open_input
 from tests.helpers import extract_command, write_photographs
 
 UNREADABLE = "/proc/self/mem"
@@ -171,6 +172,14 @@ def test_a_pipe_among_the_faces_keeps_nobody_waiting(name: str, words: list[str]
 def test_a_face_that_cannot_be_read_is_proved_wrong(job: Path) -> None:
     spoiled(job / "faces" / "f_000001_0.png", "error")
     assert main(["verify", "-a", "a.fsa", "-fr", "frames", "-fc", "faces", "--progress", "none"]) == 4
+
+
+def test_what_was_read_is_read_whatever_its_closing_says(job: Path) -> None:
+    with open_input("a.fsa", "the file") as file:
+        data = file.read()
+        os.close(file.fileno())  # so that the next one fails
+    assert file.closed
+    assert data == (job / "a.fsa").read_bytes()
 
 
 def test_a_missing_file_is_called_missing(job: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import gc
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -167,7 +167,8 @@ class Alignments:
         digest = new_digest()
         backup = backup_copy(self.path, modern=self.traits.names_back_ups_anew, digest=digest)
         if backup and self._snapshot and self._snapshot.digest != digest.digest():
-            backup.unlink()
+            with suppress(OSError):
+                backup.unlink()
             raise self._beside()
         try:
             write_whole(self.path, self.content(), before_replace=self._check_unchanged)

@@ -10,32 +10,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-
-import numpy as np
 
 from gpu_extract import errors
-from gpu_extract.errors import EXIT_PARTIAL, GpuExtractError, InterruptedRunError
-from gpu_extract.jobs.estimate import check_space
-from gpu_extract.jobs.extract import RESUME, check_updatable, introduce
-from gpu_extract.jobs.merge import join
-from gpu_extract.jobs.prepare import Prepared, prepared
-from gpu_extract.options import Settings, as_words
+from gpu_extract.jobs.extract import introduce
+from gpu_extract.jobs.prepare import prepared
+from gpu_extract.options import Settings
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.extraction import Report
-from gpu_extract.run import journal
-from gpu_extract.run.children import Child, shares
-from gpu_extract.run.fingerprint import fingerprint
-from gpu_extract.run.folder import prepare_folder
-from gpu_extract.run.journal import Journal
-from gpu_extract.run.plan import Plan
 from gpu_extract.run.progress import Progress, listener_for
-from gpu_extract.run.shards import Shard, frame_costs, part_of
-from gpu_extract.run.signals import GRACE_SECONDS, Interruption
-from gpu_extract.tasks import FaceResult, Failure
+from gpu_extract.run.signals import Interruption
 
 TRIES = 3
 POLL_SECONDS = 0.05

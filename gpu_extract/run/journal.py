@@ -30,7 +30,7 @@ from gpu_extract.errors import OutputError, UsageError
 from gpu_extract.run.fingerprint import Fingerprint, differences
 from gpu_extract.run.shards import Shard
 from gpu_extract.storage.atomic import sync_folder
-from gpu_extract.storage.descriptors import open_beyond_standard
+from gpu_extract.storage.descriptors import close_quietly, open_beyond_standard
 from gpu_extract.storage.durable import sync_file_system
 from gpu_extract.storage.inputs import open_input, unreadable
 from gpu_extract.tasks import FaceResult
@@ -91,7 +91,7 @@ class Journal:
             journal._append(first_entry(fingerprint))
             journal.sync()
         except BaseException:
-            os.close(handle)
+            close_quietly(handle)
             raise
         sync_folder(folder)  # faces in a folder whose journal has lost its name could not be resumed
         return journal
@@ -133,7 +133,7 @@ class Journal:
                 journal._take(entry)
             return journal
         except BaseException:
-            os.close(handle)
+            close_quietly(handle)
             raise
 
     def add(self, position: int, faces: list[FaceResult]) -> None:
@@ -216,7 +216,7 @@ class Journal:
         return self.path.with_name(self.path.name.upper()).exists()
 
     def close(self) -> None:
-        os.close(self._handle)
+        close_quietly(self._handle)
 
     def _take(self, entry: dict[str, Any]) -> None:
         """Learn what an earlier run recorded."""
@@ -363,7 +363,7 @@ def _open(path: Path, flags: int) -> int:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        os.close(handle)
+        close_quietly(handle)
         shard = _RECEIPT.fullmatch(path.name)
         who = f"shard {shard[1]}/{shard[2]} is being cut" if shard else "another run is writing"
         raise OutputError(f"{who} into {path.parent}; wait for it, or name another folder.") from None

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gpu_extract.errors import AlignmentsError, InputError, OutputError
-from gpu_extract.storage.descriptors import open_beyond_standard
+from gpu_extract.storage.descriptors import close_quietly, closing, open_beyond_standard
 from gpu_extract.storage.inputs import open_input
 
 COPY_BLOCK = 1 << 20  # bytes read at a time
@@ -154,8 +154,7 @@ def locked(path: str | Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             lock.unlink()
-        with suppress(OSError):  # of a file that holds nothing anybody needs
-            os.close(descriptor)
+        close_quietly(descriptor)
 
 
 def _acquire(lock: Path, path: str | Path) -> int | None:
@@ -176,8 +175,8 @@ def _acquire(lock: Path, path: str | Path) -> int | None:
                 os.write(descriptor, f"{os.getpid()}\n".encode())
                 return descriptor
         except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            os.close(descriptor)
+            holder = _holder(descriptor)
+            close_quietly(descriptor)
             who = f" (process {holder})" if holder.isdigit() else ""
             raise AlignmentsError(f"{path} is in use by another run{who}; wait until it has finished.") from None
         except FileNotFoundError:
@@ -187,9 +186,16 @@ def _acquire(lock: Path, path: str | Path) -> int | None:
             with suppress(OSError):
                 if os.fstat(descriptor).st_size == 0:
                     lock.unlink()
-            os.close(descriptor)
+            close_quietly(descriptor)
             raise OutputError(f"The lock {lock} could not be taken ({_meaning(error)}).") from error
-        os.close(descriptor)
+        close_quietly(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        return os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
 
 
 def _blocks(file: BinaryIO, digest: Any) -> Iterator[bytes]:
@@ -204,13 +210,11 @@ def _temporary(target: Path, chunks: Iterable[bytes]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     descriptor = open_beyond_standard(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        try:
+        with closing(descriptor):
             _inherit(descriptor, target)
             for chunk in chunks:
                 write_all(descriptor, chunk)
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
         yield temporary
     finally:
         with suppress(OSError):

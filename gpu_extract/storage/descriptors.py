@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 STANDARD = (0, 1, 2)
@@ -35,13 +36,33 @@ def open_beyond_standard(path: str | os.PathLike[str], flags: int, mode: int = 0
     return moved
 
 
+@contextmanager
+def closing(descriptor: int) -> Iterator[None]:
+    """Close a descriptor that is written to. Some file systems tell only then what they could not write.
+
+    An error of the closing is raised, but takes no other one's place.
+    """
+    try:
+        yield
+    except BaseException:
+        close_quietly(descriptor)
+        raise
+    os.close(descriptor)
+
+
+def close_quietly(descriptor: int) -> None:
+    """Close what was only read, or flushed, or is given up: the descriptor is gone whatever the system answers."""
+    with suppress(OSError):
+        os.close(descriptor)
+
+
 def _moved(descriptor: int) -> int:
     import fcntl
 
     try:
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, len(STANDARD))
     finally:
-        os.close(descriptor)
+        close_quietly(descriptor)
 
 
 def hold_standard() -> None:

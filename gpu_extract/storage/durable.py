@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from gpu_extract.storage.descriptors import close_quietly
+
 UNAVAILABLE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 """What systems and sandboxes without the call answer, not disks."""
 
@@ -34,7 +36,7 @@ def sync_file_system(folder: Path) -> bool:
             if code != errno.EINTR:
                 raise OSError(code, os.strerror(code))
     finally:
-        os.close(descriptor)
+        close_quietly(descriptor)
     return True
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from gpu_extract.errors import InputError
+from gpu_extract.storage.descriptors import close_quietly
 from gpu_extract.storage.placeholders import why_not_there
 
 KINDS = (
@@ -17,6 +20,14 @@ KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+class Opened(io.FileIO):
+    """A descriptor to read from. What was read is read: what the system says when it is closed changes nothing."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 def open_input(path: str | os.PathLike[str], what: str) -> BinaryIO:
@@ -34,7 +45,7 @@ def open_input(path: str | os.PathLike[str], what: str) -> BinaryIO:
         try:
             _check_kind(os.fstat(descriptor), path, what)
         except BaseException:
-            os.close(descriptor)
+            close_quietly(descriptor)
             raise
     except FileNotFoundError as error:
         missing = f"{what} {os.fspath(path)}"
@@ -43,7 +54,7 @@ def open_input(path: str | os.PathLike[str], what: str) -> BinaryIO:
         raise InputError(f"{missing} does not exist; check its name and folder.") from error
     except OSError as error:
         raise unreadable(path, what, error) from error
-    return open(descriptor, "rb")
+    return io.BufferedReader(Opened(descriptor))
 
 
 def unreadable(path: str | os.PathLike[str], what: str, error: OSError) -> InputError:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gpu_extract.storage.atomic import write_all
-from gpu_extract.storage.descriptors import open_beyond_standard
+from gpu_extract.storage.descriptors import closing, open_beyond_standard
 
 TEMPORARY_PREFIX = ".part-"
 MAX_NAME_BYTES = 255  # of one path component, on every file system in common use
@@ -50,13 +50,12 @@ def write_file(folder: Path, name: str, data: bytes) -> None:
     temporary = folder / temporary_name(name)
     handle = open_beyond_standard(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
-        try:
+        with closing(handle):
             write_all(handle, data)
-        finally:
-            os.close(handle)
         temporary.rename(folder / name)
     except BaseException:
-        temporary.unlink()
+        with suppress(OSError):
+            temporary.unlink()
         raise
 
 

@@ -31,7 +31,7 @@ from gpu_extract.errors import InputError, OutputError
 from gpu_extract.faces.layout import Layout, Sidecar
 from gpu_extract.faces.metadata import json_line
 from gpu_extract.storage.atomic import write_all
-from gpu_extract.storage.descriptors import hold_standard, open_beyond_standard
+from gpu_extract.storage.descriptors import close_quietly, hold_standard, open_beyond_standard
 from gpu_extract.storage.inputs import open_input
 from gpu_extract.storage.parts import check_part, temporary_name
 from gpu_extract.tasks import FrameResult, FrameTask
@@ -108,7 +108,8 @@ class _Stash:
         with self._lock:
             self._samples.clear()
             if self._overflow is not None:
-                self._overflow.close()
+                with suppress(OSError):
+                    self._overflow.close()
                 self._overflow = None
 
 
@@ -173,7 +174,7 @@ class WebDataset(Layout):
         self._stash.close()
         self._in_shard = []
         if self._handle is not None:
-            os.close(self._handle)
+            close_quietly(self._handle)
             self._handle = None
             with suppress(OSError):
                 self._temporary.unlink()
@@ -228,7 +229,7 @@ class WebDataset(Layout):
         write_all(self._handle, bytes(2 * tarfile.BLOCKSIZE))
         os.fsync(self._handle)
         self._temporary.rename(self._folder / self._name)
-        os.close(self._handle)
+        close_quietly(self._handle)
         self._handle = None
         _sync(self._folder)
         self._number += 1
