@@ -163,6 +163,42 @@ def test_files_for_other_programs_are_new(command: str, target: str, job: Path) 
     assert everything(job) == before
 
 
+@pytest.mark.parametrize("command", ["export", "migrate", "import"])
+def test_a_file_that_came_up_meanwhile_is_not_replaced(
+    command: str, job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the new one is written another program, or the same command elsewhere, makes a file of that name."""
+    given, name = {
+        "export": ("a.fsa", "new.json"),
+        "migrate": ("a.fsa", "new.fsa"),
+        "import": ("landmarks.json", "new.fsa"),
+    }[command]
+    new, real = job / name, atomic.write_all
+
+    def write(descriptor: int, chunk: bytes) -> None:
+        new.write_bytes(b"somebody's")
+        real(descriptor, chunk)
+
+    monkeypatch.setattr(atomic, "write_all", write)
+    assert main([command, str(job / given), str(new)]) == 2
+    assert "exists; choose a new name." in capsys.readouterr().err
+    assert new.read_bytes() == b"somebody's"
+    assert not list(new.parent.glob(".*.tmp"))
+
+
+def test_an_export_that_names_no_file_takes_the_next_free_name(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = atomic.write_all
+
+    def write(descriptor: int, chunk: bytes) -> None:
+        (job / "a.json").touch()
+        real(descriptor, chunk)
+
+    monkeypatch.setattr(atomic, "write_all", write)
+    for _ in range(2):
+        assert main(["export", str(job / "a.fsa")]) == 0
+    assert [path.stat().st_size > 0 for path in sorted(job.glob("a*.json"))] == [False, True, True]
+
+
 def stopped_while_writing(patch: pytest.MonkeyPatch, why: type[BaseException]) -> None:
     real = atomic.write_all
 

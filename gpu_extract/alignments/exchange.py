@@ -29,7 +29,7 @@ from gpu_extract.alignments.packed import unpack
 from gpu_extract.alignments.repeats import Repeats
 from gpu_extract.alignments.upgrade import PROTOCOL, FrameSize, Migration, NewNames, box_around, current_face, upgraded
 from gpu_extract.errors import AlignmentsError, UsageError
-from gpu_extract.storage.atomic import write_whole
+from gpu_extract.storage.atomic import write_free
 from gpu_extract.storage.inputs import open_input, unreadable
 from gpu_extract.tasks import Failure
 
@@ -51,12 +51,16 @@ def export_json(
     are left out and named in the result. Raises as `Alignments.load`; UsageError where `new` exists.
     """
     alignments = Alignments.load(path)
-    target = _free_json(alignments.path) if new is None else Path(new)
-    if os.path.lexists(target):
+    target = alignments.path.with_suffix(".json") if new is None else Path(new)
+    if new is not None and os.path.lexists(target):
         raise UsageError(f"{target} exists; choose a new name.")
     root, report = upgraded(alignments, "2.4", frame_size=frame_size, video=video, new_names=new_names)
+    others = (f"{target.stem}_{number}.json" for number in itertools.count(1)) if new is None else ()
+    try:
+        target = write_free(target, _formatted(root["__data__"]), or_else=others)
+    except FileExistsError:
+        raise UsageError(f"{target} exists; choose a new name.") from None
     report.new, report.to_generation = str(target), "exchange"
-    write_whole(target, _formatted(root["__data__"]))
     return target, report
 
 
@@ -88,7 +92,10 @@ def import_json(path: str | os.PathLike[str], new: str | os.PathLike[str], *, st
     document = taken.document(data)
     if strict and taken.left_out:
         raise AlignmentsError(f"{first_fault(path.name, taken.left_out)}; nothing was imported, as --strict asks.")
-    write_whole(new, container_for(new).write(document))
+    try:
+        write_free(new, container_for(new).write(document))
+    except FileExistsError:
+        raise UsageError(f"{new} exists; choose a new name.") from None
     made = Alignments.load(new)
     made.notes, made.left_out = taken.notes, taken.left_out
     return made
@@ -265,11 +272,6 @@ def _read_json(path: Path) -> tuple[Any, Repeats]:
         raise AlignmentsError(f"{path.name} is damaged: it is not proper JSON ({reason(error)}).") from error
     check_tree(root, (str, int, float, bool, type(None)), Limits().values(len(data)), path.name)
     return root, repeats
-
-
-def _free_json(path: Path) -> Path:
-    names = itertools.chain([path.stem], (f"{path.stem}_{number}" for number in itertools.count(1)))
-    return next(free for name in names if not os.path.lexists(free := path.with_name(name + ".json")))
 
 
 def _formatted(frames: dict[str, Any]) -> Iterator[bytes]:

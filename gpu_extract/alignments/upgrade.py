@@ -25,7 +25,7 @@ from gpu_extract.alignments.limits import shown
 from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
 from gpu_extract.alignments.rotation import legacy_rotation
 from gpu_extract.errors import AlignmentsError, UsageError
-from gpu_extract.storage.atomic import write_whole
+from gpu_extract.storage.atomic import write_free
 
 GENERATIONS = ("g0", "g1", "g2", "g3", "g4", "g5", "g6", "g7a", "g7b", "2.0", "2.1", "2.2", "2.3", "2.4")
 TARGETS = GENERATIONS[GENERATIONS.index("g6") :]  # what is written since files are `.fsa`
@@ -113,7 +113,10 @@ def migrate(
     alignments = Alignments.load(old)
     root, report = upgraded(alignments, to, frame_size=frame_size, video=video, new_names=new_names)
     report.new = str(new)
-    write_whole(new, container_for(new).write(Document(root, PROTOCOL)))
+    try:
+        write_free(new, container_for(new).write(Document(root, PROTOCOL)))
+    except FileExistsError:
+        raise UsageError(f"{new} exists; choose a new name.") from None
     return report
 
 

@@ -92,20 +92,40 @@ def write_new(path: str | Path, chunks: Iterable[bytes], *, suffix: str = "", nu
     """
     target = Path(os.path.realpath(path))
     numbered = suffix if numbered is None else numbered
+    suffixes = itertools.chain([suffix], (f"{numbered}({number})" for number in itertools.count(1)))
     try:
-        with _temporary(target, chunks) as temporary:
-            for number in itertools.count():
-                name = target.stem + (suffix if number == 0 else f"{numbered}({number})") + target.suffix
-                candidate = target.with_name(name)
-                try:
-                    _publish_new(temporary, candidate)
-                except FileExistsError:
-                    continue
-                break
-        sync_folder(target.parent)
+        return _write_first(target, (target.stem + more + target.suffix for more in suffixes), chunks)
     except OSError as error:
         raise OutputError(f"A new file beside {path} could not be written ({_meaning(error)}).") from error
-    return candidate
+
+
+def write_free(path: str | Path, chunks: Iterable[bytes], *, or_else: Iterable[str] = ()) -> Path:
+    """Write `chunks` whole to `path`, or else under the first of other names beside it that is free; returns the path.
+
+    An existing file is never replaced, also one that came up meanwhile: where all names are taken, FileExistsError is
+    raised. Other OSErrors arrive as OutputError.
+    """
+    target = Path(os.path.realpath(Path(path).parent)) / Path(path).name
+    try:
+        written = _write_first(target, itertools.chain([target.name], or_else), chunks)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path} could not be written ({_meaning(error)}).") from error
+    return Path(path).with_name(written.name)
+
+
+def _write_first(target: Path, names: Iterable[str], chunks: Iterable[bytes]) -> Path:
+    with _temporary(target, chunks) as temporary:
+        for name in names:
+            candidate = target.with_name(name)
+            try:
+                _publish_new(temporary, candidate)
+            except FileExistsError:
+                continue
+            sync_folder(target.parent)
+            return candidate
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
 
 
 def backup_copy(path: str | Path, *, modern: bool = False, digest: Any = None) -> Path | None:
