@@ -178,7 +178,7 @@ def test_backup_feeds_the_digest(target: Path) -> None:
 
 def test_a_snapshot_sees_changes_but_not_touches(target: Path) -> None:
     status = target.stat()
-    snapshot = atomic.Snapshot(status.st_size, status.st_mtime_ns, status.st_ino, atomic.digest_of(target))
+    snapshot = atomic.Snapshot.of(status, atomic.digest_of(target))
     assert snapshot.matches(target)
     os.utime(target, ns=(1, 1))
     assert snapshot.matches(target)
@@ -186,8 +186,25 @@ def test_a_snapshot_sees_changes_but_not_touches(target: Path) -> None:
     assert not snapshot.matches(target)
     target.write_bytes(OLD + b"x")
     assert not snapshot.matches(target)
+    time.sleep(0.02)  # the clock of a file system is coarse
+    target.write_bytes(OLD[::-1])
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert not snapshot.matches(target), "a program that sets the time back"
     target.unlink()
     assert not snapshot.matches(target)
+
+
+def test_a_file_under_the_name_of_the_lock_is_no_lock(target: Path) -> None:
+    lock = target.with_name(f"{target.name}.lock")
+    lock.write_bytes(b"held by somebody\n")
+    with pytest.raises(OutputError, match="is another program's file"), atomic.locked(target):
+        pass
+    assert lock.read_bytes() == b"held by somebody\n"
+    for left in (b"", b"4711\n", b"4711\n\0\0", b"\0\0\0\0\0"):
+        lock.write_bytes(left)
+        with atomic.locked(target):
+            assert lock.read_bytes() == f"{os.getpid()}\n".encode()
+        assert not lock.exists()
 
 
 def test_a_second_lock_is_refused_and_names_the_holder(target: Path) -> None:

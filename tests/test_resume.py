@@ -379,6 +379,17 @@ def test_a_journal_whose_settings_are_damaged_is_not_taken_for_empty(
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("holds", [b"{}", b"12345678 x", b"\x78\x9c\0\0", b"0123456789" * 100])
+def test_another_file_under_the_name_of_the_journal_is_not_emptied(holds: bytes, job: Path, tmp_path: Path) -> None:
+    """Another name of the alignments file, say."""
+    run = Run(job, tmp_path, "clip.mp4", "-een", "20")
+    run.faces.mkdir()
+    (tmp_path / "other").write_bytes(holds)
+    (run.faces / journal.NAME).symlink_to(tmp_path / "other")
+    assert run.here("--resume") == 6
+    assert (tmp_path / "other").read_bytes() == holds
+
+
 @pytest.mark.parametrize("layout", ["flat", "by-frame", "webdataset"])
 def test_deleted_and_truncated_files_are_written_again(
     layout: str, job: Path, tmp_path: Path, uninterrupted: Any

@@ -272,7 +272,7 @@ def _read(path: Path, limits: Limits) -> tuple[Document, Snapshot]:
                 raise AlignmentsError(f"{path} has {status.st_size} bytes; at most {limits.max_bytes} are read.")
             digesting: Any = _Digesting(file)
             document = container.read(digesting, status.st_size, limits, path.name)
-            snapshot = Snapshot(status.st_size, status.st_mtime_ns, status.st_ino, digesting.digest())
+            snapshot = Snapshot.of(status, digesting.digest())
     except OSError as error:
         raise unreadable(path, "The alignments file", error) from error
     except MemoryError as error:
@@ -289,8 +289,7 @@ def _what_it_is(path: Path) -> str | None:
 
 
 def _snapshot(path: Path) -> Snapshot:
-    status = path.stat()
-    return Snapshot(status.st_size, status.st_mtime_ns, status.st_ino, digest_of(path))
+    return Snapshot.of(path.stat(), digest_of(path))
 
 
 def _frames(root: dict[str, Any]) -> dict[str, Any]:

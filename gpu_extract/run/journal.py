@@ -39,6 +39,8 @@ NAME = ".gpu-extract.journal"
 _RECEIPT = re.compile(re.escape(NAME) + r"\.([0-9]+)-of-([0-9]+)")
 VERSION = 1
 WHAT = "the journal"
+BEGINNING = b' {"journal":'
+"""Of the first line, behind its checksum."""
 READ_BYTES = LONGEST_FIRST_LINE = 1 << 20
 SETTLE_SECONDS = 5.0  # of work that a power cut makes a resumed run prove, at most
 SETTLE_SHARE = 20  # of the time between two flushes at most a twentieth is spent on one
@@ -97,11 +99,8 @@ class Journal:
         return journal
 
     @classmethod
-    def resume(cls, folder: Path, fingerprint: Fingerprint | None, shard: Shard | None = None) -> Journal:
+    def resume(cls, folder: Path, fingerprint: Fingerprint, shard: Shard | None = None) -> Journal:
         """Open the journal of an earlier run with the same settings and drop what a crash left half-written.
-
-        Args:
-            fingerprint: of the run that goes on; None for whoever only takes the receipt of a shard.
 
         Raises:
             UsageError: if a setting differs; the sentence names each.
@@ -112,18 +111,17 @@ class Journal:
         try:
             entries, whole_bytes = _read(handle, path)
             first = next(iter(entries), None)
-            if first is None and b"\n" in os.pread(handle, READ_BYTES, 0):
+            if first is None and not _may_be_begun(os.pread(handle, READ_BYTES, 0)):
                 raise OutputError(f"{path} is damaged from its first line on; name another faces folder.")
-            if first is None and fingerprint is not None:
+            if first is None:
                 os.ftruncate(handle, 0)
                 journal = cls(handle, path, {}, resumed=True)
                 journal._append(first_entry(fingerprint))
                 journal.sync()
                 return journal
-            if first is None or first.get("journal") != VERSION:
+            if first.get("journal") != VERSION:
                 raise UsageError(f"{path} was written by another version of this program; name another faces folder.")
-            if fingerprint is not None:
-                _compare(first["settings"], fingerprint)
+            _compare(first["settings"], fingerprint)
             journal = cls(handle, path, {}, resumed=True)
             if whole_bytes < os.fstat(handle).st_size:
                 os.ftruncate(handle, whole_bytes)
@@ -400,6 +398,13 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     entry: dict[str, Any] = json.loads(text)
     return entry
+
+
+def _may_be_begun(data: bytes) -> bool:
+    """Whether data without a whole line is what a crash left of the first one; anything else is not to be cut off."""
+    written = data.rstrip(b"\0")
+    checksum, begun = written[:8], written[8:][: len(BEGINNING)]
+    return b"\n" not in data and not checksum.strip(b"0123456789abcdef") and BEGINNING.startswith(begun)
 
 
 def _finished(entry: dict[str, Any]) -> Finished:

@@ -26,6 +26,7 @@ from gpu_extract.storage.descriptors import close_quietly, closing, open_beyond_
 from gpu_extract.storage.inputs import open_input
 
 COPY_BLOCK = 1 << 20  # bytes read at a time
+LOCK_BYTES = 32  # more than the number of a process
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,13 @@ class Snapshot:
 
     size: int
     mtime_ns: int
+    ctime_ns: int  # of the last change of any kind, which programs cannot set back as they can the other one
     inode: int
     digest: bytes  # BLAKE2b of the content
+
+    @classmethod
+    def of(cls, status: os.stat_result, digest: bytes) -> Snapshot:
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, digest)
 
     def matches(self, path: Path) -> bool:
         """True while `path` holds the same bytes; they are read again only where the time stamps leave a doubt."""
@@ -43,7 +49,7 @@ class Snapshot:
             status = path.stat()
             if status.st_size != self.size:
                 return False
-            if (status.st_mtime_ns, status.st_ino) == (self.mtime_ns, self.inode):
+            if Snapshot.of(status, self.digest) == self:
                 return True
             return digest_of(path) == self.digest
         except (OSError, InputError):
@@ -191,6 +197,8 @@ def _acquire(lock: Path, path: str | Path) -> int | None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The holder before us removes its lock file: only a lock on the file that still has the name counts.
             if os.fstat(descriptor).st_ino == lock.stat().st_ino:
+                if os.pread(descriptor, LOCK_BYTES, 0).strip(b"0123456789\n\0"):
+                    raise OutputError(f"The lock {lock} is another program's file; give that another name.")
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"{os.getpid()}\n".encode())
                 return descriptor
@@ -201,6 +209,9 @@ def _acquire(lock: Path, path: str | Path) -> int | None:
             raise AlignmentsError(f"{path} is in use by another run{who}; wait until it has finished.") from None
         except FileNotFoundError:
             pass
+        except OutputError:
+            close_quietly(descriptor)
+            raise
         except OSError as error:
             # Ours or a killed run's: who holds a lock has written into it, which this disk does not allow.
             with suppress(OSError):
@@ -213,7 +224,7 @@ def _acquire(lock: Path, path: str | Path) -> int | None:
 
 def _holder(descriptor: int) -> str:
     try:
-        return os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        return os.pread(descriptor, LOCK_BYTES, 0).decode("ascii", "replace").strip()
     except OSError:
         return ""
 
