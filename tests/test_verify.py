@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import struct
 import tarfile
 import zlib
@@ -24,7 +25,7 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.faces.header import read_header
 from gpu_extract.faces.stored import png_fault
-from gpu_extract.jobs.verify import verify
+from gpu_extract.jobs.verify import _Verification, verify
 from gpu_extract.run import journal
 from tests.helpers import png_chunk, read_image, write_pickled
 
@@ -105,6 +106,38 @@ def test_what_extract_wrote_agrees(options: tuple[str, ...], extracted: Any) -> 
     assert code == 0
     assert report["settings_from"] == "the folder's journal"
     assert report["faces_agree"] == report["faces_expected"] == report["hashes_compared"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_was_not_looked_at_when_a_signal_came_is_not_called_extra(
+    number: signal.Signals, extracted: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = extracted("-sz", "32")
+    real = _Verification.compare
+
+    def compare(*given: Any) -> Any:
+        if number.name not in sent:
+            sent.append(number.name)
+            os.kill(os.getpid(), number)
+        return real(*given)
+
+    sent: list[str] = []
+    monkeypatch.setattr(_Verification, "compare", compare)
+    capsys.readouterr()
+    words = [
+        "verify",
+        "-a",
+        str(folder.alignments),
+        "-fr",
+        str(folder.frames),
+        "-fc",
+        str(folder.faces),
+        "--workers",
+        "1",
+    ]
+    assert main([*words, "--json", str(folder.root / "report.json")]) == 128 + number
+    assert capsys.readouterr() == ("", "gpu-extract: interrupted.\n")
+    assert not (folder.root / "report.json").exists()
 
 
 @pytest.mark.parametrize("layout", ["flat", "by-frame"])

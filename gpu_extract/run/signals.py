@@ -126,9 +126,9 @@ class Interruption:
         return CANCELLED_EXIT_CODE if self._cancel.is_set() else None
 
     def check(self) -> None:
-        """Raise InterruptedRunError if the host's event is set, or a library swallowed what a signal raised."""
-        if self._cancel is not None and self._cancel.is_set():
-            raise InterruptedRunError("cancelled.", CANCELLED_EXIT_CODE)
+        """Raise InterruptedRunError if the run is to end, also where it stopped for that or a library swallowed it."""
+        if self.exit_code is not None:
+            raise InterruptedRunError("interrupted." if self._cancel is None else "cancelled.", self.exit_code)
         self._signals.check()
 
     @contextmanager
