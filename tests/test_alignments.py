@@ -415,6 +415,22 @@ def test_saving_twice_makes_two_copies(g6: Path) -> None:
     assert Alignments.load(g6).stored_hash(0) == "b" * 40
 
 
+def test_a_file_that_cannot_be_read_back_is_saved_all_the_same(g6: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alignments = Alignments.load(g6)
+    alignments.set_hashes([0], ["a" * 40])
+
+    def refuse(path: Path) -> bytes:
+        raise InputError(f"{path} could not be read.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(document, "digest_of", refuse)
+        assert alignments.save() is not None
+    assert Alignments.load(g6).stored_hash(0) == "a" * 40
+    alignments.set_hashes([0], ["b" * 40])
+    with pytest.raises(AlignmentsChangedError):
+        alignments.save()
+
+
 def test_a_file_that_changed_meanwhile_is_not_overwritten(g6: Path) -> None:
     alignments = Alignments.load(g6)
     alignments.set_hashes([0], ["a" * 40])

@@ -146,6 +146,42 @@ def test_an_error_of_the_disk_is_an_unreadable_input(
         assert (what, call) in {("faces", "open"), ("a.fsa", "stat")} or command == "resume", "it went unheard"
 
 
+def refused(monkeypatch: pytest.MonkeyPatch, call: str, path: Path) -> None:
+    """Have the disk give an error for calls on a descriptor of a file, in which the system names no file."""
+    real = getattr(os, call)
+
+    def refusing(what: Any, *rest: Any, **named: Any) -> Any:
+        if isinstance(what, int) and Path(f"/proc/self/fd/{what}").readlink() == path:
+            raise OSError(5, "Input/output error")
+        return real(what, *rest, **named)
+
+    monkeypatch.setattr(os, call, refusing)
+
+
+@pytest.mark.parametrize("call", ["fstat", "lseek", "pread", "ftruncate"])
+def test_an_error_of_the_disk_names_the_journal(
+    call: str, job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = job / "faces" / journal.NAME
+    path.write_bytes((path.read_bytes() if call != "pread" else b"") + b"12345678 ")
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        refused(patch, call, path)
+        code = main(extract_command(Path("a.fsa"), Path("frames"), Path("faces"), "--resume", "-sz", "32"))
+    told = capsys.readouterr().err
+    assert code == (6 if call == "ftruncate" else 3)
+    assert journal.NAME in told
+    assert "input/output error" in told.lower()
+
+
+def test_an_error_of_the_disk_costs_one_frame(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(monkeypatch, "fstat", job / "frames" / "f_000001.png")
+    assert main(extract_command(Path("a.fsa"), Path("frames"), Path("new"), "-sz", "32", "--no-update")) == 4
+    assert "f_000001.png: the file cannot be read: Input/output error." in capsys.readouterr().out
+
+
 def test_a_pipe_does_not_keep_a_program_waiting(job: Path) -> None:
     spoiled(job / "a.fsa", "pipe")
     done = elsewhere(["check", "-a", "a.fsa", "-fr", "frames"])

@@ -15,7 +15,7 @@ from gpu_extract.alignments.face_table import LANDMARK_KEYS, FaceTable, face_tab
 from gpu_extract.alignments.generation import NEWEST, Traits, generation_of, holds_lists_only
 from gpu_extract.alignments.limits import Limits, shown
 from gpu_extract.alignments.packed import unpack
-from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, OutputError, UsageError
+from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError, UsageError
 from gpu_extract.storage.atomic import Snapshot, backup_copy, digest_of, new_digest, write_new, write_whole
 from gpu_extract.storage.contents import HEAD_BYTES, what_it_is
 from gpu_extract.storage.inputs import open_input, unreadable
@@ -289,7 +289,11 @@ def _what_it_is(path: Path) -> str | None:
 
 
 def _snapshot(path: Path) -> Snapshot:
-    return Snapshot.of(path.stat(), digest_of(path))
+    """Of a file that was just written. One that cannot be read back is saved, but not once more over that."""
+    try:
+        return Snapshot.of(path.stat(), digest_of(path))
+    except (OSError, InputError):
+        return Snapshot(-1, 0, 0, 0, b"")
 
 
 def _frames(root: dict[str, Any]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class Journal:
             if first is None and not _may_be_begun(os.pread(handle, READ_BYTES, 0)):
                 raise OutputError(f"{path} is damaged from its first line on; name another faces folder.")
             if first is None:
-                os.ftruncate(handle, 0)
+                _cut_off(handle, 0, path)
                 journal = cls(handle, path, {}, resumed=True)
                 journal._append(first_entry(fingerprint))
                 journal.sync()
@@ -124,12 +124,15 @@ class Journal:
             _compare(first["settings"], fingerprint)
             journal = cls(handle, path, {}, resumed=True)
             if whole_bytes < os.fstat(handle).st_size:
-                os.ftruncate(handle, whole_bytes)
+                _cut_off(handle, whole_bytes, path)
                 journal.sync()  # lines that were cut off must not come back behind new ones
             os.lseek(handle, 0, os.SEEK_END)
             for entry in entries[1:]:
                 journal._take(entry)
             return journal
+        except OSError as error:
+            close_quietly(handle)
+            raise unreadable(path, WHAT, error) from error
         except BaseException:
             close_quietly(handle)
             raise
@@ -381,6 +384,13 @@ def _read(handle: int, path: Path) -> tuple[list[dict[str, Any]], int]:
     except OSError as error:
         raise unreadable(path, WHAT, error) from error
     return entries, whole_bytes
+
+
+def _cut_off(handle: int, length: int, path: Path) -> None:
+    try:
+        os.ftruncate(handle, length)
+    except OSError as error:
+        raise OutputError(f"the journal {path} cannot be cut to its whole lines: {error.strerror}.") from error
 
 
 def _lines(handle: int) -> Iterator[bytes]:

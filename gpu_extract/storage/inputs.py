@@ -44,6 +44,7 @@ def open_input(path: str | os.PathLike[str], what: str) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             _check_kind(os.fstat(descriptor), path, what)
+            return io.BufferedReader(Opened(descriptor))
         except BaseException:
             close_quietly(descriptor)
             raise
@@ -54,7 +55,6 @@ def open_input(path: str | os.PathLike[str], what: str) -> BinaryIO:
         raise InputError(f"{missing} does not exist; check its name and folder.") from error
     except OSError as error:
         raise unreadable(path, what, error) from error
-    return io.BufferedReader(Opened(descriptor))
 
 
 def unreadable(path: str | os.PathLike[str], what: str, error: OSError) -> InputError:

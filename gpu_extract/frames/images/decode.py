@@ -25,7 +25,7 @@ from gpu_extract.frames.images import plain_jpeg, plain_png
 from gpu_extract.frames.images.image_header import PNG_ANIMATION_CHUNKS, Header, read_header
 from gpu_extract.patch import Patch, Region
 from gpu_extract.storage.contents import what_it_is
-from gpu_extract.storage.inputs import Opened
+from gpu_extract.storage.descriptors import close_quietly
 from gpu_extract.storage.placeholders import why_not_there
 
 MAX_PIXELS = 1 << 28  # 16384 x 16384: 805 MB of BGR
@@ -44,16 +44,18 @@ def read_file(path: Path) -> bytes:
             why = why_not_there(path)
             reason = f"is there, but {why}" if why else "is not there"
         raise FrameError(f"the file {reason}.") from error
-    with Opened(descriptor) as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise FrameError("this is not a regular file.")
         if status.st_size > MAX_FILE_BYTES:
             raise FrameError(f"the file has {status.st_size} bytes, at most {MAX_FILE_BYTES} are read.")
-        try:
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
             return file.readall()
-        except OSError as error:
-            raise FrameError(f"the file cannot be read: {error.strerror}.") from error
+    except OSError as error:
+        raise FrameError(f"the file cannot be read: {error.strerror}.") from error
+    finally:
+        close_quietly(descriptor)
 
 
 def image_size(data: bytes, *, turned: bool = True) -> tuple[int, int]:
