@@ -13,6 +13,9 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, _end_at_once)
+    # The OpenBLAS of NumPy and of OpenCV starts threads when it is loaded, which nothing here needs. Where the system
+    # refuses one it sends SIGINT to the process, as if a person had stopped it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from gpu_extract.storage.descriptors import hold_standard_streams
 
     hold_standard_streams()

@@ -250,6 +250,25 @@ def test_whichever_thread_the_system_refuses(command: str, tmp_path: Path, vecto
     assert len(ended) > 3
 
 
+COUNTING = """
+import os, sys
+from gpu_extract.__main__ import main
+code = main()
+assert {"numpy", "cv2"} <= sys.modules.keys()
+print(len(os.listdir("/proc/self/task")), code)
+"""
+
+
+def test_libraries_start_no_threads_when_they_are_loaded(complained_of: Path) -> None:
+    """Where the system refuses one, OpenBLAS sends the process SIGINT, and it ended as if a person had stopped it."""
+    faces = complained_of / "faces"
+    assert in_a_shell(extract_command(complained_of / "a.fsa", complained_of / "frames", faces)).returncode == 0
+    words = ["sheet", "-q", str(faces), str(complained_of / "sheet.png")]
+    command = [sys.executable, "-c", COUNTING, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == ("1 0\n", "")
+
+
 def limited(which: int, amount: int, words: list[str]) -> subprocess.CompletedProcess[str]:
     """Run the command line under a limit of the system."""
     return subprocess.run(
