@@ -489,7 +489,7 @@ def _run(given: list[str]) -> int:
         code = OutputError.exit_code if error.errno in NO_ROOM else InputError.exit_code
         return _fail(f"{name}{(error.strerror or str(error)).lower()}.", code, verbose)
     except ImportError as error:
-        why = "a library cannot be loaded; it is not whole, or this machine gives too little memory"
+        why = "a library cannot be loaded; it is not whole, or this machine gives too little memory or too few files"
         return _fail(f"{why} ({error}).", DeviceError.exit_code, verbose)
     except MemoryError:
         return _fail("this machine ran out of memory; fewer --workers or a smaller --size need less.", 1, verbose)
@@ -503,7 +503,7 @@ def _check_address_space(run: Callable[[argparse.Namespace], int]) -> None:
     Raises:
         DeviceError: if the process may not have enough.
     """
-    if run not in (_extract, _merge, _verify, _sheet, _demo):
+    if run not in (_extract, _merge, _verify, _sheet, _demo, _doctor):
         return
     import resource
 

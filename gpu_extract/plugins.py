@@ -18,10 +18,16 @@ def names(folder: str) -> list[str]:
 
     Args:
         folder: its dotted name, as "gpu_extract.frames.sources".
+
+    Raises:
+        ImportError: if the system does not let the folder be listed.
     """
     spec = importlib.util.find_spec(folder)
     assert spec is not None
-    return sorted(info.name for info in pkgutil.iter_modules(spec.submodule_search_locations))
+    found = sorted(info.name for info in pkgutil.iter_modules(spec.submodule_search_locations))
+    if not found:  # pkgutil takes a folder that cannot be listed for an empty one
+        raise ImportError(f"the modules of {folder} cannot be listed")
+    return found
 
 
 def module(folder: str, name: str) -> ModuleType:

@@ -283,7 +283,7 @@ def limited(which: int, amount: int, words: list[str]) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize("megabytes", [200, 400, 500, 640, 700])
-@pytest.mark.parametrize("command", ["extract", "verify", "sheet", "check"])
+@pytest.mark.parametrize("command", ["extract", "verify", "sheet", "check", "doctor"])
 def test_too_little_memory_is_a_sentence(command: str, megabytes: int, complained_of: Path) -> None:
     words = extract_command(complained_of / "a.fsa", complained_of / "frames", complained_of / "faces")
     words = {
@@ -291,11 +291,27 @@ def test_too_little_memory_is_a_sentence(command: str, megabytes: int, complaine
         "verify": ["verify", *words[1:]],
         "sheet": ["sheet", str(complained_of / "frames"), str(complained_of / "sheet.png")],
         "check": ["check", *words[1:5]],
+        "doctor": ["doctor"],
     }[command]
     done = limited(resource.RLIMIT_AS, megabytes << 20, words)
     assert done.returncode == 5 or (command == "check" and done.returncode == 0)
     assert done.stderr.count("\n") == (done.returncode != 0)
     assert not (complained_of / "faces").exists()
+
+
+@pytest.mark.parametrize("layout", ["flat", "webdataset"])
+def test_too_few_files_are_a_sentence(layout: str, complained_of: Path) -> None:
+    """Whatever cannot be opened: a module, a folder of plug-ins, a frame, a face."""
+    ended = []
+    for amount in range(5, 12):
+        faces = complained_of / str(amount)
+        words = extract_command(complained_of / "a.fsa", complained_of / "frames", faces, "--no-update", "-sz", "32")
+        done = limited(resource.RLIMIT_NOFILE, amount, [*words, "-q", "--output-layout", layout])
+        ended.append(done.returncode)
+        assert ended[-1] in (0, 4, 5, 6), done.stderr
+        assert ended[-1] == 0 or "too many open files" in done.stderr.lower() or "cannot be listed" in done.stderr
+    assert ended[0] != 0
+    assert ended[-1] == 0
 
 
 @pytest.mark.parametrize("no_update", [True, False])
