@@ -210,6 +210,12 @@ def test_a_face_that_cannot_be_read_is_proved_wrong(job: Path) -> None:
     assert main(["verify", "-a", "a.fsa", "-fr", "frames", "-fc", "faces", "--progress", "none"]) == 4
 
 
+def test_a_pipe_among_the_faces_is_no_place_for_their_sheet(job: Path) -> None:
+    os.mkfifo(job / "faces" / "sheet.png")
+    done = elsewhere(["sheet", "faces", "faces/sheet.png"])
+    assert (done.returncode, done.stderr.count("\n")) == (6, 1)
+
+
 def test_what_was_read_is_read_whatever_its_closing_says(job: Path) -> None:
     with open_input("a.fsa", "the file") as file:
         data = file.read()

@@ -35,6 +35,8 @@ def check_output(target: FilePath, what: str, recognised: Recognised, reads: Ite
     status = _status(path, what)
     if status is not None and stat.S_ISDIR(status.st_mode):
         raise OutputError(f"{what} cannot be written to {path}: it is a folder.")
+    if status is not None and any(_is_same(status, other) for other in reads):
+        raise OutputError(f"{what} would replace {path}, which is read here; give it another name.")
     if status is not None and (stream_of(target) is not None or not stat.S_ISREG(status.st_mode)):
         return
     folder = Path(os.path.realpath(path)).parent
@@ -42,9 +44,6 @@ def check_output(target: FilePath, what: str, recognised: Recognised, reads: Ite
         raise OutputError(f"{what} cannot be written to {path}: its folder is missing or read-only.")
     if status is None:
         return
-    for other in reads:
-        if _is_same(status, other):
-            raise OutputError(f"{what} would replace {path}, which is read here; give it another name.")
     if status.st_size and not _is_recognised(path, what, recognised):
         raise OutputError(f"{what} would replace {path}, which is none; remove that first, or give another name.")
 
