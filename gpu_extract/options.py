@@ -528,6 +528,21 @@ class Settings:
             raise UsageError(f"large means min-size 100; it cannot go with min-size {self.min_size}.")
 
 
+def as_words(settings: Settings) -> list[str]:
+    """The words of a command line that ask `extract` for the same, whatever the environment and files say.
+
+    What is None cannot be said, and a callable not either.
+    """
+    words: list[str] = []
+    for row in options("extract"):
+        value = getattr(settings, row.name)
+        if isinstance(row.check, OnOff):
+            words.append(row.flags[-1] if value else str(row.opposite))
+        elif value is not None and not callable(value):
+            words += [row.flags[-1], os.fspath(value) if isinstance(value, os.PathLike) else str(value)]
+    return words
+
+
 def in_order(rules: str) -> str:
     """The words of `--match-keys`, each once and in the order of the rows."""
     chosen = rules.split(",")

@@ -395,6 +395,7 @@ def test_a_shard_that_is_being_cut_is_left_alone(job: Callable[..., Job], capsys
     divided = Divided(job("folder"), 2)
     divided.cut(0)
     fingerprint = journal.begun(divided.job.faces)
+    assert fingerprint is not None
     with contextlib.closing(Journal.resume(divided.job.faces, fingerprint, Shard(0, 2))):
         capsys.readouterr()
         for run in (divided.merge, lambda: divided.job.run("--resume"), lambda: divided.cut(0, "--resume")):

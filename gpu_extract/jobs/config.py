@@ -92,9 +92,9 @@ def values_in_force(
 
 
 def config_file(asked: str | os.PathLike[str] | None, alignments: str | os.PathLike[str] | None) -> Path | None:
-    """The configuration file: the one that is asked for, or the first of the usual ones that exists."""
+    """The configuration file: the one that is asked for ("" is none), or the first of the usual ones that exists."""
     if asked is not None:
-        return Path(asked)
+        return Path(asked) if asked != "" else None
     folders = [] if alignments is None else [Path(alignments).parent]
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 (no home, no error)
     usual = (folder / FILE_NAME for folder in [*folders, Path(home) / "gpu-extract"])

@@ -18,7 +18,7 @@ from gpu_extract.errors import EXIT_PARTIAL, InputError
 from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.stored import is_as_written
 from gpu_extract.jobs.earlier import RESTORE, look_over
-from gpu_extract.jobs.extract import begin, introduce, report_failures
+from gpu_extract.jobs.extraction import begin, introduce, report_failures
 from gpu_extract.jobs.prepare import Prepared, prepared
 from gpu_extract.options import Settings
 from gpu_extract.reports.base import check_target, write_report
@@ -97,7 +97,10 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
         prepared(settings, told.note) as made,
     ):
         introduce(made, settings.align_eyes, report)
-        join(settings, made, report, interruption)
+        if missing := join(settings, made, report, interruption):
+            report.shards_missing = [str(shard) for shard in missing]
+            report.notes.append(_what_to_do(missing))
+            report.exit_code = EXIT_PARTIAL
         report.finish(time.perf_counter() - began)
         told.finish(report.exit_code)
     if settings.json is not None:
@@ -105,17 +108,14 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
     return report
 
 
-def join(settings: Settings, made: Prepared, report: Report, interruption: Interruption) -> None:
-    """Prove that all is there, then finish the run; else name what is missing in the report."""
+def join(settings: Settings, made: Prepared, report: Report, interruption: Interruption) -> list[Shard]:
+    """Prove that all is there, then finish the run; or return the shards that are missing, with nothing changed."""
     stored = fingerprint(settings, made.alignments, made.resolved, made.engine.name)
     with Receipts(settings.faces, stored) as receipts:
         missing = _missing(settings, made, receipts, report)
         interruption.check()
         if missing:
-            report.shards_missing = sorted({f"{shard}" for shard in missing})
-            report.notes.append(_what_to_do(sorted(missing)))
-            report.exit_code = EXIT_PARTIAL
-            return
+            return sorted(missing)
         failures = receipts.failures
         reports = receipts.reports_of_all
         report.damaged = sum(one["damaged"] for one in reports)
@@ -137,6 +137,7 @@ def join(settings: Settings, made: Prepared, report: Report, interruption: Inter
         report_failures(made.plan, failures, report)
         extraction.account()
         extraction.finish(interruption)
+    return []
 
 
 def _missing(settings: Settings, made: Prepared, receipts: Receipts, report: Report) -> set[Shard]:

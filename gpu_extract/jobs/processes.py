@@ -10,49 +10,303 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 
-from gpu_extract import errors
-from gpu_extract.jobs.extract import introduce
-from gpu_extract.jobs.prepare import prepared
-from gpu_extract.options import Settings
+import numpy as np
+
+from gpu_extract.errors import (
+    EXIT_OK,
+    EXIT_PARTIAL,
+    AlignmentsError,
+    GpuExtractError,
+    InputError,
+    OutputError,
+    UsageError,
+)
+from gpu_extract.jobs.estimate import check_space
+from gpu_extract.jobs.extraction import RESUME, check_updatable, introduce
+from gpu_extract.jobs.merge import join
+from gpu_extract.jobs.prepare import Prepared, prepared
+from gpu_extract.options import Settings, as_words
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.extraction import Report
-from gpu_extract.run.progress import Progress, listener_for
-from gpu_extract.run.signals import Interruption
+from gpu_extract.run import journal
+from gpu_extract.run.children import Child, shares
+from gpu_extract.run.fingerprint import fingerprint
+from gpu_extract.run.folder import prepare_folder
+from gpu_extract.run.journal import Journal
+from gpu_extract.run.plan import some_faces
+from gpu_extract.run.progress import FrameDone, Progress, listener_for
+from gpu_extract.run.shards import Shard, frame_costs, part_of
+from gpu_extract.run.signals import GRACE_SECONDS, Interruption
 
 TRIES = 3
 POLL_SECONDS = 0.05
 COST_SECONDS = 2.6e-3
-"""Of one core for a frame of 1920 x 1080, see `run.shards`; as in `bench/scale.py`."""
-INTERPRETER_SECONDS = 1e-3
-"""Of a frame, for which a process runs on one core whatever it has."""
+"""Of one core for a frame of 1920 x 1080, see `run.shards`; as `bench/scale.py` measured it."""
+INTERPRETER_SECONDS = 0.8e-3
+"""Of a frame, for which a process runs on one core whatever it has; from the same place."""
 SHARD_SECONDS = 20.0
-"""Of work that a shard should have, so that the last ones end together and starting costs little."""
+"""Of work that a shard should have: starting one costs half a second, and the last ones should end together."""
 MOST_SHARDS_EACH = 8
 WORTHWHILE_SECONDS = 4.0
-"""Of work for each process: starting one costs half a second."""
-FATAL = {kind.exit_code: kind for kind in (errors.UsageError, errors.InputError, errors.OutputError, errors.AlignmentsError)}
+"""Of work for each process, below which starting it does not pay."""
+END_SECONDS = GRACE_SECONDS + 1.0
+"""How long processes that were asked to end have, before they are killed."""
+FATAL: dict[int, type[GpuExtractError]] = {
+    kind.exit_code: kind for kind in (UsageError, InputError, OutputError, AlignmentsError)
+}
+"""Exit codes after which another try would end alike."""
 
 
 def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report | None:
-    """The run, or None where one process does better: nothing was done then."""
+    """The run, or None where one process does better; nothing was done then."""
     if settings.json is not None:
         check_target(Report, settings.json)
     began = time.perf_counter()
     report = Report(size=settings.size, faces_folder=os.fspath(settings.faces))
-    with Interruption(cancel) as interruption, Progress(listener_for(settings.progress)) as progress:
-        with prepared(_without_device(settings), progress.note) as made:
-            count = _process_count(settings, made)
-            if count == 1:
-                return None
-            interruption.check()
-            introduce(made, settings.align_eyes, report)
-            crew = _Crew(settings, made, report, progress, count)
-            with crew.at_work(interruption):
-                crew.cut(crew.shards)
-            crew.finish(interruption)
+    with Interruption(cancel) as interruption, ExitStack() as stack:
+        progress = Progress(listener_for(settings.progress))
+        made = stack.enter_context(prepared(_for_planning(settings), progress.note))
+        work = _divide(settings, made)
+        if work is None:
+            return None
+        stack.enter_context(progress)
+        interruption.check()
+        introduce(made, settings.align_eyes, report)
+        report.processes = work.processes
+        _Crew(settings, made, work, report, progress).run(interruption)
         report.finish(time.perf_counter() - began)
         progress.finish(report.exit_code)
     if settings.json is not None:
         write_report(report, settings.json)
     return report
+
+
+def _for_planning(settings: Settings) -> Settings:
+    """The same without a device: exact engines give the same bytes everywhere, and this process cuts no faces."""
+    return replace(
+        settings, processes=1, devices=None, device="cpu" if settings.engine != "kornia" else settings.device
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How a run is divided."""
+
+    processes: int
+    shards: int
+
+
+def _divide(settings: Settings, made: Prepared) -> _Work | None:
+    """None where a single process does better, or was asked for."""
+    plan, source = made.plan, made.source
+    reading = source.reading(plan.positions)
+    seconds = float(frame_costs(plan, reading.cost, source).sum()) * COST_SECONDS
+    cores = len(os.sched_getaffinity(0))
+    if settings.processes == "auto":
+        # A process whose frames take long fills all its cores; only what the interpreter takes, it cannot share.
+        busy = max(1.0, seconds / max(1, plan.frame_count) / INTERPRETER_SECONDS)
+        pay = min(round(cores / busy), int(seconds / WORTHWHILE_SECONDS))
+        processes = pay if reading.skips else 1
+    else:
+        processes = int(settings.processes)
+    begun = journal.receipts(settings.faces) if settings.resume else []
+    if begun:
+        return _Work(max(processes, 1), begun[0].count)
+    processes = min(processes, plan.frame_count)
+    if processes <= 1 or (settings.resume and journal.exists(settings.faces)):
+        return None
+    each = round(seconds / processes / SHARD_SECONDS) if reading.skips else 1
+    return _Work(processes, processes * max(1, min(each, MOST_SHARDS_EACH)))
+
+
+@dataclass
+class _Slot:
+    """Where a child may run."""
+
+    cores: set[int]
+    device: str
+
+
+@dataclass
+class _Running:
+    child: Child
+    shard: Shard
+    slot: _Slot
+    asked_to_end: float | None = None
+
+
+class _Crew:
+    """The children of one run."""
+
+    def __init__(self, settings: Settings, made: Prepared, work: _Work, report: Report, progress: Progress) -> None:
+        self._settings, self._made, self._report, self._progress = settings, made, report, progress
+        self._fingerprint = fingerprint(settings, made.alignments, made.resolved, made.engine.name)
+        devices = (settings.devices or settings.device).split(",")
+        self._slots = [
+            _Slot(cores, devices[i % len(devices)].strip()) for i, cores in enumerate(shares(work.processes))
+        ]
+        self._shards = [Shard(number, work.shards) for number in range(work.shards)]
+        self._waiting: deque[Shard] = deque()
+        self._running: list[_Running] = []
+        self._tries: dict[Shard, int] = {}
+        self._followers: dict[Shard, journal.Follower] = {}
+        self._stopping = False
+        self._done_before: set[int] = set()
+        self._told: set[int] = set()
+
+    def run(self, interruption: Interruption) -> None:
+        """Cut, merge, and once more what a damaged video makes necessary."""
+        settings, made = self._settings, self._made
+        if not settings.no_update:
+            check_updatable(settings.alignments)
+        prepare_folder(settings.faces, resume=settings.resume, shard=self._shards[0] if not settings.resume else None)
+        check_space(made.plan, settings.faces, self._report)
+        self._announce()
+        self._cut(self._shards, interruption)
+        if self._stopping:
+            return
+        missing = join(settings, made, self._report, interruption)
+        if missing:
+            self._cut(missing, interruption)
+            if self._stopping:
+                return
+            missing = join(settings, made, self._report, interruption)
+        if missing:
+            raise OutputError(f"shards {', '.join(map(str, missing))} are not whole, though they were cut; {RESUME}.")
+
+    def _announce(self) -> None:
+        known = journal.read(self._settings.faces)
+        self._done_before = {face.row for frame in known[1] for face in frame.faces} if known else set()
+        left = ~np.isin(self._made.plan.rows, list(self._done_before))
+        plan = some_faces(self._made.plan, left)
+        self._progress.planned(plan.frame_count, plan.face_count)
+
+    def _cut(self, shards: Iterable[Shard], interruption: Interruption) -> None:
+        self._waiting = deque(shards)
+        try:
+            with interruption.calling(self.stop):
+                while self._waiting or self._running:
+                    self._start()
+                    self._follow()
+                    time.sleep(POLL_SECONDS)
+                    for one in [one for one in self._running if one.child.exit_code is not None]:
+                        self._ended(one)
+                    self._kill_the_late()
+        finally:
+            self._kill_all()
+        if interruption.exit_code is not None:
+            self._report.exit_code = interruption.exit_code
+        if self._stopping:
+            self._follow()
+            self._note_how_to_resume()
+        else:
+            interruption.check()
+
+    def stop(self) -> None:
+        """Start no more, and ask all to end. May be called from a signal handler."""
+        self._stopping = True
+
+    def _start(self) -> None:
+        if self._stopping:
+            self._waiting.clear()
+        taken = [one.slot for one in self._running]
+        for slot in self._slots:
+            if slot not in taken and self._waiting:
+                shard = self._waiting.popleft()
+                self._running.append(_Running(Child.start(self._words(shard, slot), slot.cores), shard, slot))
+
+    def _words(self, shard: Shard, slot: _Slot) -> list[str]:
+        mine = replace(
+            self._settings,
+            shard=str(shard),
+            processes=1,
+            devices=None,
+            device=slot.device,
+            resume=True,
+            json=None,
+            progress="none",
+            workers=self._settings.workers or len(slot.cores),
+        )
+        return ["extract", "-q", "--config", "", *as_words(mine)]
+
+    def _follow(self) -> None:
+        """Tell of the frames that are new in the receipts."""
+        for one in self._running:
+            follower = self._followers.setdefault(one.shard, journal.Follower(self._settings.faces, one.shard))
+            for frame in follower.new_frames():
+                faces = [face for face in frame.faces if face.row not in self._done_before]
+                if faces and frame.key not in self._told:
+                    self._told.add(frame.key)
+                    name = self._made.alignments.frame_names[int(self._made.alignments.faces.frame[faces[0].row])]
+                    self._progress.told(FrameDone(name, frame.position, tuple(faces), ()))
+
+    def _ended(self, one: _Running) -> None:
+        self._follow()
+        self._running.remove(one)
+        code, words = one.child.exit_code, one.child.last_words()
+        one.child.close()
+        assert code is not None
+        if self._stopping:
+            return
+        if code in (EXIT_OK, EXIT_PARTIAL):
+            if not self._is_whole(one.shard):  # --on-error stop, --max-errors
+                self._report.stopped = self._stopping = True
+            return
+        if code in FATAL:
+            self._stopping = True
+            raise FATAL[code](f"{words or 'a process of this run ended without a word'}")
+        tries = self._tries[one.shard] = self._tries.get(one.shard, 0) + 1
+        how = f"ended by signal {-code}" if code < 0 else f"ended with {code}: {words}"
+        if tries < TRIES:
+            self._progress.note(f"the process that cut shard {one.shard} {how}; it is started again.")
+            self._waiting.appendleft(one.shard)
+        else:
+            self._give_up(one.shard, f"the process that was to cut it {how}, {TRIES} times")
+
+    def _is_whole(self, shard: Shard) -> bool:
+        with closing(Journal.resume(self._settings.faces, self._fingerprint, shard)) as receipt:
+            return receipt.report is not None
+
+    def _give_up(self, shard: Shard, reason: str) -> None:
+        """Name the frames that a shard did not come to, so that the others can be merged."""
+        plan = part_of(self._made.plan, self._made.source, shard)
+        folder = self._settings.faces
+        begun = journal.exists(folder, shard)
+        opened = (Journal.resume if begun else Journal.create)(folder, self._fingerprint, shard)
+        with closing(opened) as receipt:
+            done = [face.row for frame in receipt.finished.values() for face in frame.faces]
+            left = some_faces(plan, ~np.isin(plan.rows, done))
+            failed = [left.frame_names[frame] for frame in left.frame_of.tolist()]
+            errors = [{"frame": name, "index": None, "reason": reason} for name in failed]
+            receipt.end({"errors": errors, "damaged": 0, "faces_outside": 0, "seconds": {}})
+
+    def _kill_the_late(self) -> None:
+        if not self._stopping:
+            return
+        now = time.monotonic()
+        for one in self._running:
+            if one.asked_to_end is None:
+                one.child.stop()
+                one.asked_to_end = now
+            elif now - one.asked_to_end > END_SECONDS:
+                one.child.kill()
+
+    def _kill_all(self) -> None:
+        for one in self._running:
+            one.child.kill()
+            one.child.close()
+        self._running.clear()
+
+    def _note_how_to_resume(self) -> None:
+        report, plan = self._report, self._made.plan
+        known = journal.read(self._settings.faces)
+        frames = known[1] if known else []
+        report.frames_expected, report.frames_decoded = plan.frame_count, len(frames)
+        report.faces_written = sum(len(frame.faces) for frame in frames)
+        why = "stopped by errors" if report.stopped else "interrupted"
+        report.notes.append(f"{why} after {len(frames):,} of {plan.frame_count:,} frames; {RESUME}.")

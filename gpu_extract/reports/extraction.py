@@ -69,6 +69,8 @@ class Report(JsonReport):
     """Stored hashes that were left alone, since these do not look like the frames that they were made from."""
     backup: str | None = None
     thumbs_refreshed: int = 0
+    processes: int = 1
+    """Of this machine, that cut at the same time."""
     shard: str = ""
     """The part of the run that this was, as "2/7"; empty for a whole one."""
     shards_missing: list[str] = field(default_factory=list)

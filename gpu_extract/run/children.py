@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import IO
 
 from gpu_extract.errors import OutputError
@@ -39,7 +40,7 @@ def shares(count: int) -> list[set[int]]:
     if count >= len(cores):
         return [{cores[i % len(cores)]} for i in range(count)]
     bounds = [len(cores) * i // count for i in range(count + 1)]
-    return [set(cores[low:high]) for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [set(cores[low:high]) for low, high in pairwise(bounds)]
 
 
 @dataclass

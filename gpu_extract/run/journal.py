@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpu_extract.errors import OutputError, UsageError
+from gpu_extract.errors import InputError, OutputError, UsageError
 from gpu_extract.run.fingerprint import Fingerprint, differences
 from gpu_extract.run.shards import Shard
 from gpu_extract.storage.atomic import sync_folder
@@ -251,6 +251,32 @@ class Journal:
                 raise OutputError(f"the journal {self.path} cannot grow: the disk is full.")
         except OSError as error:
             raise OutputError(f"the journal {self.path} cannot grow: {error.strerror}.") from error
+
+
+class Follower:
+    """Reads what another process adds to a receipt."""
+
+    def __init__(self, folder: Path, shard: Shard) -> None:
+        self._path = folder / name_of(shard)
+        self._at = 0
+
+    def new_frames(self) -> list[Finished]:
+        """Frames whose lines are whole and were not given before."""
+        try:
+            with open_input(self._path, WHAT) as file:
+                file.seek(self._at)
+                data = file.read()
+        except (InputError, OSError):
+            return []
+        found = []
+        for text in data.splitlines(keepends=True):
+            entry = _parse(text)
+            if entry is None:
+                break
+            self._at += len(text)
+            if "faces" in entry:
+                found.append(_finished(entry))
+        return found
 
 
 def line(entry: dict[str, Any]) -> bytes:

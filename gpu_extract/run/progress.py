@@ -78,6 +78,10 @@ class Progress:
         task = result.task
         self._listener(FrameDone(task.name, task.position, tuple(result.faces), tuple(result.failures)))
 
+    def told(self, done: FrameDone) -> None:
+        """What another process has done."""
+        self._listener(done)
+
     def note(self, text: str) -> None:
         self._listener(Note(text))
 
