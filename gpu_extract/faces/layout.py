@@ -10,6 +10,7 @@ is adding a module.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -117,9 +118,12 @@ class Layout(ABC):
             of the face's file.
         """
 
+        inside = os.fspath(folder)
+
         def holds(file_name: str, nbytes: int) -> bool:
             try:
-                return (folder / file_name).stat().st_size == nbytes
+                # A Path for each would take twice as long.
+                return os.stat(f"{inside}/{file_name}").st_size == nbytes  # noqa: PTH116
             except OSError:
                 return False
 

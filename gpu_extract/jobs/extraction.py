@@ -17,7 +17,7 @@ from gpu_extract.faces.layout import Layout, layout_for
 from gpu_extract.faces.metadata import write_metadata
 from gpu_extract.faces.stored import is_as_written
 from gpu_extract.faces.writer import FaceWriter
-from gpu_extract.jobs.earlier import look_over
+from gpu_extract.jobs.earlier import Earlier, look_over
 from gpu_extract.jobs.estimate import check_space
 from gpu_extract.jobs.prepare import Prepared, header_maker
 from gpu_extract.jobs.proof import FramesProof, Verdict
@@ -137,11 +137,16 @@ class Extraction:
         self._left_out: dict[int, list[FaceResult]] = {}
         self._todo = 0
 
-    def todo(self) -> Plan:
-        """What an earlier run left to do; its faces are counted as written."""
+    def todo(self, earlier: Earlier | None = None) -> Plan:
+        """What an earlier run left to do; its faces are counted as written.
+
+        Args:
+            earlier: what is known of these faces; by default they are looked at.
+        """
         settings = self.settings
-        self._prove_what_is_unsettled()
-        earlier = look_over(self.journal, settings.faces, layout_for(settings.output_layout), settings.deleted)
+        if earlier is None:
+            self._prove_what_is_unsettled()
+            earlier = look_over(self.journal, settings.faces, layout_for(settings.output_layout), settings.deleted)
         left = earlier.left(self.part)
         if self.resumes and self.shard is None:  # those of other shards may be in the making
             remove_unfinished(settings.faces)

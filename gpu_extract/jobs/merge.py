@@ -17,7 +17,7 @@ import numpy as np
 from gpu_extract.errors import EXIT_PARTIAL, InputError
 from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.stored import is_as_written
-from gpu_extract.jobs.earlier import RESTORE, look_over
+from gpu_extract.jobs.earlier import RESTORE, Earlier, look_over
 from gpu_extract.jobs.extraction import begin, introduce, report_failures
 from gpu_extract.jobs.prepare import Prepared, prepared
 from gpu_extract.options import Settings
@@ -112,7 +112,7 @@ def join(settings: Settings, made: Prepared, report: Report, interruption: Inter
     """Prove that all is there, then finish the run; or return the shards that are missing, with nothing changed."""
     stored = fingerprint(settings, made.alignments, made.resolved, made.engine.name)
     with Receipts(settings.faces, stored) as receipts:
-        missing = _missing(settings, made, receipts, report)
+        missing, earlier = _missing(settings, made, receipts)
         interruption.check()
         if missing:
             return sorted(missing)
@@ -133,15 +133,15 @@ def join(settings: Settings, made: Prepared, report: Report, interruption: Inter
             }
         )
     with begin(replace(settings, resume=True, shard=None, processes=1, devices=None), made, report) as extraction:
-        extraction.todo()
+        extraction.todo(earlier)
         report_failures(made.plan, failures, report)
         extraction.account()
         extraction.finish(interruption)
     return []
 
 
-def _missing(settings: Settings, made: Prepared, receipts: Receipts, report: Report) -> set[Shard]:
-    """The shards with frames that are neither whole nor known to have failed."""
+def _missing(settings: Settings, made: Prepared, receipts: Receipts) -> tuple[set[Shard], Earlier]:
+    """The shards with frames that are neither whole nor known to have failed; and what the others have made."""
     plan = made.plan
     count = receipts.count or 1
     bounds = cuts(plan, made.source, count)
@@ -151,12 +151,11 @@ def _missing(settings: Settings, made: Prepared, receipts: Receipts, report: Rep
         if not layout.flushes:
             one.revoke([key for key in sorted(one.unsettled) if not _is_whole(settings.faces, one, key)])
     earlier = look_over(receipts, settings.faces, layout, RESTORE)
-    report.notes += earlier.notes
     left = earlier.left(plan)
     open_frames = _without_failed(left, receipts)
     positions = left.positions[open_frames]
     shards = np.searchsorted(bounds, np.searchsorted(plan.positions, positions), side="right") - 1
-    return void | {Shard(int(number), count) for number in np.unique(shards)}
+    return void | {Shard(int(number), count) for number in np.unique(shards)}, earlier
 
 
 def _is_whole(folder: Path, of: journal.Journal, key: int) -> bool:

@@ -47,15 +47,16 @@ def write_file(folder: Path, name: str, data: bytes) -> None:
         OSError: EINVAL also for a name that would lead out of the folder.
     """
     check_name(name)
-    temporary = folder / temporary_name(name)
+    inside = os.fspath(folder)  # a Path for each name would cost as much as writing its file
+    temporary, final = f"{inside}/{temporary_name(name)}", f"{inside}/{name}"
     handle = open_beyond_standard(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         with closing(handle):
             write_all(handle, data)
-        temporary.rename(folder / name)
+        os.rename(temporary, final)  # noqa: PTH104
     except BaseException:
         with suppress(OSError):
-            temporary.unlink()
+            os.unlink(temporary)  # noqa: PTH108
         raise
 
 

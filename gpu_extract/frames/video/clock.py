@@ -29,10 +29,19 @@ _ABSURD = 3600 * 30 * 1_000_000  # microseconds
 
 def rescaled(value: int, unit: Fraction, other: Fraction) -> int:
     """A time in another unit, halves away from zero."""
-    numerator = value * unit.numerator * other.denominator
-    denominator = unit.denominator * other.numerator
-    size = (2 * abs(numerator) + denominator) // (2 * denominator)
-    return size if numerator >= 0 else -size
+    return scaled(value, ratio(unit, other))
+
+
+def ratio(unit: Fraction, other: Fraction) -> tuple[int, int]:
+    """Of one unit to another, for `scaled`."""
+    return unit.numerator * other.denominator, unit.denominator * other.numerator
+
+
+def scaled(value: int, by: tuple[int, int]) -> int:
+    """`rescaled` for whoever has many times: fractions take longer to ask than a packet to read."""
+    numerator, denominator = by
+    size = (2 * abs(value * numerator) + denominator) // (2 * denominator)
+    return size if value >= 0 else -size
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class PacketClock:
     def __init__(self, facts: ClockFacts) -> None:
         self._facts = facts
         self._unit = facts.time_base
+        self._up, self._down = ratio(MICROSECOND, facts.time_base), ratio(facts.time_base, MICROSECOND)
         self._restarting = facts.container in _RESTARTING
         self._bits = _CLOCK_BITS.get(facts.container, 0) if facts.file_start is not None else 0
         self._offset = -self._start()
@@ -78,7 +88,7 @@ class PacketClock:
     def take(self, pts: int | None, dts: int | None, duration: int) -> tuple[int, int]:
         """(presentation time or `TIMELESS`, decoding time) of the next packet; the latter is foretold if missing."""
         pts, dts = self._unwrapped(pts, dts)
-        shift = rescaled(self._offset, MICROSECOND, self._unit)
+        shift = scaled(self._offset, self._up)
         pts = None if pts is None else pts + shift
         dts = None if dts is None else dts + shift
         if self._restarting:
@@ -95,7 +105,7 @@ class PacketClock:
         self._next = self._dts if length else None
         self._show(pts, length)
         self._timeless += pts is None
-        return TIMELESS + self._timeless if pts is None else pts, rescaled(current, MICROSECOND, self._unit)
+        return TIMELESS + self._timeless if pts is None else pts, scaled(current, self._up)
 
     def after_last(self, number: int, rate: Fraction | None) -> int:
         """Time of the n-th frame that comes out after the last packet and has none; rate: what the decoder knows."""
@@ -144,7 +154,7 @@ class PacketClock:
         return None if time is None or abs(self._micro(time) - self._next) > _ABSURD else time
 
     def _micro(self, time: int) -> int:
-        return rescaled(time, self._unit, MICROSECOND)
+        return scaled(time, self._down)
 
 
 class FrameClock:
