@@ -24,6 +24,7 @@ from gpu_extract.jobs import extract as extract_job
 from gpu_extract.jobs.check import check
 from gpu_extract.jobs.config import config, values_in_force
 from gpu_extract.jobs.extract import extract
+from gpu_extract.jobs.merge import merge
 from gpu_extract.jobs.verify import verify
 from gpu_extract.options import Settings, option, options
 from gpu_extract.run import journal
@@ -42,8 +43,13 @@ def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("command", "function", "own"),
-    [("extract", extract, {"cancel"}), ("verify", verify, {"cancel"}), ("check", check, set())],
-    ids=["extract", "verify", "check"],
+    [
+        ("extract", extract, {"cancel"}),
+        ("merge", merge, {"cancel"}),
+        ("verify", verify, {"cancel"}),
+        ("check", check, set()),
+    ],
+    ids=["extract", "merge", "verify", "check"],
 )
 def test_the_signature_says_what_the_rows_say(command: str, function: Callable[..., Any], own: set[str]) -> None:
     parameters = inspect.signature(function).parameters
@@ -63,7 +69,7 @@ def another_value(name: str) -> Any:
         return next(word for word in row.check.choices() if word != row.default)
     if hasattr(row.check, "least"):
         return (row.default or row.check.least) + 1
-    return f"another {name}"
+    return {"shard": "1/2", "processes": 3}.get(name, f"another {name}")
 
 
 def test_every_argument_of_extract_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +77,8 @@ def test_every_argument_of_extract_arrives(monkeypatch: pytest.MonkeyPatch) -> N
     together = [{"quality", "format"}, {"refresh_thumbs", "no_update"}, {"large", "min_size"}]
     for row in options("extract"):
         given: dict[str, Any] = {**GIVEN, row.name: another_value(row.name)}
+        if row.name == "devices":
+            given["processes"] = 2
         settings: Any = extract(**given)
         assert settings == Settings(**given), row.name
         assert str(getattr(settings, row.name)) == str(given[row.name])
@@ -291,7 +299,7 @@ def test_every_error_names_the_option_and_no_row_lacks_a_word() -> None:
     for row in options():
         assert row.help, row.name
         assert not row.help.endswith("."), row.name
-        assert set(row.commands) <= {"extract", "verify", "check", "doctor"}
+        assert set(row.commands) <= {"extract", "merge", "verify", "check", "doctor"}
         assert row.default is dataclasses.MISSING or row.fault(row.default) is None
         fault = row.fault(object())
         assert fault is not None

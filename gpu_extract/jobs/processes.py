@@ -7,13 +7,16 @@ three times is named and left out.
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +24,7 @@ from gpu_extract.errors import (
     EXIT_OK,
     EXIT_PARTIAL,
     AlignmentsError,
+    DeviceError,
     GpuExtractError,
     InputError,
     OutputError,
@@ -78,7 +82,8 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report 
         interruption.check()
         introduce(made, settings.align_eyes, report)
         report.processes = work.processes
-        _Crew(settings, made, work, report, progress).run(interruption)
+        with tempfile.TemporaryDirectory() as scratch:
+            _Crew(settings, made, work, report, progress, Path(scratch)).run(interruption)
         report.finish(time.perf_counter() - began)
         progress.finish(report.exit_code)
     if settings.json is not None:
@@ -143,7 +148,9 @@ class _Running:
 class _Crew:
     """The children of one run."""
 
-    def __init__(self, settings: Settings, made: Prepared, work: _Work, report: Report, progress: Progress) -> None:
+    def __init__(
+        self, settings: Settings, made: Prepared, work: _Work, report: Report, progress: Progress, scratch: Path
+    ) -> None:
         self._settings, self._made, self._report, self._progress = settings, made, report, progress
         self._fingerprint = fingerprint(settings, made.alignments, made.resolved, made.engine.name)
         devices = (settings.devices or settings.device).split(",")
@@ -156,6 +163,7 @@ class _Crew:
         self._tries: dict[Shard, int] = {}
         self._followers: dict[Shard, journal.Follower] = {}
         self._stopping = False
+        self._scratch = scratch
         self._done_before: set[int] = set()
         self._told: set[int] = set()
 
@@ -228,7 +236,7 @@ class _Crew:
             devices=None,
             device=slot.device,
             resume=True,
-            json=None,
+            json=self._report_of(shard),
             progress="none",
             workers=self._settings.workers or len(slot.cores),
         )
@@ -254,8 +262,8 @@ class _Crew:
         if self._stopping:
             return
         if code in (EXIT_OK, EXIT_PARTIAL):
-            if not self._is_whole(one.shard):  # --on-error stop, --max-errors
-                self._report.stopped = self._stopping = True
+            if not self._is_whole(one.shard):
+                self._stopped_by_errors(one.shard)
             return
         if code in FATAL:
             self._stopping = True
@@ -265,12 +273,26 @@ class _Crew:
         if tries < TRIES:
             self._progress.note(f"the process that cut shard {one.shard} {how}; it is started again.")
             self._waiting.appendleft(one.shard)
+        elif code == DeviceError.exit_code:
+            raise DeviceError(words)
         else:
             self._give_up(one.shard, f"the process that was to cut it {how}, {TRIES} times")
 
     def _is_whole(self, shard: Shard) -> bool:
         with closing(Journal.resume(self._settings.faces, self._fingerprint, shard)) as receipt:
             return receipt.report is not None
+
+    def _stopped_by_errors(self, shard: Shard) -> None:
+        """What `--on-error stop` and `--max-errors` ask of one they ask of all."""
+        self._stopping = self._report.stopped = True
+        self._report.exit_code = EXIT_PARTIAL
+        told = json.loads(self._report_of(shard).read_text("utf-8"))
+        for error in told["errors"]:
+            self._report.add_error(error["frame"], error["index"], error["reason"])
+        self._report.faces_failed += told["faces_failed"]
+
+    def _report_of(self, shard: Shard) -> Path:
+        return self._scratch / f"{shard.number}.json"
 
     def _give_up(self, shard: Shard, reason: str) -> None:
         """Name the frames that a shard did not come to, so that the others can be merged."""
