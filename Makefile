@@ -53,6 +53,7 @@ gpu-check: $(VENV)/.test
 # Minutes to an hour each; not part of `make test`.
 soak: $(VENV)/.test
 	RUN_SLOW=1 $(PY) -m pytest -q -m slow tests/test_long_runs.py tests/test_kill.py tests/test_power_cut.py
+	KILLS=100 $(PY) -m pytest -q tests/test_processes.py -k killed_at_random
 
 fuzz: $(VENV)/.test
 	RUN_SLOW=1 $(PY) -m pytest -q -m slow tests/test_fuzz.py
