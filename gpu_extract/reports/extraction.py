@@ -138,7 +138,7 @@ class Report(JsonReport):
                 "time",
                 f"{self.seconds:.2f} s, {self.frames_per_second:,.1f} frames/s; the limit was {self.limiting_stage}",
             ),
-            ("engine", f"{self.engine} on {self.device} ({self.engine_implementation})"),
+            ("engine", f"{self.engine} on {self.device} ({self.engine_implementation}){self._processes()}"),
             ("hashes", self._hash_line()),
             (
                 "thumbs",
@@ -150,6 +150,9 @@ class Report(JsonReport):
         text += [f"{'failed':<8}{_error_line(error)}" for error in self.errors[:LISTED]]
         text += and_more(len(self.errors), LISTED, " " * 8)
         return "\n".join(map(printable, text))
+
+    def _processes(self) -> str:
+        return f", {self.processes} processes" if self.processes > 1 else ""
 
     def _too_small(self) -> str:
         return f"too small: {self.centering} box under {self.min_box_px:,.0f} px" if self.min_box_px else "too small"
