@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpu_extract.cli import _in_force, _values, build_parser, main
 from gpu_extract.frames import open_frames
 from gpu_extract.jobs import processes
 from gpu_extract.jobs.extract import extract
 from gpu_extract.options import Settings, as_words
 from gpu_extract.run import children, journal
 from gpu_extract.run.progress import Event, Finished, FrameDone, Note, Planned
-from tests.helpers import Job, face_entry, image_bytes, noise, write_clip, write_pickled
+from tests.helpers import Job, extract_command, face_entry, image_bytes, noise, write_clip, write_pickled
 
 FRAMES, SIZE = 60, (76, 90)
 
@@ -262,6 +263,7 @@ def test_auto_takes_one_process_where_more_do_not_pay(job: Callable[..., Job]) -
     made = job("several")
     assert made.run("--processes", "auto") == 0
     assert made.report["processes"] == 1
+    assert any("one process: " in note for note in made.report["notes"])
 
 
 def test_auto_takes_several_where_the_interpreter_limits(
@@ -272,6 +274,31 @@ def test_auto_takes_several_where_the_interpreter_limits(
     made = job("several")
     assert made.run("--processes", "auto") == 0
     assert made.report["processes"] == 2
+    assert any("2 processes, as many as pay" in note for note in made.report["notes"])
+
+
+def test_a_run_that_one_process_began_is_continued_by_one(job: Callable[..., Job]) -> None:
+    whole, made = job("whole"), job("several")
+    assert whole.run() == 0
+    assert made.run("--max-errors", "1") == 0
+    (made.faces / "clip_000007_0.png").unlink()
+    assert made.run("--processes", "2", "--resume", "--deleted", "restore") == 0
+    assert_equal(made, whole)
+    assert any("begun by one process" in note for note in made.report["notes"])
+
+
+def test_a_folder_with_shards_is_not_taken_by_accident(
+    job: Callable[..., Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = job("several")
+    assert made.run("--shard", "0/2") == 0
+    capsys.readouterr()
+    assert made.run("--processes", "2") == 6
+    assert "holds shards of a run (1 of 2)" in capsys.readouterr().err
+    assert made.run("--processes", "2", "--resume") == 0
+    whole = job("whole")
+    assert whole.run() == 0
+    assert_equal(made, whole)
 
 
 def test_a_run_that_stops_at_an_error_stops_them_all(job: Callable[..., Job], tmp_path: Path) -> None:
@@ -298,8 +325,6 @@ def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_words_say_all_that_can_be_said(tmp_path: Path) -> None:
-    from gpu_extract.cli import _in_force, _values, build_parser
-
     settings = Settings(
         alignments=tmp_path / "a.fsa",
         frames=tmp_path / "f",
@@ -320,3 +345,19 @@ def test_words_say_all_that_can_be_said(tmp_path: Path) -> None:
         del os.environ["GPU_EXTRACT_SIZE"]
     assert json.dumps(words)
     assert shutil.which(words[0]) is None
+
+
+def test_the_alignments_file_is_kept_while_they_cut(
+    job: Callable[..., Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = job("several", "-sz", "512")
+    run = elsewhere(made, "--processes", "2")
+    deadline = time.monotonic() + 20
+    while not list(made.faces.glob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    other = extract_command(made.alignments, made.frames, tmp_path / "other", "-sz", "48")
+    assert main(other) != 0
+    assert "another run" in capsys.readouterr().err
+    run.communicate(timeout=60)
+    assert run.returncode == 0
+    assert main(other) == 0

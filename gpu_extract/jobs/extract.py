@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from gpu_extract.jobs import processes as several
 from gpu_extract.jobs.estimate import estimate
 from gpu_extract.jobs.extraction import begin, introduce, other_names
-from gpu_extract.jobs.prepare import prepared
+from gpu_extract.jobs.prepare import Prepared, prepared
+from gpu_extract.jobs.processes import cut_in_processes, divide, for_planning
 from gpu_extract.options import Settings
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.extraction import Report
@@ -161,29 +161,49 @@ def extract(
 
 def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
     """`extract` with its options as one value."""
-    if settings.processes != 1 and not settings.dry_run:
-        divided = several.run(settings, cancel=cancel)
-        if divided is not None:
-            return divided
     if settings.json is not None:
         check_target(Report, settings.json)
     began = time.perf_counter()
     report = Report(size=settings.size, faces_folder=os.fspath(settings.faces), dry_run=settings.dry_run)
     with Interruption(cancel) as interruption, Progress(listener_for(settings.progress)) as progress:
-        with prepared(settings, progress.note) as made:
-            introduce(made, settings.align_eyes, report)
-            if note := other_names(settings, made.alignments):
-                report.notes.append(note)
-                progress.note(note)
-            interruption.check()
-            if settings.dry_run:
-                estimate(made, settings, report)
-            else:
-                with begin(settings, made, report) as extraction:
-                    extraction.cut(extraction.todo(), progress, interruption)
-                    extraction.finish(interruption)
+        if settings.processes == 1 or settings.dry_run or not _divided(settings, report, progress, interruption):
+            _alone(settings, report, progress, interruption)
         report.finish(time.perf_counter() - began)
         progress.finish(report.exit_code)
     if settings.json is not None:
         write_report(report, settings.json)
     return report
+
+
+def _divided(settings: Settings, report: Report, progress: Progress, interruption: Interruption) -> bool:
+    """The run in several processes; False where one does better, and nothing was done."""
+    with prepared(for_planning(settings), progress.note) as made:
+        work = divide(settings, made)
+        if work.note is not None:
+            report.notes.append(work.note)
+        if not work.shards:
+            return False
+        _introduce(settings, made, report, progress)
+        interruption.check()
+        cut_in_processes(settings, made, work, report, progress, interruption)
+    return True
+
+
+def _alone(settings: Settings, report: Report, progress: Progress, interruption: Interruption) -> None:
+    """The run in this process."""
+    with prepared(settings, progress.note) as made:
+        _introduce(settings, made, report, progress)
+        interruption.check()
+        if settings.dry_run:
+            estimate(made, settings, report)
+            return
+        with begin(settings, made, report) as extraction:
+            extraction.cut(extraction.todo(), progress, interruption)
+            extraction.finish(interruption)
+
+
+def _introduce(settings: Settings, made: Prepared, report: Report, progress: Progress) -> None:
+    introduce(made, settings.align_eyes, report)
+    if note := other_names(settings, made.alignments):
+        report.notes.append(note)
+        progress.note(note)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.errors import EXIT_PARTIAL, InterruptedRunError, OutputError, UsageError
+from gpu_extract.errors import EXIT_PARTIAL, InterruptedRunError, OutputError
 from gpu_extract.faces.layout import Layout, layout_for
 from gpu_extract.faces.metadata import write_metadata
 from gpu_extract.faces.stored import is_as_written
@@ -62,13 +62,13 @@ def other_names(settings: Settings, alignments: Alignments) -> str | None:
         others = settings.alignments.stat().st_nlink - 1
     except OSError:  # whoever took it away since it was loaded; saving will meet that
         return None
-    if others < 1 or not _updates(settings, alignments):
+    if others < 1 or not updates(settings, alignments):
         return None
     names = "another name" if others == 1 else f"{others} other names"
     return f"{settings.alignments} has {names} (hard links): when it is saved, the old file stays under {names}."
 
 
-def _updates(settings: Settings, alignments: Alignments) -> bool:
+def updates(settings: Settings, alignments: Alignments) -> bool:
     return not settings.no_update and (alignments.traits.stores_hashes or settings.refresh_thumbs)
 
 
@@ -80,15 +80,10 @@ def begin(settings: Settings, made: Prepared, report: Report) -> Iterator[Extrac
         OutputError: if either cannot be written, is in use, or the faces would not fit on the disk.
         UsageError: if the folder's run had other settings.
     """
-    if settings.refresh_thumbs and made.alignments.imported:
-        raise UsageError(
-            f"refresh-thumbs changes the alignments file, but {settings.alignments.name} holds landmarks for exchange; "
-            "turn it into an alignments file with gpu-extract import."
-        )
     shard = None if settings.shard is None else Shard.of(settings.shard)
     with ExitStack() as stack:
-        updates = shard is None and _updates(settings, made.alignments)
-        if updates:
+        saves = shard is None and updates(settings, made.alignments)
+        if saves:
             check_updatable(settings.alignments)
             stack.enter_context(locked(settings.alignments))
         prepare_folder(settings.faces, resume=settings.resume, shard=shard)
@@ -110,7 +105,7 @@ def begin(settings: Settings, made: Prepared, report: Report) -> Iterator[Extrac
             report_plan_failures(made.plan, report)
         else:
             report.shard = str(shard)
-        yield Extraction(settings, made, report, journal, updates, resumes, part, shard)
+        yield Extraction(settings, made, report, journal, saves, resumes, part, shard)
 
 
 @dataclass
@@ -122,7 +117,7 @@ class Extraction:
     """With the whole plan, whatever an earlier run finished of it."""
     report: Report
     journal: Journal
-    updates: bool
+    saves: bool
     """Whether the alignments file is saved in the end."""
     resumes: bool
     part: Plan
@@ -212,7 +207,7 @@ class Extraction:
         if settings.metadata is not None:
             write_metadata(settings.faces, settings.metadata, self._rows.rows(self._written.places))
         other_frames = self._keeps_stored_hashes()
-        if self.updates:
+        if self.saves:
             if settings.refresh_thumbs:
                 refresh_thumbnails(self.made, settings.size, report, interruption)
             save(alignments, None if other_frames else self._written, report)
@@ -300,7 +295,7 @@ class Extraction:
             return False
         report, kept = self.report, self._proof.compared
         hashes = "stored hash stays" if kept == 1 else f"{kept:,} stored hashes stay"
-        stays = f"; the {hashes}, --replace-hashes takes the new ones" if kept and self.updates else ""
+        stays = f"; the {hashes}, --replace-hashes takes the new ones" if kept and self.saves else ""
         report.notes.append(f"{self._proof.reason()}{stays}.")
         report.hashes_kept = kept
         report.exit_code = EXIT_PARTIAL

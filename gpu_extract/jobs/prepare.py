@@ -13,6 +13,7 @@ from gpu_extract.alignments.exchange import load_any
 from gpu_extract.engines.antialiased import AntialiasedEngine
 from gpu_extract.engines.base import Engine, MemoryLimits
 from gpu_extract.engines.pick import pick_engine
+from gpu_extract.errors import UsageError
 from gpu_extract.faces.header import face_header
 from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.writer import Header
@@ -51,6 +52,11 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
     """
     with ExitStack() as stack:
         alignments = load_any(settings.alignments)
+        if settings.refresh_thumbs and alignments.imported:
+            raise UsageError(
+                f"refresh-thumbs changes the alignments file, but {settings.alignments.name} holds landmarks for "
+                "exchange; turn it into an alignments file with gpu-extract import."
+            )
         shard = None if settings.shard is None else Shard.of(settings.shard)
         goes_on = settings.resume or settings.shard is not None
         resolved = resolve(settings, alignments, journal.begun(settings.faces) if goes_on else None)

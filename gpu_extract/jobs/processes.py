@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from contextlib import ExitStack, closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,11 +30,10 @@ from gpu_extract.errors import (
     UsageError,
 )
 from gpu_extract.jobs.estimate import check_space
-from gpu_extract.jobs.extraction import RESUME, check_updatable, introduce
+from gpu_extract.jobs.extraction import RESUME, check_updatable, updates
 from gpu_extract.jobs.merge import join
-from gpu_extract.jobs.prepare import Prepared, prepared
+from gpu_extract.jobs.prepare import Prepared
 from gpu_extract.options import Settings, as_words
-from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.extraction import Report
 from gpu_extract.run import journal
 from gpu_extract.run.children import Child, shares
@@ -43,9 +41,11 @@ from gpu_extract.run.fingerprint import fingerprint
 from gpu_extract.run.folder import prepare_folder
 from gpu_extract.run.journal import Journal
 from gpu_extract.run.plan import some_faces
-from gpu_extract.run.progress import FrameDone, Progress, listener_for
+from gpu_extract.run.progress import FrameDone, Progress
 from gpu_extract.run.shards import Shard, frame_costs, part_of
 from gpu_extract.run.signals import GRACE_SECONDS, Interruption
+from gpu_extract.storage.atomic import locked
+from gpu_extract.storage.inputs import open_input
 
 TRIES = 3
 POLL_SECONDS = 0.05
@@ -66,67 +66,82 @@ FATAL: dict[int, type[GpuExtractError]] = {
 """Exit codes after which another try would end alike."""
 
 
-def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report | None:
-    """The run, or None where one process does better; nothing was done then."""
-    if settings.json is not None:
-        check_target(Report, settings.json)
-    began = time.perf_counter()
-    report = Report(size=settings.size, faces_folder=os.fspath(settings.faces))
-    with Interruption(cancel) as interruption, ExitStack() as stack:
-        progress = Progress(listener_for(settings.progress))
-        made = stack.enter_context(prepared(_for_planning(settings), progress.note))
-        work = _divide(settings, made)
-        if work is None:
-            return None
-        stack.enter_context(progress)
-        interruption.check()
-        introduce(made, settings.align_eyes, report)
-        report.processes = work.processes
-        with tempfile.TemporaryDirectory() as scratch:
-            _Crew(settings, made, work, report, progress, Path(scratch)).run(interruption)
-        report.finish(time.perf_counter() - began)
-        progress.finish(report.exit_code)
-    if settings.json is not None:
-        write_report(report, settings.json)
-    return report
-
-
-def _for_planning(settings: Settings) -> Settings:
-    """The same without a device: exact engines give the same bytes everywhere, and this process cuts no faces."""
-    return replace(
-        settings, processes=1, devices=None, device="cpu" if settings.engine != "kornia" else settings.device
-    )
-
-
 @dataclass(frozen=True)
-class _Work:
-    """How a run is divided."""
+class Work:
+    """How a run is divided: among one process and in no shards where that is best."""
 
-    processes: int
-    shards: int
+    processes: int = 1
+    shards: int = 0
+    note: str | None = None
+    """Why, for the report of somebody who asked for something else, or left it open."""
 
 
-def _divide(settings: Settings, made: Prepared) -> _Work | None:
-    """None where a single process does better, or was asked for."""
+def for_planning(settings: Settings) -> Settings:
+    """The same without a device: exact engines give the same bytes everywhere, and who divides cuts no faces."""
+    device = settings.device if settings.engine == "kornia" else "cpu"
+    return replace(settings, processes=1, devices=None, device=device)
+
+
+def divide(settings: Settings, made: Prepared) -> Work:
+    """How many processes pay, or were asked for, and how many shards they take.
+
+    Args:
+        made: with `for_planning(settings)`.
+    """
     plan, source = made.plan, made.source
     reading = source.reading(plan.positions)
     seconds = float(frame_costs(plan, reading.cost, source).sum()) * COST_SECONDS
-    cores = len(os.sched_getaffinity(0))
+    note = None
     if settings.processes == "auto":
-        # A process whose frames take long fills all its cores; only what the interpreter takes, it cannot share.
-        busy = max(1.0, seconds / max(1, plan.frame_count) / INTERPRETER_SECONDS)
-        pay = min(round(cores / busy), int(seconds / WORTHWHILE_SECONDS))
-        processes = pay if reading.skips else 1
+        processes, note = _that_pay(seconds, plan.frame_count, reading.skips)
     else:
         processes = int(settings.processes)
     begun = journal.receipts(settings.faces) if settings.resume else []
     if begun:
-        return _Work(max(processes, 1), begun[0].count)
+        return Work(processes, begun[0].count, note)
+    if settings.resume and journal.exists(settings.faces):
+        return Work(note="the run in the folder was begun by one process, and one goes on with it.")
     processes = min(processes, plan.frame_count)
-    if processes <= 1 or (settings.resume and journal.exists(settings.faces)):
-        return None
+    if processes <= 1:
+        return Work(note=note)
     each = round(seconds / processes / SHARD_SECONDS) if reading.skips else 1
-    return _Work(processes, processes * max(1, min(each, MOST_SHARDS_EACH)))
+    return Work(processes, processes * max(1, min(each, MOST_SHARDS_EACH)), note)
+
+
+def _that_pay(seconds: float, frames: int, skips: bool) -> tuple[int, str]:
+    """How many processes pay for so much work of one core, and a sentence that says why."""
+    if not skips:
+        return (
+            1,
+            "one process: this video cannot be entered in the middle, and each would decode all before its part.",
+        )
+    cores = len(os.sched_getaffinity(0))
+    # A process whose frames take long fills all its cores; only what the interpreter takes, it cannot share.
+    busy = max(1.0, seconds / max(1, frames) / INTERPRETER_SECONDS)
+    by_cores, by_work = round(cores / busy), int(seconds / WORTHWHILE_SECONDS)
+    if by_cores <= 1:
+        return 1, f"one process: it keeps all of {cores} cores busy with such frames."
+    if by_work <= 1:
+        return 1, f"one process: about {seconds:.0f} s of work are too little for more."
+    processes = min(by_cores, by_work)
+    return processes, f"{processes} processes, as many as pay on {cores} cores with such frames."
+
+
+def cut_in_processes(
+    settings: Settings, made: Prepared, work: Work, report: Report, progress: Progress, interruption: Interruption
+) -> None:
+    """The whole run, from the folder to the saved file.
+
+    Args:
+        made: with `for_planning(settings)`.
+        work: with at least one shard.
+
+    Raises:
+        GpuExtractError: what a process ended with that another try cannot mend.
+    """
+    report.processes = work.processes
+    with tempfile.TemporaryDirectory() as scratch:
+        _Crew(settings, made, work, report, progress, Path(scratch)).run(interruption)
 
 
 @dataclass
@@ -149,7 +164,7 @@ class _Crew:
     """The children of one run."""
 
     def __init__(
-        self, settings: Settings, made: Prepared, work: _Work, report: Report, progress: Progress, scratch: Path
+        self, settings: Settings, made: Prepared, work: Work, report: Report, progress: Progress, scratch: Path
     ) -> None:
         self._settings, self._made, self._report, self._progress = settings, made, report, progress
         self._fingerprint = fingerprint(settings, made.alignments, made.resolved, made.engine.name)
@@ -170,22 +185,22 @@ class _Crew:
     def run(self, interruption: Interruption) -> None:
         """Cut, merge, and once more what a damaged video makes necessary."""
         settings, made = self._settings, self._made
-        if not settings.no_update:
+        saves = updates(settings, made.alignments)
+        if saves:
             check_updatable(settings.alignments)
-        prepare_folder(settings.faces, resume=settings.resume, shard=self._shards[0] if not settings.resume else None)
+        prepare_folder(settings.faces, resume=settings.resume)
         check_space(made.plan, settings.faces, self._report)
         self._announce()
-        self._cut(self._shards, interruption)
-        if self._stopping:
-            return
-        missing = join(settings, made, self._report, interruption)
-        if missing:
-            self._cut(missing, interruption)
+        shards = self._shards
+        for _ in range(2):
+            with locked(settings.alignments) if saves else nullcontext():
+                self._cut(shards, interruption)
             if self._stopping:
                 return
-            missing = join(settings, made, self._report, interruption)
-        if missing:
-            raise OutputError(f"shards {', '.join(map(str, missing))} are not whole, though they were cut; {RESUME}.")
+            shards = join(settings, made, self._report, interruption)
+            if not shards:
+                return
+        raise OutputError(f"shards {', '.join(map(str, shards))} are not whole, though they were cut; {RESUME}.")
 
     def _announce(self) -> None:
         known = journal.read(self._settings.faces)
@@ -286,7 +301,8 @@ class _Crew:
         """What `--on-error stop` and `--max-errors` ask of one they ask of all."""
         self._stopping = self._report.stopped = True
         self._report.exit_code = EXIT_PARTIAL
-        told = json.loads(self._report_of(shard).read_text("utf-8"))
+        with open_input(self._report_of(shard), "the report of a process") as file:
+            told = json.load(file)
         for error in told["errors"]:
             self._report.add_error(error["frame"], error["index"], error["reason"])
         self._report.faces_failed += told["faces_failed"]
