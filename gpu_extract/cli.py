@@ -220,14 +220,15 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     found = _in_force(arguments, "verify")
-    from pathlib import Path
-
     from gpu_extract.jobs.config import DEFAULT, FLAG
     from gpu_extract.jobs.verify import run
+    from gpu_extract.naming import of_this_machine
 
     values = _values(found)
     of_bytes = {row.name for row in options("verify") if row.decides_bytes}
-    alignments, frames, faces = (Path(values.pop(name)) for name in ("alignments", "frames", "faces"))
+    alignments, frames, faces = (
+        of_this_machine(values.pop(name), "verify") for name in ("alignments", "frames", "faces")
+    )
     report = run(
         alignments,
         frames,
@@ -314,7 +315,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     if values["json"] is not None:
         check_target(Findings, values["json"])
-    findings = examine(engine=values["engine"], device=values["device"])
+    findings = examine(engine=values["engine"], device=values["device"], store=values["store"])
     if values["json"] is not None:
         write_report(findings, values["json"])
     if values["json"] != "-":

@@ -1,8 +1,18 @@
-"""Names of frames and of face files: which extensions there are, and how a name falls into stem and extension."""
+"""Names of frames and of face files: extensions, stems, and addresses of what lies elsewhere."""
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+from gpu_extract.errors import UsageError
+
+SCHEMES = ("s3", "gs", "az", "file")
+"""Of addresses: buckets of S3 and what speaks like it, of Google, containers of Azure; a folder, as if it were one."""
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 
 IMAGE_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
 """Of images that are frames, and of face files that are written like their frame."""
@@ -63,3 +73,76 @@ def face_extension(name: str) -> str:
     """Extension of a frame's face files: the frame's own where it is an image's, else PNG."""
     extension = PurePosixPath(name).suffix
     return extension if extension.lower() in IMAGE_EXTENSIONS else VIDEO_FACE_EXTENSION
+
+
+@dataclass(frozen=True)
+class Url(os.PathLike[str]):
+    """The address of an object, or of all whose keys begin alike: `scheme://bucket/key`."""
+
+    scheme: str
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.bucket}/{self.key}"
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition("/")[2]
+
+    def beside(self, name: str) -> Url:
+        """The address with another last part."""
+        folder, slash, _ = self.key.rpartition("/")
+        return Url(self.scheme, self.bucket, f"{folder}{slash}{name}")
+
+    def below(self, name: str) -> Url:
+        return Url(self.scheme, self.bucket, f"{self.key}/{name}")
+
+
+def url_of(text: str | os.PathLike[str]) -> Url | None:
+    """The address that a text is; None where it is a path.
+
+    Raises:
+        UsageError: for an address that is none of ours.
+    """
+    if isinstance(text, Url):
+        return text
+    match = _ADDRESS.fullmatch(os.fspath(text))
+    if match is None:
+        return None
+    scheme, rest = match[1].lower(), match[2]
+    bucket, _, key = rest.partition("/")
+    key = key.removesuffix("/")
+    fault = None
+    if scheme not in SCHEMES:
+        fault = f"addresses begin with {', '.join(f'{known}://' for known in SCHEMES)}"
+    elif (not bucket) != (scheme == "file"):
+        fault = "a bucket is wanted behind the slashes" if not bucket else "three slashes are wanted before a folder"
+    elif any(part in ("", ".", "..") for part in key.split("/")):
+        fault = "a key is wanted behind the bucket, without parts that are empty, . or .."
+    if fault is not None:
+        raise UsageError(f"{os.fspath(text)} is not understood: {fault}.")
+    return Url(scheme, bucket, key)
+
+
+def located(place: str | os.PathLike[str]) -> Path:
+    """A path; or a `Url` in its place, which `jobs.staging` makes a path of before anything is opened.
+
+    Raises:
+        UsageError: for an address that is none of ours.
+    """
+    return cast(Path, url_of(place) or Path(place))
+
+
+def of_this_machine(place: str | os.PathLike[str], command: str) -> Path:
+    """The path of a command that brings nothing from elsewhere.
+
+    Raises:
+        UsageError: for an address.
+    """
+    if (url := url_of(place)) is not None:
+        raise UsageError(f"{command} reads paths of this machine only; copy {url} here first.")
+    return Path(place)

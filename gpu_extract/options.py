@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from gpu_extract import plugins
 from gpu_extract.errors import UsageError
+from gpu_extract.naming import Url, located
 
 COMMANDS = ("extract", "merge", "verify", "check", "doctor")
 """Those whose options come from here."""
@@ -486,6 +487,21 @@ class Settings:
         help="of the processes, with commas between: cuda:0,cuda:1 or cpu; by default all have `--device`",
         group=RUN,
     )
+    cache: str | os.PathLike[str] | None = text(
+        default=None,
+        metavar="DIR",
+        help="where what comes from a bucket is kept, and what goes there is made; by default gpu-extract in the "
+        "user's folder of caches",
+        group=RUN,
+        **MAKES,
+    )
+    store: str | None = text(
+        default=None,
+        metavar="URL",
+        help="prove with a small object below this address, which is removed, that nothing is overwritten there unseen",
+        group=RUN,
+        commands=("doctor",),
+    )
     dry_run: bool = switch(help="plan and estimate space and time; write nothing", group=RUN)
     on_error: Literal["skip", "stop"] = word(
         "skip", "stop", default="skip", help="after a frame or face fails: go on, or end the run", group=RUN
@@ -508,10 +524,16 @@ class Settings:
             if fault := option.fault(getattr(self, option.name)):
                 raise UsageError(fault)
         for name in ("alignments", "frames", "faces"):
-            object.__setattr__(self, name, Path(getattr(self, name)))
+            object.__setattr__(self, name, located(getattr(self, name)))
         # Two ways to say one thing are one thing to the journal.
         object.__setattr__(self, "match_keys", in_order(self.match_keys))
         self._check_together()
+
+    @property
+    def urls(self) -> dict[str, Url]:
+        """Those of `alignments`, `frames` and `faces` that are addresses."""
+        places: dict[str, Any] = {name: getattr(self, name) for name in ("alignments", "frames", "faces")}
+        return {name: place for name, place in places.items() if isinstance(place, Url)}
 
     def _check_together(self) -> None:
         if self.json is not None:

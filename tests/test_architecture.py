@@ -15,7 +15,7 @@ PACKAGE = ROOT / "gpu_extract"
 FLOORS = (
     {"errors", "naming", "options", "patch", "plugins", "png_file", "tasks", "geometry", "kernels"},
     {"storage"},
-    {"reports"},
+    {"reports", "stores"},
     {"alignments", "engines", "frames"},
     {"faces", "run"},
     {"jobs"},
@@ -153,5 +153,5 @@ def test_help_loads_only_what_is_light() -> None:
     assert "usage: gpu-extract extract" in run.stdout
     assert not loaded & {"numpy", "torch", "cv2", "av", "yaml", "tqdm", "kornia", "tomllib", "asyncio"}
     ours = {name.removeprefix("gpu_extract.") for name in loaded if name.startswith("gpu_extract.")}
-    light = {"cli", "errors", "options", "plugins", "faces", "faces.layouts", "run", "run.signals"}
+    light = {"cli", "errors", "naming", "options", "plugins", "faces", "faces.layouts", "run", "run.signals"}
     assert ours <= light | {"storage", "storage.descriptors"}

@@ -14,6 +14,7 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.exchange import load_any
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, UsageError, printable
 from gpu_extract.frames import FrameSource, open_frames
+from gpu_extract.naming import of_this_machine
 from gpu_extract.options import check_report_place, option
 from gpu_extract.reports.base import JsonReport, and_more, check_target, write_report
 from gpu_extract.run.keys import Matched
@@ -96,6 +97,8 @@ def check(
     for name, value in (("video_timing", video_timing), ("match_keys", match_keys)):
         if fault := option(name).fault(value):
             raise UsageError(fault)
+    for place in (alignments, frames):
+        of_this_machine(place, "check")
     if json is not None:
         check_report_place(json, {"alignments": alignments, "frames": frames})
         check_target(CheckReport, json)

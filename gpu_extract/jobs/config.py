@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpu_extract.errors import InputError, UsageError, printable
+from gpu_extract.naming import url_of
 from gpu_extract.options import Option, options
 from gpu_extract.reports.base import JsonReport
 from gpu_extract.storage.inputs import open_input, unreadable
@@ -95,7 +96,7 @@ def config_file(asked: str | os.PathLike[str] | None, alignments: str | os.PathL
     """The configuration file: the one that is asked for ("" is none), or the first of the usual ones that exists."""
     if asked is not None:
         return Path(asked) if asked != "" else None
-    folders = [] if alignments is None else [Path(alignments).parent]
+    folders = [] if alignments is None or url_of(alignments) else [Path(alignments).parent]
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 (no home, no error)
     usual = (folder / FILE_NAME for folder in [*folders, Path(home) / "gpu-extract"])
     return next((path for path in usual if _is_there(path)), None)

@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpu_extract.engines import base, pick
-from gpu_extract.errors import DeviceError
+from gpu_extract.errors import EXIT_OK, DeviceError, OutputError, UsageError
 from gpu_extract.faces.encoder import extensions
+from gpu_extract.naming import url_of
 from gpu_extract.reports.base import JsonReport, versions
+from gpu_extract.stores import open_store
+from gpu_extract.stores.probe import probe
 
 CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "prores", "ffv1", "mjpeg")
 
@@ -29,6 +32,8 @@ class Findings(JsonReport):
     codecs: list[str]
     codecs_missing: list[str]
     limits: dict[str, int]
+    store: str | None = None
+    """Which conditions a bucket honours, where one was named."""
     exit_code: int = 0
 
     def table(self) -> str:
@@ -44,11 +49,17 @@ class Findings(JsonReport):
         if self.codecs_missing:
             lines.append("lacks     " + ", ".join(self.codecs_missing))
         lines.append("limits    " + ", ".join(f"{name} {value}" for name, value in self.limits.items()))
+        if self.store is not None:
+            lines.append(f"store     {self.store}")
         return "\n".join(lines)
 
 
-def examine(engine: str = "auto", device: str = "auto") -> Findings:
-    """Look at the machine; `chosen` says what `extract` would take for this engine and device, or why it cannot."""
+def examine(engine: str = "auto", device: str = "auto", store: str | None = None) -> Findings:
+    """Look at the machine; `chosen` says what `extract` would take for this engine and device, or why it cannot.
+
+    Args:
+        store: an address below which an object is put, to see which conditions are honoured there; it is removed.
+    """
     devices = _devices()
     places = ["cpu", *(line.split(" ")[0] for line in devices if line.startswith("cuda:"))]
     found = [
@@ -70,6 +81,10 @@ def examine(engine: str = "auto", device: str = "auto") -> Findings:
             chosen += f" (not {'; not '.join(map(str, passed_over))})"
     except DeviceError as error:
         chosen, exit_code = str(error), error.exit_code
+    honoured = None
+    if store is not None:
+        honoured, store_code = _store(store)
+        exit_code = exit_code or store_code
     present, missing = _codecs()
     return Findings(
         versions=versions(),
@@ -82,6 +97,7 @@ def examine(engine: str = "auto", device: str = "auto") -> Findings:
         codecs=present,
         codecs_missing=missing,
         limits=asdict(base.MemoryLimits()),
+        store=honoured,
         exit_code=exit_code,
     )
 
@@ -95,6 +111,16 @@ def _devices() -> list[str]:
         return [f"cpu only ({why})"]
     names = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     return ["cpu", *names]
+
+
+def _store(address: str) -> tuple[str, int]:
+    """What a bucket was seen to do, and the exit code that it comes to."""
+    url = url_of(address)
+    if url is None:
+        raise UsageError(f"store {address!r} is no address; those of buckets begin with s3://, gs:// or az://.")
+    found = probe(open_store(url), url.key)
+    verdict = "extract and merge can write there" if found.all else "nothing is written there"
+    return f"{url}: {found}; {verdict}", EXIT_OK if found.all else OutputError.exit_code
 
 
 def _png() -> dict[str, str]:

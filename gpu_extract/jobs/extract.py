@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from pathlib import Path
+from functools import partial
 from typing import Literal
 
 from gpu_extract.jobs.estimate import estimate
 from gpu_extract.jobs.extraction import begin, introduce, other_names
 from gpu_extract.jobs.prepare import Prepared, prepared
 from gpu_extract.jobs.processes import cut_in_processes, divide, for_planning
+from gpu_extract.naming import located
 from gpu_extract.options import Settings
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.extraction import Report
@@ -53,6 +54,7 @@ def extract(
     shard: str | None = None,
     processes: int | str = 1,
     devices: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
     deleted: Literal["leave-out", "restore"] = "leave-out",
     dry_run: bool = False,
     on_error: Literal["skip", "stop"] = "skip",
@@ -103,6 +105,7 @@ def extract(
             `gpu_extract.jobs.merge` makes one run of all parts.
         processes: in how many processes to cut, each a shard at a time; "auto" takes as many as pay.
         devices: of these processes, with commas between.
+        cache: where what comes from a bucket is kept; by default in the user's folder of caches.
         dry_run: plan and estimate, write nothing.
         on_error: "skip" goes on after a frame or face that fails, "stop" ends the run.
         max_errors: end the run after this many failures.
@@ -118,9 +121,9 @@ def extract(
         GpuExtractError: one of its kinds, see `gpu_extract.errors`. The alignments file is then as it was.
     """
     settings = Settings(
-        alignments=Path(alignments),
-        frames=Path(frames),
-        faces=Path(faces),
+        alignments=located(alignments),
+        frames=located(frames),
+        faces=located(faces),
         size=size,
         extract_every_n=extract_every_n,
         align_eyes=align_eyes,
@@ -150,6 +153,7 @@ def extract(
         shard=shard,
         processes=processes,
         devices=devices,
+        cache=cache,
         deleted=deleted,
         dry_run=dry_run,
         on_error=on_error,
@@ -161,6 +165,10 @@ def extract(
 
 def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
     """`extract` with its options as one value."""
+    if settings.urls:
+        from gpu_extract.jobs.staging import run_staged
+
+        return run_staged(settings, cancel, partial(run, cancel=cancel))
     if settings.json is not None:
         check_target(Report, settings.json)
     began = time.perf_counter()

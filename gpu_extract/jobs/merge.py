@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from gpu_extract.faces.stored import is_as_written
 from gpu_extract.jobs.earlier import RESTORE, Earlier, look_over
 from gpu_extract.jobs.extraction import begin, introduce, report_failures
 from gpu_extract.jobs.prepare import Prepared, prepared
-from gpu_extract.options import Settings
+from gpu_extract.naming import located
+from gpu_extract.options import Settings, options
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.extraction import Report
 from gpu_extract.run import journal
@@ -45,6 +47,7 @@ def merge(
     json: str | os.PathLike[str] | None = None,
     no_update: bool = False,
     replace_hashes: bool = False,
+    cache: str | os.PathLike[str] | None = None,
     progress: str | Listener = "auto",
     cancel: threading.Event | None = None,
 ) -> Report:
@@ -52,7 +55,7 @@ def merge(
 
     Args:
         alignments, frames, faces: as the shards had them. What else they were asked for, their journals tell.
-        device, json, no_update, replace_hashes, progress, cancel: see `gpu_extract.extract`.
+        device, json, no_update, replace_hashes, cache, progress, cancel: see `gpu_extract.extract`.
 
     Returns:
         The report of the whole run. Where shards are missing, unfinished or not whole, `shards_missing` names them,
@@ -62,26 +65,34 @@ def merge(
         GpuExtractError: one of its kinds, see `gpu_extract.errors`. UsageError if the journals are not those of this
             alignments file, or of one run.
     """
-    folder = Path(faces)
+    asked = Settings(
+        alignments=located(alignments),
+        frames=located(frames),
+        faces=located(faces),
+        device=device,
+        json=json,
+        no_update=no_update,
+        replace_hashes=replace_hashes,
+        cache=cache,
+        progress=progress,
+        resume=True,
+    )
+    if asked.urls:
+        from gpu_extract.jobs.staging import run_staged
+
+        return run_staged(asked, cancel, partial(_merge, cancel=cancel))
+    return _merge(asked, cancel=cancel)
+
+
+def _merge(asked: Settings, *, cancel: threading.Event | None) -> Report:
+    folder = asked.faces
     if not is_folder(folder, "the faces folder"):
         raise InputError(f"there is no faces folder {folder}; name the one that the shards wrote.")
     stored = journal.begun(folder)
     if stored is None:
         raise InputError(f"the faces folder {folder} holds no run, whole or in shards.")
-    settings = Settings(
-        **as_settings(stored, "extract")
-        | {
-            "alignments": Path(alignments),
-            "frames": Path(frames),
-            "faces": folder,
-            "device": device,
-            "json": json,
-            "no_update": no_update,
-            "replace_hashes": replace_hashes,
-            "progress": progress,
-            "resume": True,
-        }
-    )
+    mine = {option.name: getattr(asked, option.name) for option in options("extract") if not option.decides_bytes}
+    settings = Settings(**as_settings(stored, "extract") | mine)
     return run(settings, cancel=cancel)
 
 

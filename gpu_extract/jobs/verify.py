@@ -28,7 +28,7 @@ from gpu_extract.faces.stored import InShard, Place, content, pixel_hash, png_fa
 from gpu_extract.geometry.rounding import Rounding
 from gpu_extract.jobs.prepare import Prepared, header_maker, prepared
 from gpu_extract.jobs.record import Record
-from gpu_extract.naming import FACE_EXTENSIONS, has_extension
+from gpu_extract.naming import FACE_EXTENSIONS, has_extension, of_this_machine
 from gpu_extract.options import Settings, options
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.verification import VerifyReport
@@ -115,9 +115,9 @@ def verify(
         "engine": engine,
     }
     return run(
-        Path(alignments),
-        Path(frames),
-        Path(faces),
+        of_this_machine(alignments, "verify"),
+        of_this_machine(frames, "verify"),
+        of_this_machine(faces, "verify"),
         asked={name: value for name, value in asked.items() if value is not None},
         running={
             "device": device,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -121,7 +122,7 @@ class Journal:
                 return journal
             if first.get("journal") != VERSION:
                 raise UsageError(f"{path} was written by another version of this program; name another faces folder.")
-            _compare(first["settings"], fingerprint)
+            check_settings(first["settings"], fingerprint)
             journal = cls(handle, path, {}, resumed=True)
             if whole_bytes < os.fstat(handle).st_size:
                 _cut_off(handle, whole_bytes, path)
@@ -253,6 +254,45 @@ class Journal:
             raise OutputError(f"the journal {self.path} cannot grow: {error.strerror}.") from error
 
 
+@dataclass
+class Told:
+    """What a journal says, read from its bytes."""
+
+    settings: Fingerprint
+    finished: dict[int, Finished]
+    unsettled: set[int]
+    report: dict[str, Any] | None
+
+    @classmethod
+    def by(cls, data: bytes) -> Told | None:
+        """None where that is no journal of this version; what is torn or behind that does not count."""
+        entries = list(itertools.takewhile(lambda entry: entry is not None, map(_parse, data.splitlines(True))))
+        if not entries or entries[0] is None or entries[0].get("journal") != VERSION:
+            return None
+        learned = Journal(-1, Path(), {}, resumed=True)
+        for entry in entries[1:]:
+            if entry is not None:
+                learned._take(entry)
+        return cls(entries[0]["settings"], learned.finished, learned.unsettled, learned.report)
+
+    def covers(self, other: Told) -> bool:
+        """Whether it says all that the other one says.
+
+        Raises:
+            OutputError: if they contradict each other.
+        """
+        for key in self.finished.keys() & other.finished.keys():
+            if _files(self.finished[key]) != _files(other.finished[key]):
+                raise OutputError(
+                    f"two runs have other faces for frame number {self.finished[key].position + 1}; they are not one."
+                )
+        return self.finished.keys() >= other.finished.keys() and (self.report is not None or other.report is None)
+
+
+def _files(frame: Finished) -> list[tuple[int, str, str, int]]:
+    return sorted((face.row, face.file_name, face.sha1, face.nbytes) for face in frame.faces)
+
+
 class Follower:
     """Reads what another process adds to a receipt."""
 
@@ -335,10 +375,16 @@ def name_of(shard: Shard | None) -> str:
 def receipts(folder: Path) -> list[Shard]:
     """The shards whose journals a folder holds, ascending; none where there is no folder."""
     try:
-        found = [_RECEIPT.fullmatch(path.name) for path in folder.iterdir()]
+        found = [shard_of(path.name) for path in folder.iterdir()]
     except OSError:
         return []
-    return sorted(Shard(int(one[1]), int(one[2])) for one in found if one is not None)
+    return sorted(shard for shard in found if shard is not None)
+
+
+def shard_of(name: str) -> Shard | None:
+    """The shard whose receipt has that name; None where it is another file's."""
+    match = _RECEIPT.fullmatch(name)
+    return None if match is None else Shard(int(match[1]), int(match[2]))
 
 
 def names(folder: Path) -> list[str]:
@@ -447,7 +493,7 @@ def _finished(entry: dict[str, Any]) -> Finished:
     return Finished(entry["frame"], [FaceResult(*face) for face in entry["faces"]])
 
 
-def _compare(before: Fingerprint, now: Fingerprint) -> None:
+def check_settings(before: Fingerprint, now: Fingerprint) -> None:
     """Raise UsageError naming every setting that differs."""
     changed = differences(before, json.loads(json.dumps(now)))
     if changed:
