@@ -93,13 +93,17 @@ class Url(os.PathLike[str]):
     def name(self) -> str:
         return self.key.rpartition("/")[2]
 
+    @property
+    def folder(self) -> Url:
+        """The address without its last part."""
+        return Url(self.scheme, self.bucket, self.key.rpartition("/")[0])
+
     def beside(self, name: str) -> Url:
         """The address with another last part."""
-        folder, slash, _ = self.key.rpartition("/")
-        return Url(self.scheme, self.bucket, f"{folder}{slash}{name}")
+        return self.folder.below(name)
 
     def below(self, name: str) -> Url:
-        return Url(self.scheme, self.bucket, f"{self.key}/{name}")
+        return Url(self.scheme, self.bucket, f"{self.key}/{name}" if self.key else name)
 
 
 def url_of(text: str | os.PathLike[str]) -> Url | None:

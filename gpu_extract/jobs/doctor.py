@@ -118,7 +118,7 @@ def _store(address: str) -> tuple[str, int]:
     url = url_of(address)
     if url is None:
         raise UsageError(f"store {address!r} is no address; those of buckets begin with s3://, gs:// or az://.")
-    found = probe(open_store(url), url.key)
+    found = probe(open_store(url), url)
     verdict = "extract and merge can write there" if found.all else "nothing is written there"
     return f"{url}: {found}; {verdict}", EXIT_OK if found.all else OutputError.exit_code
 

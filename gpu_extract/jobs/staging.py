@@ -96,7 +96,7 @@ class Stage:
         for name, writes in (("faces", True), ("alignments", updates)):
             if (url := self._urls.get(name)) is not None and writes and (url.scheme, url.bucket) not in done:
                 done.add((url.scheme, url.bucket))
-                require(self._stores[name], url if name == "faces" else url.beside(""))
+                require(self._stores[name], url if name == "faces" else url.folder)
 
     def _bring_faces(self) -> None:
         url, folder = self._urls["faces"], self._folder / "faces"

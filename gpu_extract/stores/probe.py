@@ -31,13 +31,13 @@ class Conditions:
         return f"create-only (If-None-Match) {words[self.creates]}, unchanged-only (If-Match) {words[self.matches]}"
 
 
-def probe(store: Store, prefix: str) -> Conditions:
+def probe(store: Store, url: Url) -> Conditions:
     """Try with an object of a name of its own, which is removed.
 
     Raises:
         GpuExtractError: if the store cannot be reached, or lets nothing be written there.
     """
-    key = f"{prefix}/{NAME}{secrets.token_hex(8)}"
+    key = url.below(f"{NAME}{secrets.token_hex(8)}").key
     try:
         first = store.create(key, b"1")
         if first is None:
@@ -64,7 +64,7 @@ def require(store: Store, url: Url) -> None:
     Raises:
         OutputError: if the store ignores a condition.
     """
-    found = probe(store, url.key)
+    found = probe(store, url)
     if not found.all:
         raise OutputError(
             f"nothing is written to {url}, whose endpoint may overwrite what others put there ({found}): "
