@@ -6,6 +6,7 @@ import importlib.util
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,66 +16,18 @@ import pytest
 import gpu_extract
 from gpu_extract.cli import main
 from gpu_extract.errors import AlignmentsChangedError, GpuExtractError, OutputError, UsageError
-from gpu_extract.jobs import outbox
-from gpu_extract.jobs.merge import merge
 from gpu_extract.naming import Url, located, url_of
 from gpu_extract.options import Settings
 from gpu_extract.run import journal
-from gpu_extract.run.journal import Told
 from gpu_extract.stores import cache, open_store
 from gpu_extract.stores.base import ChangedError
 from gpu_extract.stores.probe import probe
 from tests.fake_s3 import FakeS3
-from tests.helpers import face_entry, files_in, image_bytes, noise, write_clip, write_pickled
+from tests.helpers import files_in
+from tests.staged import FRAMES, Place, Whole, assert_same, files_in_all, make_job, merged, run
 
-FRAMES, SIZE = 12, (76, 90)
-OPTIONS = {"size": 32, "device": "cpu", "progress": "none"}
 NEEDS_OBSTORE = pytest.mark.skipif(importlib.util.find_spec("obstore") is None, reason="needs obstore")
 KINDS = [pytest.param("s3", marks=NEEDS_OBSTORE), "file"]
-
-
-class Place:
-    """A bucket, or a folder in its stead."""
-
-    def __init__(self, root: str, below: Callable[[str], dict[str, bytes]], put: Callable[[str, bytes], None]) -> None:
-        self.root, self._below, self.put = root, below, put
-
-    def url(self, name: str) -> str:
-        return f"{self.root}/{name}"
-
-    def objects(self, prefix: str) -> dict[str, bytes]:
-        return self._below(prefix)
-
-    def faces(self, prefix: str) -> dict[str, bytes]:
-        """All but journals and the object that says whose run it is."""
-        return {name: data for name, data in self.objects(prefix).items() if not name.startswith(outbox.OWN)}
-
-    def told(self, prefix: str, name: str = journal.NAME) -> Told:
-        told = Told.by(self.objects(prefix)[name])
-        assert told is not None
-        return told
-
-
-class Whole:
-    """The job on the disk, whose results all others are compared with."""
-
-    def __init__(self, folder: Path, alignments: Path, frames: Path) -> None:
-        self.folder, self.alignments, self.frames = folder, alignments, frames
-        self.before = alignments.read_bytes()
-        self.after = b""
-        self.files: dict[str, bytes] = {}
-        self.settings = {**OPTIONS}
-
-    def run(self, **options: Any) -> None:
-        self.settings |= options
-        report = gpu_extract.extract(self.alignments, self.frames, self.folder / "faces", **self.settings)
-        assert report.exit_code == 0
-        self.files, self.after = files_in(self.folder / "faces"), self.alignments.read_bytes()
-
-    def put_into(self, place: Place) -> None:
-        place.put("in/a.fsa", self.before)
-        for path in [self.frames] if self.frames.is_file() else self.frames.iterdir():
-            place.put(f"in/{path.relative_to(self.frames.parent)}", path.read_bytes())
 
 
 @pytest.fixture(autouse=True)
@@ -104,11 +57,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return Place(f"file://{root}", lambda prefix: files_in_all(root / prefix), put)
 
 
-def files_in_all(folder: Path) -> dict[str, bytes]:
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
-
-
 def in_bucket(server: FakeS3) -> Place:
     return Place(
         "s3://bucket",
@@ -119,59 +67,7 @@ def in_bucket(server: FakeS3) -> Place:
 
 @pytest.fixture
 def job(tmp_path: Path, landmarks: np.ndarray) -> Callable[..., Whole]:
-    """A job of a few frames, one or two faces each, done on the disk."""
-    small = (landmarks - landmarks.mean(axis=0)) * 0.25 + (40, 36)
-
-    def make(kind: str = "video", name: str = "clip", **options: Any) -> Whole:
-        folder = tmp_path / "whole"
-        folder.mkdir()
-        if kind == "video":
-            frames = write_clip(folder / f"{name}.mp4", FRAMES, SIZE, options={"g": "3", "bf": "0"})
-        else:
-            frames = folder / "frames"
-            frames.mkdir()
-            for number in range(FRAMES):
-                path = frames / f"{name}_{number + 1:06d}.png"
-                path.write_bytes(image_bytes(".png", noise(*SIZE, seed=number)))
-        entries = {
-            f"{name}_{number + 1:06d}.png": [
-                face_entry((small + np.array([number % 5, k * 9])).astype(np.float32)) for k in range(1 + number % 2)
-            ]
-            for number in range(FRAMES)
-        }
-        whole = Whole(folder, write_pickled(folder / "a.fsa", entries), frames)
-        whole.run(**options)
-        return whole
-
-    return make
-
-
-def run(whole: Whole, place: Place, faces: str = "faces", **options: Any) -> gpu_extract.Report:
-    frames = place.url(f"in/{whole.frames.name}")
-    return gpu_extract.extract(
-        place.url("in/a.fsa"), frames, place.url(faces), **{**whole.settings, "json": None, **options}
-    )
-
-
-def merged(whole: Whole, place: Place, faces: str = "faces", **options: Any) -> gpu_extract.Report:
-    frames = place.url(f"in/{whole.frames.name}")
-    return merge(place.url("in/a.fsa"), frames, place.url(faces), device="cpu", progress="none", **options)
-
-
-def assert_same(place: Place, whole: Whole, faces: str = "faces") -> None:
-    """The bucket holds what the disk does: faces, what lies beside them, the alignments file, and a copy of the old."""
-    assert place.faces(faces) == whole.files
-    inside = place.objects("in")
-    assert inside["a.fsa"] == whole.after
-    copies = [data for name, data in inside.items() if name.startswith("a_")]
-    assert copies
-    assert all(data == whole.before for data in copies)
-    there = place.told(faces)
-    here = Told.by((whole.folder / "faces" / journal.NAME).read_bytes())
-    assert here is not None
-    assert there.covers(here) or whole.settings.get("output_layout") == "webdataset"
-    assert not [name for name in place.objects(faces) if journal.shard_of(name)]
-    assert not [name for name in place.objects(faces) if "probe" in name]
+    return partial(make_job, tmp_path / "whole", landmarks)
 
 
 @pytest.mark.parametrize("place", KINDS, indirect=True)
