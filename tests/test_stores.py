@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,12 @@ import pytest
 import gpu_extract
 from gpu_extract.cli import main
 from gpu_extract.errors import AlignmentsChangedError, GpuExtractError, OutputError, UsageError
+from gpu_extract.faces.layouts import flat
+from gpu_extract.jobs import outbox, processes
 from gpu_extract.naming import Url, located, url_of
 from gpu_extract.options import Settings
 from gpu_extract.run import journal
+from gpu_extract.run.shards import Shard
 from gpu_extract.stores import cache, open_store
 from gpu_extract.stores.base import ChangedError
 from gpu_extract.stores.probe import probe
@@ -132,6 +136,37 @@ def test_a_run_in_processes_is_staged_once(place: Place, job: Callable[..., Whol
     assert_same(place, whole)
 
 
+@NEEDS_OBSTORE
+def test_shards_of_processes_are_not_lost_with_their_machine(
+    s3: FakeS3, job: Callable[..., Whole], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(outbox, "RECEIPTS_SECONDS", 0.0)
+    monkeypatch.setattr(processes, "SHARD_SECONDS", 1e-6)
+    monkeypatch.setattr(processes, "MOST_SHARDS_EACH", 2)
+    whole = job()
+    place = in_bucket(s3)
+    whole.put_into(place)
+    lost = False
+
+    def lose(method: str, key: str) -> int | None:
+        nonlocal lost
+        status = 403 if lost else None
+        lost = lost or "journal" in key
+        return status
+
+    s3.before = lose
+    with pytest.raises(GpuExtractError):
+        run(whole, place, processes=2)
+    s3.before = lambda method, key: None
+    (receipt,) = [name for name in place.objects("faces") if journal.shard_of(name)]
+    done = {face.file_name for frame in place.told("faces", receipt).finished.values() for face in frame.faces}
+    assert done
+    s3.requests.clear()
+    assert run(whole, place, processes=2, resume=True, cache=tmp_path / "elsewhere").exit_code == 0
+    assert not [key for method, key in s3.requests if method == "PUT" and key.removeprefix("bucket/faces/") in done]
+    assert_same(place, whole)
+
+
 @pytest.mark.parametrize("place", KINDS, indirect=True)
 def test_only_some_places_may_be_in_a_bucket(place: Place, job: Callable[..., Whole], tmp_path: Path) -> None:
     whole = job()
@@ -148,11 +183,19 @@ def test_only_some_places_may_be_in_a_bucket(place: Place, job: Callable[..., Wh
 
 
 @pytest.mark.parametrize("place", KINDS, indirect=True)
-def test_what_was_interrupted_goes_on_elsewhere(place: Place, job: Callable[..., Whole], tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard", [None, "0/1"])
+def test_what_was_interrupted_goes_on_elsewhere(
+    place: Place, job: Callable[..., Whole], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: str | None
+) -> None:
     whole = job()
     whole.put_into(place)
     cancel = threading.Event()
     frames: list[str] = []
+    write_file = flat.write_file
+
+    def write_slowly(folder: Path, name: str, data: bytes) -> None:
+        time.sleep(0.04)
+        write_file(folder, name, data)
 
     def listen(event: Any) -> None:
         if isinstance(event, gpu_extract.FrameDone):
@@ -160,23 +203,20 @@ def test_what_was_interrupted_goes_on_elsewhere(place: Place, job: Callable[...,
             if len(frames) == 4:
                 cancel.set()
 
-    first = run(whole, place, shard="0/1", progress=listen, cancel=cancel, workers=1)
-    done = len(place.told("faces", journal.name_of(gpu_shard("0/1"))).finished)
-    if first.exit_code == 130:
-        assert 4 <= done < FRAMES
+    monkeypatch.setattr(flat, "write_file", write_slowly)
+    first = run(whole, place, shard=shard, progress=listen, cancel=cancel, workers=1)
+    assert first.exit_code == 130
+    name = journal.name_of(None if shard is None else Shard.of(shard))
+    done = len(place.told("faces", name).finished)
+    assert 4 <= done < FRAMES
     frames.clear()
     cancel.clear()
-    second = run(whole, place, shard="0/1", resume=True, progress=listen, cache=tmp_path / "elsewhere")
+    monkeypatch.setattr(flat, "write_file", write_file)
+    second = run(whole, place, shard=shard, resume=True, progress=listen, cache=tmp_path / "elsewhere")
     assert second.exit_code == 0
     assert len(frames) == FRAMES - done
     assert merged(whole, place).exit_code == 0
     assert_same(place, whole)
-
-
-def gpu_shard(text: str) -> Any:
-    from gpu_extract.run.shards import Shard
-
-    return Shard.of(text)
 
 
 @NEEDS_OBSTORE

@@ -196,10 +196,7 @@ def test_of_merges_that_race_all_find_the_same(place: Place, job: Callable[..., 
         subprocess.Popen(command("merge", place, tmp_path / f"machine {number}"), stdout=subprocess.DEVNULL)
         for number in range(3)
     ]
-    codes = [process.wait(RUN_SECONDS) for process in racing]
-    assert 0 in codes
-    # One that began when another had removed the shards' receipts, and not yet listed its own, has nothing to merge.
-    assert set(codes) <= {0, 3, 4, 6}
+    assert [process.wait(RUN_SECONDS) for process in racing] == [0, 0, 0]
     assert merged(whole, place).exit_code == 0
     assert_same(place, whole)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,11 +35,13 @@ REQUESTS, WAITING = 16, 64
 AS_IN_THE_BUCKET = 0
 """Time stamp, in ns, of a file that stands for an object: it has its size and perhaps not its content."""
 TRIES = 5
+RECEIPTS_SECONDS = 5.0
+"""Between two looks for shards that have ended."""
 
 
 @dataclass(frozen=True)
 class _Taken:
-    """A journal that was brought from the bucket."""
+    """A journal as the bucket has it, or says as much."""
 
     data: bytes
     version: Version
@@ -58,6 +61,7 @@ class Outbox:
         self._taken: dict[str, _Taken] = {}
         self._sent: dict[str, int] = {}
         self._begun = False
+        self._due = time.monotonic() + RECEIPTS_SECONDS
         self._pool = ThreadPoolExecutor(REQUESTS, "gpu-extract-outbox")
         self._room = threading.BoundedSemaphore(WAITING)
         self._fault: BaseException | None = None
@@ -72,6 +76,9 @@ class Outbox:
                 if path.is_file():  # what lies in an archive comes when that is whole
                     self._begin()
                     self._send(face.file_name)
+            if time.monotonic() >= self._due:
+                self._put_receipts()
+                self._due = time.monotonic() + RECEIPTS_SECONDS
         self._listener(event)
 
     def take_over(self, *, shard: Shard | None, resume: bool) -> None:
@@ -80,23 +87,20 @@ class Outbox:
         Raises:
             OutputError: if it holds anything else.
         """
-        goes_on = resume or shard is not None
-        own = {name: entry for name, entry in self._entries(OWN) if name.startswith(OWN)}
-        journals = {name: entry for name, entry in own.items() if name == journal.NAME or journal.shard_of(name)}
-        if not journals and not (goes_on and BEGUN in own):
-            self._refuse_what_is_there(BEGUN in own)
-        if shard is not None:
-            mine = journal.name_of(shard)
-            peers = {name for name in journals if (one := journal.shard_of(name)) and one.count == shard.count}
-            journals = {name: journals[name] for name in journals if name == mine or name not in peers}
+        journals: dict[str, Entry] = {}
+        for _ in range(TRIES):
+            journals = self._journals(shard, goes_on=resume or shard is not None)
+            if not resume or self._read_journals(journals):
+                break
         if journals:
             self._folder.mkdir(parents=True)
         if not resume:  # whoever prepares the folder needs the names, to refuse it
             for name in journals:
                 (self._folder / name).touch()
         elif journals:
-            there = dict(self._entries())
-            in_parallel(lambda name: self._take_journal(name, there), list(journals))
+            there = dict(self._entries())  # after the journals: what these name was put before them
+            for name in journals:
+                self._place_journal(name, there)
 
     def deliver(self) -> None:
         """Put what was not put yet, and last the journals.
@@ -107,15 +111,13 @@ class Outbox:
         self._pool.shutdown()
         if self._fault is not None:
             raise self._fault
-        files = [name for name in self._new_files() if name not in journal.names(self._folder)]
+        files = list(self._new_files())
         journals = [name for name in journal.names(self._folder) if (self._folder / name).is_file()]
         if files or journals:
             self._begin()
         in_parallel(self._put, files)
         for name in journals:
-            data = self._content(name)
-            if name not in self._taken or self._taken[name].data != data:
-                self._put_journal(name, data)
+            self._put_journal(name, self._content(name))
 
     def remove_merged(self) -> None:
         """Remove receipts that one journal has taken over."""
@@ -145,20 +147,43 @@ class Outbox:
             if after and page and not page[-1].key.startswith(f"{prefix}{after}"):
                 return
 
-    def _take_journal(self, name: str, there: dict[str, Entry]) -> None:
-        found = self._store.read(self._key(name))
-        if found is None:
-            return
-        data, entry = found
-        told = Told.by(data)
+    def _journals(self, shard: Shard | None, *, goes_on: bool) -> dict[str, Entry]:
+        """By name, those in the bucket that a run must know: its own, and such as keep it from writing there."""
+        own = {name: entry for name, entry in self._entries(OWN) if name.startswith(OWN)}
+        found = {name: entry for name, entry in own.items() if name == journal.NAME or journal.shard_of(name)}
+        if not found and not (goes_on and BEGUN in own):
+            self._refuse_what_is_there(BEGUN in own)
+        if shard is None:
+            return found
+        mine = journal.name_of(shard)
+        peers = {name for name in found if (one := journal.shard_of(name)) and one.count == shard.count}
+        return {name: found[name] for name in found if name == mine or name not in peers}
+
+    def _read_journals(self, journals: Iterable[str]) -> bool:
+        """False where one is gone by now, as after a merge somewhere else."""
+        self._taken.clear()
+
+        def read(name: str) -> None:
+            if (found := self._store.read(self._key(name))) is not None:
+                self._taken[name] = _Taken(found[0], found[1].version)
+
+        names = list(journals)
+        in_parallel(read, names)
+        return len(self._taken) == len(names)
+
+    def _place_journal(self, name: str, there: dict[str, Entry]) -> None:
+        taken = self._taken.get(name)
+        if taken is None:
+            raise OutputError(f"{self._url}/{name} comes and goes; wait for the run that writes there.")
+        data, told = taken.data, Told.by(taken.data)
         if told is not None:
             for frame in told.finished.values():
                 for face in frame.faces:
                     self._stand_in(face, there)
             if told.unsettled:  # what is in a bucket survives a power cut
                 data += journal.line({"settled": len(told.unsettled)})
-        self._taken[name] = _Taken(data, entry.version)
-        write_part(self._folder / name, data, Entry(entry.key, len(data), entry.version))
+                self._taken[name] = _Taken(data, taken.version)
+        write_part(self._folder / name, data, Entry(name, len(data), taken.version))
 
     def _stand_in(self, face: FaceResult, there: dict[str, Entry]) -> None:
         """Make a file for a face that is in the bucket; what holds several, or has another size, is brought."""
@@ -183,6 +208,17 @@ class Outbox:
         path = self._folder / name
         write_part(path, self._store.read_range(entry, 0, entry.size), entry)
         _mark(path)
+
+    def _put_receipts(self) -> None:
+        """Of shards that other processes of this run have ended: what is lost from now on loses them no more."""
+        for shard in journal.receipts(self._folder):
+            name = journal.name_of(shard)
+            if name not in self._taken and journal.is_ended(self._folder, shard):
+                data = self._content(name)
+                told = Told.by(data)
+                faces = [face for frame in told.finished.values() for face in frame.faces] if told else []
+                if all(face.file_name in self._sent for face in faces):
+                    self._put_journal(name, data)
 
     def _begin(self) -> None:
         """Say whose run the prefix is for.
@@ -232,11 +268,15 @@ class Outbox:
                     yield name
 
     def _put_journal(self, name: str, data: bytes) -> None:
+        """Put a journal where none is or over the one that was brought, unless what is there says as much."""
+        if name in self._taken and self._taken[name].data == data:
+            return
         key, ours = self._key(name), Told.by(data)
         version = self._taken[name].version if name in self._taken else None
         for _ in range(TRIES):
             done = self._store.create(key, data) if version is None else self._store.replace(key, data, version)
             if done is not None:
+                self._taken[name] = _Taken(data, done)
                 return
             version = None
             if (found := self._store.read(key)) is not None:
@@ -245,6 +285,7 @@ class Outbox:
                     break
                 journal.check_settings(theirs.settings, ours.settings)
                 if theirs.covers(ours):
+                    self._taken[name] = _Taken(data, version)
                     return
         raise OutputError(f"{self._url}/{name} is written by another run; wait for that, and run this again.")
 

@@ -43,6 +43,7 @@ WHAT = "the journal"
 BEGINNING = b' {"journal":'
 """Of the first line, behind its checksum."""
 READ_BYTES = LONGEST_FIRST_LINE = 1 << 20
+LAST_BYTES = 1 << 16
 SETTLE_SECONDS = 5.0  # of work that a power cut makes a resumed run prove, at most
 SETTLE_SHARE = 20  # of the time between two flushes at most a twentieth is spent on one
 QUICK_SECONDS = 1.0  # a flush that is not worth mentioning to somebody who asked the run to end
@@ -414,6 +415,14 @@ def is_void(folder: Path, shard: Shard | None) -> bool:
     with open_input(path, WHAT) as file:
         entries, _ = _read(file.fileno(), path)
     return any("void" in entry for entry in entries)
+
+
+def is_ended(folder: Path, shard: Shard) -> bool:
+    """Whether a shard went over all its frames, as far as the last line of its receipt tells by its beginning."""
+    with open_input(folder / name_of(shard), WHAT) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES))
+        last = file.read().removesuffix(b"\n").rpartition(b"\n")[2]
+    return last[8:].startswith(b' {"report":')
 
 
 def exists(folder: Path, shard: Shard | None = None) -> bool:
