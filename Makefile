@@ -82,7 +82,7 @@ lock: $(UV)
 	    $(COMPILE_WITHOUT_TORCH) $$for_python --extra suite --no-emit-package triton \
 	        --constraint $$lock-test.txt -o $$lock-base.txt; \
 	done
-	$(COMPILE) $(UPGRADE) --python-platform linux --python-version 3.12 \
+	$(COMPILE) $(UPGRADE) --extra cloud --python-platform linux --python-version 3.12 \
 	    --constraint requirements/linux-3.12-test.txt -o requirements/container.txt
 
 $(UV):

@@ -23,6 +23,7 @@ from gpu_extract.naming import Url, located, url_of
 from gpu_extract.options import Settings
 from gpu_extract.run import journal
 from gpu_extract.run.shards import Shard
+from gpu_extract.storage import parts
 from gpu_extract.stores import cache, open_store
 from gpu_extract.stores.base import ChangedError
 from gpu_extract.stores.probe import probe
@@ -191,7 +192,7 @@ def test_what_was_interrupted_goes_on_elsewhere(
     whole.put_into(place)
     cancel = threading.Event()
     frames: list[str] = []
-    write_file = flat.write_file
+    write_file = parts.write_file
 
     def write_slowly(folder: Path, name: str, data: bytes) -> None:
         time.sleep(0.04)
