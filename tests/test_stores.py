@@ -87,6 +87,15 @@ def test_a_run_between_buckets_is_the_run_on_the_disk(place: Place, job: Callabl
     assert_same(place, whole)
 
 
+@pytest.mark.parametrize("place", ["file"], indirect=True)
+def test_a_copy_of_the_prefix_is_a_faces_folder(place: Place, job: Callable[..., Whole], tmp_path: Path) -> None:
+    whole = job(metadata="jsonl")
+    whole.put_into(place)
+    run(whole, place)
+    words = ["-a", whole.alignments, "-fr", whole.frames, "-fc", tmp_path / "store" / "faces", "--progress", "none"]
+    assert main(["verify", *map(str, words)]) == 0
+
+
 @pytest.mark.parametrize("place", KINDS, indirect=True)
 @pytest.mark.parametrize("kind", ["video", "folder"])
 def test_names_are_kept_as_they_are(place: Place, job: Callable[..., Whole], kind: str) -> None:

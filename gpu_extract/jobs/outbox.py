@@ -29,8 +29,6 @@ from gpu_extract.tasks import FaceResult
 
 OWN = ".gpu-extract."
 """How the names of what is no face begin."""
-BEGUN = ".gpu-extract.run"
-"""The object that says whose run the prefix is for: the first line of its journals."""
 REQUESTS, WAITING = 16, 64
 AS_IN_THE_BUCKET = 0
 """Time stamp, in ns, of a file that stands for an object: it has its size and perhaps not its content."""
@@ -112,7 +110,9 @@ class Outbox:
         if self._fault is not None:
             raise self._fault
         files = list(self._new_files())
-        journals = [name for name in journal.names(self._folder) if (self._folder / name).is_file()]
+        journals = [journal.name_of(shard) for shard in journal.receipts(self._folder)]
+        if journal.exists(self._folder):
+            journals.append(journal.NAME)
         if files or journals:
             self._begin()
         in_parallel(self._put, files)
@@ -151,8 +151,8 @@ class Outbox:
         """By name, those in the bucket that a run must know: its own, and such as keep it from writing there."""
         own = {name: entry for name, entry in self._entries(OWN) if name.startswith(OWN)}
         found = {name: entry for name, entry in own.items() if name == journal.NAME or journal.shard_of(name)}
-        if not found and not (goes_on and BEGUN in own):
-            self._refuse_what_is_there(BEGUN in own)
+        if not found and not (goes_on and journal.BEGUN in own):
+            self._refuse_what_is_there(journal.BEGUN in own)
         if shard is None:
             return found
         mine = journal.name_of(shard)
@@ -230,12 +230,12 @@ class Outbox:
             return
         fingerprint = journal.begun(self._folder)
         if fingerprint is not None:
-            key = self._key(BEGUN)
+            key = self._key(journal.BEGUN)
             if self._store.create(key, journal.line(journal.first_entry(fingerprint))) is None:
                 found = self._store.read(key)
                 told = None if found is None else Told.by(found[0])
                 if told is None:
-                    raise OutputError(f"{self._url}/{BEGUN} is not readable; name another faces folder.")
+                    raise OutputError(f"{self._url}/{journal.BEGUN} is not readable; name another faces folder.")
                 journal.check_settings(told.settings, fingerprint)
         self._begun = True
 

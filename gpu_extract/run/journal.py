@@ -37,6 +37,8 @@ from gpu_extract.storage.inputs import open_input, unreadable
 from gpu_extract.tasks import FaceResult
 
 NAME = ".gpu-extract.journal"
+BEGUN = ".gpu-extract.run"
+"""In a bucket, which has no locks and whose journals come last: the first line of those that will be there."""
 _RECEIPT = re.compile(re.escape(NAME) + r"\.([0-9]+)-of-([0-9]+)")
 VERSION = 1
 WHAT = "the journal"
@@ -389,8 +391,8 @@ def shard_of(name: str) -> Shard | None:
 
 
 def names(folder: Path) -> list[str]:
-    """Names of all journals that a folder may hold."""
-    return [NAME, *map(name_of, receipts(folder))]
+    """Names of all journals that a folder may hold, and of what has the first line of one."""
+    return [NAME, *map(name_of, receipts(folder)), BEGUN]
 
 
 def begun(folder: Path) -> Fingerprint | None:
