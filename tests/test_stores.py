@@ -265,7 +265,7 @@ def test_a_machine_may_be_lost_at_any_request(s3: FakeS3, job: Callable[..., Who
     s3.before = count
     assert work("all").exit_code == 0
     assert total > 12
-    for lost_at in range(0, total, 1 if os.environ.get("RUN_SLOW") == "1" else 5):
+    for lost_at in range(0, total, 1 if os.environ.get("RUN_SLOW") == "1" else 8):
         prepare()
         left = lost_at
         s3.before = lose
