@@ -52,7 +52,8 @@ gpu-check: $(VENV)/.test
 
 # Minutes to an hour each; not part of `make test`.
 soak: $(VENV)/.test
-	RUN_SLOW=1 $(PY) -m pytest -q -m slow tests/test_long_runs.py tests/test_kill.py tests/test_power_cut.py
+	RUN_SLOW=1 $(PY) -m pytest -q -m slow tests/test_long_runs.py tests/test_kill.py tests/test_power_cut.py \
+	    tests/test_cluster_ray.py
 	KILLS=100 $(PY) -m pytest -q tests/test_processes.py -k killed_at_random
 
 fuzz: $(VENV)/.test

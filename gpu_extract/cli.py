@@ -218,6 +218,19 @@ def _merge(arguments: argparse.Namespace) -> int:
     return _told(report, arguments, values["json"])
 
 
+def _cluster(arguments: argparse.Namespace) -> int:
+    found = _in_force(arguments, "cluster")
+    from gpu_extract.cluster.base import Work, scheduler
+    from gpu_extract.jobs.config import DEFAULT
+
+    own = {name: value for name in CLUSTER_OPTIONS if (value := getattr(arguments, name)) is not None}
+    chosen = scheduler(arguments.where, own)
+    values = {name: value for name, (value, origin) in found.items() if origin != DEFAULT}
+    work = Work(values, arguments.shards, arguments.cpus, arguments.gpus)
+    code: int = chosen.run(work, own | {"quiet": arguments.quiet}, _say)
+    return code
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     found = _in_force(arguments, "verify")
     from gpu_extract.jobs.config import DEFAULT, FLAG
@@ -343,6 +356,8 @@ MATCH_KEYS = _word(
     default=option("match_keys").default,
     help=f"{option('match_keys').help}; such a key becomes its frame's name",
 )
+CLUSTER_OPTIONS = ("image", "parallelism", "claim", "secret", "name", "address", "in_flight")
+"""Of `cluster`, beside those of the run: each belongs to one scheduler."""
 COMMANDS = (
     _Command(
         "extract",
@@ -358,6 +373,30 @@ COMMANDS = (
         "Nothing is changed unless every planned frame is there, whole, or known to have failed.",
         "gpu-extract merge -a alignments.fsa -fr clip.mp4 -fc faces/",
         options="merge",
+    ),
+    _Command(
+        "cluster",
+        _cluster,
+        "Run a job in shards on many machines: on Kubernetes or on Ray.\n\n"
+        "k8s prints an Indexed Job of the shards and a Job that merges them, as YAML, and sends nothing.\n"
+        "ray runs the shards as tasks of a Ray cluster, then merges; run it again to continue.\n"
+        "Paths are those that every machine has: a bucket's or a shared disk's.",
+        "gpu-extract cluster k8s -a /data/a.fsa -fr /data/clip.mp4 -fc /data/faces --shards 64 --image IMAGE \\\n"
+        "      --claim footage:/data > job.yaml",
+        options="cluster",
+        words=(
+            _word("where", metavar="WHERE", help="k8s or ray"),
+            _word("--shards", metavar="N", type=int, required=True, help="in how many shards the frames are divided"),
+            _word("--cpus", metavar="N", type=int, default=2, help="cores that a shard asks for (default 2)"),
+            _word("--gpus", metavar="N", type=int, default=0, help="GPUs that a shard asks for (default 0)"),
+            _word("--image", help="k8s: the container image"),
+            _word("--parallelism", metavar="P", type=int, help="k8s: shards that run at once (default 8)"),
+            _word("--claim", metavar="CLAIM:/path", help="k8s: a persistent volume claim, and where it is mounted"),
+            _word("--secret", metavar="NAME", help="k8s: a secret that becomes environment variables"),
+            _word("--name", help="k8s: what the names of the jobs begin with (default gpu-extract)"),
+            _word("--address", help="ray: of the cluster (default auto)"),
+            _word("--in-flight", metavar="M", type=int, help="ray: shards at once (default twice the room)"),
+        ),
     ),
     _Command(
         "verify",

@@ -21,7 +21,7 @@ from gpu_extract import plugins
 from gpu_extract.errors import UsageError
 from gpu_extract.naming import Url, located
 
-COMMANDS = ("extract", "merge", "verify", "check", "doctor")
+COMMANDS = ("extract", "merge", "verify", "check", "doctor", "cluster")
 """Those whose options come from here."""
 
 PATHS = "inputs and output"
@@ -274,10 +274,11 @@ def text(short: str | None = None, *, default: Any = dataclasses.MISSING, metava
     return _row(Text(), default, short=short, metavar=metavar, **rest)
 
 
-ALL: Any = {"commands": ("extract", "merge", "verify", "check")}
-RUNS: Any = {"commands": ("extract", "merge", "verify")}
-BOTH: Any = {"commands": ("extract", "verify")}
-MAKES: Any = {"commands": ("extract", "merge")}
+ALL: Any = {"commands": ("extract", "merge", "verify", "check", "cluster")}
+RUNS: Any = {"commands": ("extract", "merge", "verify", "cluster")}
+BOTH: Any = {"commands": ("extract", "verify", "cluster")}
+MAKES: Any = {"commands": ("extract", "merge", "cluster")}
+CUTS: Any = {"commands": ("extract", "cluster")}
 BYTES: Any = {"decides_bytes": True, **BOTH}
 
 
@@ -369,7 +370,7 @@ class Settings:
         help="how a video's frames are numbered; auto: by the file's generation",
         group=WHICH,
         decides_bytes=True,
-        commands=("extract", "verify", "check"),
+        commands=("extract", "verify", "check", "cluster"),
     )
     match_keys: str = words(
         *KEY_RULES,
@@ -380,7 +381,7 @@ class Settings:
         "commas between, or any",
         group=WHICH,
         decides_bytes=True,
-        commands=("extract", "verify", "check"),
+        commands=("extract", "verify", "check", "cluster"),
     )
     rotate: str = word(
         "auto",
@@ -425,7 +426,7 @@ class Settings:
         **BYTES,
     )
     refresh_thumbs: bool = switch(
-        help="regenerate the thumbnails in the alignments file", group=FILES, decides_bytes=True
+        help="regenerate the thumbnails in the alignments file", group=FILES, decides_bytes=True, **CUTS
     )
     engine: str = word(
         "auto",
@@ -435,14 +436,14 @@ class Settings:
         help="exact, which auto takes: the same bytes everywhere; kornia: bulk float warps, within 3 levels",
         group=MACHINE,
         decides_bytes=True,
-        commands=("extract", "verify", "doctor"),
+        commands=("extract", "verify", "doctor", "cluster"),
     )
     device: str = text(
         default="auto",
         metavar="DEVICE",
         help="auto, cpu, cuda or cuda:N",
         group=MACHINE,
-        commands=("extract", "merge", "verify", "doctor"),
+        commands=("extract", "merge", "verify", "doctor", "cluster"),
     )
     batch_mb: int = number(default=64, least=1, metavar="MB", help="one batch on a device", group=MACHINE, **BOTH)
     pinned_mb: int = number(
@@ -456,7 +457,7 @@ class Settings:
         metavar="FILE",
         help="write the report as JSON; - is standard output",
         group=RUN,
-        commands=COMMANDS,
+        commands=("extract", "merge", "verify", "check", "doctor"),
     )
     no_update: bool = switch(help="leave the alignments file as it is", group=RUN, **MAKES)
     replace_hashes: bool = switch(
@@ -471,6 +472,7 @@ class Settings:
         default="leave-out",
         help="with `--resume`, faces that are gone since the earlier run: leave them out, or make them again",
         group=RUN,
+        **CUTS,
     )
     shard: str | None = part(
         help="cut only part I of N of the planned frames, 0 to N - 1; `merge` makes one run of all", group=RUN
@@ -507,6 +509,11 @@ class Settings:
         "skip", "stop", default="skip", help="after a frame or face fails: go on, or end the run", group=RUN
     )
     max_errors: int | None = number(default=None, least=1, help="end the run after N failures", group=RUN)
+    partial_ok: bool = switch(
+        help="exit with 0, not 4, where the run finished and some frames or faces failed",
+        group=RUN,
+        commands=("extract", "merge"),
+    )
     progress: str | Callable[[Any], None] = word(
         "auto",
         "bar",
@@ -516,7 +523,7 @@ class Settings:
         takes_callable=True,
         help="a bar on a terminal, else a line every 10 s",
         group=RUN,
-        **RUNS,
+        commands=("extract", "merge", "verify"),
     )
 
     def __post_init__(self) -> None:
@@ -555,9 +562,16 @@ def as_words(settings: Settings) -> list[str]:
 
     What is None cannot be said, and a callable not either.
     """
+    return words_of({row.name: getattr(settings, row.name) for row in options("extract")})
+
+
+def words_of(values: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that give these options, by name, these values; in the order of the rows."""
     words: list[str] = []
-    for row in options("extract"):
-        value = getattr(settings, row.name)
+    for row in options():
+        if row.name not in values:
+            continue
+        value = values[row.name]
         if isinstance(row.check, OnOff):
             words.append(row.flags[-1] if value else str(row.opposite))
         elif value is not None and not callable(value):

@@ -59,6 +59,7 @@ def extract(
     dry_run: bool = False,
     on_error: Literal["skip", "stop"] = "skip",
     max_errors: int | None = None,
+    partial_ok: bool = False,
     progress: str | Listener = "auto",
     cancel: threading.Event | None = None,
 ) -> Report:
@@ -109,6 +110,7 @@ def extract(
         dry_run: plan and estimate, write nothing.
         on_error: "skip" goes on after a frame or face that fails, "stop" ends the run.
         max_errors: end the run after this many failures.
+        partial_ok: `exit_code` is 0, not 4, where the run finished and some frames or faces failed.
         progress: "auto", "bar", "plain", "none", or a callable that gets every event of `gpu_extract.run.progress`.
         cancel: an event that ends the run in good order when it is set, as Ctrl-C does otherwise; signals are then left
             alone.
@@ -158,6 +160,7 @@ def extract(
         dry_run=dry_run,
         on_error=on_error,
         max_errors=max_errors,
+        partial_ok=partial_ok,
         progress=progress,
     )
     return run(settings, cancel=cancel)
@@ -176,7 +179,7 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
     with Interruption(cancel) as interruption, Progress(listener_for(settings.progress)) as progress:
         if settings.processes == 1 or settings.dry_run or not _divided(settings, report, progress, interruption):
             _alone(settings, report, progress, interruption)
-        report.finish(time.perf_counter() - began)
+        report.finish(time.perf_counter() - began, partial_ok=settings.partial_ok)
         progress.finish(report.exit_code)
     if settings.json is not None:
         write_report(report, settings.json)

@@ -48,6 +48,7 @@ def merge(
     no_update: bool = False,
     replace_hashes: bool = False,
     cache: str | os.PathLike[str] | None = None,
+    partial_ok: bool = False,
     progress: str | Listener = "auto",
     cancel: threading.Event | None = None,
 ) -> Report:
@@ -55,7 +56,7 @@ def merge(
 
     Args:
         alignments, frames, faces: as the shards had them. What else they were asked for, their journals tell.
-        device, json, no_update, replace_hashes, cache, progress, cancel: see `gpu_extract.extract`.
+        device, json, no_update, replace_hashes, cache, partial_ok, progress, cancel: see `gpu_extract.extract`.
 
     Returns:
         The report of the whole run. Where shards are missing, unfinished or not whole, `shards_missing` names them,
@@ -74,6 +75,7 @@ def merge(
         no_update=no_update,
         replace_hashes=replace_hashes,
         cache=cache,
+        partial_ok=partial_ok,
         progress=progress,
         resume=True,
     )
@@ -112,7 +114,7 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
             report.shards_missing = [str(shard) for shard in missing]
             report.notes.append(_what_to_do(missing))
             report.exit_code = EXIT_PARTIAL
-        report.finish(time.perf_counter() - began)
+        report.finish(time.perf_counter() - began, partial_ok=settings.partial_ok)
         told.finish(report.exit_code)
     if settings.json is not None:
         write_report(report, settings.json)

@@ -105,8 +105,12 @@ class Report(JsonReport):
     def add_error(self, frame: str, index: int | None, reason: str) -> None:
         self.errors.append({"frame": frame, "index": index, "reason": reason})
 
-    def finish(self, seconds: float) -> None:
-        """Set what follows from the counts: the rate, the order of the errors, the exit code."""
+    def finish(self, seconds: float, *, partial_ok: bool = False) -> None:
+        """Set what follows from the counts: the rate, the order of the errors, the exit code.
+
+        Args:
+            partial_ok: a run that went over all its frames is a success, whatever failed.
+        """
         self.seconds = round(seconds, 3)
         self.frames_per_second = round(self.frames_decoded / seconds, 2) if seconds else 0.0
         self.stage_seconds = {stage: round(spent, 3) for stage, spent in self.stage_seconds.items()}
@@ -114,6 +118,8 @@ class Report(JsonReport):
         self.errors.sort(key=lambda error: (error["frame"], -1 if error["index"] is None else error["index"]))
         if self.errors and self.exit_code == EXIT_OK:
             self.exit_code = EXIT_PARTIAL
+        if partial_ok and self.complete and not self.shards_missing:
+            self.exit_code = EXIT_OK
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"versions": self.versions}

@@ -34,6 +34,11 @@ def follow_parent() -> None:
         os._exit(128 + signal.SIGTERM)
 
 
+def without_options() -> dict[str, str]:
+    """This process's environment for one whose words say everything."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(OPTIONS_PREFIX)}
+
+
 def shares(count: int) -> list[set[int]]:
     """The cores of this process divided among `count` children; where there are fewer, some share one."""
     cores = sorted(os.sched_getaffinity(0))
@@ -57,8 +62,7 @@ class Child:
         Raises:
             OutputError: if the system has no process left.
         """
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(OPTIONS_PREFIX)}
-        environment[PARENT] = str(os.getpid())
+        environment = without_options() | {PARENT: str(os.getpid())}
         errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
         mine = os.sched_getaffinity(0)
         try:
