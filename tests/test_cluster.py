@@ -119,6 +119,7 @@ def test_every_field_of_the_jobs(manifest: Callable[..., list[dict[str, Any]]]) 
     for document, limits in ((shards, {"limits": {"nvidia.com/gpu": "1"}}), (merge, {})):
         pod = document["spec"]["template"]["spec"]
         assert (pod["restartPolicy"], pod["terminationGracePeriodSeconds"]) == ("Never", 15)
+        assert pod["securityContext"] == {"fsGroup": 1000, "fsGroupChangePolicy": "OnRootMismatch"}
         assert pod["volumes"] == [
             {"name": "scratch", "emptyDir": {}},
             {"name": "shared", "persistentVolumeClaim": {"claimName": "footage"}},
@@ -145,6 +146,7 @@ def test_what_is_not_asked_for_is_not_there(manifest: Callable[..., list[dict[st
     pod = shards["spec"]["template"]["spec"]
     assert shards["spec"]["parallelism"] == 3
     assert pod["volumes"] == [{"name": "scratch", "emptyDir": {}}]
+    assert "securityContext" not in pod
     assert "envFrom" not in container(shards)
     assert container(shards)["resources"] == {"requests": {"cpu": "2"}}
 

@@ -22,6 +22,8 @@ MERGE_TRIES = 1000
 GRACE_SECONDS = 15
 """A run that is asked to end does so within 5 s."""
 SCRATCH = "/scratch"
+WRITABLE = {"fsGroup": 1000, "fsGroupChangePolicy": "OnRootMismatch"}
+"""A claim belongs to root; this lets a container write into it whose user is another."""
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 """Of a host, with room for "-shards-" and an index."""
 CLAIM = re.compile(r"(?P<claim>[a-z0-9][-.a-z0-9]*):(?P<path>/[^:]+)")
@@ -88,6 +90,7 @@ def jobs(
         return {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": GRACE_SECONDS,
+            **({} if claim is None else {"securityContext": dict(WRITABLE)}),
             "containers": [container],
             "volumes": [{"name": volume, **source} for volume, (_, source) in volumes.items()],
         }
