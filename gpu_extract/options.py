@@ -120,11 +120,14 @@ class Count:
         return f"{option.label} must be 1 or more, or {' or '.join(self.words)}, got {value!r}."
 
 
+MOST_SHARDS = 100_000
+
+
 @dataclass(frozen=True)
 class Part:
     """`I/N`: the part of number I, from 0, of N parts."""
 
-    most: int = 100_000
+    most: int = MOST_SHARDS
 
     def fault(self, option: Option, value: Any) -> str | None:
         parts = value.split("/") if isinstance(value, str) else []

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_extract.errors import InputError, OutputError, UsageError
+from gpu_extract.options import MOST_SHARDS
 from gpu_extract.run.fingerprint import Fingerprint, differences
 from gpu_extract.run.shards import Shard
 from gpu_extract.storage.atomic import sync_folder
@@ -387,7 +388,10 @@ def receipts(folder: Path) -> list[Shard]:
 def shard_of(name: str) -> Shard | None:
     """The shard whose receipt has that name; None where it is another file's."""
     match = _RECEIPT.fullmatch(name)
-    return None if match is None else Shard(int(match[1]), int(match[2]))
+    shard = None if match is None else Shard(int(match[1]), int(match[2]))
+    if shard is None or name != name_of(shard) or not shard.number < shard.count <= MOST_SHARDS:
+        return None
+    return shard
 
 
 def names(folder: Path) -> list[str]:
