@@ -545,6 +545,11 @@ class Settings:
         places: dict[str, Any] = {name: getattr(self, name) for name in ("alignments", "frames", "faces")}
         return {name: place for name, place in places.items() if isinstance(place, Url)}
 
+    @property
+    def errors_allowed(self) -> int | None:
+        """After how many failures the run ends."""
+        return 1 if self.on_error == "stop" else self.max_errors
+
     def _check_together(self) -> None:
         if self.json is not None:
             check_report_place(self.json, {"alignments": self.alignments, "frames": self.frames})

@@ -267,6 +267,61 @@ def test_a_file_that_is_not_as_its_receipt_says(damage: str, job: Callable[..., 
     divided.assert_whole()
 
 
+def test_what_was_deleted_and_how_it_comes_back(job: Callable[..., Job]) -> None:
+    divided = Divided(job("constant"), 2)
+    assert divided.whole.run() == 0
+    assert divided.cut(0) == divided.cut(1) == 0
+    (divided.job.faces / "clip_000001_0.png").unlink()
+    for _ in range(2):
+        assert divided.missing() == ["0/2"]
+        assert "gone from the folder: 1 face (clip_000001_0.png); beside --resume" in divided.job.report["notes"][0]
+        assert divided.cut(0, "--resume") == 0  # leaves it out, as a run that is not divided does
+    assert divided.cut(0, "--resume", "--deleted", "restore") == 0
+    assert divided.merge() == 0
+    divided.assert_whole()
+
+
+def test_names_that_are_no_receipts(job: Callable[..., Job]) -> None:
+    divided = Divided(job("constant"), 2)
+    assert divided.whole.run() == 0
+    assert divided.cut(0) == divided.cut(1) == 0
+    others = [
+        divided.job.faces / f"{journal.NAME}.{end}" for end in ("0-of-99999999999", "00-of-2", "5-of-2", "0-of-0")
+    ]
+    for path in others:
+        path.write_bytes(b"")
+    assert divided.merge() == 0
+    for path in others:
+        path.unlink()  # merge leaves them alone
+    divided.assert_whole()
+
+
+def test_a_disk_that_folds_case(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, landmarks: np.ndarray
+) -> None:
+    """What it cannot hold has failed, in the shards as in one run."""
+    monkeypatch.setattr(Journal, "folds_case", lambda _: True)
+    whole = job("folder")
+    small = ((landmarks - landmarks.mean(axis=0)) * 0.25 + (40, 36)).astype(np.float32)
+    for name in ("Clip_000001.png", "Clip_000044.png"):
+        (whole.frames / name).write_bytes(image_bytes(".png", noise(*SIZE, seed=99)))
+    names = [path.name for path in whole.frames.iterdir()]
+    whole = Job(write_pickled(tmp_path / "whole" / "b.fsa", {n: [face_entry(small)] for n in names}), whole.frames)
+    divided = Divided(whole, 3)
+    assert whole.run() == 4
+    for number in range(3):
+        assert divided.cut(number) in (0, 4)
+    assert divided.merge() == 4
+    divided.assert_whole()
+
+
+def test_merging_what_was_not_divided(job: Callable[..., Job]) -> None:
+    made = Divided(job("folder"), 1)
+    assert made.job.run("--on-error", "stop") == 4
+    assert made.missing() == []
+    assert "extract --resume continues it" in made.job.report["notes"][-1]
+
+
 def test_twice_is_once(job: Callable[..., Job]) -> None:
     """Also where a merge was killed between its journal and the end of the receipts."""
     divided = Divided(job("folder"), 2)

@@ -47,6 +47,9 @@ class Earlier:
     notes: list[str] = field(default_factory=list)
     """What was found missing or damaged, and what is done about it."""
 
+    gone: list[FaceResult] = field(default_factory=list)
+    """Faces that are not there any more, whatever is done about it."""
+
     @property
     def faces_left_out(self) -> int:
         return sum(map(len, self.left_out.values()))
@@ -76,13 +79,14 @@ def look_over(journal: Recorded, folder: Path, layout: type[Layout], deleted: st
         gone += missing
         damaged += broken
         frames.append((frame, missing, bool(broken)))
-    emptied = bool(gone) and not layout.in_archives and not _has_faces(folder)
+    emptied = bool(gone) and not layout.in_archives and not has_faces(folder)
     leaves_out = deleted == LEAVE_OUT and not layout.in_archives and not emptied
     for frame, missing, is_broken in frames:
         if missing and leaves_out:
             found.left_out[frame.key] = missing
         if not is_broken and (leaves_out or not missing):
             found.whole[frame.key] = [face for face in frame.faces if face not in missing]
+    found.gone = gone
     if gone:
         found.notes.append(_note_of_gone(gone, emptied=emptied, leaves_out=leaves_out))
     if damaged:
@@ -103,7 +107,7 @@ def _shows(path: Path, sha1: str) -> bool:
         return False
 
 
-def _has_faces(folder: Path) -> bool:
+def has_faces(folder: Path) -> bool:
     """Whether any image is in the folder or in one inside it, where somebody may have sorted them into."""
     names = (name for _, _, files in os.walk(folder) for name in files)
     return any(has_extension(name, FACE_EXTENSIONS) and not name.startswith(".") for name in names)
@@ -125,6 +129,11 @@ def _faces(count: int) -> str:
 
 def _is(faces: list[FaceResult]) -> str:
     return "is" if len(faces) == 1 else "are"
+
+
+def named(faces: list[FaceResult]) -> str:
+    """How many, and the names of the first."""
+    return f"{_faces(len(faces))} {_names(faces)}"
 
 
 def _names(faces: Iterable[FaceResult]) -> str:

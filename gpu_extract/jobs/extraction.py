@@ -62,19 +62,39 @@ def other_names(settings: Settings, alignments: Alignments) -> str | None:
         others = settings.alignments.stat().st_nlink - 1
     except OSError:  # whoever took it away since it was loaded; saving will meet that
         return None
-    if others < 1 or not updates(settings, alignments):
+    if others < 1 or not _updates(settings, alignments):
         return None
     names = "another name" if others == 1 else f"{others} other names"
     return f"{settings.alignments} has {names} (hard links): when it is saved, the old file stays under {names}."
 
 
-def updates(settings: Settings, alignments: Alignments) -> bool:
-    return not settings.no_update and (alignments.traits.stores_hashes or settings.refresh_thumbs)
+def _updates(settings: Settings, alignments: Alignments) -> bool:
+    whole = settings.shard is None
+    return whole and not settings.no_update and (alignments.traits.stores_hashes or settings.refresh_thumbs)
 
 
 @contextmanager
-def begin(settings: Settings, made: Prepared, report: Report) -> Iterator[Extraction]:
+def reserved(settings: Settings, alignments: Alignments) -> Iterator[None]:
+    """Where a run is to save the alignments file: make sure that it can, and keep others from it meanwhile.
+
+    Raises:
+        OutputError: if its folder cannot be written.
+        AlignmentsError: if another run works on it.
+    """
+    if not _updates(settings, alignments):
+        yield
+        return
+    check_updatable(settings.alignments)
+    with locked(settings.alignments):
+        yield
+
+
+@contextmanager
+def begin(settings: Settings, made: Prepared, report: Report, *, is_reserved: bool = False) -> Iterator[Extraction]:
     """Make sure that the result can be saved and the folder taken; holds the locks on both.
+
+    Args:
+        is_reserved: the alignments file is `reserved` already.
 
     Raises:
         OutputError: if either cannot be written, is in use, or the faces would not fit on the disk.
@@ -82,10 +102,8 @@ def begin(settings: Settings, made: Prepared, report: Report) -> Iterator[Extrac
     """
     shard = None if settings.shard is None else Shard.of(settings.shard)
     with ExitStack() as stack:
-        saves = shard is None and updates(settings, made.alignments)
-        if saves:
-            check_updatable(settings.alignments)
-            stack.enter_context(locked(settings.alignments))
+        if not is_reserved:
+            stack.enter_context(reserved(settings, made.alignments))
         prepare_folder(settings.faces, resume=settings.resume, shard=shard)
         stored = fingerprint(settings, made.alignments, made.resolved, made.engine.name)
         if shard is None and journals.receipts(settings.faces):
@@ -98,14 +116,22 @@ def begin(settings: Settings, made: Prepared, report: Report) -> Iterator[Extrac
         journal = (Journal.resume if resumes else Journal.create)(settings.faces, stored, shard)
         stack.callback(journal.close)
         stack.enter_context(_hint_at_resume())
-        if journal.folds_case() and not layout_for(settings.output_layout).in_archives:
-            made = replace(made, plan=without_shared_files(made.plan, fold_case=True))
+        folded = on_this_disk(settings, made, [journal])
+        if folded is not made:
+            made = folded
             part = made.plan if shard is None else part_of(made.plan, made.source, shard)
         if shard is None:
             report_plan_failures(made.plan, report)
         else:
             report.shard = str(shard)
-        yield Extraction(settings, made, report, journal, saves, resumes, part, shard)
+        yield Extraction(settings, made, report, journal, _updates(settings, made.alignments), resumes, part, shard)
+
+
+def on_this_disk(settings: Settings, made: Prepared, journals: Iterable[Journal]) -> Prepared:
+    """The same, without faces whose names the faces folder's file system takes for others'."""
+    if layout_for(settings.output_layout).in_archives or not any(journal.folds_case() for journal in journals):
+        return made
+    return replace(made, plan=without_shared_files(made.plan, fold_case=True))
 
 
 @dataclass
@@ -302,8 +328,7 @@ class Extraction:
         return True
 
     def _too_many_errors(self) -> bool:
-        settings, report = self.settings, self.report
-        allowed = 1 if settings.on_error == "stop" else settings.max_errors
+        report, allowed = self.report, self.settings.errors_allowed
         if allowed is None or len(report.errors) < allowed:
             return False
         report.stopped = True

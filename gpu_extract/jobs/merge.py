@@ -18,8 +18,8 @@ import numpy as np
 from gpu_extract.errors import EXIT_PARTIAL, InputError
 from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.stored import is_as_written
-from gpu_extract.jobs.earlier import RESTORE, Earlier, look_over
-from gpu_extract.jobs.extraction import begin, introduce, report_failures
+from gpu_extract.jobs.earlier import RESTORE, Earlier, look_over, named
+from gpu_extract.jobs.extraction import begin, introduce, on_this_disk, other_names, report_failures
 from gpu_extract.jobs.prepare import Prepared, prepared
 from gpu_extract.naming import located
 from gpu_extract.options import Settings, options
@@ -36,6 +36,7 @@ from gpu_extract.storage.inputs import is_folder
 
 NAMED = 20
 """Shards that a note names."""
+NOT_DIVIDED = "the run in this folder is one that was not divided, and not whole: extract --resume continues it."
 
 
 def merge(
@@ -94,7 +95,7 @@ def _merge(asked: Settings, *, cancel: threading.Event | None) -> Report:
     if stored is None:
         raise InputError(f"the faces folder {folder} holds no run, whole or in shards.")
     mine = {option.name: getattr(asked, option.name) for option in options("extract") if not option.decides_bytes}
-    settings = Settings(**as_settings(stored, "extract") | mine)
+    settings = Settings(**as_settings(stored, "extract") | mine | {"deleted": RESTORE})
     return run(settings, cancel=cancel)
 
 
@@ -110,9 +111,13 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
         prepared(settings, told.note) as made,
     ):
         introduce(made, settings.align_eyes, report)
+        if note := other_names(settings, made.alignments):
+            report.notes.append(note)
+            told.note(note)
+        is_divided = bool(journal.receipts(settings.faces))
         if missing := join(settings, made, report, interruption):
-            report.shards_missing = [str(shard) for shard in missing]
-            report.notes.append(_what_to_do(missing))
+            report.shards_missing = [str(shard) for shard in missing] if is_divided else []
+            report.notes.append(_what_to_do(missing) if is_divided else NOT_DIVIDED)
             report.exit_code = EXIT_PARTIAL
         report.finish(time.perf_counter() - began, partial_ok=settings.partial_ok)
         told.finish(report.exit_code)
@@ -121,13 +126,26 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
     return report
 
 
-def join(settings: Settings, made: Prepared, report: Report, interruption: Interruption) -> list[Shard]:
-    """Prove that all is there, then finish the run; or return the shards that are missing, with nothing changed."""
+def join(
+    settings: Settings, made: Prepared, report: Report, interruption: Interruption, *, is_reserved: bool = False
+) -> list[Shard]:
+    """Prove that all is there, then finish the run; or return the shards that are missing, with nothing changed.
+
+    Args:
+        settings: of which `deleted` says whether faces that were taken away are missing.
+        is_reserved: see `extraction.begin`.
+    """
     stored = fingerprint(settings, made.alignments, made.resolved, made.engine.name)
     with Receipts(settings.faces, stored) as receipts:
+        made = on_this_disk(settings, made, receipts.journals)
         missing, earlier = _missing(settings, made, receipts)
         interruption.check()
         if missing:
+            if earlier.gone:
+                report.notes.append(
+                    f"gone from the folder: {named(earlier.gone)}; beside --resume, --deleted {RESTORE} makes what was "
+                    "deleted again."
+                )
             return sorted(missing)
         failures = receipts.failures
         reports = receipts.reports_of_all
@@ -145,7 +163,8 @@ def join(settings: Settings, made: Prepared, report: Report, interruption: Inter
                 "seconds": report.stage_seconds,
             }
         )
-    with begin(replace(settings, resume=True, shard=None, processes=1, devices=None), made, report) as extraction:
+    alone = replace(settings, resume=True, shard=None, processes=1, devices=None)
+    with begin(alone, made, report, is_reserved=is_reserved) as extraction:
         extraction.todo(earlier)
         report_failures(made.plan, failures, report)
         extraction.account()
@@ -163,7 +182,7 @@ def _missing(settings: Settings, made: Prepared, receipts: Receipts) -> tuple[se
     for one in receipts.journals:
         if not layout.flushes:
             one.revoke([key for key in sorted(one.unsettled) if not _is_whole(settings.faces, one, key)])
-    earlier = look_over(receipts, settings.faces, layout, RESTORE)
+    earlier = look_over(receipts, settings.faces, layout, settings.deleted)
     left = earlier.left(plan)
     open_frames = _without_failed(left, receipts)
     positions = left.positions[open_frames]
