@@ -583,7 +583,8 @@ def words_of(values: Mapping[str, Any]) -> list[str]:
         if isinstance(row.check, OnOff):
             words.append(row.flags[-1] if value else str(row.opposite))
         elif value is not None and not callable(value):
-            words += [row.flags[-1], os.fspath(value) if isinstance(value, os.PathLike) else str(value)]
+            text = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+            words += [f"{row.flags[-1]}={text}"] if text.startswith("-") else [row.flags[-1], text]
     return words
 
 

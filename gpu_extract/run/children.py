@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import IO
 
 from gpu_extract.errors import OutputError
@@ -19,6 +20,8 @@ PARENT = "_GPU_EXTRACT_PARENT"
 OPTIONS_PREFIX = "GPU_EXTRACT_"
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 LAST_BYTES = 4096
+PROGRAM = "import sys; sys.path[:] = {path!r}; from gpu_extract.__main__ import main; raise SystemExit(main())"
+"""Of a child: the modules that its parent has, and none that lie by chance in the folder where it was started."""
 
 
 def follow_parent() -> None:
@@ -68,7 +71,7 @@ class Child:
         try:
             os.sched_setaffinity(0, cores)  # of this thread, and what it starts
             process = subprocess.Popen(
-                [sys.executable, "-m", "gpu_extract", *words],
+                [sys.executable, "-c", PROGRAM.format(path=_module_path()), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -107,3 +110,10 @@ class Child:
 
     def close(self) -> None:
         self.errors.close()
+
+
+def _module_path() -> list[str]:
+    """Where this process finds modules, without the folder that it happens to be in, but with that of this package."""
+    own = os.fspath(Path(__file__).resolve().parents[2])
+    found = [os.fspath(Path(entry).absolute()) for entry in sys.path if entry]
+    return found if own in found else [*found, own]
