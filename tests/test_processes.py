@@ -23,8 +23,19 @@ from gpu_extract.jobs import processes
 from gpu_extract.jobs.extract import extract
 from gpu_extract.options import Settings, as_words
 from gpu_extract.run import children, journal
+from gpu_extract.run.folder import held
 from gpu_extract.run.progress import Event, Finished, FrameDone, Note, Planned
-from tests.helpers import Job, extract_command, face_entry, image_bytes, noise, write_clip, write_pickled
+from gpu_extract.storage.atomic import locked
+from tests.helpers import (
+    Job,
+    extract_command,
+    face_entry,
+    files_in,
+    image_bytes,
+    noise,
+    write_clip,
+    write_pickled,
+)
 
 FRAMES, SIZE = 60, (76, 90)
 
@@ -315,6 +326,142 @@ def test_a_run_that_stops_at_an_error_stops_them_all(job: Callable[..., Job], tm
     assert [error["frame"] for error in made.report["errors"]] == ["clip_000021.png"]
     assert made.alignments.read_bytes() == before
     assert any("--resume" in note for note in made.report["notes"])
+
+
+def broken_folder(path: Path, *bad: int) -> Path:
+    path.mkdir()
+    for number in range(FRAMES):
+        data = b"no picture" if number in bad else image_bytes(".png", noise(*SIZE, seed=number))
+        (path / f"clip_{number + 1:06d}.png").write_bytes(data)
+    return path
+
+
+def test_errors_of_all_processes_count_together(job: Callable[..., Job], tmp_path: Path) -> None:
+    made = job("several")
+    made.frames = broken_folder(tmp_path / "frames", 3, 50)
+    assert made.run("--processes", "2", "--max-errors", "2") == 4
+    assert made.report["stopped"]
+    assert len(made.report["errors"]) == 2
+    assert made.alignments.read_bytes() == made.before
+
+
+def test_what_the_plan_knows_to_fail_stops_a_run(job: Callable[..., Job], tmp_path: Path) -> None:
+    """Before anything is cut, as in one process."""
+    whole, several = job("whole", "--on-error", "stop"), job("several", "--on-error", "stop")
+    whole.frames = several.frames = broken_folder(tmp_path / "frames")
+    (whole.frames / "clip_000007.png").unlink()
+    assert whole.run() == several.run("--processes", "2") == 4
+    assert_equal(several, whole)
+    assert several.alignments.read_bytes() == several.before
+    assert several.report["errors"] == whole.report["errors"]
+
+
+def test_a_listener_hears_of_frames_that_fail(job: Callable[..., Job], tmp_path: Path) -> None:
+    made = job("several")
+    made.frames = broken_folder(tmp_path / "frames", 3, 50)
+    events: list[Event] = []
+    extract(made.alignments, made.frames, made.faces, size=48, processes=2, device="cpu", progress=events.append)
+    done = [event for event in events if isinstance(event, FrameDone)]
+    assert sorted(event.position for event in done) == list(range(FRAMES))
+    assert {event.position for event in done if event.failures} == {3, 50}
+
+
+def test_faces_that_were_deleted_stay_out(job: Callable[..., Job]) -> None:
+    whole, several = job("whole"), job("several")
+    assert whole.run() == 0
+    for number in range(2):
+        assert several.run("--shard", f"{number}/2") == 0
+    for made in (whole, several):
+        (made.faces / "clip_000001_0.png").unlink()
+    assert whole.run("--resume") == several.run("--resume", "--processes", "2") == 0
+    assert_equal(several, whole)
+    assert several.report["faces_left_out"] == 1
+
+
+def test_an_emptied_folder_is_filled_again(job: Callable[..., Job]) -> None:
+    whole, several = job("whole"), job("several")
+    assert whole.run() == 0
+    for number in range(5):
+        assert several.run("--shard", f"{number}/5") == 0
+    for path in several.faces.glob("*.png"):
+        path.unlink()
+    assert several.run("--resume", "--processes", "2") == 0
+    assert_equal(several, whole)
+
+
+def test_what_a_killed_merge_left(job: Callable[..., Job]) -> None:
+    """The journal of all, and receipts that it did not come to remove."""
+    whole, several = job("whole"), job("several")
+    assert whole.run() == several.run("--shard", "0/2") == several.run("--shard", "1/2") == 0
+    receipt = several.faces / f"{journal.NAME}.1-of-2"
+    kept = receipt.read_bytes()
+    assert several.run("--resume") == 0
+    receipt.write_bytes(kept)
+    assert several.run("--resume", "--processes", "2") == 0
+    assert_equal(several, whole)
+
+
+def test_who_holds_the_folder_or_the_file(job: Callable[..., Job], capsys: pytest.CaptureFixture[str]) -> None:
+    made = job("several")
+    with locked(made.alignments):
+        assert made.run("--processes", "2") == 7
+    assert "is in use by another run" in capsys.readouterr().err
+    assert not made.faces.exists()
+    made.faces.mkdir()
+    with held(made.faces):
+        assert made.run("--processes", "2") == 6
+    assert "another run is writing into" in capsys.readouterr().err
+    assert made.run("--shard", "1/2") == 0
+    before = files_in(made.faces)
+    assert made.run("--processes", "2") == 6
+    assert "holds shards of a run (1 of 2)" in capsys.readouterr().err
+    assert files_in(made.faces) == before
+
+
+def test_a_device_of_several_is_not_there(job: Callable[..., Job]) -> None:
+    """Whichever comes first."""
+    whole, made = job("whole"), job("several")
+    assert whole.run() == 0
+    assert made.run("--device", "auto", "--processes", "2", "--devices", "cuda:7,cpu") == 0
+    assert_equal(made, whole)
+    assert made.report["device"] == "cpu"
+
+
+def test_more_processes_than_cores(monkeypatch: pytest.MonkeyPatch, job: Callable[..., Job]) -> None:
+    """Those that share a core and a device run beside each other all the same."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    most = 0
+    start = children.Child.start
+
+    def counted(words: list[str], cores: set[int]) -> children.Child:
+        nonlocal most
+        child = start(words, cores)
+        most = max(most, len(children_of(made.faces)))
+        return child
+
+    monkeypatch.setattr(children.Child, "start", counted)
+    made = job("several")
+    assert made.run("--processes", "3") == 0
+    assert most == 3
+
+
+def test_modules_where_it_is_started(job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder of that name, or a file that is called as a module of Python's, is none of a child's."""
+    (tmp_path / "here").mkdir()
+    for name in ("queue.py", "gpu_extract.py", "cv2.py"):
+        (tmp_path / "here" / name).write_text("raise SystemExit(9)\n")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    whole, made = job("whole"), job("several")
+    assert whole.run() == made.run("--processes", "2") == 0
+    assert_equal(made, whole)
+
+
+def test_another_name_of_the_file_is_told(job: Callable[..., Job], tmp_path: Path) -> None:
+    made = job("several")
+    os.link(made.alignments, tmp_path / "other.fsa")
+    assert made.run("--processes", "2") == 0
+    assert any("hard links" in note for note in made.report["notes"])
 
 
 def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,11 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,8 +31,9 @@ from gpu_extract.errors import (
     OutputError,
     UsageError,
 )
+from gpu_extract.jobs.earlier import has_faces
 from gpu_extract.jobs.estimate import check_space
-from gpu_extract.jobs.extraction import RESUME, check_updatable, updates
+from gpu_extract.jobs.extraction import RESUME, report_plan_failures, reserved
 from gpu_extract.jobs.merge import join
 from gpu_extract.jobs.prepare import Prepared
 from gpu_extract.options import Settings, as_words
@@ -38,14 +41,14 @@ from gpu_extract.reports.extraction import Report
 from gpu_extract.run import journal
 from gpu_extract.run.children import Child, shares
 from gpu_extract.run.fingerprint import fingerprint
-from gpu_extract.run.folder import prepare_folder
+from gpu_extract.run.folder import held, prepare_folder
 from gpu_extract.run.journal import Journal
 from gpu_extract.run.plan import some_faces
 from gpu_extract.run.progress import FrameDone, Progress
 from gpu_extract.run.shards import Shard, frame_costs, part_of
 from gpu_extract.run.signals import GRACE_SECONDS, Interruption
-from gpu_extract.storage.atomic import locked
 from gpu_extract.storage.inputs import open_input
+from gpu_extract.tasks import Failure
 
 TRIES = 3
 POLL_SECONDS = 0.05
@@ -96,11 +99,14 @@ def divide(settings: Settings, made: Prepared) -> Work:
         processes, note = _that_pay(seconds, plan.frame_count, reading.skips)
     else:
         processes = int(settings.processes)
+    if settings.resume and journal.exists(settings.faces):  # takes over what a merge has left of the receipts
+        return Work(note="the run in the folder was begun by one process, or merged, and one goes on with it.")
+    allowed = settings.errors_allowed
+    if allowed is not None and len(plan.failures) + len(plan.missing) >= allowed:
+        return Work(note=note)
     begun = journal.receipts(settings.faces) if settings.resume else []
     if begun:
         return Work(processes, begun[0].count, note)
-    if settings.resume and journal.exists(settings.faces):
-        return Work(note="the run in the folder was begun by one process, and one goes on with it.")
     processes = min(processes, plan.frame_count)
     if processes <= 1:
         return Work(note=note)
@@ -144,9 +150,9 @@ def cut_in_processes(
         _Crew(settings, made, work, report, progress, Path(scratch)).run(interruption)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Slot:
-    """Where a child may run."""
+    """Where a child may run; two of them may have the same cores and device."""
 
     cores: set[int]
     device: str
@@ -181,23 +187,33 @@ class _Crew:
         self._scratch = scratch
         self._done_before: set[int] = set()
         self._told: set[int] = set()
+        self._errors: list[dict[str, Any]] = []
+        self._failed: set[str] = set()
+        self._faces_failed = 0
+        self._devices: set[str] = set()
+        self._deleted: Literal["leave-out", "restore"] = settings.deleted
 
     def run(self, interruption: Interruption) -> None:
         """Cut, merge, and once more what a damaged video makes necessary."""
+        settings = self._settings
+        with reserved(settings, self._made.alignments):
+            prepare_folder(settings.faces, resume=settings.resume)
+            with held(settings.faces):
+                self._run(interruption)
+
+    def _run(self, interruption: Interruption) -> None:
         settings, made = self._settings, self._made
-        saves = updates(settings, made.alignments)
-        if saves:
-            check_updatable(settings.alignments)
-        prepare_folder(settings.faces, resume=settings.resume)
+        if settings.resume and not has_faces(settings.faces):  # it was emptied; soon each child will see some
+            self._deleted = "restore"
         check_space(made.plan, settings.faces, self._report)
         self._announce()
+        asked = replace(settings, deleted=self._deleted)
         shards = self._shards
         for _ in range(2):
-            with locked(settings.alignments) if saves else nullcontext():
-                self._cut(shards, interruption)
+            self._cut(shards, interruption)
             if self._stopping:
                 return
-            shards = join(settings, made, self._report, interruption)
+            shards = join(asked, made, self._report, interruption, is_reserved=True)
             if not shards:
                 return
         raise OutputError(f"shards {', '.join(map(str, shards))} are not whole, though they were cut; {RESUME}.")
@@ -234,6 +250,13 @@ class _Crew:
         """Start no more, and ask all to end. May be called from a signal handler."""
         self._stopping = True
 
+    @cached_property
+    def _position_of(self) -> dict[str, int]:
+        """Of frames, by their names."""
+        plan = self._made.plan
+        names = [plan.frame_names[frame] for frame in plan.frame_of.tolist()]
+        return dict(zip(names, plan.positions.tolist(), strict=True))
+
     def _start(self) -> None:
         if self._stopping:
             self._waiting.clear()
@@ -244,9 +267,12 @@ class _Crew:
                 self._running.append(_Running(Child.start(self._words(shard, slot), slot.cores), shard, slot))
 
     def _words(self, shard: Shard, slot: _Slot) -> list[str]:
+        allowed = self._settings.max_errors
         mine = replace(
             self._settings,
             shard=str(shard),
+            max_errors=None if allowed is None else max(1, self._errors_left(allowed)),
+            deleted=self._deleted,
             processes=1,
             devices=None,
             device=slot.device,
@@ -277,12 +303,20 @@ class _Crew:
         if self._stopping:
             return
         if code in (EXIT_OK, EXIT_PARTIAL):
-            if not self._is_whole(one.shard):
-                self._stopped_by_errors(one.shard)
+            with open_input(self._report_of(one.shard), "the report of a process") as file:
+                self._take(json.load(file))
+            allowed = self._settings.errors_allowed
+            if not self._is_whole(one.shard) or (allowed is not None and self._errors_left(allowed) <= 0):
+                self._stop_at_errors()
             return
         if code in FATAL:
             self._stopping = True
             raise FATAL[code](f"{words or 'a process of this run ended without a word'}")
+        if code == DeviceError.exit_code and len(self._slots) > 1:
+            self._progress.note(f"a process on {one.slot.device} ended with {code}: {words}; the others go on.")
+            self._slots.remove(one.slot)
+            self._waiting.appendleft(one.shard)
+            return
         tries = self._tries[one.shard] = self._tries.get(one.shard, 0) + 1
         how = f"ended by signal {-code}" if code < 0 else f"ended with {code}: {words}"
         if tries < TRIES:
@@ -297,15 +331,30 @@ class _Crew:
         with closing(Journal.resume(self._settings.faces, self._fingerprint, shard)) as receipt:
             return receipt.report is not None
 
-    def _stopped_by_errors(self, shard: Shard) -> None:
+    def _take(self, told: dict[str, Any]) -> None:
+        """What the report of a child says that its receipt does not: its errors now, and what it ran on."""
+        self._errors += told["errors"]
+        self._faces_failed += told["faces_failed"]
+        self._devices.add(told["device"])
+        self._report.device = ", ".join(sorted(self._devices))
+        self._report.engine_implementation = told["engine_implementation"]
+        for name in {error["frame"] for error in told["errors"]} - self._failed:
+            self._failed.add(name)
+            failures = [Failure(**error) for error in told["errors"] if error["frame"] == name]
+            self._progress.told(FrameDone(name, self._position_of[name], (), tuple(failures)))
+
+    def _errors_left(self, allowed: int) -> int:
+        plan = self._made.plan
+        return allowed - len(plan.failures) - len(plan.missing) - len(self._errors)
+
+    def _stop_at_errors(self) -> None:
         """What `--on-error stop` and `--max-errors` ask of one they ask of all."""
         self._stopping = self._report.stopped = True
         self._report.exit_code = EXIT_PARTIAL
-        with open_input(self._report_of(shard), "the report of a process") as file:
-            told = json.load(file)
-        for error in told["errors"]:
+        report_plan_failures(self._made.plan, self._report)
+        for error in self._errors:
             self._report.add_error(error["frame"], error["index"], error["reason"])
-        self._report.faces_failed += told["faces_failed"]
+        self._report.faces_failed += self._faces_failed
 
     def _report_of(self, shard: Shard) -> Path:
         return self._scratch / f"{shard.number}.json"
@@ -346,5 +395,6 @@ class _Crew:
         frames = known[1] if known else []
         report.frames_expected, report.frames_decoded = plan.frame_count, len(frames)
         report.faces_written = sum(len(frame.faces) for frame in frames)
+        report.bytes_written = sum(face.nbytes for frame in frames for face in frame.faces)
         why = "stopped by errors" if report.stopped else "interrupted"
         report.notes.append(f"{why} after {len(frames):,} of {plan.frame_count:,} frames; {RESUME}.")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gpu_extract.errors import OutputError
 from gpu_extract.run import journal
 from gpu_extract.run.shards import Shard
+from gpu_extract.storage.descriptors import close_quietly, open_beyond_standard
 from gpu_extract.storage.inputs import is_folder, unreadable
 
 
@@ -63,3 +67,23 @@ def _why_not(folder: Path, resume: bool, shard: Shard | None, entry: str) -> str
             return f"holds an earlier try of shard {shard}; add --resume to continue it."
         return None
     return f"is not empty (it holds {entry!r}); name another, or empty it first."
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other runs of several processes out of a folder, whose journals are their children's.
+
+    Raises:
+        OutputError: if one is there.
+    """
+    handle = open_beyond_standard(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"another run is writing into {folder}; wait for it, or name another folder.") from None
+        except OSError:  # a file system without locks on folders; the journals have theirs
+            pass
+        yield
+    finally:
+        close_quietly(handle)
