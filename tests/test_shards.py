@@ -322,6 +322,16 @@ def test_merging_what_was_not_divided(job: Callable[..., Job]) -> None:
     assert "extract --resume continues it" in made.job.report["notes"][-1]
 
 
+def test_a_merge_that_was_killed_at_its_journal(job: Callable[..., Job]) -> None:
+    """What it had begun to write is cleared away by the next."""
+    divided = Divided(job("folder"), 1)
+    assert divided.whole.run() == divided.cut(0) == 4
+    begun = divided.job.faces / f".{journal.NAME}.123-0123abcd.tmp"
+    begun.write_bytes(b"half")
+    assert divided.merge() == 4
+    assert not begun.exists()
+
+
 def test_twice_is_once(job: Callable[..., Job]) -> None:
     """Also where a merge was killed between its journal and the end of the receipts."""
     divided = Divided(job("folder"), 2)

@@ -16,7 +16,7 @@ from gpu_extract.storage.descriptors import closing, open_beyond_standard
 
 TEMPORARY_PREFIX = ".part-"
 MAX_NAME_BYTES = 255  # of one path component, on every file system in common use
-_METADATA_LEFTOVER = re.compile(r"\.faces\.(jsonl|parquet)\..+\.tmp")
+_WHOLE_FILE_LEFTOVER = re.compile(r"\.(faces\.(jsonl|parquet)|\.gpu-extract\.journal)\..+\.tmp")
 
 
 def check_part(name: str) -> None:
@@ -73,6 +73,6 @@ def temporary_name(name: str) -> str:
 def remove_unfinished(folder: Path) -> None:
     """Remove what a killed run left under temporary names; no other run may be writing into the folder."""
     for path in folder.rglob(".*"):
-        if path.name.startswith(TEMPORARY_PREFIX) or _METADATA_LEFTOVER.fullmatch(path.name):
+        if path.name.startswith(TEMPORARY_PREFIX) or _WHOLE_FILE_LEFTOVER.fullmatch(path.name):
             with suppress(OSError):
                 path.unlink()
