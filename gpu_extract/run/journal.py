@@ -395,8 +395,8 @@ def shard_of(name: str) -> Shard | None:
 
 
 def names(folder: Path) -> list[str]:
-    """Names of all journals that a folder may hold, and of what has the first line of one."""
-    return [NAME, *map(name_of, receipts(folder)), BEGUN]
+    """Names of all journals that a folder may hold."""
+    return [NAME, *map(name_of, receipts(folder))]
 
 
 def begun(folder: Path) -> Fingerprint | None:
