@@ -6,7 +6,8 @@
     python bench/scale.py --write           put them there
 
 Figures of a core are processor time of processes that are held to one core. Those of a frame or a face are differences
-of runs that differ in nothing else, so that no start is in them.
+of runs that differ in nothing else, so that no start is in them. A machine that does other work at the same time makes
+all of them larger, and leaves their ratios; the file has its load.
 """
 
 from __future__ import annotations
@@ -197,10 +198,17 @@ def constants(figures: dict[str, float]) -> dict[str, dict[str, float]]:
 
 def conditions(result: dict[str, Any]) -> str:
     machine, versions = result["machine"], result["versions"]
+    before, after = result["load_average"]
+    busy = (
+        f" The machine had other work (load {before:g} before, {after:g} after, on {machine['cores']} cores), so all "
+        "figures are larger than an idle one's."
+        if max(before, after) > machine["cores"]
+        else ""
+    )
     return (
         f"{result['date'][:10]}, {machine['cpu']}, one of {machine['cores']} cores, NumPy {versions['numpy']}, "
         f"PyAV {versions['av']}, commit {result['commit']}{' with changes' if result['uncommitted_changes'] else ''}; "
-        f"medians of {result['repeats']} pairs: `python bench/scale.py`."
+        f"medians of {result['repeats']} pairs: `python bench/scale.py`.{busy}"
     )
 
 
@@ -223,11 +231,14 @@ def measured_table(result: dict[str, Any]) -> list[str]:
 
 
 def assumed_lines(result: dict[str, Any]) -> list[str]:
-    assumed = result["assumed"]
+    assumed, found = result["assumed"], result["measured"]
+    disk = found["disk_bytes_per_second"] / (found["face_bytes"] * assumed["faces_per_frame"])
     return [
         f"Assumed, not measured: {assumed['footage_hours']:,} hours of films of {assumed['film_hours']} h, 1080p, "
         f"{assumed['frames_per_second']} frames/s, {assumed['faces_per_frame']} face a frame; machines of "
-        f"{assumed['cores']} such cores and one such disk, a process a core; with a GPU that decodes "
+        f"{assumed['cores']} such cores, a process a core, and a disk that takes "
+        f"{assumed['disk_bytes_per_second'] / 1e9:g} GB/s (the measured one would end at "
+        f"{disk:,.0f} frames/s); with a GPU that decodes "
         f"{assumed['gpu_frames_per_second']:,} frames/s, {assumed['gpu_processes']} processes; a store that takes "
         f"{assumed['store_bytes_per_second'] / 1e9:g} GB/s from all and {assumed['machine_bytes_per_second'] / 1e9:g} "
         f"GB/s from one; a new machine {assumed['new_machine_seconds']} s after one is lost, and with it all that its "
@@ -288,6 +299,12 @@ def read(path: Path) -> None:
         print(time.process_time() - began)
 
 
+def _measured(repeats: int) -> dict[str, Any]:
+    metadata, before = run_metadata(), os.getloadavg()[0]
+    found = measure(repeats)
+    return metadata | {"load_average": [round(before, 1), round(os.getloadavg()[0], 1)]} | found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
@@ -307,7 +324,7 @@ def main() -> None:
         else:
             print(made)
         return
-    result = json.loads(RESULT.read_text()) if options.simulate else run_metadata() | measure(options.repeats)
+    result = json.loads(RESULT.read_text()) if options.simulate else _measured(options.repeats)
     result["constants"] = constants(result["measured"])
     result["assumed"] = scale_model.ASSUMED
     result["simulation"] = scale_model.simulation(result["measured"])

@@ -20,6 +20,7 @@ ASSUMED = {
     "cores": 16,
     "gpu_frames_per_second": 2_000,
     "gpu_processes": 4,
+    "disk_bytes_per_second": 1e9,
     "store_bytes_per_second": 20e9,
     "machine_bytes_per_second": 1e9,
     "new_machine_seconds": 180,
@@ -56,7 +57,7 @@ def machines(measured: dict[str, float], count: int) -> dict[str, Machine]:
     read, face, rest = measured["read_1080p"], measured["face"], measured["frame_besides"]
     nbytes = measured["face_bytes"] * faces
     store = min(ASSUMED["machine_bytes_per_second"], ASSUMED["store_bytes_per_second"] / count)
-    shared = {"disk": measured["disk_bytes_per_second"] / nbytes, "store": store / nbytes}
+    shared = {"disk": ASSUMED["disk_bytes_per_second"] / nbytes, "store": store / nbytes}
     interpreter = 1 / measured["interpreter"]
     slots = int(ASSUMED["gpu_processes"])
     return {

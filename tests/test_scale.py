@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -55,7 +56,20 @@ def test_the_tables_are_those_of_the_figures(scale: ModuleType) -> None:
     assert scale.with_part(document, scale.part(result)) == document
 
 
-def test_the_constants_of_the_program_are_about_what_was_measured(scale: ModuleType) -> None:
+def test_the_costs_of_the_program_are_about_those_that_were_measured(scale: ModuleType) -> None:
+    """The ratios, which a busy machine leaves as they are."""
     result = json.loads((ROOT / "bench" / "results" / "scale.json").read_text("utf-8"))
-    for name, one in scale.constants(result["measured"]).items():
-        assert one["in_the_program"] == pytest.approx(one["measured"], rel=scale.TOLERANCE), name
+    found = scale.constants(result["measured"])
+    for name in ("FACE_COST", "FRAME_COST"):
+        assert found[name]["in_the_program"] == pytest.approx(found[name]["measured"], rel=scale.TOLERANCE), name
+
+
+def test_the_seconds_of_the_program_are_those_of_an_idle_machine(scale: ModuleType) -> None:
+    """A frame with two faces, as one core does it in the benchmark of the whole job."""
+    from gpu_extract.jobs.processes import COST_SECONDS
+    from gpu_extract.run.shards import FACE_COST, FRAME_COST
+
+    frames_per_second = re.search(r'"1: (\d+) ', (ROOT / "bench" / "results" / "extract.json").read_text("utf-8"))
+    assert frames_per_second is not None
+    seconds = COST_SECONDS * (1 + 2 * FACE_COST + FRAME_COST)
+    assert seconds == pytest.approx(1 / int(frames_per_second[1]), rel=scale.TOLERANCE)

@@ -53,9 +53,11 @@ from gpu_extract.tasks import Failure
 TRIES = 3
 POLL_SECONDS = 0.05
 COST_SECONDS = 2.6e-3
-"""Of one core for a frame of 1920 x 1080, see `run.shards`; as `bench/scale.py` measured it."""
+"""Of one core for a frame of 1920 x 1080, see `run.shards`, on a machine that does nothing else: with these costs, what
+`bench/results/extract.json` has for one core."""
 INTERPRETER_SECONDS = 0.8e-3
-"""Of a frame, for which a process runs on one core whatever it has; from the same place."""
+"""Of a frame, for which a process runs on one core whatever it has. `bench/scale.py` measures the least of it: without
+what threads lose by waiting for each other."""
 SHARD_SECONDS = 20.0
 """Of work that a shard should have: starting one costs half a second, and the last ones should end together."""
 MOST_SHARDS_EACH = 8
