@@ -16,12 +16,9 @@ def main() -> int:
     # The OpenBLAS of NumPy and of OpenCV starts threads when it is loaded, which nothing here needs. Where the system
     # refuses one it sends SIGINT to the process, as if a person had stopped it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from gpu_extract.run.children import PARENT
+    from gpu_extract.run.parent import follow_parent
 
-    if PARENT in os.environ:
-        from gpu_extract.run.children import follow_parent
-
-        follow_parent()
+    follow_parent()
     from gpu_extract.storage.descriptors import hold_standard_streams
 
     hold_standard_streams()

@@ -21,6 +21,8 @@ from gpu_extract import plugins
 from gpu_extract.errors import UsageError
 from gpu_extract.naming import Url, located
 
+VARIABLE_PREFIX = "GPU_EXTRACT_"
+"""Of the environment variables of options."""
 COMMANDS = ("extract", "merge", "verify", "check", "doctor", "cluster")
 """Those whose options come from here."""
 
@@ -190,7 +192,7 @@ class Option:
     @property
     def variable(self) -> str:
         """The environment variable."""
-        return f"GPU_EXTRACT_{self.name.upper()}"
+        return f"{VARIABLE_PREFIX}{self.name.upper()}"
 
     @property
     def required(self) -> bool:
@@ -559,8 +561,12 @@ class Settings:
             raise UsageError("refresh-thumbs changes the alignments file; it cannot go with no-update.")
         if self.shard is not None and self.processes != 1:
             raise UsageError("a shard is cut in one process; processes divide a whole run.")
-        if self.devices is not None and (self.processes == 1 or self.device != "auto"):
+        if self.devices is not None and self.processes == 1:
             raise UsageError("devices are those of several processes; for one, device names it.")
+        if self.devices is not None and self.device != "auto":
+            raise UsageError("device and devices exclude each other; devices names one for each process.")
+        if self.devices is not None and not all(name.strip() for name in self.devices.split(",")):
+            raise UsageError(f"devices must be names with commas between, got {self.devices!r}.")
         if self.large and self.min_size not in (0, 100):
             raise UsageError(f"large means min-size 100; it cannot go with min-size {self.min_size}.")
 

@@ -328,6 +328,27 @@ def files_in(folder: Path) -> dict[str, bytes]:
     }
 
 
+STOPS_ITSELF = """
+import os, signal, sys
+from gpu_extract.run.journal import Journal
+
+left = int(os.environ.get("STOP_AFTER", -1))
+add = Journal.add
+
+def add_and_stop(self, *frame):
+    global left
+    add(self, *frame)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.Signals[os.environ.get("STOP_BY", "SIGSTOP")])
+
+Journal.add = add_and_stop
+from gpu_extract.cli import main
+sys.exit(main())
+"""
+"""The command line, which sends itself the signal STOP_BY once STOP_AFTER frames are finished."""
+
+
 class Job:
     """Runs of `extract`, in this process, over one alignments file and one folder or video.
 

@@ -109,6 +109,12 @@ def test_values_that_are_not_allowed() -> None:
         ({"output_layout": "heap"}, "output-layout 'heap' is not understood; by-frame, flat, webdataset are."),
         ({"align_eyes": 1}, "align-eyes must be true or false, got 1."),
         ({"device": ""}, "device must be a text, got ''."),
+        ({"devices": "cpu"}, "devices are those of several processes; for one, device names it."),
+        (
+            {"devices": "cpu", "processes": 2, "device": "cpu"},
+            "device and devices exclude each other; devices names one for each process.",
+        ),
+        ({"devices": "cpu,", "processes": 2}, "devices must be names with commas between, got 'cpu,'."),
         ({"progress": "loud"}, "progress 'loud' is not understood; auto, bar, plain, none are."),
         ({"quality": 90, "format": "png"}, "quality is for jpg and webp; png is lossless."),
         ({"large": True, "min_size": 50}, "large means min-size 100; it cannot go with min-size 50."),

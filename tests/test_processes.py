@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -490,8 +488,6 @@ def test_words_say_all_that_can_be_said(tmp_path: Path) -> None:
         assert Settings(**_values(_in_force(arguments, "extract"))) == settings
     finally:
         del os.environ["GPU_EXTRACT_SIZE"]
-    assert json.dumps(words)
-    assert shutil.which(words[0]) is None
 
 
 def test_the_alignments_file_is_kept_while_they_cut(

@@ -31,31 +31,16 @@ from gpu_extract.run.pipeline import Pipeline
 from gpu_extract.run.plan import Plan
 from gpu_extract.tasks import FaceResult
 from tests.contracts.fakes import FakeSource, NoEngine
-from tests.helpers import read_image
+from tests.helpers import STOPS_ITSELF, read_image
 
 FRAMES = 260
 OF_THIS_RUN = {"seconds", "frames_per_second", "stage_seconds", "wait_seconds", "limiting_stage", "notes", "backup"}
 OF_THIS_RUN |= {"faces_folder"}
-PROGRAM = """
-import os, signal, sys
-from gpu_extract.run.journal import Journal
+PROGRAM = f"""
 from gpu_extract.faces.layouts import by_frame, webdataset
 
 by_frame.MAX_ENTRIES, webdataset.MAX_SAMPLES = 50, 40
-left = int(os.environ.get("STOP_AFTER", -1))
-add = Journal.add
-
-def add_and_stop(self, *frame):
-    global left
-    add(self, *frame)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-Journal.add = add_and_stop
-from gpu_extract.cli import main
-sys.exit(main())
-"""
+{STOPS_ITSELF}"""
 """The command line with small folders and shards; stops itself once STOP_AFTER frames are finished."""
 
 

@@ -25,6 +25,7 @@ from gpu_extract.run.journal import Journal
 from gpu_extract.run.plan import PlanOptions, make_plan
 from gpu_extract.run.shards import Shard, cuts, part_of
 from tests.helpers import (
+    STOPS_ITSELF,
     Job,
     face_entry,
     files_in,
@@ -416,26 +417,6 @@ def test_tars_are_numbered_in_each_shard(job: Callable[..., Job], monkeypatch: p
     assert main(["verify", *paths, "-q"]) == 0
 
 
-PROGRAM = """
-import os, signal, sys
-from gpu_extract.run.journal import Journal
-
-left = int(os.environ["STOP_AFTER"])
-add = Journal.add
-
-def add_and_stop(self, *frame):
-    global left
-    add(self, *frame)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Journal.add = add_and_stop
-from gpu_extract.cli import main
-sys.exit(main())
-"""
-
-
 def test_shards_at_once_of_which_some_are_killed(job: Callable[..., Job]) -> None:
     divided = Divided(job("open"), 3)
     assert divided.whole.run() == 0
@@ -443,8 +424,8 @@ def test_shards_at_once_of_which_some_are_killed(job: Callable[..., Job]) -> Non
     for _ in range(2):
         crew = []
         for number in generator.sample(range(3), 3):
-            command = [sys.executable, "-c", PROGRAM, *divided.job.command("--shard", f"{number}/3", "--resume")]
-            environment = os.environ | {"STOP_AFTER": str(generator.randrange(2, 20))}
+            command = [sys.executable, "-c", STOPS_ITSELF, *divided.job.command("--shard", f"{number}/3", "--resume")]
+            environment = os.environ | {"STOP_AFTER": str(generator.randrange(2, 20)), "STOP_BY": "SIGKILL"}
             command[command.index("--json") + 1] = str(divided.job.root / f"report {number}.json")
             crew.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
         for process in crew:

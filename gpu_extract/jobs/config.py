@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 
 from gpu_extract.errors import InputError, UsageError, printable
 from gpu_extract.naming import url_of
-from gpu_extract.options import Option, options
+from gpu_extract.options import VARIABLE_PREFIX, Option, options
 from gpu_extract.reports.base import JsonReport
 from gpu_extract.storage.inputs import open_input, unreadable
 
 FILE_NAME = "gpu-extract.toml"
 WHAT = "the configuration file"
-PREFIX = "GPU_EXTRACT_"
 FLAG, DEFAULT = "flag", "default"
 
 
@@ -114,7 +113,7 @@ def _of_environment(environment: Mapping[str, str]) -> dict[str, Value]:
     rows = {row.variable: row for row in options()}
     found = {}
     for variable, text in environment.items():
-        if not variable.startswith(PREFIX):
+        if not variable.startswith(VARIABLE_PREFIX):
             continue
         if variable not in rows:
             raise UsageError(f"the environment variable {variable} is no option's.{_nearest(variable, rows)}")

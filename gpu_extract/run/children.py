@@ -14,32 +14,17 @@ from pathlib import Path
 from typing import IO
 
 from gpu_extract.errors import OutputError
+from gpu_extract.options import VARIABLE_PREFIX
+from gpu_extract.run.parent import PARENT
 
-PARENT = "_GPU_EXTRACT_PARENT"
-"""Environment variable of a child: its parent's process id."""
-OPTIONS_PREFIX = "GPU_EXTRACT_"
-_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 LAST_BYTES = 4096
 PROGRAM = "import sys; sys.path[:] = {path!r}; from gpu_extract.__main__ import main; raise SystemExit(main())"
 """Of a child: the modules that its parent has, and none that lie by chance in the folder where it was started."""
 
 
-def follow_parent() -> None:
-    """In a child: be told to end when the parent dies, however it does; end at once if it is gone already."""
-    parent = os.environ.pop(PARENT, None)
-    if parent is None:
-        return
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None, use_errno=True).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != int(parent):
-        os._exit(128 + signal.SIGTERM)
-
-
 def without_options() -> dict[str, str]:
     """This process's environment for one whose words say everything."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(OPTIONS_PREFIX)}
+    return {name: value for name, value in os.environ.items() if not name.startswith(VARIABLE_PREFIX)}
 
 
 def shares(count: int) -> list[set[int]]:
