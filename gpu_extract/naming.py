@@ -55,7 +55,7 @@ def has_extension(name: str, extensions: tuple[str, ...] | frozenset[str]) -> bo
 
 def stem_of(name: str) -> str:
     """A frame key without its extension; `.png` alone is all stem, as `os.path.splitext` has it."""
-    return PurePosixPath(name).stem
+    return _parts(name)[0]
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -69,9 +69,16 @@ def base_of(name: str) -> str:
     return name.rpartition("/")[2].rpartition("\\")[2]
 
 
+def _parts(name: str) -> tuple[str, str]:
+    """Stem and extension of a key's last part; a dot at either end of it starts no extension. Asked for every face."""
+    last = PurePosixPath(name).name if "/" in name or name == "." else name
+    dot = last.rfind(".")
+    return (last[:dot], last[dot:]) if 0 < dot < len(last) - 1 else (last, "")
+
+
 def face_extension(name: str) -> str:
     """Extension of a frame's face files: the frame's own where it is an image's, else PNG."""
-    extension = PurePosixPath(name).suffix
+    extension = _parts(name)[1]
     return extension if extension.lower() in IMAGE_EXTENSIONS else VIDEO_FACE_EXTENSION
 
 

@@ -15,6 +15,10 @@ class Region(NamedTuple):
     x1: int
     y1: int
 
+    @property
+    def area(self) -> int:
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
+
 
 class Patch(NamedTuple):
     """Pixels of a frame, whole or in part.
@@ -47,11 +51,19 @@ def group_regions(region: np.ndarray, height: int, width: int) -> tuple[list[Reg
     Returns:
         The regions, inside the frame, at least 1 x 1 pixel, and for each face [K] which of them it reads.
     """
-    low = np.clip(region[:, :2], 0, (width - 1, height - 1))
-    high = np.clip(region[:, 2:], low + 1, (width, height))
-    around = (*low.min(axis=0), *high.max(axis=0))
-    area = (around[2] - around[0]) * (around[3] - around[1])
-    if len(region) == 1 or area <= (high - low).prod(axis=1).sum():
-        return [Region(*(int(v) for v in around))], np.zeros(len(region), np.int64)
-    each = np.concatenate([low, high], axis=1).tolist()
-    return [Region(*bounds) for bounds in each], np.arange(len(region))
+    each = []
+    total = 0
+    for x0, y0, x1, y1 in region.tolist():  # a few faces: plain integers are faster than arrays
+        x0, y0 = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
+        inside = Region(x0, y0, min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height))
+        each.append(inside)
+        total += inside.area
+    around = Region(
+        min(one.x0 for one in each),
+        min(one.y0 for one in each),
+        max(one.x1 for one in each),
+        max(one.y1 for one in each),
+    )
+    if around.area <= total:
+        return [around], np.zeros(len(each), np.int64)
+    return each, np.arange(len(each))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +22,7 @@ from gpu_extract.run import journal
 from gpu_extract.run.plan import Plan, PlanOptions, make_plan, without_shared_files
 from gpu_extract.run.resolve import Resolved, min_box_px, resolve
 from gpu_extract.run.shards import Shard
+from gpu_extract.run.threads import available_cores
 from gpu_extract.run.training import not_for_training
 from gpu_extract.tasks import Failure, FrameResult, FrameTask
 
@@ -85,7 +85,8 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
         notes += [*source.notes, *plan.notes]
         plan = without_shared_files(plan, any_extension=layout_for(settings.output_layout).in_archives)
         stack.enter_context(_one_opencv_thread())
-        yield Prepared(alignments, resolved, source, engine, options, plan, settings.workers or _cores(), notes)
+        workers = settings.workers or available_cores()
+        yield Prepared(alignments, resolved, source, engine, options, plan, workers, notes)
 
 
 def _left_out(alignments: Alignments, source: FrameSource, every_n: int) -> list[Failure]:
@@ -107,10 +108,6 @@ def _plan_options(settings: Settings, resolved: Resolved) -> PlanOptions:
         antialias=settings.antialias,
         match_keys=settings.match_keys,
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 @contextmanager

@@ -8,7 +8,6 @@ three times is named and left out.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections import deque
@@ -47,6 +46,7 @@ from gpu_extract.run.plan import some_faces
 from gpu_extract.run.progress import FrameDone, Progress
 from gpu_extract.run.shards import Shard, frame_costs, part_of
 from gpu_extract.run.signals import GRACE_SECONDS, Interruption
+from gpu_extract.run.threads import available_cores
 from gpu_extract.storage.inputs import open_input
 from gpu_extract.tasks import Failure
 
@@ -123,7 +123,7 @@ def _that_pay(seconds: float, frames: int, skips: bool) -> tuple[int, str]:
             1,
             "one process: this video cannot be entered in the middle, and each would decode all before its part.",
         )
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     # A process whose frames take long fills all its cores; only what the interpreter takes, it cannot share.
     busy = max(1.0, seconds / max(1, frames) / INTERPRETER_SECONDS)
     by_cores, by_work = round(cores / busy), int(seconds / WORTHWHILE_SECONDS)
@@ -286,7 +286,9 @@ class _Crew:
         return ["extract", "-q", "--config", "", *as_words(mine)]
 
     def _follow(self) -> None:
-        """Tell of the frames that are new in the receipts."""
+        """Tell of the frames that are new in the receipts, if anybody listens: reading takes time from the children."""
+        if self._progress.is_silent:
+            return
         for one in self._running:
             follower = self._followers.setdefault(one.shard, journal.Follower(self._settings.faces, one.shard))
             for frame in follower.new_frames():
@@ -308,7 +310,8 @@ class _Crew:
             with open_input(self._report_of(one.shard), "the report of a process") as file:
                 self._take(json.load(file))
             allowed = self._settings.errors_allowed
-            if not self._is_whole(one.shard) or (allowed is not None and self._errors_left(allowed) <= 0):
+            too_many = allowed is not None and self._errors_left(allowed) <= 0
+            if too_many or not journal.is_ended(self._settings.faces, one.shard):
                 self._stop_at_errors()
             return
         if code in FATAL:
@@ -328,10 +331,6 @@ class _Crew:
             raise DeviceError(words)
         else:
             self._give_up(one.shard, f"the process that was to cut it {how}, {TRIES} times")
-
-    def _is_whole(self, shard: Shard) -> bool:
-        with closing(Journal.resume(self._settings.faces, self._fingerprint, shard)) as receipt:
-            return receipt.report is not None
 
     def _take(self, told: dict[str, Any]) -> None:
         """What the report of a child says that its receipt does not: its errors now, and what it ran on."""

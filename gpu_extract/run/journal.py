@@ -379,7 +379,8 @@ def name_of(shard: Shard | None) -> str:
 def receipts(folder: Path) -> list[Shard]:
     """The shards whose journals a folder holds, ascending; none where there is no folder."""
     try:
-        found = [shard_of(path.name) for path in folder.iterdir()]
+        with os.scandir(folder) as entries:
+            found = [shard_of(entry.name) for entry in entries if entry.name.startswith(NAME)]
     except OSError:
         return []
     return sorted(shard for shard in found if shard is not None)

@@ -2,6 +2,7 @@
 
     reader (1 thread)      takes frames from the source, in order
     workers                load a frame's regions; with an inline engine also warp and finish its faces
+                           (on a single core the reader does that itself: threads would only wait for each other)
     device, finishers      take over from the workers where the engine works in batches (`batches`)
     caller                 receives one FrameResult a frame, in the order of completion
 
@@ -26,7 +27,7 @@ from gpu_extract.patch import Patch, group_regions
 from gpu_extract.run.batches import BatchStage, Loaded, Waits
 from gpu_extract.run.plan import Plan
 from gpu_extract.run.queues import DECODED_FRAMES_PER_WORKER, POLL_SECONDS, Backlog, StoppedError
-from gpu_extract.run.threads import start_thread
+from gpu_extract.run.threads import available_cores, start_thread
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
 CROPS_AT_ONCE_BYTES = 16 << 20  # a frame's faces are warped in groups of this size: 10,000 faces need no more memory
@@ -53,6 +54,7 @@ class Pipeline:
         self._workers_lock = threading.Lock()
         self._workers_left = workers
         self._batches = None if engine.inline else self._batch_stage()
+        self._in_one_thread = engine.inline and workers == 1 and available_cores() == 1
 
     def stop(self, within: float | None = None) -> None:
         """Take no further frames; those in flight are finished and reported. May be called from a signal handler.
@@ -77,9 +79,11 @@ class Pipeline:
         Args:
             stage_seconds: busy seconds of a whole run by stage.
         """
+        work = {name: stage_seconds.get(name, 0.0) for name in ("load", "warp", "encode", "hash", "write")}
         reader_limits = self.waits.workers_for_reader > self.waits.reader_for_workers
+        if self._in_one_thread:
+            reader_limits = self._read_seconds > max(work.values())
         if self._batches is None:
-            work = {name: stage_seconds.get(name, 0.0) for name in ("load", "warp", "encode", "hash", "write")}
             return "read" if reader_limits else max(work, key=work.__getitem__)
         if self.waits.regions_for_device > self.waits.device_for_regions:
             return "warp"
@@ -131,8 +135,12 @@ class Pipeline:
 
     def _start(self, started: list[threading.Thread]) -> None:
         """Start all threads; `started` grows by each, so that those before one that cannot start are ended too."""
-        crew: list[tuple[str, Callable[[], None]]] = [("reader", self._read)]
-        crew += [(f"worker-{i}", partial(self._work_loop, i)) for i in range(self._workers)]
+        crew: list[tuple[str, Callable[[], None]]]
+        if self._in_one_thread:
+            crew = [("reader", partial(self._read, self._work_on))]
+        else:
+            crew = [("reader", partial(self._read, self._hand_over))]
+            crew += [(f"worker-{i}", partial(self._work_loop, i)) for i in range(self._workers)]
         if self._batches is not None:
             crew += self._batches.crew()
         for name, run in crew:
@@ -156,7 +164,12 @@ class Pipeline:
         self._abandon.set()
         self._results.put(error)
 
-    def _read(self) -> None:
+    def _read(self, take: Callable[[int, Frame | FrameFailure], None]) -> None:
+        """Walk over the source.
+
+        Args:
+            take: take(i, frame) is given each frame of the plan that came.
+        """
         plan = self._plan
         clock = time.perf_counter
         next_task = 0
@@ -178,12 +191,8 @@ class Pipeline:
                 while plan.positions[next_task] < item.index:
                     self._never_came(next_task)
                     next_task += 1
-                began = clock()
-                while not self._decoded.acquire(timeout=POLL_SECONDS):
-                    if self._abandon.is_set():
-                        raise StoppedError
-                self.waits.reader_for_workers += clock() - began
-                self._work.put((next_task, item))
+                take(next_task, item)
+                del item  # or it would be kept while the next one is decoded
                 next_task += 1
             else:
                 return
@@ -192,6 +201,14 @@ class Pipeline:
                 next_task += 1
         finally:
             self._work.close()
+
+    def _hand_over(self, i: int, frame: Frame | FrameFailure) -> None:
+        began = time.perf_counter()
+        while not self._decoded.acquire(timeout=POLL_SECONDS):
+            if self._abandon.is_set():
+                raise StoppedError
+        self.waits.reader_for_workers += time.perf_counter() - began
+        self._work.put((i, frame))
 
     def _never_came(self, i: int) -> None:
         result = FrameResult(self._plan.task(i))
@@ -216,13 +233,7 @@ class Pipeline:
                 finally:
                     del item, frame
                     self._decoded.release()
-                if loaded is None:
-                    self._results.put(result)
-                elif self._batches is None:
-                    self._cut(loaded)
-                    self._results.put(result)
-                else:
-                    self._batches.put(loaded)
+                self._go_on(result, loaded)
         finally:
             with self._workers_lock:
                 self.waits.workers_for_reader += waited
@@ -230,6 +241,22 @@ class Pipeline:
                 last = self._workers_left == 0
             if last and self._batches is not None:
                 self._batches.close()
+
+    def _work_on(self, i: int, frame: Frame | FrameFailure) -> None:
+        """All that is to be done about a frame, on this thread."""
+        if self._abandon.is_set():
+            raise StoppedError
+        result = FrameResult(self._plan.task(i))
+        self._go_on(result, self._load(frame, result))
+
+    def _go_on(self, result: FrameResult, loaded: Loaded | None) -> None:
+        """What follows when a frame was loaded, or could not be."""
+        if loaded is not None and self._batches is not None:
+            self._batches.put(loaded)
+            return
+        if loaded is not None:
+            self._cut(loaded)
+        self._results.put(result)
 
     def _load(self, frame: Frame | FrameFailure, result: FrameResult) -> Loaded | None:
         """The regions of a frame that its faces touch; None, with a failure in the result, if it cannot be read."""

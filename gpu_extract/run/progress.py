@@ -71,6 +71,11 @@ class Progress:
         self._listener = listener
         self._exit_code: int | None = None
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nobody hears of single frames."""
+        return isinstance(self._listener, Silent)
+
     def planned(self, frames: int, faces: int) -> None:
         self._listener(Planned(frames, faces))
 

@@ -1,10 +1,16 @@
-"""Threads that the system may refuse."""
+"""Cores, and threads that the system may refuse."""
 
 from __future__ import annotations
 
+import os
 import threading
 
 from gpu_extract.errors import DeviceError
+
+
+def available_cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0))
 
 
 def start_thread(thread: threading.Thread, granted: str) -> None:
