@@ -10,7 +10,7 @@ from typing import Literal
 
 from gpu_extract.jobs.estimate import estimate
 from gpu_extract.jobs.extraction import begin, introduce, other_names
-from gpu_extract.jobs.prepare import Prepared, prepared
+from gpu_extract.jobs.prepare import Prepared, on_own_device, prepared
 from gpu_extract.jobs.processes import cut_in_processes, divide, for_planning
 from gpu_extract.naming import located
 from gpu_extract.options import Settings
@@ -177,8 +177,11 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
     began = time.perf_counter()
     report = Report(size=settings.size, faces_folder=os.fspath(settings.faces), dry_run=settings.dry_run)
     with Interruption(cancel) as interruption, Progress(listener_for(settings.progress)) as progress:
-        if settings.processes == 1 or settings.dry_run or not _divided(settings, report, progress, interruption):
-            _alone(settings, report, progress, interruption)
+        if settings.processes == 1 or settings.dry_run:
+            with prepared(settings, progress.note) as made:
+                _alone(settings, made, report, progress, interruption)
+        else:
+            _divided(settings, report, progress, interruption)
         report.finish(time.perf_counter() - began, partial_ok=settings.partial_ok)
         progress.finish(report.exit_code)
     if settings.json is not None:
@@ -186,31 +189,31 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
     return report
 
 
-def _divided(settings: Settings, report: Report, progress: Progress, interruption: Interruption) -> bool:
-    """The run in several processes; False where one does better, and nothing was done."""
+def _divided(settings: Settings, report: Report, progress: Progress, interruption: Interruption) -> None:
+    """The run in several processes, or in this one where it does better."""
     with prepared(for_planning(settings), progress.note) as made:
         work = divide(settings, made)
         if work.note is not None:
             report.notes.append(work.note)
         if not work.shards:
-            return False
+            with on_own_device(settings, made, progress.note) as mine:
+                _alone(settings, mine, report, progress, interruption)
+            return
         _introduce(settings, made, report, progress)
         interruption.check()
         cut_in_processes(settings, made, work, report, progress, interruption)
-    return True
 
 
-def _alone(settings: Settings, report: Report, progress: Progress, interruption: Interruption) -> None:
+def _alone(settings: Settings, made: Prepared, report: Report, progress: Progress, interruption: Interruption) -> None:
     """The run in this process."""
-    with prepared(settings, progress.note) as made:
-        _introduce(settings, made, report, progress)
-        interruption.check()
-        if settings.dry_run:
-            estimate(made, settings, report)
-            return
-        with begin(settings, made, report) as extraction:
-            extraction.cut(extraction.todo(), progress, interruption)
-            extraction.finish(interruption)
+    _introduce(settings, made, report, progress)
+    interruption.check()
+    if settings.dry_run:
+        estimate(made, settings, report)
+        return
+    with begin(settings, made, report) as extraction:
+        extraction.cut(extraction.todo(), progress, interruption)
+        extraction.finish(interruption)
 
 
 def _introduce(settings: Settings, made: Prepared, report: Report, progress: Progress) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.exchange import load_any
@@ -72,13 +72,7 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
             skip_unwanted=not journal.is_void(settings.faces, shard),
         )
         source = stack.enter_context(opened)
-        limits = MemoryLimits(settings.batch_mb, settings.pinned_mb)
-        engine, passed_over = pick_engine(settings.engine, settings.device, limits, say)
-        stack.enter_context(engine)
-        if passed_over and passed_over[0].device != "cpu":  # on a CPU the engines of other devices are no loss
-            notes.append(f"engine passed over: {passed_over[0]}")
-        if settings.antialias:
-            engine = AntialiasedEngine(engine)
+        engine = stack.enter_context(_engine(settings, say, notes))
         options = _plan_options(settings, resolved)
         plan = make_plan(alignments, source, options)
         plan.failures += _left_out(alignments, source, settings.extract_every_n)
@@ -87,6 +81,28 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
         stack.enter_context(_one_opencv_thread())
         workers = settings.workers or available_cores()
         yield Prepared(alignments, resolved, source, engine, options, plan, workers, notes)
+
+
+@contextmanager
+def on_own_device(settings: Settings, made: Prepared, say: Callable[[str], None]) -> Iterator[Prepared]:
+    """What was planned for any device, with the engine of these settings.
+
+    Args:
+        made: with settings that differ in nothing but the device and the processes.
+    """
+    notes = list(made.notes)
+    with _engine(settings, say, notes) as engine:
+        yield replace(made, engine=engine, notes=notes)
+
+
+@contextmanager
+def _engine(settings: Settings, say: Callable[[str], None], notes: list[str]) -> Iterator[Engine]:
+    limits = MemoryLimits(settings.batch_mb, settings.pinned_mb)
+    engine, passed_over = pick_engine(settings.engine, settings.device, limits, say)
+    with engine:
+        if passed_over and passed_over[0].device != "cpu":  # on a CPU the engines of other devices are no loss
+            notes.append(f"engine passed over: {passed_over[0]}")
+        yield AntialiasedEngine(engine) if settings.antialias else engine
 
 
 def _left_out(alignments: Alignments, source: FrameSource, every_n: int) -> list[Failure]:
