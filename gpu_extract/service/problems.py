@@ -1,0 +1,43 @@
+"""What a request cannot have, and why: a status, and the sentence that the command line would say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from gpu_extract.errors import AlignmentsError, DeviceError, GpuExtractError, InputError, OutputError, UsageError
+
+STATUS_OF: tuple[tuple[type[GpuExtractError], int], ...] = (
+    (UsageError, 422),
+    (AlignmentsError, 422),
+    (InputError, 422),
+    (DeviceError, 503),
+    (OutputError, 507),
+)
+
+
+class Problem(Exception):
+    """Ends a request with a problem document (RFC 9457).
+
+    Attributes:
+        status: of HTTP.
+        detail: one sentence.
+        headers: of the answer.
+        members: further members of the document.
+    """
+
+    def __init__(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any) -> None:
+        super().__init__(detail)
+        self.status, self.detail = status, detail
+        self.headers = dict(headers or {})
+        self.members = members
+
+    @classmethod
+    def of(cls, error: GpuExtractError) -> Problem:
+        status = next((status for kind, status in STATUS_OF if isinstance(error, kind)), 500)
+        return cls(status, str(error), exit_code=error.exit_code)
+
+    def document(self) -> dict[str, Any]:
+        title = HTTPStatus(self.status).phrase
+        return {"title": title, "status": self.status, "detail": self.detail, **self.members}

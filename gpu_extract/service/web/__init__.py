@@ -1,0 +1,1 @@
+"""The door: HTTP, one module a noun of its addresses."""
