@@ -26,7 +26,7 @@ from gpu_extract.errors import (
     UsageError,
     printable,
 )
-from gpu_extract.options import Between, Count, OneOf, OnOff, Option, Settings, option, options
+from gpu_extract.options import Between, Count, Folders, OneOf, OnOff, Option, ServiceSettings, Settings, option, options
 from gpu_extract.run.signals import StopOnSignal
 from gpu_extract.storage.descriptors import hold_standard_streams
 
@@ -118,6 +118,8 @@ def _add_option(group: Any, row: Option, default: str) -> None:
     settled = {"dest": row.name, "default": argparse.SUPPRESS}
     text = row.help.replace("`", "") + (f" ({default})" if default else "")
     match row.check:
+        case Folders():
+            group.add_argument(*row.flags, action=_AddFolder, metavar=row.metavar, help=text, **settled)
         case OnOff():
             group.add_argument(*row.flags, action="store_true", help=text, **settled)
             # A switch that the environment or a file turned on can be turned off again.
@@ -130,6 +132,14 @@ def _add_option(group: Any, row: Option, default: str) -> None:
             group.add_argument(*row.flags, type=_number_or_word, metavar=row.metavar, help=text, **settled)
         case _:
             group.add_argument(*row.flags, metavar=row.metavar, help=text, **settled)
+
+
+class _AddFolder(argparse.Action):
+    """`NAME=DIR`, into a dict; for flags that may be given several times."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        name, _, folder = str(values).partition("=")
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), name: folder})
 
 
 def _number_or_word(text: str) -> int | str:
@@ -258,6 +268,15 @@ def _check(arguments: argparse.Namespace) -> int:
     from gpu_extract.jobs.check import check
 
     return _told(check(**values), arguments, values["json"])
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = ServiceSettings(**_values(_in_force(arguments, "serve")))
+    try:
+        from gpu_extract.service.serve import serve
+    except ImportError as error:
+        raise UsageError(f"serve needs {error.name}; install gpu-extract[serve].") from error
+    return serve(settings, lambda text: _say(text, sys.stderr))
 
 
 def _told(report: _Table, arguments: argparse.Namespace, json: str | None) -> int:
@@ -397,6 +416,14 @@ COMMANDS = (
             _word("--address", help="ray: of the cluster (default auto)"),
             _word("--in-flight", metavar="M", type=int, help="ray: shards at once (default twice the room)"),
         ),
+    ),
+    _Command(
+        "serve",
+        _serve,
+        "Serve this machine: take alignments files and footage over HTTP, and cut their faces.\n\n"
+        "The page at its address is for people, /v1 for programs; docs/service.md tells of both.",
+        "gpu-extract serve --data /data --root footage=/footage",
+        options="serve",
     ),
     _Command(
         "verify",

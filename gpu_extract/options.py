@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +24,7 @@ from gpu_extract.naming import Url, located
 
 VARIABLE_PREFIX = "GPU_EXTRACT_"
 """Of the environment variables of options."""
-COMMANDS = ("extract", "merge", "verify", "check", "doctor", "cluster")
+COMMANDS = ("extract", "merge", "verify", "check", "doctor", "cluster", "serve")
 """Those whose options come from here."""
 
 PATHS = "inputs and output"
@@ -32,6 +33,8 @@ HOW = "how faces are cut"
 FILES = "files and what lies beside them"
 MACHINE = "the machine"
 RUN = "the run"
+DOOR = "the door"
+LIMITS = "limits"
 
 KEY_RULES = ("path", "unicode", "case", "padding", "extension", "stem")
 """What may be taken away when a key is compared with the names of frames, see `run.keys`."""
@@ -141,6 +144,26 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Folders:
+    """Names and the folders that they stand for: `NAME=DIR`, of which a user may give several."""
+
+    def fault(self, option: Option, value: Any) -> str | None:
+        pairs = value if isinstance(value, Mapping) else {}
+        proper = all(
+            isinstance(folder, str) and folder != "" and re.fullmatch("[a-z0-9][a-z0-9_-]{0,31}", str(name))
+            for name, folder in pairs.items()
+        )
+        if isinstance(value, Mapping) and proper:
+            return None
+        return f"{option.label} must be NAME=DIR, with a NAME of a to z, 0 to 9, - and _, got {value!r}."
+
+    def parse(self, text: str) -> dict[str, str]:
+        """Those of a text, with colons between, as the environment has them."""
+        pairs = (part.partition("=") for part in text.split(os.pathsep))
+        return {name: folder for name, _, folder in pairs}
+
+
+@dataclass(frozen=True)
 class Text:
     """Any text, or a path."""
 
@@ -149,7 +172,7 @@ class Text:
         return None if fits else f"{option.label} must be a text, got {value!r}."
 
 
-Check = Between | OneOf | SomeOf | OnOff | Count | Part | Text
+Check = Between | OneOf | SomeOf | OnOff | Count | Part | Folders | Text
 
 
 @dataclass(frozen=True)
@@ -216,6 +239,8 @@ class Option:
         elif isinstance(self.check, OnOff):
             words = dict.fromkeys(TRUE_WORDS, True) | dict.fromkeys(FALSE_WORDS, False)
             value = words.get(text.strip().lower(), text)
+        elif isinstance(self.check, Folders):
+            value = self.check.parse(text)
         if fault := self.fault(value):
             raise UsageError(fault)
         return value
@@ -277,6 +302,11 @@ def part(*, metavar: str = "I/N", **rest: Any) -> Any:
 def text(short: str | None = None, *, default: Any = dataclasses.MISSING, metavar: str, **rest: Any) -> Any:
     """A path or another text."""
     return _row(Text(), default, short=short, metavar=metavar, **rest)
+
+
+def folders(*, metavar: str = "NAME=DIR", **rest: Any) -> Any:
+    """Named folders, none by default; see `Folders`."""
+    return _row(Folders(), None, metavar=metavar, **rest)
 
 
 ALL: Any = {"commands": ("extract", "merge", "verify", "check", "cluster")}
@@ -491,8 +521,10 @@ class Settings:
     devices: str | None = text(
         default=None,
         metavar="LIST",
-        help="of the processes, with commas between: cuda:0,cuda:1 or cpu; by default all have `--device`",
+        help="of the processes, with commas between: cuda:0,cuda:1 or cpu; by default all have `--device`, and a "
+        "service takes every GPU, or one CPU",
         group=RUN,
+        commands=("extract", "serve"),
     )
     cache: str | os.PathLike[str] | None = text(
         default=None,
@@ -523,16 +555,17 @@ class Settings:
         "auto",
         "bar",
         "plain",
+        "jsonl",
         "none",
         default="auto",
         takes_callable=True,
-        help="a bar on a terminal, else a line every 10 s",
+        help="a bar on a terminal, else a line every 10 s; jsonl: counts as JSON, for programs",
         group=RUN,
         commands=("extract", "merge", "verify"),
     )
 
     def __post_init__(self) -> None:
-        for option in options():
+        for option in _rows_of(Settings):
             if fault := option.fault(getattr(self, option.name)):
                 raise UsageError(fault)
         for name in ("alignments", "frames", "faces"):
@@ -569,6 +602,67 @@ class Settings:
             raise UsageError(f"devices must be names with commas between, got {self.devices!r}.")
         if self.large and self.min_size not in (0, 100):
             raise UsageError(f"large means min-size 100; it cannot go with min-size {self.min_size}.")
+
+
+SERVE: Any = {"commands": ("serve",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSettings:
+    """What a service was asked for, checked.
+
+    Raises:
+        UsageError: for a value that is not allowed.
+    """
+
+    data: Path = text(
+        default="/data", metavar="DIR", help="where jobs, uploads and the table are kept", group=PATHS, **SERVE
+    )
+    root: Mapping[str, str] | None = folders(
+        help="a folder whose files jobs may name; read only; may be given several times", group=PATHS, **SERVE
+    )
+    host: str = text(default="127.0.0.1", metavar="ADDRESS", help="where to listen", group=DOOR, **SERVE)
+    port: int = number(default=8080, least=0, most=65535, help="0 takes a free one", group=DOOR, **SERVE)
+    allow_hosts: str | None = text(
+        default=None,
+        metavar="NAMES",
+        help="names by which the service is reached, with commas between, as behind a proxy; its own always are",
+        group=DOOR,
+        **SERVE,
+    )
+    no_auth: bool = switch(help="ask nobody for a token; only on an address of this machine", group=DOOR, **SERVE)
+    devices: str | None = None
+    """See the row of `Settings`."""
+    fallback_cpu: bool = switch(
+        help="cut on the CPU, with the same bytes, what no device takes any more", group=MACHINE, **SERVE
+    )
+    reserve_mb: int = number(
+        default=2048, least=0, metavar="MB", help="of the disk that uploads and jobs leave free", group=LIMITS, **SERVE
+    )
+    upload_gb: int = number(
+        default=64, least=1, metavar="GB", help="the largest file that is taken", group=LIMITS, **SERVE
+    )
+    queue: int = number(default=1000, least=1, help="jobs of one token that may wait at a time", group=LIMITS, **SERVE)
+    memory_mb: int | None = number(
+        default=None, least=1024, metavar="MB", help="address space of a job's process, on a CPU", group=LIMITS, **SERVE
+    )
+    max_seconds: int | None = number(
+        default=None, least=1, metavar="S", help="that a job may run", group=LIMITS, **SERVE
+    )
+    keep_days: int = number(
+        default=7,
+        least=0,
+        metavar="DAYS",
+        help="after which a job that ended is removed; 0 keeps all",
+        group=LIMITS,
+        **SERVE,
+    )
+
+    def __post_init__(self) -> None:
+        for option in _rows_of(ServiceSettings):
+            if fault := option.fault(getattr(self, option.name)):
+                raise UsageError(fault)
+        object.__setattr__(self, "data", Path(self.data))
 
 
 def as_words(settings: Settings) -> list[str]:
@@ -621,8 +715,14 @@ def _is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) ->
 @cache
 def options(command: str | None = None) -> tuple[Option, ...]:
     """The rows, in their order; those of one command where it is named."""
-    rows = (Option(name=field.name, **field.metadata["row"]) for field in dataclasses.fields(Settings))
+    rows = (*_rows_of(Settings), *_rows_of(ServiceSettings))
     return tuple(row for row in rows if command is None or command in row.commands)
+
+
+@cache
+def _rows_of(settings: type[Settings | ServiceSettings]) -> tuple[Option, ...]:
+    fields = (field for field in dataclasses.fields(settings) if "row" in field.metadata)
+    return tuple(Option(name=field.name, **field.metadata["row"]) for field in fields)
 
 
 def option(name: str) -> Option:

@@ -270,7 +270,7 @@ class Told:
     @classmethod
     def by(cls, data: bytes) -> Told | None:
         """None where that is no journal of this version; what is torn or behind that does not count."""
-        entries = list(itertools.takewhile(lambda entry: entry is not None, map(_parse, data.splitlines(True))))
+        entries = list(itertools.takewhile(lambda entry: entry is not None, map(parse, data.splitlines(True))))
         if not entries or entries[0] is None or entries[0].get("journal") != VERSION:
             return None
         learned = Journal(-1, Path(), {}, resumed=True)
@@ -314,7 +314,7 @@ class Follower:
             return []
         found = []
         for text in data.splitlines(keepends=True):
-            entry = _parse(text)
+            entry = parse(text)
             if entry is None:
                 break
             self._at += len(text)
@@ -407,7 +407,7 @@ def begun(folder: Path) -> Fingerprint | None:
         if not path.is_file():
             continue
         with open_input(path, WHAT) as file:
-            first = _parse(file.readline(LONGEST_FIRST_LINE))
+            first = parse(file.readline(LONGEST_FIRST_LINE))
         if first is not None and first.get("journal") == VERSION:
             fingerprint: Fingerprint = first["settings"]
             return fingerprint
@@ -464,7 +464,7 @@ def _read(handle: int, path: Path) -> tuple[list[dict[str, Any]], int]:
     entries, whole_bytes = [], 0
     try:
         for line in _lines(handle):
-            entry = _parse(line)
+            entry = parse(line)
             if entry is None:
                 break
             entries.append(entry)
@@ -487,7 +487,7 @@ def _lines(handle: int) -> Iterator[bytes]:
         yield from file
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def parse(line: bytes) -> dict[str, Any] | None:
     """The entry of a line; None if the line is torn or altered."""
     if not line.endswith(b"\n") or line[8:9] != b" ":
         return None

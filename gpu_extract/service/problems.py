@@ -17,7 +17,7 @@ STATUS_OF: tuple[tuple[type[GpuExtractError], int], ...] = (
 )
 
 
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818 (the word of RFC 9457)
     """Ends a request with a problem document (RFC 9457).
 
     Attributes:

@@ -1,0 +1,161 @@
+"""Where a service keeps what. The folders are the truth: the table is made anew from them when it is gone.
+
+<data>/service.sqlite  tokens.toml  service.lock
+<data>/uploads/
+<data>/jobs/<id>/request.json   what was asked for, by whom, when
+                 outcome.json   how it ended, once it did
+                 report.json    of the run
+                 log.txt        what its processes said
+                 in/            the alignments file, which is updated, and frames that were uploaded
+                 faces/
+<data>/cache/
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpu_extract.errors import InputError
+from gpu_extract.storage.atomic import write_whole
+from gpu_extract.storage.inputs import open_input
+
+JOB_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a text may be a job's id: 1 to 64 of a to z, 0 to 9, and - inside."""
+    return JOB_ID.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
+class Data:
+    """The folder of a service."""
+
+    path: Path
+
+    @property
+    def table(self) -> Path:
+        return self.path / "service.sqlite"
+
+    @property
+    def tokens(self) -> Path:
+        return self.path / "tokens.toml"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "service.lock"
+
+    @property
+    def uploads(self) -> Path:
+        return self.path / "uploads"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    def job(self, job: str) -> JobFolder:
+        assert is_job_id(job)
+        return JobFolder(self.path / "jobs" / job)
+
+    def jobs(self) -> Iterator[tuple[str, JobFolder]]:
+        """All that were begun, by their ids."""
+        with suppress(FileNotFoundError):
+            for path in (self.path / "jobs").iterdir():
+                if is_job_id(path.name) and (path / "request.json").is_file():
+                    yield path.name, JobFolder(path)
+
+    def make(self) -> None:
+        for path in (self.path / "jobs", self.uploads, self.cache):
+            path.mkdir(parents=True, exist_ok=True)
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """The folder of one job."""
+
+    path: Path
+
+    @property
+    def faces(self) -> Path:
+        return self.path / "faces"
+
+    @property
+    def inputs(self) -> Path:
+        return self.path / "in"
+
+    @property
+    def frames(self) -> Path:
+        """Of frames that were uploaded."""
+        return self.inputs / "frames"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / "request.json").is_file()
+
+    def begin(self, request: dict[str, Any]) -> None:
+        """Record what was asked for; from then on the job is known.
+
+        Raises:
+            OutputError: if the disk refuses.
+        """
+        write_whole(self.path / "request.json", [_as_json(request)])
+
+    def request(self) -> dict[str, Any]:
+        """What was asked for; raises InputError if it cannot be read."""
+        found = _read(self.path / "request.json")
+        if found is None:
+            raise InputError(f"the job in {self.path} has no request.json.")
+        return found
+
+    def end(self, outcome: dict[str, Any]) -> None:
+        """Record how the job ended; raises OutputError if the disk refuses."""
+        write_whole(self.path / "outcome.json", [_as_json(outcome)])
+
+    def go_on(self) -> None:
+        """Forget how it ended, for it goes on."""
+        (self.path / "outcome.json").unlink(missing_ok=True)
+
+    def outcome(self) -> dict[str, Any] | None:
+        return _read(self.path / "outcome.json")
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """Another file of its folder, None where there is none; raises InputError if it is not whole."""
+        return _read(self.path / name)
+
+    def report_of_run(self) -> dict[str, Any] | None:
+        return _read(self.report)
+
+    def remove(self) -> None:
+        # The request first: a folder without one is no job, and what a crash leaves of it is removed at the next start.
+        (self.path / "request.json").unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _as_json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=1).encode()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    with open_input(path, "a record of a job") as file:
+        try:
+            found = json.load(file)
+        except ValueError as error:
+            raise InputError(f"{path} is not whole: {error}.") from error
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,103 @@
+"""Lanes: threads that each take one step after another. One for each device, and one for what needs none."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gpu_extract.errors import GpuExtractError, OutputError
+from gpu_extract.service.attempt import Attempt, Ended
+from gpu_extract.service.devices import CPU
+from gpu_extract.service.table import CHECK, CUT, MERGE, Step
+
+if TYPE_CHECKING:
+    from gpu_extract.service.office import Office
+
+IDLE_SECONDS = 1.0
+FAULT_SECONDS = 5.0
+"""Before the next try of a lane to which something happened that is no step's fault."""
+log = logging.getLogger("gpu_extract.service")
+
+
+@dataclass
+class Lane:
+    """Where steps run.
+
+    Attributes:
+        name: of the device, or "desk".
+        kinds: of steps that it takes.
+        device: on which they run.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    device: str
+    cores: set[int]
+    office: Office
+    busy_seconds: float = 0.0
+    running: Step | None = None
+    attempt: Attempt | None = None
+    fault: str | None = None
+    """What keeps the device from working, as the last step on it said."""
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._loop, name=f"gpu-extract-lane-{self.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, seconds: float) -> bool:
+        """Whether it has ended."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    @property
+    def lives(self) -> bool:
+        return self._thread.is_alive()
+
+    def _loop(self) -> None:
+        office = self.office
+        while not office.draining:
+            try:
+                step = office.claim(self)
+                if step is None:
+                    office.wait(IDLE_SECONDS)
+                    continue
+                began = time.monotonic()
+                try:
+                    self._do(step)
+                finally:
+                    self.busy_seconds += time.monotonic() - began
+                    self.running = self.attempt = None
+            except GpuExtractError as error:  # the table takes nothing while the disk is full
+                log.warning("%s: %s", self.name, error)
+                office.wait(FAULT_SECONDS)
+            except Exception:
+                log.exception("%s: a step ended in an error of the service", self.name)
+                office.wait(FAULT_SECONDS)
+
+    def _do(self, step: Step) -> None:
+        office = self.office
+        self.attempt = attempt = office.attempt(step)
+        self.running = step
+        try:
+            ended = office.run(attempt, step, self)
+        except OutputError as error:
+            ended = Ended(OutputError.exit_code, str(error))
+        office.ended(step, ended, attempt, self)
+
+
+def lanes_for(devices: list[str], office: Office) -> list[Lane]:
+    """A lane for each device, with a share of the cores, and the desk."""
+    cores = sorted(os.sched_getaffinity(0))
+    found = []
+    for number, device in enumerate(devices):
+        mine = set(cores[number :: len(devices)]) or {cores[number % len(cores)]}
+        name = device if devices.count(device) == 1 else f"{device}#{number}"
+        found.append(Lane(name, (CUT,), device, mine, office))
+    found.append(Lane("desk", (CHECK, MERGE), CPU, set(cores), office))
+    return found

@@ -1,0 +1,631 @@
+"""Jobs from arrival to end: what is taken, who runs which step, and what follows from how it ended."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gpu_extract.errors import (
+    EXIT_OK,
+    EXIT_PARTIAL,
+    DeviceError,
+    InputError,
+    OutputError,
+    UsageError,
+)
+from gpu_extract.options import ServiceSettings
+from gpu_extract.run.confinement import Confinement
+from gpu_extract.run.shards import Shard
+from gpu_extract.service import feed
+from gpu_extract.service.attempt import Attempt, Counts, Ended
+from gpu_extract.service.devices import CPU, chosen
+from gpu_extract.service.folders import Data, JobFolder, is_job_id
+from gpu_extract.service.lanes import Lane, lanes_for
+from gpu_extract.service.meters import Meters
+from gpu_extract.service.problems import Problem
+from gpu_extract.service.requests import JobRequest, Request, Uploaded, take
+from gpu_extract.service.table import (
+    CANCELLED,
+    CANCELLING,
+    CHECK,
+    CUT,
+    ENDED,
+    FAILED,
+    FINISHING,
+    MERGE,
+    OPEN,
+    PARTIAL,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    Job,
+    Step,
+    Table,
+    new_job,
+)
+from gpu_extract.service.words import PLAN, reads, report_of, words_for
+from gpu_extract.storage.descriptors import close_quietly
+
+MOST_TRIES = 3
+"""Of a step that ends by a signal."""
+MOST_WAITS = 5
+"""Of a step for want of room."""
+FIRST_WAIT_SECONDS, WAIT_SECONDS = 10.0, 60.0
+SHARD_SECONDS = 60.0
+"""Of work that a shard is to have at least: each reads the whole index and starts anew."""
+SHARDS_A_DEVICE = 4
+LEFTOVER_SECONDS = 10.0
+"""For a process that an earlier service left behind, to be gone after it was killed."""
+DAY_SECONDS = 86_400.0
+log = logging.getLogger("gpu_extract.service")
+
+
+@dataclass
+class Done:
+    """Of one step: what it and its earlier tries have finished."""
+
+    before: tuple[int, int] = (0, 0)
+    counts: Counts | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def frames(self) -> int:
+        return self.before[0] + (self.counts.frames if self.counts else 0)
+
+    @property
+    def faces(self) -> int:
+        return self.before[1] + (self.counts.faces if self.counts else 0)
+
+    @property
+    def of(self) -> int | None:
+        return None if self.counts is None else self.before[0] + self.counts.of
+
+    @property
+    def rate(self) -> float:
+        spent = time.monotonic() - self.began
+        return self.counts.frames / spent if self.counts and spent > 0 else 0.0
+
+
+class Office:
+    """The jobs of one data folder, which it has for itself.
+
+    Raises:
+        OutputError: if the folder cannot be written, or another service has it.
+    """
+
+    def __init__(self, settings: ServiceSettings, uploaded: Uploaded, meters: Meters | None = None) -> None:
+        self.settings = settings
+        self.data = Data(settings.data)
+        self.roots: Mapping[str, str] = dict(settings.root or {})
+        self.meters = meters or Meters()
+        self._uploaded = uploaded
+        self._held = _hold(self.data)
+        self._news = threading.Condition()
+        self._making = threading.Lock()
+        self._attempts: dict[tuple[str, str, int], Attempt] = {}
+        self._done: dict[str, dict[tuple[str, int], Done]] = {}
+        self.draining = False
+        try:
+            self.table = self._open_table()
+            self.devices = chosen(settings.devices)
+            self.lanes = lanes_for(self.devices, self)
+        except BaseException:
+            close_quietly(self._held)
+            raise
+
+    # What a client asks for.
+
+    def create(
+        self, asked: JobRequest, owner: str, job: str | None = None, most: int | None = None
+    ) -> tuple[Job, bool]:
+        """A job under an id, and whether it is new; the same request again is the same job.
+
+        Args:
+            most: jobs of this owner that may be open at a time.
+
+        Raises:
+            Problem: for what cannot be had; 409 where the id is taken by another request.
+        """
+        if self.draining:
+            raise Problem(503, "the service is about to end; ask again in a minute.", headers={"Retry-After": "60"})
+        if job is not None and not is_job_id(job):
+            raise Problem(422, f"{job[:100]!r} is no id: 1 to 64 of a to z, 0 to 9, and - inside, are.")
+        with self._making:
+            if job is not None and (known := self.known(job)) is not None:
+                if known.owner == owner and known.request["asked"] == asked.model_dump():
+                    return known, False
+                raise Problem(409, f"there is a job {job} that was asked for otherwise; take another id.")
+            allowed = self.settings.queue if most is None else most
+            if self.table.waiting_of(owner) >= allowed:
+                why = f"{allowed:,} jobs of this token are open, no more are taken; try again when some have ended."
+                raise Problem(429, why, headers={"Retry-After": "60"})
+            job = job or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+            folder = self.data.job(job)
+            shutil.rmtree(folder.path, ignore_errors=True)  # of one that was never begun
+            try:
+                folder.path.mkdir(parents=True)
+                request = take(asked, folder, owner, time.time(), self.roots, self._uploaded)
+                folder.begin(request.to_dict())
+            except BaseException as error:
+                shutil.rmtree(folder.path, ignore_errors=True)
+                if isinstance(error, OSError):
+                    raise OutputError(f"the job's folder cannot be made: {error.strerror}.") from error
+                raise
+            made = new_job(job, request.to_dict(), created=request.created)
+            self.table.add(made, self._first_steps(request))
+        self._notify()
+        return made, True
+
+    def _first_steps(self, request: Request) -> list[tuple[str, int, int]]:
+        if request.is_check or (request.shards == "auto" and len(self.devices) > 1):
+            return [(CHECK, 0, 1)]
+        return self._cuts(1 if request.shards == "auto" else request.shards)
+
+    def _cuts(self, count: int) -> list[tuple[str, int, int]]:
+        return [(CUT, number, count) for number in range(count)]
+
+    def known(self, job: str) -> Job | None:
+        """A job, also one that only its folder knows of."""
+        if not is_job_id(job):
+            return None
+        found = self.table.job(job)
+        if found is None and self.data.job(job).exists:
+            self._adopt(job, self.data.job(job))
+            found = self.table.job(job)
+        return found
+
+    def cancel(self, job: Job) -> None:
+        """Have it end; what it has made stays, and it can be resumed."""
+        with self.table.change():
+            now = self.table.job(job.id)
+            if now is None or now.state in (*ENDED, CANCELLING):
+                return
+            busy = [step for step in self.table.steps(job.id) if step.state == RUNNING]
+            self.table.update(job.id, state=CANCELLING, note=None)
+            if not busy:
+                self._end(job.id, CANCELLED, None, None)
+        self._stop(job.id)
+
+    def resume(self, job: Job) -> None:
+        """Go on with one that was cancelled, failed, or has frames that failed."""
+        request = Request.of(job.request)
+        with self.table.change():
+            now = self.table.job(job.id)
+            if now is None or now.state in OPEN:
+                return
+            if self.draining:
+                raise Problem(503, "the service is about to end; ask again in a minute.", headers={"Retry-After": "60"})
+            count = max((step.count for step in self.table.steps(job.id) if step.kind == CUT), default=0)
+            self.table.remove_steps(job.id)
+            self.table.add_steps(job.id, self._cuts(count) if count else self._first_steps(request))
+            self.data.job(job.id).go_on()
+            self.table.update(job.id, state=QUEUED, error=None, exit_code=None, ended=None, started=None, note=None)
+        self._done.pop(job.id, None)
+        self._notify()
+
+    def remove(self, job: Job) -> None:
+        """Forget a job that has ended, with all that it made.
+
+        Raises:
+            Problem: 409 if it has not ended.
+        """
+        if not job.has_ended:
+            raise Problem(409, f"the job {job.id} is {job.state}; cancel it first.")
+        self.data.job(job.id).remove()
+        self.table.remove(job.id)
+        self._done.pop(job.id, None)
+
+    def progress(self, job: Job) -> dict[str, Any]:
+        """`frames` and `faces` that are done, `of` how many frames, `rate` a second, `eta` in seconds, `devices`."""
+        found: dict[str, Any] = {"frames": 0, "of": None, "faces": 0, "rate": 0.0, "eta": None, "devices": []}
+        if job.has_ended:
+            report = self._report(self.data.job(job.id)) or {}
+            frames, faces = report.get("frames_decoded", 0), report.get("faces_written", 0)
+            if job.state in (CANCELLED, FAILED):
+                done = list(self._of_cuts(job.id).values())
+                frames, faces = sum(one.frames for one in done), sum(one.faces for one in done)
+            return found | {"frames": frames, "of": report.get("frames_expected", frames or None), "faces": faces}
+        steps = [step for step in self.table.steps(job.id) if step.kind == CUT]
+        done = self._of_cuts(job.id)
+        found["frames"] = sum(one.frames for one in done.values())
+        found["faces"] = sum(one.faces for one in done.values())
+        running = [step for step in steps if step.state == RUNNING]
+        found["devices"] = [step.device for step in running]
+        found["rate"] = round(
+            sum(done[step.kind, step.number].rate for step in running if (step.kind, step.number) in done), 1
+        )
+        known = [one.of for one in done.values()]
+        if steps and len(known) == len(steps) and None not in known:
+            found["of"] = sum(of for of in known if of is not None)
+        else:
+            found["of"] = (self._plan(self.data.job(job.id)) or {}).get("frames_expected")
+        if found["of"] is not None and found["rate"]:
+            found["eta"] = round(max(0, found["of"] - found["frames"]) / found["rate"], 1)
+        return found
+
+    def _of_cuts(self, job: str) -> dict[tuple[str, int], Done]:
+        return {key: one for key, one in self._done.get(job, {}).items() if key[0] == CUT}
+
+    def shards(self, job: Job) -> list[dict[str, Any]]:
+        """Its steps, for whoever wants to know."""
+        return [
+            {
+                "kind": step.kind,
+                "shard": f"{step.number}/{step.count}" if step.count > 1 else None,
+                "state": step.state,
+                "device": step.device if step.state == RUNNING else None,
+                "attempt": step.attempt,
+            }
+            for step in self.table.steps(job.id)
+        ]
+
+    def shard_count(self, job: Job) -> int:
+        """In how many shards a job is cut, as far as that is known."""
+        return max((step.count for step in self.table.steps(job.id) if step.kind == CUT), default=1)
+
+    # What lanes ask for.
+
+    def claim(self, lane: Lane) -> Step | None:
+        """The step that goes next on a lane."""
+        if self.draining:
+            return None
+        step = self.table.claim(lane.device, lane.kinds, time.time(), rescues=MERGE in lane.kinds)
+        if step is not None and lane.device != step.device:
+            log.info("%s takes %s", lane.name, step.key)
+        return step
+
+    def attempt(self, step: Step) -> Attempt:
+        """The attempt at a step that was claimed; whoever cancels its job stops it."""
+        folder = self.data.job(step.job)
+        attempt = Attempt(folder.log, partial(self._counted, step), self.settings.max_seconds)
+        self._attempts[step.key] = attempt
+        job = self.table.job(step.job)
+        if job is None or job.state not in (RUNNING, FINISHING) or self.draining:
+            attempt.stop()
+        return attempt
+
+    def run(self, attempt: Attempt, step: Step, lane: Lane) -> Ended:
+        """Run a step to its end."""
+        folder = self.data.job(step.job)
+        request = Request.of(folder.request())
+        shard = Shard(step.number, step.count) if step.count > 1 else None
+        done = Done(feed.count(folder.faces, shard) if step.kind == CUT else (0, 0))
+        self._done.setdefault(step.job, {})[step.kind, step.number] = done
+        scratch = folder.path / "tmp"
+        scratch.mkdir(exist_ok=True)
+        triton = self.data.cache / "triton"
+        triton.mkdir(exist_ok=True)
+        report_of(step, request, folder).unlink(missing_ok=True)
+        memory = self.settings.memory_mb if lane.device == CPU else None
+        return attempt.run(
+            words_for(step, request, folder, lane.device, len(lane.cores)),
+            lane.cores,
+            Confinement(
+                reads=reads(request, folder),
+                writes=(str(folder.path), str(triton)),
+                memory_bytes=None if memory is None else memory << 20,
+                file_bytes=None,
+                open_files=4096,
+            ),
+            {"TMPDIR": str(scratch), "TRITON_CACHE_DIR": str(triton)},
+            lambda pid: self.table.set_step(step, pid=pid, pid_started=_started(pid)),
+        )
+
+    def _counted(self, step: Step, counts: Counts) -> None:
+        done = self._done.get(step.job, {}).get((step.kind, step.number))
+        if done is None:
+            return
+        before = done.counts
+        done.counts = counts
+        if step.kind == CUT:
+            self.meters.frames.inc(max(0, counts.frames - (before.frames if before else 0)))
+            self.meters.faces.inc(max(0, counts.faces - (before.faces if before else 0)))
+
+    def ended(self, step: Step, ended: Ended, attempt: Attempt, lane: Lane) -> None:
+        """What follows from how an attempt ended."""
+        self._attempts.pop(step.key, None)
+        folder = self.data.job(step.job)
+        shutil.rmtree(folder.path / "tmp", ignore_errors=True)
+        done = self._done.get(step.job, {}).get((step.kind, step.number))
+        self.meters.shard_ended(step.kind, _outcome(ended.code), time.monotonic() - done.began if done else 0.0)
+        words = self.shown(ended.words, folder)
+        lane.fault = words if ended.code == DeviceError.exit_code else None
+        while True:
+            try:
+                with self.table.change():
+                    self._follow(step, ended, words, attempt, lane)
+                break
+            except OutputError as error:  # the disk is full: the step has ended all the same, and is not to run twice
+                log.warning("%s: %s", step.key, error)
+                if self.draining:
+                    return
+                time.sleep(1.0)
+        self._notify()
+
+    def _follow(self, step: Step, ended: Ended, words: str, attempt: Attempt, lane: Lane) -> None:
+        job = self.table.job(step.job)
+        if job is None:
+            return
+        code = ended.code
+        free = {"state": "waiting", "device": None, "pid": None, "pid_started": None, "ended_with": code}
+        if code in (EXIT_OK, EXIT_PARTIAL):
+            self.table.set_step(step, **free | {"state": "done"})
+            if job.state == CANCELLING:
+                self._end_if_idle(job)
+            else:
+                self._go_on(job, step, code)
+        elif ended.overdue:
+            self._fail(job, step, f"it ran longer than the {self.settings.max_seconds:,} s that a job may take.", code)
+        elif job.state == CANCELLING or job.has_ended:
+            self.table.set_step(step, **free)
+            self._end_if_idle(job)
+        elif attempt.stopped:  # as the service ends
+            self.table.set_step(step, **free)
+            self._requeue(job)
+        elif code < 0 or code > 128:
+            tries = step.tries + 1
+            how = f"signal {-code if code < 0 else code - 128}"
+            if tries >= MOST_TRIES:
+                last = self._done[step.job][step.kind, step.number].frames
+                self._fail(job, step, f"ended by {how} {MOST_TRIES} times, last after {last:,} frames.", code)
+            else:
+                self.table.set_step(step, **free | {"tries": tries})
+                self._requeue(job, f"its process was ended by {how}; it is started again.")
+        elif code == DeviceError.exit_code:
+            self._other_device(job, step, words, free, lane)
+        elif code == OutputError.exit_code and step.waits < MOST_WAITS:
+            pause = FIRST_WAIT_SECONDS if step.waits == 0 else WAIT_SECONDS
+            self.table.set_step(step, **free | {"waits": step.waits + 1, "not_before": time.time() + pause})
+            self._requeue(job, f"it waits for space: {words}")
+        else:
+            self._fail(job, step, words or f"its process ended with {code} and without a word.", code)
+
+    def _go_on(self, job: Job, step: Step, code: int) -> None:
+        """A step is done: end the job, or take the next."""
+        request = Request.of(job.request)
+        if step.kind == CHECK and not request.is_check:
+            self.table.add_steps(job.id, self._cuts(self._shards_that_pay(self.data.job(job.id))))
+            self._requeue(job)
+            return
+        if step.kind != CUT or step.count == 1:
+            self._end(job.id, SUCCEEDED if code == EXIT_OK else PARTIAL, self._why_partial(job.id, code), code)
+            return
+        if all(one.state == "done" for one in self.table.steps(job.id) if one.kind == CUT):
+            self.table.add_steps(job.id, [(MERGE, 0, 1)])
+            self.table.update(job.id, state=FINISHING)
+
+    def _why_partial(self, job: str, code: int) -> str | None:
+        if code == EXIT_OK:
+            return None
+        report = self._report(self.data.job(job)) or {}
+        notes, errors = report.get("notes") or [], report.get("errors") or []
+        if errors:
+            first = errors[0]
+            more = f", and {len(errors) - 1:,} more" if len(errors) > 1 else ""
+            return self.shown(f"{first['frame']}: {first['reason']}{more}", self.data.job(job))
+        return self.shown(str(notes[-1]), self.data.job(job)) if notes else None
+
+    def _shards_that_pay(self, folder: JobFolder) -> int:
+        plan = self._plan(folder) or {}
+        shards = int((plan.get("seconds_estimated") or 0.0) / SHARD_SECONDS)
+        return max(1, min(shards, SHARDS_A_DEVICE * len(self.devices), plan.get("frames_expected") or 1))
+
+    def _other_device(self, job: Job, step: Step, words: str, free: dict[str, Any], lane: Lane) -> None:
+        avoid = f"{step.avoid}{lane.device},"
+        if any(f",{device}," not in avoid for device in self.devices):
+            self.table.set_step(step, **free | {"avoid": avoid})
+            self._requeue(job, words)
+        elif self.settings.fallback_cpu and not step.rescued and step.kind == CUT:
+            self.table.set_step(step, **free | {"avoid": avoid, "rescued": 1})
+            self._requeue(job, f"it is cut on the CPU, for no device takes it: {words}")
+        else:
+            self._fail(job, step, words, DeviceError.exit_code)
+
+    def _requeue(self, job: Job, note: str | None = None) -> None:
+        """The job waits, unless another step of it runs."""
+        if any(step.state == RUNNING for step in self.table.steps(job.id)):
+            self.table.update(job.id, note=note)
+        else:
+            self.table.update(job.id, state=QUEUED, note=note)
+
+    def _fail(self, job: Job, step: Step, why: str, code: int) -> None:
+        self.table.set_step(step, state="done", device=None, pid=None, pid_started=None, ended_with=code)
+        self._end(job.id, FAILED, why, code)
+        self._stop(job.id)
+
+    def _end_if_idle(self, job: Job) -> None:
+        if job.state == CANCELLING and not any(step.state == RUNNING for step in self.table.steps(job.id)):
+            self._end(job.id, CANCELLED, None, None)
+
+    def _end(self, job: str, state: str, error: str | None, code: int | None) -> None:
+        """The folder knows first, so that a table that is lost is made again from it."""
+        ended = time.time()
+        self.data.job(job).end({"state": state, "error": error, "exit_code": code, "ended": ended})
+        self.table.update(job, state=state, error=error, exit_code=code, ended=ended, note=None)
+
+    def _stop(self, job: str) -> None:
+        for key, attempt in list(self._attempts.items()):
+            if key[0] == job:
+                attempt.stop()
+
+    def _notify(self) -> None:
+        with self._news:
+            self._news.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Until something may have changed."""
+        with self._news:
+            if not self.draining:
+                self._news.wait(seconds)
+
+    def shown(self, sentence: str, folder: JobFolder) -> str:
+        """A sentence of a job's process, with the names that the client knows instead of this machine's paths."""
+        for path in (folder.frames, folder.inputs, folder.faces, folder.path):
+            sentence = sentence.replace(f"{path}/", "").replace(str(path), path.name)
+        for name, root in self.roots.items():
+            real = str(Path(root).resolve())
+            sentence = sentence.replace(f"{real}/", f"{name}:").replace(real, f"{name}:")
+        return sentence
+
+    def _report(self, folder: JobFolder) -> dict[str, Any] | None:
+        with suppress(InputError):
+            return folder.report_of_run()
+        return None
+
+    def _plan(self, folder: JobFolder) -> dict[str, Any] | None:
+        with suppress(InputError):
+            return folder.record(PLAN)
+        return None
+
+    # Beginning and end.
+
+    def start(self) -> None:
+        """Take up what an earlier service left, and let the lanes run."""
+        self._recover()
+        for lane in self.lanes:
+            lane.start()
+
+    def drain(self) -> None:
+        """Take nothing more and ask all processes to end; what they did not finish waits for the next service."""
+        self.draining = True
+        for attempt in list(self._attempts.values()):
+            attempt.stop()
+        self._notify()
+
+    def close(self, seconds: float) -> None:
+        """Wait for the lanes; after `drain`."""
+        until = time.monotonic() + seconds
+        for lane in self.lanes:
+            if lane.lives:
+                lane.join(max(0.0, until - time.monotonic()))
+        self.table.close()
+        close_quietly(self._held)
+
+    def faults(self) -> list[str]:
+        """What keeps the service from working: "draining", "database", "disk", "no device worker"."""
+        found = ["draining"] if self.draining else []
+        if not self.table.works():
+            found.append("database")
+        if shutil.disk_usage(self.data.path).free < self.settings.reserve_mb << 20:
+            found.append("disk")
+        cutting = [lane for lane in self.lanes if CUT in lane.kinds]
+        if not any(lane.lives and lane.fault is None for lane in cutting):
+            found.append("no device worker")
+        return found
+
+    def sweep(self, now: float) -> None:
+        """Remove jobs that ended long ago, and folders that were never begun."""
+        if self.settings.keep_days:
+            for job in self.table.in_states(ENDED):
+                if job.ended is not None and now - job.ended > self.settings.keep_days * DAY_SECONDS:
+                    self.remove(job)
+
+    def _open_table(self) -> Table:
+        try:
+            return Table(self.data.table)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise OutputError(f"the table of jobs {self.data.table} cannot be opened: {error}.") from error
+            aside = self.data.table.with_suffix(f".damaged-{int(time.time())}")
+            log.warning(
+                "the table of jobs is damaged (%s); it lies at %s, and is made again from the folders", error, aside
+            )
+            for suffix in ("", "-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    self.data.table.with_name(self.data.table.name + suffix).rename(f"{aside}{suffix}")
+            return Table(self.data.table)
+
+    def _recover(self) -> None:
+        for step in self.table.running():
+            if step.pid is not None and step.pid_started is not None:
+                _end_leftover(step.pid, step.pid_started)
+            self.table.set_step(step, state="waiting", device=None, pid=None, pid_started=None)
+        for job, folder in self.data.jobs():
+            if self.table.job(job) is None:
+                self._adopt(job, folder)
+        for row in self.table.in_states(OPEN):
+            if row.state == CANCELLING:
+                self._end(row.id, CANCELLED, None, None)
+                continue
+            if self.data.job(row.id).outcome() is not None:  # killed between the folder's word and the table's
+                self.table.remove(row.id)
+                self._adopt(row.id, self.data.job(row.id))
+                continue
+            self.table.update(row.id, state=QUEUED)
+            for step in self.table.steps(row.id):
+                if step.kind == CUT and step.state == "done":
+                    shard = Shard(step.number, step.count) if step.count > 1 else None
+                    before = feed.count(self.data.job(row.id).faces, shard)
+                    self._done.setdefault(row.id, {})[CUT, step.number] = Done(before, Counts(0, 0, 0))
+
+    def _adopt(self, job: str, folder: JobFolder) -> None:
+        """Make a job's row again from its folder."""
+        try:
+            stored = folder.request()
+            request = Request.of(stored)
+            outcome = folder.outcome()
+        except (InputError, TypeError) as error:
+            log.warning("the folder of the job %s cannot be read: %s", job, error)
+            return
+        made = new_job(job, stored, created=request.created)
+        steps = self._first_steps(request)
+        if found := feed.shards_begun(folder.faces):
+            steps = self._cuts(found)
+        self.table.add(made, steps if outcome is None else [])
+        if outcome is not None:
+            self.table.update(job, **outcome)
+
+
+def _hold(data: Data) -> int:
+    """Have a data folder alone; returns a handle that holds it.
+
+    Raises:
+        OutputError: if another service has it, or it cannot be written.
+    """
+    try:
+        data.make()
+        handle = os.open(data.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise OutputError(f"the data folder {data.path} cannot be written: {error.strerror}.") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        close_quietly(handle)
+        raise OutputError(f"another service works in {data.path}; name another --data, or end that one.") from None
+    return handle
+
+
+def _started(pid: int) -> int | None:
+    """When a process began, in ticks since the machine did; None where it is gone."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    except OSError:
+        return None
+    return int(after_name.split()[19])
+
+
+def _end_leftover(pid: int, started: int) -> None:
+    """Kill a process that outlived its service, if it is still the same one, and wait until it is gone."""
+    until = time.monotonic() + LEFTOVER_SECONDS
+    while _started(pid) == started and time.monotonic() < until:
+        with suppress(OSError):
+            os.kill(pid, 9)
+        time.sleep(0.05)
+
+
+def _outcome(code: int) -> str:
+    known = {EXIT_OK: "done", EXIT_PARTIAL: "partial", UsageError.exit_code: "usage", InputError.exit_code: "input"}
+    known |= {DeviceError.exit_code: "device", OutputError.exit_code: "output"}
+    return "signal" if code < 0 or code > 128 else known.get(code, "failed")

@@ -1,0 +1,281 @@
+"""What a client asks for, checked: two inputs, by upload or by a root's path, and options of `extract`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gpu_extract.errors import UsageError
+from gpu_extract.options import MOST_SHARDS, Option, Settings, options
+from gpu_extract.service.folders import JobFolder
+from gpu_extract.service.problems import Problem
+from gpu_extract.storage.descriptors import close_quietly
+
+OWN = frozenset(
+    ("alignments", "frames", "faces", "json", "progress", "cache", "resume", "no_update", "partial_ok")
+    + ("device", "devices", "processes", "shard", "workers", "batch_mb", "pinned_mb")
+)
+"""Options of `extract` that the service decides for its jobs."""
+MOST_UPLOADS = 100_000
+"""Images that one job may take from uploads."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Upload(_Strict):
+    """A file that was uploaded."""
+
+    upload: str = Field(description="the id of a finished upload")
+
+
+class Uploads(_Strict):
+    """Images that were uploaded."""
+
+    uploads: list[str] = Field(description="ids of finished uploads", min_length=1, max_length=MOST_UPLOADS)
+
+
+class InRoot(_Strict):
+    """A file or folder of a root."""
+
+    root: str
+    path: str = Field(description="inside the root, with / between names", max_length=4096)
+
+
+class JobRequest(_Strict):
+    """A job: an alignments file, the frames it was made from, and how to cut."""
+
+    alignments: Upload | InRoot
+    frames: Upload | Uploads | InRoot
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="of gpu-extract extract, by name; GET /v1/options lists them"
+    )
+    shards: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_SHARDS)] = "auto"
+    priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="higher goes first")
+
+
+class Uploaded(Protocol):
+    """Finished uploads."""
+
+    def claim(self, upload_id: str, owner: str, folder: Path) -> Path:
+        """Give an upload's bytes a second name, in a folder, under its own safe name; returns that.
+
+        Raises:
+            Problem: where there is none of this owner, or it is not finished.
+        """
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job's request, whole and checked.
+
+    Attributes:
+        alignments: where the job's own copy is, relative to its folder.
+        frames: a path: absolute in a root, else relative to the job's folder.
+        shown: the two as the client knows them, for a page.
+        options: of `extract`, by name, with JSON values.
+    """
+
+    owner: str
+    created: float
+    alignments: str
+    frames: str
+    shown: dict[str, str]
+    options: dict[str, Any]
+    shards: Literal["auto"] | int
+    priority: int
+    asked: dict[str, Any] = field(default_factory=dict)
+    """The body that the client sent, by which a second one is known as the same."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Request:
+        return cls(**stored)
+
+    @property
+    def is_check(self) -> bool:
+        """Whether nothing is to be cut."""
+        return bool(self.options.get("dry_run"))
+
+
+def open_options() -> tuple[Option, ...]:
+    """The options that a client may set."""
+    return tuple(row for row in options("extract") if row.name not in OWN)
+
+
+def checked_options(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The same by their Python names.
+
+    Raises:
+        Problem: for one that is unknown, not the client's to set, or has a value that is not allowed.
+    """
+    rows = {row.name: row for row in open_options()}
+    found = {}
+    for name, value in asked.items():
+        name = name.replace("-", "_")
+        if name in OWN:
+            raise Problem(422, f"the option {name} is the service's to decide.")
+        if name not in rows:
+            raise Problem(422, f"{name} is no option; GET /v1/options lists those that are.")
+        found[name] = value
+    try:
+        Settings(alignments=Path("a"), frames=Path("f"), faces=Path("o"), **found)
+    except UsageError as error:
+        raise Problem.of(error) from error
+    return found
+
+
+def take(
+    asked: JobRequest, folder: JobFolder, owner: str, created: float, roots: Mapping[str, str], uploaded: Uploaded
+) -> Request:
+    """Check a request and put its inputs into the job's folder, which is new.
+
+    Raises:
+        Problem: for what cannot be had; the folder may hold some of it then.
+        OutputError: if the disk refuses.
+    """
+    chosen = checked_options(asked.options)
+    folder.inputs.mkdir(parents=True)
+    shown = {}
+    if isinstance(asked.alignments, Upload):
+        alignments = uploaded.claim(asked.alignments.upload, owner, folder.inputs)
+        shown["alignments"] = alignments.name
+    else:
+        alignments = _copied(asked.alignments, roots, folder.inputs)
+        shown["alignments"] = f"{asked.alignments.root}:{asked.alignments.path}"
+    if isinstance(asked.frames, InRoot):
+        frames = str(in_root(asked.frames, roots))
+        shown["frames"] = f"{asked.frames.root}:{asked.frames.path}"
+    else:
+        folder.frames.mkdir()
+        several = isinstance(asked.frames, Uploads)
+        ids = asked.frames.uploads if isinstance(asked.frames, Uploads) else [asked.frames.upload]
+        claimed = [uploaded.claim(one, owner, folder.frames) for one in ids]
+        frames = str((folder.frames if several else claimed[0]).relative_to(folder.path))
+        shown["frames"] = f"{len(claimed):,} images" if several else claimed[0].name
+    return Request(
+        owner=owner,
+        created=created,
+        alignments=str(alignments.relative_to(folder.path)),
+        frames=frames,
+        shown=shown,
+        options=chosen,
+        shards=asked.shards,
+        priority=asked.priority,
+        asked=asked.model_dump(),
+    )
+
+
+def in_root(place: InRoot, roots: Mapping[str, str]) -> Path:
+    """The real path of a root's file or folder.
+
+    Raises:
+        Problem: if there is none, or it leads out of the root.
+    """
+    folder = _root(place.root, roots)
+    parts = [part for part in place.path.split("/") if part not in ("", ".")]
+    if ".." in parts or "\0" in place.path:
+        raise Problem(422, f"{place.path!r} is no path inside a root.")
+    named = folder.joinpath(*parts)
+    try:
+        real = named.resolve(strict=True)
+        mode = real.stat().st_mode
+    except (OSError, RuntimeError):
+        raise Problem(422, f"the root {place.root} has no {place.path!r}.") from None
+    if not real.is_relative_to(folder):
+        raise Problem(422, f"{place.path!r} leads out of the root {place.root}.")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise Problem(422, f"{place.path!r} is neither a file nor a folder.")
+    return real
+
+
+def _root(name: str, roots: Mapping[str, str]) -> Path:
+    if name not in roots:
+        raise Problem(422, f"there is no root {name!r}; GET /v1/roots lists those there are.")
+    return Path(roots[name]).resolve()
+
+
+def _copied(place: InRoot, roots: Mapping[str, str], folder: Path) -> Path:
+    """A copy of a root's file: what is updated is the job's own."""
+    real = in_root(place, roots)
+    target = folder / real.name
+    try:
+        handle = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Problem(422, f"{place.path!r} cannot be read: {error.strerror}.") from error
+    try:
+        # Whoever changed a folder on the way into a link meanwhile has opened something else.
+        opened = Path(os.readlink(f"/proc/self/fd/{handle}"))  # noqa: PTH115 (of a descriptor)
+        if opened != real or not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise Problem(422, f"{place.path!r} is not a file, or it was changed just now.")
+        with open(handle, "rb", closefd=False) as source, open(target, "xb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+            copy.flush()
+            os.fsync(copy.fileno())
+    except OSError as error:
+        with suppress(OSError):
+            target.unlink()
+        raise Problem(507, f"the alignments file could not be copied: {error.strerror}.") from error
+    finally:
+        close_quietly(handle)
+    return target
+
+
+def listed(place: InRoot, roots: Mapping[str, str], most: int) -> list[dict[str, Any]]:
+    """What a root's folder holds: `name`, `kind` ("file" or "folder") and `bytes`, sorted; no more than `most`.
+
+    Raises:
+        Problem: if it is none.
+    """
+    real = in_root(place, roots)
+    found = []
+    try:
+        with os.scandir(real) as entries:
+            for entry in entries:
+                kind = _kind(entry)
+                if kind is not None and not entry.name.startswith("."):
+                    nbytes = entry.stat().st_size if kind == "file" else None
+                    found.append({"name": entry.name, "kind": kind, "bytes": nbytes})
+                if len(found) == most:
+                    break
+    except OSError as error:
+        raise Problem(422, f"{place.path!r} cannot be listed: {error.strerror}.") from error
+    return sorted(found, key=lambda one: (one["kind"] == "file", one["name"]))
+
+
+def _kind(entry: os.DirEntry[str]) -> str | None:
+    try:
+        if entry.is_dir():
+            return "folder"
+        return "file" if entry.is_file() else None
+    except OSError:
+        return None
+
+
+def described(row: Option) -> dict[str, Any]:
+    """An option for a form: name, help, default, group, and what is allowed."""
+    check = row.check
+    allowed: dict[str, Any] = {"type": type(check).__name__}
+    for name in ("least", "most", "unit"):
+        if getattr(check, name, None) is not None:
+            allowed[name] = getattr(check, name)
+    if choices := getattr(check, "choices", None):
+        allowed["choices"] = list(choices())
+    return {
+        "name": row.name,
+        "default": row.default,
+        "help": row.help.replace("`", ""),
+        "group": row.group,
+        **allowed,
+    }

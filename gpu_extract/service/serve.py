@@ -1,0 +1,175 @@
+"""`gpu-extract serve`: the office and the door, from the first to the last second of a process."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from gpu_extract.errors import DeviceError, UsageError
+from gpu_extract.options import ServiceSettings
+from gpu_extract.service.access import Tokens
+from gpu_extract.service.folders import Data
+from gpu_extract.service.meters import Meters
+from gpu_extract.service.office import Office
+from gpu_extract.service.uploads import Uploads
+from gpu_extract.service.web.app import make_app
+
+END_SECONDS = 8.0
+"""In which requests, then processes, come to an end; a container's runtime kills after ten."""
+SWEEP_SECONDS = 300.0
+BACKLOG = 256
+KEEP_ALIVE_SECONDS = 30
+log = logging.getLogger("gpu_extract.service")
+
+
+class _Claims:
+    """Finished uploads, for jobs of their owners."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self._uploads = uploads
+
+    def claim(self, upload_id: str, owner: str, folder: Any) -> Any:
+        self._uploads.find(upload_id, owner)
+        return self._uploads.claim(upload_id, folder)
+
+
+class _Server(uvicorn.Server):
+    """Tells the office of the first signal, so that event streams end; its exit code is then 0."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+        threading.Thread(target=self._drain, name="gpu-extract-drain").start()  # a handler must not wait for a lock
+
+
+def serve(settings: ServiceSettings, say: Callable[[str], None]) -> int:
+    """Serve until a signal comes; returns 0.
+
+    Args:
+        say: told where the service is, and its first token.
+
+    Raises:
+        UsageError: for a door that would be open to everybody.
+        OutputError: if the data folder cannot be written, or another service has it.
+        DeviceError: if the address cannot be had.
+    """
+    if settings.no_auth and not _is_of_this_machine(settings.host):
+        raise UsageError(
+            f"no-auth would let everybody in who reaches {settings.host}; it is for 127.0.0.1, ::1 and localhost."
+        )
+    listening = _listen(settings.host, settings.port)
+    with listening:
+        port = listening.getsockname()[1]
+        data = Data(settings.data)
+        meters = Meters()
+        uploads, office = _open(settings, data, meters)
+        try:
+            tokens, secret = _tokens(settings, data)
+            names = [name.strip() for name in (settings.allow_hosts or "").split(",") if name.strip()]
+            app = make_app(office, uploads, tokens, bound=settings.host, names=names)
+            server = _Server(
+                uvicorn.Config(
+                    app,
+                    log_config=None,
+                    access_log=False,
+                    backlog=BACKLOG,
+                    timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                    timeout_graceful_shutdown=int(END_SECONDS / 2),
+                    server_header=False,
+                    proxy_headers=False,
+                ),
+                office.drain,
+            )
+            office.start()
+            ended = threading.Event()
+            janitor = threading.Thread(target=_sweep, args=(office, uploads, ended), name="gpu-extract-janitor", daemon=True)
+            janitor.start()
+            say(_where(settings, port, secret))
+            server.run(sockets=[listening])
+            ended.set()
+        finally:
+            office.drain()
+            office.close(END_SECONDS)
+    return 0
+
+
+def _open(settings: ServiceSettings, data: Data, meters: Meters) -> tuple[Uploads, Office]:
+    uploads = Uploads(data.uploads, reserve_bytes=settings.reserve_mb << 20, most_bytes=settings.upload_gb << 30)
+    return uploads, Office(settings, _Claims(uploads), meters)
+
+
+def _tokens(settings: ServiceSettings, data: Data) -> tuple[Tokens | None, str | None]:
+    """The tokens, and the secret of one that was made now; no tokens where nobody is asked."""
+    tokens = Tokens.load(data.tokens)
+    if settings.no_auth or (not len(tokens) and _is_of_this_machine(settings.host)):
+        return None, None
+    if len(tokens):
+        return tokens, None
+    secret = Tokens.make(data.tokens, "first", ["admin"])
+    return tokens, secret
+
+
+def _where(settings: ServiceSettings, port: int, secret: str | None) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    if settings.host in ("0.0.0.0", "::"):  # noqa: S104
+        host = socket.gethostname()
+    address = f"http://{host}:{port}/"
+    if secret is None:
+        return f"gpu-extract serves {address}"
+    return (
+        f"gpu-extract serves {address}#token={secret}\n"
+        f"The token is shown this once; who has it may do everything. {Data(settings.data).tokens} keeps its digest."
+    )
+
+
+def _is_of_this_machine(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(found[0], socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(found[4])
+        listening.listen(BACKLOG)
+    except OSError as error:
+        raise DeviceError(f"port {port} of {host} cannot be had: {error.strerror}.") from error
+    listening.set_inheritable(False)
+    return listening
+
+
+def _sweep(office: Office, uploads: Uploads, ended: threading.Event) -> None:
+    """Remove what nobody needs any more, every few minutes."""
+    while not ended.wait(SWEEP_SECONDS):
+        try:
+            office.sweep(time.time())
+            uploads.expire()
+        except Exception:
+            log.exception("the janitor was kept from its work")

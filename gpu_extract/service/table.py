@@ -1,0 +1,312 @@
+"""The jobs and their steps: all SQL of the service. One process has it open; its threads share one connection.
+
+A job is cut in steps: a `check` (a dry run) where the number of shards is open or nothing is to be cut, a `cut` for
+each shard, a `merge` where there are several. A step waits, runs for whoever claimed it, and is done.
+
+    queued ──► running ──► finishing ──► succeeded | partial | failed
+      ▲           └──► cancelling ──► cancelled
+      └─ resume ──────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpu_extract.errors import OutputError
+
+QUEUED, RUNNING, FINISHING, CANCELLING = "queued", "running", "finishing", "cancelling"
+SUCCEEDED, PARTIAL, FAILED, CANCELLED = "succeeded", "partial", "failed", "cancelled"
+OPEN = (QUEUED, RUNNING, FINISHING, CANCELLING)
+ENDED = (SUCCEEDED, PARTIAL, FAILED, CANCELLED)
+CHECK, CUT, MERGE = "check", "cut", "merge"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS job (
+    id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, priority INTEGER NOT NULL, request TEXT NOT NULL,
+    error TEXT, exit_code INTEGER, created REAL NOT NULL, started REAL, ended REAL, rev INTEGER NOT NULL DEFAULT 1,
+    note TEXT
+) STRICT;
+CREATE TABLE IF NOT EXISTS step (
+    job TEXT NOT NULL REFERENCES job(id) ON DELETE CASCADE, kind TEXT NOT NULL, number INTEGER NOT NULL,
+    count INTEGER NOT NULL, state TEXT NOT NULL DEFAULT 'waiting', device TEXT, pid INTEGER, pid_started INTEGER,
+    attempt INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, waits INTEGER NOT NULL DEFAULT 0,
+    not_before REAL NOT NULL DEFAULT 0, avoid TEXT NOT NULL DEFAULT ',', rescued INTEGER NOT NULL DEFAULT 0,
+    ended_with INTEGER,
+    PRIMARY KEY (job, kind, number)
+) STRICT;
+CREATE INDEX IF NOT EXISTS job_by_state ON job (state, priority, created);
+CREATE INDEX IF NOT EXISTS step_by_state ON step (state, kind);
+"""
+CLAIM = """
+UPDATE step SET state = 'running', device = :device, attempt = attempt + 1 WHERE rowid = (
+    SELECT step.rowid FROM step JOIN job ON job.id = step.job
+    WHERE step.state = 'waiting' AND step.not_before <= :now AND job.state IN ('queued', 'running', 'finishing')
+        AND ((step.kind IN ({kinds}) AND NOT step.rescued AND instr(step.avoid, ',' || :device || ',') = 0)
+             OR (:rescues AND step.rescued))
+    ORDER BY (SELECT count(*) FROM step AS busy JOIN job AS mine ON mine.id = busy.job
+              WHERE busy.state = 'running' AND mine.owner = job.owner),
+        job.priority DESC, job.created, job.id, step.number
+    LIMIT 1
+) RETURNING *
+"""
+"""The step that goes next: the owner with fewest running steps first, then priority, then age."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of the table."""
+
+    id: str
+    owner: str
+    state: str
+    priority: int
+    request: dict[str, Any]
+    error: str | None
+    exit_code: int | None
+    created: float
+    started: float | None
+    ended: float | None
+    rev: int
+    note: str | None
+    """Why it waits, where it does for a reason."""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class Step:
+    """A row of the table."""
+
+    job: str
+    kind: str
+    number: int
+    count: int
+    state: str
+    device: str | None
+    pid: int | None
+    pid_started: int | None
+    attempt: int
+    tries: int
+    """Attempts that ended by a signal."""
+    waits: int
+    """Times that it was put off for want of room."""
+    not_before: float
+    avoid: str
+    """Devices that did not take it, each between commas."""
+    rescued: int
+    """Whether it is for the CPU, since no device takes it."""
+    ended_with: int | None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.job, self.kind, self.number
+
+
+class Table:
+    """All jobs. Safe to call from several threads.
+
+    Raises:
+        OutputError: from any method that writes, where the disk refuses; nothing has changed then.
+        sqlite3.DatabaseError: on opening, if the file is no table of ours.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._open = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+        self._open.row_factory = sqlite3.Row
+        try:
+            self._open.execute("PRAGMA journal_mode = WAL")
+            self._open.execute("PRAGMA synchronous = FULL")
+            self._open.execute("PRAGMA foreign_keys = ON")
+            if (found := self._open.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(found)
+            self._open.executescript(SCHEMA)
+        except BaseException:
+            self._open.close()
+            raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._open.close()
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """Several changes as one; inside another one it is part of that."""
+        with self._lock:
+            if self._open.in_transaction:
+                yield
+                return
+            try:
+                self._open.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                except BaseException:
+                    self._undo()
+                    raise
+                self._open.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                self._undo()
+                raise OutputError(f"the table of jobs cannot be written: {error}.") from error
+
+    def _undo(self) -> None:
+        with suppress(sqlite3.OperationalError):
+            self._open.execute("ROLLBACK")
+
+    def works(self) -> bool:
+        """Whether it can be read and written."""
+        try:
+            with self.change():
+                self._open.execute("UPDATE job SET rev = rev WHERE 0")
+        except (OutputError, sqlite3.Error):
+            return False
+        return True
+
+    def add(self, job: Job, steps: Sequence[tuple[str, int, int]]) -> None:
+        """A new job with its first steps, each (kind, number, count)."""
+        with self.change():
+            self._open.execute(
+                "INSERT INTO job (id, owner, state, priority, request, error, exit_code, created, started, ended, note) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (job.id, job.owner, job.state, job.priority, json.dumps(job.request), job.error, job.exit_code)
+                + (job.created, job.started, job.ended, job.note),
+            )
+            self.add_steps(job.id, steps)
+
+    def add_steps(self, job: str, steps: Sequence[tuple[str, int, int]]) -> None:
+        with self.change():
+            self._open.executemany(
+                "INSERT INTO step (job, kind, number, count) VALUES (?, ?, ?, ?)", [(job, *step) for step in steps]
+            )
+
+    def remove_steps(self, job: str) -> None:
+        with self.change():
+            self._open.execute("DELETE FROM step WHERE job = ?", (job,))
+
+    def remove(self, job: str) -> None:
+        with self.change():
+            self._open.execute("DELETE FROM job WHERE id = ?", (job,))
+
+    def job(self, job: str) -> Job | None:
+        with self._lock:
+            row = self._open.execute("SELECT * FROM job WHERE id = ?", (job,)).fetchone()
+        return None if row is None else _job(row)
+
+    def jobs(
+        self, *, owner: str | None = None, state: str | None = None, after: tuple[float, str] | None, limit: int
+    ) -> list[Job]:
+        """The newest first.
+
+        Args:
+            after: `created` and `id` of the last one that was seen.
+        """
+        where: list[str] = ["1"]
+        values: list[Any] = []
+        for column, value in (("owner", owner), ("state", state)):
+            if value is not None:
+                where.append(f"{column} = ?")
+                values.append(value)
+        if after is not None:
+            where.append("(created, id) < (?, ?)")
+            values += after
+        query = f"SELECT * FROM job WHERE {' AND '.join(where)} ORDER BY created DESC, id DESC LIMIT ?"
+        with self._lock:
+            return [_job(row) for row in self._open.execute(query, (*values, limit))]
+
+    def in_states(self, states: Sequence[str]) -> list[Job]:
+        """The oldest first."""
+        marks = ", ".join("?" * len(states))
+        with self._lock:
+            rows = self._open.execute(f"SELECT * FROM job WHERE state IN ({marks}) ORDER BY created, id", states)
+            return [_job(row) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """Of jobs, by state."""
+        with self._lock:
+            return dict(self._open.execute("SELECT state, count(*) FROM job GROUP BY state").fetchall())
+
+    def waiting_of(self, owner: str) -> int:
+        """Jobs of an owner that did not end."""
+        marks = ", ".join("?" * len(OPEN))
+        query = f"SELECT count(*) FROM job WHERE owner = ? AND state IN ({marks})"
+        with self._lock:
+            return int(self._open.execute(query, (owner, *OPEN)).fetchone()[0])
+
+    def oldest_queued(self) -> float | None:
+        """When the oldest job that waits was made."""
+        with self._lock:
+            found: float | None = self._open.execute(
+                "SELECT min(created) FROM job WHERE state = ?", (QUEUED,)
+            ).fetchone()[0]
+        return found
+
+    def place_of(self, job: Job) -> int:
+        """How many jobs go before one that is queued, and it: 1 is next."""
+        query = (
+            "SELECT count(*) FROM job WHERE state = ? AND (priority > ? OR (priority = ? AND (created, id) <= (?, ?)))"
+        )
+        with self._lock:
+            row = self._open.execute(query, (QUEUED, job.priority, job.priority, job.created, job.id)).fetchone()
+        return int(row[0])
+
+    def update(self, job: str, **columns: Any) -> None:
+        """Change a job's row; its `rev` grows."""
+        names = ", ".join(f"{name} = ?" for name in columns)
+        with self.change():
+            self._open.execute(f"UPDATE job SET {names}, rev = rev + 1 WHERE id = ?", (*columns.values(), job))
+
+    def steps(self, job: str) -> list[Step]:
+        with self._lock:
+            rows = self._open.execute("SELECT * FROM step WHERE job = ? ORDER BY kind, number", (job,))
+            return [Step(**dict(row)) for row in rows]
+
+    def claim(self, device: str, kinds: Sequence[str], now: float, *, rescues: bool = False) -> Step | None:
+        """Take the step that goes next for a device; its job runs then.
+
+        Args:
+            rescues: take also cuts that no device takes any more.
+        """
+        query = CLAIM.format(kinds=", ".join(f"'{kind}'" for kind in kinds))
+        with self.change():
+            row = self._open.execute(query, {"device": device, "now": now, "rescues": rescues}).fetchone()
+            if row is None:
+                return None
+            step = Step(**dict(row))
+            self._open.execute(
+                "UPDATE job SET state = CASE WHEN ? = 'merge' THEN 'finishing' ELSE 'running' END, note = NULL, "
+                "started = coalesce(started, ?), rev = rev + 1 WHERE id = ?",
+                (step.kind, now, step.job),
+            )
+        return step
+
+    def set_step(self, step: Step, **columns: Any) -> None:
+        names = ", ".join(f"{name} = ?" for name in columns)
+        with self.change():
+            self._open.execute(
+                f"UPDATE step SET {names} WHERE job = ? AND kind = ? AND number = ?",
+                (*columns.values(), *step.key),
+            )
+
+    def running(self) -> list[Step]:
+        """Steps that somebody claimed."""
+        with self._lock:
+            return [Step(**dict(row)) for row in self._open.execute("SELECT * FROM step WHERE state = 'running'")]
+
+
+def _job(row: sqlite3.Row) -> Job:
+    return Job(**(dict(row) | {"request": json.loads(row["request"])}))
+
+
+def new_job(job: str, request: dict[str, Any], *, created: float | None = None) -> Job:
+    """A queued one."""
+    made = time.time() if created is None else created
+    owner, priority = str(request["owner"]), int(request["priority"])
+    return Job(job, owner, QUEUED, priority, request, None, None, made, None, None, 1, None)

@@ -1,0 +1,83 @@
+"""The application: all routes, behind the guard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from gpu_extract import __version__
+from gpu_extract.errors import GpuExtractError
+from gpu_extract.service.access import Sessions, Tokens
+from gpu_extract.service.office import Office
+from gpu_extract.service.problems import Problem
+from gpu_extract.service.uploads import Uploads
+from gpu_extract.service.web import events, faces, jobs, state
+from gpu_extract.service.web import uploads as uploading
+from gpu_extract.service.web.guard import Guard, problem_answer, session_router
+
+PAGE = Path(__file__).parent.parent / "page"
+log = logging.getLogger("gpu_extract.service")
+
+
+def make_app(
+    office: Office, uploads: Uploads, tokens: Tokens | None, *, bound: str, names: Iterable[str] = ()
+) -> FastAPI:
+    """The application of one service.
+
+    Args:
+        tokens: None where nobody is asked for one.
+        bound: the address that it listens at.
+        names: further ones by which it is reached.
+    """
+    app = FastAPI(
+        title="gpu-extract",
+        version=__version__,
+        description="Faces cut again from an alignments file and its frames.",
+        openapi_url="/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    sessions = None if tokens is None else Sessions(tokens)
+    app.include_router(session_router(sessions), prefix="/v1")
+    app.include_router(uploading.router(uploads), prefix="/v1")
+    for routes in (jobs, events, faces, state):
+        app.include_router(routes.router(office))
+
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+
+    @app.exception_handler(Problem)
+    async def refused(request: Request, problem: Problem) -> Response:
+        return problem_answer(problem)
+
+    @app.exception_handler(GpuExtractError)
+    async def failed(request: Request, error: GpuExtractError) -> Response:
+        return problem_answer(Problem.of(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def not_understood(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        return problem_answer(Problem(422, f"{where or 'the body'}: {first['msg'].lower()}."))
+
+    @app.exception_handler(HTTPException)
+    async def of_http(request: Request, error: HTTPException) -> Response:
+        return problem_answer(Problem(error.status_code, f"{error.detail}.", headers=error.headers))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.exception("%s %s", request.method, request.url.path, exc_info=error)
+        return problem_answer(Problem(500, "something unexpected happened; the service's log has it."))
+
+    app.add_middleware(Guard, tokens=tokens, sessions=sessions, bound=bound, names=names)
+    return app

@@ -1,0 +1,149 @@
+"""`/v1/jobs/{job}/faces`: what a job has made: a list, single files, all in one archive."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import mimetypes
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response, StreamingResponse
+
+from gpu_extract.naming import FACE_EXTENSIONS, has_extension
+from gpu_extract.run import journal
+from gpu_extract.service import feed
+from gpu_extract.service.office import Office
+from gpu_extract.service.problems import Problem
+from gpu_extract.service.web.jobs import Reader, job_of
+from gpu_extract.storage.descriptors import close_quietly
+
+MOST_LISTED = 10_000
+BLOCK_BYTES = 1 << 20
+SERVED = (*FACE_EXTENSIONS, ".tar", ".jsonl", ".parquet")
+"""What a faces folder may hold for clients."""
+
+
+def router(office: Office) -> APIRouter:
+    """The routes of one office."""
+    routes = APIRouter(prefix="/v1", tags=["faces"])
+
+    @routes.get("/jobs/{job}/faces")
+    def faces(
+        job: str, who: Reader, after: str = "", limit: int = Query(1000, ge=1, le=MOST_LISTED)
+    ) -> Response:
+        """JSON lines, a face each: `file`, `frame`, `index`, `sha1`, `bytes`. `X-Next` is `after` of the next page."""
+        found = job_of(office, job, who)
+        if not feed.is_place(after):
+            raise Problem(422, "after is not what an answer had as X-Next.")
+        page = feed.read(office.data.job(found.id).faces, office.shard_count(found), after, limit)
+        lines = "".join(json.dumps(face, ensure_ascii=False) + "\n" for face in page.faces)
+        headers = {"X-Next": page.place, "X-Anew": str(page.anew).lower(), "X-More": str(page.more).lower()}
+        return Response(lines, media_type="application/x-ndjson", headers=headers)
+
+    @routes.get("/jobs/{job}/faces.tar", response_class=StreamingResponse)
+    def tar(job: str, who: Reader, skip: int = Query(0, ge=0)) -> StreamingResponse:
+        """Everything in the faces folder, in the order of the journal, which comes last.
+
+        Args:
+            skip: members, from the beginning, that the client has; only of a job that has ended.
+        """
+        found = job_of(office, job, who)
+        folder = office.data.job(found.id).faces
+        names = members(folder, office.shard_count(found))
+        headers = {"Content-Disposition": f'attachment; filename="{found.id}-faces.tar"'}
+        return StreamingResponse(_archive(folder, names, skip), media_type="application/x-tar", headers=headers)
+
+    @routes.get("/jobs/{job}/faces/{path:path}")
+    def face(job: str, path: str, request: Request, who: Reader) -> Response:
+        """One file; its ETag is its SHA-256."""
+        found = job_of(office, job, who)
+        data = _content(office.data.job(found.id).faces, path)
+        tag = f'"{hashlib.sha256(data).hexdigest()}"'
+        headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+        if tag in request.headers.get("If-None-Match", ""):
+            return Response(status_code=304, headers=headers)
+        kind = mimetypes.guess_type(path)[0] if has_extension(path, FACE_EXTENSIONS) else None
+        return Response(data, media_type=kind or "application/octet-stream", headers=headers)
+
+    return routes
+
+
+def members(folder: Path, shards: int) -> list[str]:
+    """What an archive of a faces folder holds: faces as its journal names them, what lies beside them, the journal."""
+    names: dict[str, None] = {}
+    page = feed.Read(more=True)
+    while page.more:
+        page = feed.read(folder, shards, page.place, MOST_LISTED)
+        names |= dict.fromkeys(face["file"].partition("#")[0] for face in page.faces)
+    beside = []
+    with suppress(OSError):
+        beside = sorted(entry.name for entry in os.scandir(folder) if has_extension(entry.name, SERVED[-2:]))
+    return [*names, *beside, *([journal.NAME] if (folder / journal.NAME).is_file() else [])]
+
+
+def _archive(folder: Path, names: list[str], skip: int) -> Iterator[bytes]:
+    for name in names[skip:]:
+        try:
+            handle = _open(folder, name)
+        except OSError:
+            continue
+        try:
+            status = os.fstat(handle)
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime, entry.mode = status.st_size, int(status.st_mtime), 0o644
+            yield entry.tobuf(tarfile.PAX_FORMAT)
+            left = entry.size
+            while left:
+                block = os.read(handle, min(BLOCK_BYTES, left))
+                if not block:
+                    raise EOFError(name)
+                left -= len(block)
+                yield block
+            yield bytes(-entry.size % tarfile.BLOCKSIZE)
+        finally:
+            close_quietly(handle)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _content(folder: Path, path: str) -> bytes:
+    """A file of a faces folder.
+
+    Raises:
+        Problem: 404 where there is none that clients may have.
+    """
+    missing = Problem(404, f"the job has no file {path[:200]!r}.")
+    if not has_extension(path, SERVED):
+        raise missing
+    try:
+        handle = _open(folder, path)
+    except (OSError, ValueError):
+        raise missing from None
+    with io.FileIO(handle) as file:
+        return file.readall()
+
+
+def _open(folder: Path, path: str) -> int:
+    """A handle of a file below a folder, by its names one after another, none of which may be a link."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts) or any(part.startswith(".") for part in parts[:-1]):
+        raise FileNotFoundError(path)
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts[:-1]:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            close_quietly(at)
+            at = inner
+        handle = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    finally:
+        close_quietly(at)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        close_quietly(handle)
+        raise FileNotFoundError(path)
+    return handle

@@ -1,0 +1,169 @@
+"""`/v1/jobs`: make, list, look at, cancel, resume and remove jobs."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+
+from gpu_extract.service.access import Caller
+from gpu_extract.service.office import Office
+from gpu_extract.service.problems import Problem
+from gpu_extract.service.requests import JobRequest
+from gpu_extract.service.requests import Request as Wanted
+from gpu_extract.service.table import QUEUED, Job
+from gpu_extract.service.web.guard import needs
+
+Reader = Annotated[Caller, Depends(needs("read"))]
+Submitter = Annotated[Caller, Depends(needs("submit"))]
+MOST_LISTED = 200
+MOST_LOG_LINES = 10_000
+LOG_BYTES = 4 << 20
+
+
+def router(office: Office) -> APIRouter:
+    """The routes of one office."""
+    routes = APIRouter(prefix="/v1", tags=["jobs"])
+
+    @routes.post("/jobs", status_code=201)
+    def create(
+        wanted: JobRequest,
+        who: Submitter,
+        response: Response,
+        key: str | None = Header(None, alias="Idempotency-Key", pattern="^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"),
+    ) -> dict[str, Any]:
+        """Make a job under an id of the service's, or of `Idempotency-Key`."""
+        return _made(office, wanted, who, key, response)
+
+    @routes.put("/jobs/{job}", status_code=201)
+    def put(job: str, wanted: JobRequest, who: Submitter, response: Response) -> dict[str, Any]:
+        """Make a job under an id of the client's; the same again is the same job, 200."""
+        return _made(office, wanted, who, job, response)
+
+    @routes.get("/jobs")
+    def jobs(
+        who: Reader,
+        state: str | None = None,
+        after: str | None = None,
+        limit: int = Query(50, ge=1, le=MOST_LISTED),
+    ) -> dict[str, Any]:
+        """The newest first; `next`, where there are more, is `after` of the next page."""
+        owner = None if who.may("admin") else who.name
+        found = office.table.jobs(owner=owner, state=state, after=_cursor(after), limit=limit + 1)
+        more = _as_cursor(found[limit - 1]) if len(found) > limit else None
+        return {"jobs": [shown(office, job) for job in found[:limit]], "next": more}
+
+    @routes.get("/jobs/{job}")
+    def job(job: str, who: Reader) -> dict[str, Any]:
+        """How a job stands."""
+        return shown(office, job_of(office, job, who))
+
+    @routes.post("/jobs/{job}/cancel", status_code=202)
+    def cancel(job: str, who: Submitter) -> dict[str, Any]:
+        """Have it end, within seconds; what it has made stays."""
+        office.cancel(job_of(office, job, who))
+        return shown(office, job_of(office, job, who))
+
+    @routes.post("/jobs/{job}/resume", status_code=202)
+    def resume(job: str, who: Submitter) -> dict[str, Any]:
+        """Go on with one that was cancelled, has failed, or has frames that failed."""
+        office.resume(job_of(office, job, who))
+        return shown(office, job_of(office, job, who))
+
+    @routes.delete("/jobs/{job}", status_code=204)
+    def remove(job: str, who: Submitter) -> None:
+        """Remove one that has ended, with its faces."""
+        office.remove(job_of(office, job, who))
+
+    @routes.get("/jobs/{job}/report")
+    def report(job: str, who: Reader) -> JSONResponse:
+        """The report of its run, as `gpu-extract extract --json` writes it."""
+        folder = office.data.job(job_of(office, job, who).id)
+        found = folder.report_of_run()
+        if found is None:
+            raise Problem(404, f"the job {job} has no report yet.")
+        text = office.shown(json.dumps(found, ensure_ascii=False), folder)
+        return JSONResponse(json.loads(text))
+
+    @routes.get("/jobs/{job}/log")
+    def log(job: str, who: Reader, tail: int = Query(100, ge=1, le=MOST_LOG_LINES)) -> PlainTextResponse:
+        """The last lines of what its processes said."""
+        folder = office.data.job(job_of(office, job, who).id)
+        if not folder.log.is_file():
+            return PlainTextResponse("")
+        with folder.log.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - LOG_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()[-tail:]
+        return PlainTextResponse(office.shown("\n".join([*lines, ""]), folder))
+
+    @routes.get("/jobs/{job}/alignments")
+    def alignments(job: str, who: Reader) -> FileResponse:
+        """The alignments file, with the hashes of this run once it has succeeded."""
+        found = job_of(office, job, who)
+        path = office.data.job(found.id).path / Wanted.of(found.request).alignments
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+
+    return routes
+
+
+def job_of(office: Office, job: str, who: Caller) -> Job:
+    """A job that the caller may see.
+
+    Raises:
+        Problem: 404 for one that is not there, or is somebody else's.
+    """
+    found = office.known(job)
+    if found is None or (found.owner != who.name and not who.may("admin")):
+        raise Problem(404, f"there is no job {job[:100]!r}.")
+    return found
+
+
+def _made(office: Office, wanted: JobRequest, who: Caller, key: str | None, response: Response) -> dict[str, Any]:
+    job, is_new = office.create(wanted, who.name, key, who.jobs)
+    response.status_code = 201 if is_new else 200
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return shown(office, job)
+
+
+def shown(office: Office, job: Job) -> dict[str, Any]:
+    """A job as clients see it."""
+    wanted = Wanted.of(job.request)
+    link = f"/v1/jobs/{job.id}"
+    return {
+        "id": job.id,
+        "state": job.state,
+        **office.progress(job),
+        "position": office.table.place_of(job) if job.state == QUEUED else None,
+        "error": job.error,
+        "note": job.note,
+        "exit_code": job.exit_code,
+        "inputs": wanted.shown,
+        "options": wanted.options,
+        "owner": job.owner,
+        "priority": job.priority,
+        "shards": office.shards(job),
+        "created": job.created,
+        "started": job.started,
+        "ended": job.ended,
+        "rev": job.rev,
+        "links": {name: f"{link}/{name}" for name in ("events", "faces", "faces.tar", "alignments", "report", "log")},
+    }
+
+
+def _as_cursor(job: Job) -> str:
+    return base64.urlsafe_b64encode(json.dumps([job.created, job.id]).encode()).decode()
+
+
+def _cursor(text: str | None) -> tuple[float, str] | None:
+    if text is None:
+        return None
+    try:
+        created, job = json.loads(base64.urlsafe_b64decode(text.encode()))
+        return float(created), str(job)
+    except (ValueError, TypeError, binascii.Error):
+        raise Problem(422, "after is not what an answer had as next.") from None
