@@ -18,9 +18,9 @@ from gpu_extract.service.access import Sessions, Tokens
 from gpu_extract.service.office import Office
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.uploads import Uploads
-from gpu_extract.service.web import events, faces, jobs, state
+from gpu_extract.service.web import events, faces, guard, jobs, state
 from gpu_extract.service.web import uploads as uploading
-from gpu_extract.service.web.guard import Guard, problem_answer, session_router
+from gpu_extract.service.web.guard import Guard, problem_answer
 
 PAGE = Path(__file__).parent.parent / "page"
 log = logging.getLogger("gpu_extract.service")
@@ -45,7 +45,7 @@ def make_app(
         redoc_url=None,
     )
     sessions = None if tokens is None else Sessions(tokens)
-    app.include_router(session_router(sessions), prefix="/v1")
+    app.include_router(guard.router(tokens, sessions), prefix="/v1")
     app.include_router(uploading.router(uploads), prefix="/v1")
     for routes in (jobs, events, faces, state):
         app.include_router(routes.router(office))
