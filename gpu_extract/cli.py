@@ -26,7 +26,18 @@ from gpu_extract.errors import (
     UsageError,
     printable,
 )
-from gpu_extract.options import Between, Count, Folders, OneOf, OnOff, Option, ServiceSettings, Settings, option, options
+from gpu_extract.options import (
+    Between,
+    Count,
+    Folders,
+    OneOf,
+    OnOff,
+    Option,
+    ServiceSettings,
+    Settings,
+    option,
+    options,
+)
 from gpu_extract.run.signals import StopOnSignal
 from gpu_extract.storage.descriptors import hold_standard_streams
 

@@ -644,7 +644,12 @@ class ServiceSettings:
     )
     queue: int = number(default=1000, least=1, help="jobs of one token that may wait at a time", group=LIMITS, **SERVE)
     memory_mb: int | None = number(
-        default=None, least=1024, metavar="MB", help="address space of a job's process, on a CPU", group=LIMITS, **SERVE
+        default=None,
+        least=1024,
+        metavar="MB",
+        help="address space of a job's process, on a CPU; by default as much as the machine has memory",
+        group=LIMITS,
+        **SERVE,
     )
     max_seconds: int | None = number(
         default=None, least=1, metavar="S", help="that a job may run", group=LIMITS, **SERVE

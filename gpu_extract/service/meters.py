@@ -30,9 +30,7 @@ class Meters:
     def set(self, name: str, text: str, label: str | None, values: Iterable[tuple[str, float]]) -> None:
         """What is so at the moment: one value, or one for each value of a label."""
         labels = [] if label is None else [label]
-        gauge = self._gauges.get(name) or Gauge(
-            name, text, labels, namespace="gpu_extract", registry=self._registry
-        )
+        gauge = self._gauges.get(name) or Gauge(name, text, labels, namespace="gpu_extract", registry=self._registry)
         self._gauges[name] = gauge
         for of, value in values:
             (gauge.labels(of) if label is not None else gauge).set(value)
@@ -40,5 +38,3 @@ class Meters:
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
         return generate_latest(self._registry)
-
-

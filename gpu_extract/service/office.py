@@ -69,6 +69,9 @@ SHARDS_A_DEVICE = 4
 LEFTOVER_SECONDS = 10.0
 """For a process that an earlier service left behind, to be gone after it was killed."""
 DAY_SECONDS = 86_400.0
+LEAST_MEMORY_MB = 1024
+OPEN_FILES = 4096
+"""Of a job's process."""
 log = logging.getLogger("gpu_extract.service")
 
 
@@ -117,6 +120,8 @@ class Office:
         self._attempts: dict[tuple[str, str, int], Attempt] = {}
         self._done: dict[str, dict[tuple[str, int], Done]] = {}
         self.draining = False
+        of_machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+        self._memory_mb = max(LEAST_MEMORY_MB, settings.memory_mb or of_machine)
         try:
             self.table = self._open_table()
             self.devices = chosen(settings.devices)
@@ -201,12 +206,13 @@ class Office:
     def resume(self, job: Job) -> None:
         """Go on with one that was cancelled, failed, or has frames that failed."""
         request = Request.of(job.request)
+        if self.draining:
+            raise Problem(503, "the service is about to end; ask again in a minute.", headers={"Retry-After": "60"})
         with self.table.change():
             now = self.table.job(job.id)
             if now is None or now.state in OPEN:
                 return
-            if self.draining:
-                raise Problem(503, "the service is about to end; ask again in a minute.", headers={"Retry-After": "60"})
+            self._check_idle(job)
             count = max((step.count for step in self.table.steps(job.id) if step.kind == CUT), default=0)
             self.table.remove_steps(job.id)
             self.table.add_steps(job.id, self._cuts(count) if count else self._first_steps(request))
@@ -223,9 +229,15 @@ class Office:
         """
         if not job.has_ended:
             raise Problem(409, f"the job {job.id} is {job.state}; cancel it first.")
+        self._check_idle(job)
         self.data.job(job.id).remove()
         self.table.remove(job.id)
         self._done.pop(job.id, None)
+
+    def _check_idle(self, job: Job) -> None:
+        if any(step.state == RUNNING for step in self.table.steps(job.id)):
+            why = f"a process of the job {job.id} is still ending; try again in some seconds."
+            raise Problem(409, why, headers={"Retry-After": "5"})
 
     def progress(self, job: Job) -> dict[str, Any]:
         """`frames` and `faces` that are done, `of` how many frames, `rate` a second, `eta` in seconds, `devices`."""
@@ -281,10 +293,7 @@ class Office:
         """The step that goes next on a lane."""
         if self.draining:
             return None
-        step = self.table.claim(lane.device, lane.kinds, time.time(), rescues=MERGE in lane.kinds)
-        if step is not None and lane.device != step.device:
-            log.info("%s takes %s", lane.name, step.key)
-        return step
+        return self.table.claim(lane.device, lane.kinds, time.time(), rescues=MERGE in lane.kinds)
 
     def attempt(self, step: Step) -> Attempt:
         """The attempt at a step that was claimed; whoever cancels its job stops it."""
@@ -308,7 +317,7 @@ class Office:
         triton = self.data.cache / "triton"
         triton.mkdir(exist_ok=True)
         report_of(step, request, folder).unlink(missing_ok=True)
-        memory = self.settings.memory_mb if lane.device == CPU else None
+        memory = self._memory_mb if lane.device == CPU else None
         return attempt.run(
             words_for(step, request, folder, lane.device, len(lane.cores)),
             lane.cores,
@@ -316,8 +325,8 @@ class Office:
                 reads=reads(request, folder),
                 writes=(str(folder.path), str(triton)),
                 memory_bytes=None if memory is None else memory << 20,
-                file_bytes=None,
-                open_files=4096,
+                file_bytes=self.settings.upload_gb << 30,
+                open_files=OPEN_FILES,
             ),
             {"TMPDIR": str(scratch), "TRITON_CACHE_DIR": str(triton)},
             lambda pid: self.table.set_step(step, pid=pid, pid_started=_started(pid)),
@@ -362,7 +371,7 @@ class Office:
         free = {"state": "waiting", "device": None, "pid": None, "pid_started": None, "ended_with": code}
         if code in (EXIT_OK, EXIT_PARTIAL):
             self.table.set_step(step, **free | {"state": "done"})
-            if job.state == CANCELLING:
+            if job.state == CANCELLING or job.has_ended:
                 self._end_if_idle(job)
             else:
                 self._go_on(job, step, code)

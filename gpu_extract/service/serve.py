@@ -106,7 +106,9 @@ def serve(settings: ServiceSettings, say: Callable[[str], None]) -> int:
             )
             office.start()
             ended = threading.Event()
-            janitor = threading.Thread(target=_sweep, args=(office, uploads, ended), name="gpu-extract-janitor", daemon=True)
+            janitor = threading.Thread(
+                target=_sweep, args=(office, uploads, ended), name="gpu-extract-janitor", daemon=True
+            )
             janitor.start()
             say(_where(settings, port, secret))
             server.run(sockets=[listening])

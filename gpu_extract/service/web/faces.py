@@ -35,9 +35,7 @@ def router(office: Office) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["faces"])
 
     @routes.get("/jobs/{job}/faces")
-    def faces(
-        job: str, who: Reader, after: str = "", limit: int = Query(1000, ge=1, le=MOST_LISTED)
-    ) -> Response:
+    def faces(job: str, who: Reader, after: str = "", limit: int = Query(1000, ge=1, le=MOST_LISTED)) -> Response:
         """JSON lines, a face each: `file`, `frame`, `index`, `sha1`, `bytes`. `X-Next` is `after` of the next page."""
         found = job_of(office, job, who)
         if not feed.is_place(after):
