@@ -22,6 +22,14 @@ def main() -> int:
     from gpu_extract.storage.descriptors import hold_standard_streams
 
     hold_standard_streams()
+    from gpu_extract.errors import DeviceError
+    from gpu_extract.run.confinement import confine
+
+    try:
+        confine()
+    except DeviceError as error:
+        os.write(2, f"gpu-extract: {error}\n".encode())
+        return error.exit_code
     from gpu_extract.cli import main as run
 
     return run()

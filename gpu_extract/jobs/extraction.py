@@ -25,6 +25,7 @@ from gpu_extract.jobs.refresh import refresh_thumbnails
 from gpu_extract.options import Settings
 from gpu_extract.reports.extraction import Report
 from gpu_extract.run import journal as journals
+from gpu_extract.run.confinement import active
 from gpu_extract.run.fingerprint import fingerprint
 from gpu_extract.run.folder import prepare_folder
 from gpu_extract.run.journal import Journal
@@ -53,6 +54,7 @@ def introduce(made: Prepared, align_eyes: bool, report: Report) -> None:
     report.numerics = made.resolved.rounding.numerics
     report.eye_angle = made.resolved.rounding.eye_angle if align_eyes else ""
     report.engine, report.device, report.engine_implementation = engine.name, engine.device, engine.implementation
+    report.confinement = active()
     report.notes += made.notes
 
 

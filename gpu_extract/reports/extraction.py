@@ -71,6 +71,8 @@ class Report(JsonReport):
     thumbs_refreshed: int = 0
     processes: int = 1
     """Of this machine, that cut at the same time."""
+    confinement: list[str] = field(default_factory=list)
+    """What the process had given up before it read anything, and what it could not; empty where nobody asked for it."""
     shard: str = ""
     """The part of the run that this was, as "2/7"; empty for a whole one."""
     shards_missing: list[str] = field(default_factory=list)
@@ -145,6 +147,7 @@ class Report(JsonReport):
                 f"{self.seconds:.2f} s, {self.frames_per_second:,.1f} frames/s; the limit was {self.limiting_stage}",
             ),
             ("engine", f"{self.engine} on {self.device} ({self.engine_implementation}){self._processes()}"),
+            ("limits", "; ".join(self.confinement)),
             ("hashes", self._hash_line()),
             (
                 "thumbs",

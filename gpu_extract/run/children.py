@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import IO
 
 from gpu_extract.errors import OutputError
 from gpu_extract.options import VARIABLE_PREFIX
+from gpu_extract.run.confinement import CONFINEMENT, Confinement, scrubbed
 from gpu_extract.run.parent import PARENT
 
 LAST_BYTES = 4096
@@ -42,16 +43,36 @@ class Child:
 
     process: subprocess.Popen[bytes]
     errors: IO[bytes] = field(repr=False)
+    begins: int = 0
+    """Where what it says begins in that file."""
 
     @classmethod
-    def start(cls, words: Sequence[str], cores: set[int]) -> Child:
+    def start(
+        cls,
+        words: Sequence[str],
+        cores: set[int],
+        confinement: Confinement | None = None,
+        environment: Mapping[str, str] | None = None,
+        log: IO[bytes] | None = None,
+    ) -> Child:
         """Start one with these words of the command line on some cores; its own signals come from the parent only.
+
+        Args:
+            confinement: what it gives up before it reads anything. Of this process's environment it gets little then.
+            environment: more variables for it.
+            log: an open file, to be read and written, that takes its standard error after what is there.
 
         Raises:
             OutputError: if the system has no process left.
         """
-        environment = without_options() | {PARENT: str(os.getpid())}
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
+        variables = without_options() if confinement is None else scrubbed(os.environ)
+        variables |= environment or {}
+        variables[PARENT] = str(os.getpid())
+        if confinement is not None:
+            variables[CONFINEMENT] = confinement.as_variable()
+        # closed by `close`
+        errors = tempfile.TemporaryFile() if log is None else os.fdopen(os.dup(log.fileno()), "r+b", buffering=0)  # noqa: SIM115
+        begins = os.lseek(errors.fileno(), 0, os.SEEK_END)
         mine = os.sched_getaffinity(0)
         try:
             os.sched_setaffinity(0, cores)  # of this thread, and what it starts
@@ -60,7 +81,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                env=environment,
+                env=variables,
                 process_group=0,  # a terminal's Ctrl-C is for the parent, which passes it on once
             )
         except OSError as error:
@@ -68,7 +89,7 @@ class Child:
             raise OutputError(f"a process of this run cannot be started: {error.strerror}.") from error
         finally:
             os.sched_setaffinity(0, mine)
-        return cls(process, errors)
+        return cls(process, errors, begins)
 
     @property
     def exit_code(self) -> int | None:
@@ -88,9 +109,9 @@ class Child:
 
     def last_words(self) -> str:
         """Its last line on standard error, without the program's name."""
-        self.errors.seek(0, os.SEEK_END)
-        self.errors.seek(max(0, self.errors.tell() - LAST_BYTES))
-        lines = self.errors.read().decode("utf-8", "replace").strip().splitlines()
+        descriptor = self.errors.fileno()
+        begin = max(self.begins, os.fstat(descriptor).st_size - LAST_BYTES)
+        lines = os.pread(descriptor, LAST_BYTES, begin).decode("utf-8", "replace").strip().splitlines()
         return lines[-1].removeprefix("gpu-extract: ") if lines else ""
 
     def close(self) -> None:
