@@ -392,9 +392,10 @@ def test_every_finished_frame_is_in_the_journal(small: list[str], tmp_path: Path
     assert json.loads(json.dumps(found[0])) == found[0]
 
 
-def test_the_document_of_promises_names_tests_that_exist() -> None:
+@pytest.mark.parametrize(("document", "least"), [("reliability", 30), ("confinement", 15)])
+def test_a_document_of_promises_names_tests_that_exist(document: str, least: int) -> None:
     root = Path(__file__).parent.parent
-    named = re.findall(r"`(test_\w+)\.(test_\w+)`", (root / "docs" / "reliability.md").read_text("utf-8"))
-    assert len(named) > 30
+    named = re.findall(r"`(test_\w+)\.(test_\w+)`", (root / "docs" / f"{document}.md").read_text("utf-8"))
+    assert len(named) > least
     for module, name in named:
         assert f"def {name}(" in (root / "tests" / f"{module}.py").read_text("utf-8"), f"{module}.{name}"
