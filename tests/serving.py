@@ -96,7 +96,7 @@ class Service:
 
     @contextmanager
     def events(self, job: str, place: str | None = None) -> Iterator[Iterator[tuple[str, str, Any]]]:
-        """(id, kind, data) of a job's stream."""
+        """(id, kind, data) of a job's stream; the id is "" where an event has none."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         connection.request("GET", f"/v1/jobs/{job}/events", headers={} if place is None else {"Last-Event-ID": place})
         answer = connection.getresponse()
@@ -157,3 +157,4 @@ def _events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, str, Any]]:
             kind = value
         elif name == "data":
             yield place, kind, json.loads(value)
+            place = ""

@@ -142,10 +142,10 @@ def test_events_tell_of_each_face_once_also_to_whoever_comes_back(service: Calla
     with here.events("one") as events:
         for got, kind, data in events:
             kinds.add(kind)
-            place = got
             if kind == "face":
                 faces.append(data["file"])
             if got and len(faces) > 200:
+                place = got
                 break
     assert here.job("one")["state"] == "running", "faces come before the end"
     last = {}
@@ -196,15 +196,15 @@ def test_faces_as_lines_and_as_an_archive(service: Callable[..., Service], truth
             break
     assert pages == 3
     assert len({line["file"] for line in lines}) == FRAMES
-    archive = tarfile.open(fileobj=io.BytesIO(here.ask("GET", "/v1/jobs/one/faces.tar").body))
-    names = archive.getnames()
     folder = here.data / "jobs" / "one" / "faces"
-    assert sorted(names) == sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    assert names[-1] == journal.NAME
-    for entry in archive.getmembers():
-        file = archive.extractfile(entry)
-        assert file is not None
-        assert file.read() == (folder / entry.name).read_bytes()
+    with tarfile.open(fileobj=io.BytesIO(here.ask("GET", "/v1/jobs/one/faces.tar").body)) as archive:
+        names = archive.getnames()
+        assert sorted(names) == sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        assert names[-1] == journal.NAME
+        for entry in archive.getmembers():
+            file = archive.extractfile(entry)
+            assert file is not None
+            assert file.read() == (folder / entry.name).read_bytes()
 
 
 @pytest.mark.parametrize(

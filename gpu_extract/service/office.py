@@ -323,7 +323,7 @@ class Office:
             lane.cores,
             Confinement(
                 reads=reads(request, folder),
-                writes=(str(folder.path), str(triton)),
+                writes=(str(folder.path),) if lane.device == CPU else (str(folder.path), str(triton)),
                 memory_bytes=None if memory is None else memory << 20,
                 file_bytes=self.settings.upload_gb << 30,
                 open_files=OPEN_FILES,
