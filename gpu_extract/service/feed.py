@@ -22,7 +22,7 @@ from gpu_extract.storage.inputs import open_input
 READ_BYTES = 1 << 18
 LONGEST_PLACE = 100_000
 COUNTED_AT_ONCE = 10_000
-_PLACE = re.compile(r"(?:[0-9a-f]+:[0-9]+(?:,(?!$)|$))+")
+_PLACE = re.compile(r"(?:[0-9a-f]{1,16}:[0-9]{1,18}(?:,(?!$)|$))+")
 
 
 @dataclass
