@@ -58,6 +58,8 @@ class Service:
             if line.startswith("gpu-extract serves http://"):
                 break
         else:
+            self.process.wait()
+            self._close()
             raise AssertionError(self.said)
         self.port = int(line.split("//")[1].split("/")[0].rpartition(":")[2])
         return self
