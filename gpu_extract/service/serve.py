@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 import threading
@@ -23,6 +24,7 @@ from gpu_extract.service.meters import Meters
 from gpu_extract.service.office import Office
 from gpu_extract.service.uploads import Uploads
 from gpu_extract.service.web.app import make_app
+from gpu_extract.service.web.guard import EVERYWHERE
 
 END_SECONDS = 8.0
 """In which requests, then processes, come to an end; a container's runtime kills after ten."""
@@ -82,6 +84,8 @@ def serve(settings: ServiceSettings, say: Callable[[str], None]) -> int:
             f"no-auth would let everybody in who reaches {settings.host}; it is for 127.0.0.1, ::1 and localhost."
         )
     listening = _listen(settings.host, settings.port)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each connection
     with listening:
         port = listening.getsockname()[1]
         data = Data(settings.data)
@@ -90,6 +94,7 @@ def serve(settings: ServiceSettings, say: Callable[[str], None]) -> int:
         try:
             tokens, secret = _tokens(settings, data)
             names = [name.strip() for name in (settings.allow_hosts or "").split(",") if name.strip()]
+            names.append(socket.gethostname())
             app = make_app(office, uploads, tokens, bound=settings.host, names=names)
             server = _Server(
                 uvicorn.Config(
@@ -136,14 +141,14 @@ def _tokens(settings: ServiceSettings, data: Data) -> tuple[Tokens | None, str |
 
 
 def _where(settings: ServiceSettings, port: int, secret: str | None) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    if settings.host in ("0.0.0.0", "::"):  # noqa: S104
-        host = socket.gethostname()
-    address = f"http://{host}:{port}/"
+    everywhere = settings.host in EVERYWHERE
+    host = "127.0.0.1" if everywhere else settings.host
+    address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    more = ", and at every other address of this machine" if everywhere else ""
     if secret is None:
-        return f"gpu-extract serves {address}"
+        return f"gpu-extract serves {address}{more}"
     return (
-        f"gpu-extract serves {address}#token={secret}\n"
+        f"gpu-extract serves {address}#token={secret}{more}\n"
         f"The token is shown this once; who has it may do everything. {Data(settings.data).tokens} keeps its digest."
     )
 
