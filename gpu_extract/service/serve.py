@@ -144,7 +144,7 @@ def _where(settings: ServiceSettings, port: int, secret: str | None) -> str:
     everywhere = settings.host in EVERYWHERE
     host = "127.0.0.1" if everywhere else settings.host
     address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-    more = ", and at every other address of this machine" if everywhere else ""
+    more = "\nIt answers at every other address of this machine, too." if everywhere else ""
     if secret is None:
         return f"gpu-extract serves {address}{more}"
     return (

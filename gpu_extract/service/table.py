@@ -174,10 +174,8 @@ class Table:
         """A new job with its first steps, each (kind, number, count)."""
         with self.change():
             self._open.execute(
-                "INSERT INTO job (id, owner, state, priority, request, error, exit_code, created, started, ended, note) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (job.id, job.owner, job.state, job.priority, json.dumps(job.request), job.error, job.exit_code)
-                + (job.created, job.started, job.ended, job.note),
+                "INSERT INTO job (id, owner, state, priority, request, created) VALUES (?, ?, ?, ?, ?, ?)",
+                (job.id, job.owner, job.state, job.priority, json.dumps(job.request), job.created),
             )
             self.add_steps(job.id, steps)
 
