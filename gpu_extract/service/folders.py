@@ -26,6 +26,7 @@ from gpu_extract.errors import InputError
 from gpu_extract.storage.atomic import write_whole
 from gpu_extract.storage.inputs import open_input
 
+REPORT = "report.json"
 JOB_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 
 
@@ -97,7 +98,7 @@ class JobFolder:
 
     @property
     def report(self) -> Path:
-        return self.path / "report.json"
+        return self.path / REPORT
 
     @property
     def log(self) -> Path:
@@ -136,9 +137,6 @@ class JobFolder:
     def record(self, name: str) -> dict[str, Any] | None:
         """Another file of its folder, None where there is none; raises InputError if it is not whole."""
         return _read(self.path / name)
-
-    def report_of_run(self) -> dict[str, Any] | None:
-        return _read(self.report)
 
     def remove(self) -> None:
         # The request first: a folder without one is no job, and what a crash leaves of it is removed at the next start.

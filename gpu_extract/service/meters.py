@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+PREFIX = "gpu_extract"
 BUCKETS_SECONDS = (1, 5, 15, 60, 300, 1800, 7200, 43200)
 
 
@@ -14,14 +15,18 @@ class Meters:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        made = {"namespace": "gpu_extract", "registry": self._registry}
-        self.frames = Counter("frames", "Frames that were cut.", **made)
-        self.faces = Counter("faces", "Faces that were written.", **made)
-        self.upload_bytes = Counter("upload_bytes", "Bytes that were uploaded.", **made)
-        self.streams = Gauge("sse_clients", "Event streams that are open.", **made)
-        self._shards = Counter("shards_ended", "Processes, by how they ended.", ["kind", "outcome"], **made)
-        self._seconds = Histogram("shard_seconds", "What processes took.", buckets=BUCKETS_SECONDS, **made)
+        self.frames = self._counter("frames", "Frames that were cut.")
+        self.faces = self._counter("faces", "Faces that were written.")
+        self.upload_bytes = self._counter("upload_bytes", "Bytes that were uploaded.")
+        self._shards = self._counter("shards_ended", "Processes, by how they ended.", "kind", "outcome")
+        self.streams = Gauge(f"{PREFIX}_sse_clients", "Event streams that are open.", registry=self._registry)
+        self._seconds = Histogram(
+            f"{PREFIX}_shard_seconds", "What processes took.", buckets=BUCKETS_SECONDS, registry=self._registry
+        )
         self._gauges: dict[str, Gauge] = {}
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=self._registry)
 
     def shard_ended(self, kind: str, outcome: str, seconds: float) -> None:
         self._shards.labels(kind, outcome).inc()
@@ -30,7 +35,7 @@ class Meters:
     def set(self, name: str, text: str, label: str | None, values: Iterable[tuple[str, float]]) -> None:
         """What is so at the moment: one value, or one for each value of a label."""
         labels = [] if label is None else [label]
-        gauge = self._gauges.get(name) or Gauge(name, text, labels, namespace="gpu_extract", registry=self._registry)
+        gauge = self._gauges.get(name) or Gauge(f"{PREFIX}_{name}", text, labels, registry=self._registry)
         self._gauges[name] = gauge
         for of, value in values:
             (gauge.labels(of) if label is not None else gauge).set(value)

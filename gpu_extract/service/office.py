@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from gpu_extract.run.shards import Shard
 from gpu_extract.service import feed
 from gpu_extract.service.attempt import Attempt, Counts, Ended
 from gpu_extract.service.devices import CPU, chosen
-from gpu_extract.service.folders import Data, JobFolder, is_job_id
+from gpu_extract.service.folders import REPORT, Data, JobFolder, is_job_id
 from gpu_extract.service.lanes import Lane, lanes_for
 from gpu_extract.service.meters import Meters
 from gpu_extract.service.problems import Problem
@@ -55,6 +54,7 @@ from gpu_extract.service.table import (
     Table,
     new_job,
 )
+from gpu_extract.service.tallies import Tallies, Tally
 from gpu_extract.service.words import PLAN, reads, report_of, words_for
 from gpu_extract.storage.descriptors import close_quietly
 
@@ -75,32 +75,6 @@ OPEN_FILES = 4096
 log = logging.getLogger("gpu_extract.service")
 
 
-@dataclass
-class Done:
-    """Of one step: what it and its earlier tries have finished."""
-
-    before: tuple[int, int] = (0, 0)
-    counts: Counts | None = None
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def frames(self) -> int:
-        return self.before[0] + (self.counts.frames if self.counts else 0)
-
-    @property
-    def faces(self) -> int:
-        return self.before[1] + (self.counts.faces if self.counts else 0)
-
-    @property
-    def of(self) -> int | None:
-        return None if self.counts is None else self.before[0] + self.counts.of
-
-    @property
-    def rate(self) -> float:
-        spent = time.monotonic() - self.began
-        return self.counts.frames / spent if self.counts and spent > 0 else 0.0
-
-
 class Office:
     """The jobs of one data folder, which it has for itself.
 
@@ -118,7 +92,7 @@ class Office:
         self._news = threading.Condition()
         self._making = threading.Lock()
         self._attempts: dict[tuple[str, str, int], Attempt] = {}
-        self._done: dict[str, dict[tuple[str, int], Done]] = {}
+        self._tallies = Tallies()
         self.draining = False
         of_machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
         self._memory_mb = max(LEAST_MEMORY_MB, settings.memory_mb or of_machine)
@@ -218,7 +192,7 @@ class Office:
             self.table.add_steps(job.id, self._cuts(count) if count else self._first_steps(request))
             self.data.job(job.id).go_on()
             self.table.update(job.id, state=QUEUED, error=None, exit_code=None, ended=None, started=None, note=None)
-        self._done.pop(job.id, None)
+        self._tallies.forget(job.id)
         self._notify()
 
     def remove(self, job: Job) -> None:
@@ -232,7 +206,7 @@ class Office:
         self._check_idle(job)
         self.data.job(job.id).remove()
         self.table.remove(job.id)
-        self._done.pop(job.id, None)
+        self._tallies.forget(job.id)
 
     def _check_idle(self, job: Job) -> None:
         if any(step.state == RUNNING for step in self.table.steps(job.id)):
@@ -240,35 +214,12 @@ class Office:
             raise Problem(409, why, headers={"Retry-After": "5"})
 
     def progress(self, job: Job) -> dict[str, Any]:
-        """`frames` and `faces` that are done, `of` how many frames, `rate` a second, `eta` in seconds, `devices`."""
-        found: dict[str, Any] = {"frames": 0, "of": None, "faces": 0, "rate": 0.0, "eta": None, "devices": []}
-        if job.has_ended:
-            report = self._report(self.data.job(job.id)) or {}
-            frames, faces = report.get("frames_decoded", 0), report.get("faces_written", 0)
-            if job.state in (CANCELLED, FAILED):
-                done = list(self._of_cuts(job.id).values())
-                frames, faces = sum(one.frames for one in done), sum(one.faces for one in done)
-            return found | {"frames": frames, "of": report.get("frames_expected", frames or None), "faces": faces}
-        steps = [step for step in self.table.steps(job.id) if step.kind == CUT]
-        done = self._of_cuts(job.id)
-        found["frames"] = sum(one.frames for one in done.values())
-        found["faces"] = sum(one.faces for one in done.values())
-        running = [step for step in steps if step.state == RUNNING]
-        found["devices"] = [step.device for step in running]
-        found["rate"] = round(
-            sum(done[step.kind, step.number].rate for step in running if (step.kind, step.number) in done), 1
-        )
-        known = [one.of for one in done.values()]
-        if steps and len(known) == len(steps) and None not in known:
-            found["of"] = sum(of for of in known if of is not None)
-        else:
-            found["of"] = (self._plan(self.data.job(job.id)) or {}).get("frames_expected")
-        if found["of"] is not None and found["rate"]:
-            found["eta"] = round(max(0, found["of"] - found["frames"]) / found["rate"], 1)
-        return found
-
-    def _of_cuts(self, job: str) -> dict[tuple[str, int], Done]:
-        return {key: one for key, one in self._done.get(job, {}).items() if key[0] == CUT}
+        """How far it is (see `Tallies.shown`), and the `devices` on which it runs."""
+        folder, steps = self.data.job(job.id), self.table.steps(job.id)
+        report = self._record(folder, REPORT) if job.has_ended else None
+        plan = None if job.has_ended else self._record(folder, PLAN)
+        devices = [step.device for step in steps if step.state == RUNNING]
+        return self._tallies.shown(job, steps, report, plan) | {"devices": devices}
 
     def shards(self, job: Job) -> list[dict[str, Any]]:
         """Its steps, for whoever wants to know."""
@@ -310,8 +261,7 @@ class Office:
         folder = self.data.job(step.job)
         request = Request.of(folder.request())
         shard = Shard(step.number, step.count) if step.count > 1 else None
-        done = Done(feed.count(folder.faces, shard) if step.kind == CUT else (0, 0))
-        self._done.setdefault(step.job, {})[step.kind, step.number] = done
+        self._tallies.put(step, Tally(feed.count(folder.faces, shard) if step.kind == CUT else (0, 0)))
         scratch = folder.path / "tmp"
         scratch.mkdir(exist_ok=True)
         triton = self.data.cache / "triton"
@@ -333,11 +283,8 @@ class Office:
         )
 
     def _counted(self, step: Step, counts: Counts) -> None:
-        done = self._done.get(step.job, {}).get((step.kind, step.number))
-        if done is None:
-            return
-        before = done.counts
-        done.counts = counts
+        tally = self._tallies.get(step)
+        before, tally.counts = tally.counts, counts
         if step.kind == CUT:
             self.meters.frames.inc(max(0, counts.frames - (before.frames if before else 0)))
             self.meters.faces.inc(max(0, counts.faces - (before.faces if before else 0)))
@@ -347,8 +294,7 @@ class Office:
         self._attempts.pop(step.key, None)
         folder = self.data.job(step.job)
         shutil.rmtree(folder.path / "tmp", ignore_errors=True)
-        done = self._done.get(step.job, {}).get((step.kind, step.number))
-        self.meters.shard_ended(step.kind, _outcome(ended.code), time.monotonic() - done.began if done else 0.0)
+        self.meters.shard_ended(step.kind, _outcome(ended.code), self._tallies.get(step).seconds)
         words = self.shown(ended.words, folder)
         lane.fault = words if ended.code == DeviceError.exit_code else None
         while True:
@@ -387,7 +333,7 @@ class Office:
             tries = step.tries + 1
             how = f"signal {-code if code < 0 else code - 128}"
             if tries >= MOST_TRIES:
-                last = self._done[step.job][step.kind, step.number].frames
+                last = self._tallies.get(step).frames
                 self._fail(job, step, f"ended by {how} {MOST_TRIES} times, last after {last:,} frames.", code)
             else:
                 self.table.set_step(step, **free | {"tries": tries})
@@ -418,7 +364,7 @@ class Office:
     def _why_partial(self, job: str, code: int) -> str | None:
         if code == EXIT_OK:
             return None
-        report = self._report(self.data.job(job)) or {}
+        report = self._record(self.data.job(job), REPORT) or {}
         notes, errors = report.get("notes") or [], report.get("errors") or []
         if errors:
             first = errors[0]
@@ -427,7 +373,7 @@ class Office:
         return self.shown(str(notes[-1]), self.data.job(job)) if notes else None
 
     def _shards_that_pay(self, folder: JobFolder) -> int:
-        plan = self._plan(folder) or {}
+        plan = self._record(folder, PLAN) or {}
         shards = int((plan.get("seconds_estimated") or 0.0) / SHARD_SECONDS)
         return max(1, min(shards, SHARDS_A_DEVICE * len(self.devices), plan.get("frames_expected") or 1))
 
@@ -488,14 +434,9 @@ class Office:
             sentence = sentence.replace(f"{real}/", f"{name}:").replace(real, f"{name}:")
         return sentence
 
-    def _report(self, folder: JobFolder) -> dict[str, Any] | None:
+    def _record(self, folder: JobFolder, name: str) -> dict[str, Any] | None:
         with suppress(InputError):
-            return folder.report_of_run()
-        return None
-
-    def _plan(self, folder: JobFolder) -> dict[str, Any] | None:
-        with suppress(InputError):
-            return folder.record(PLAN)
+            return folder.record(name)
         return None
 
     # Beginning and end.
@@ -577,7 +518,7 @@ class Office:
                 if step.kind == CUT and step.state == "done":
                     shard = Shard(step.number, step.count) if step.count > 1 else None
                     before = feed.count(self.data.job(row.id).faces, shard)
-                    self._done.setdefault(row.id, {})[CUT, step.number] = Done(before, Counts(0, 0, 0))
+                    self._tallies.put(step, Tally(before, Counts(0, 0, 0)))
 
     def _adopt(self, job: str, folder: JobFolder) -> None:
         """Make a job's row again from its folder."""

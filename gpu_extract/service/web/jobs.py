@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 
 from gpu_extract.service.access import Caller
+from gpu_extract.service.folders import REPORT
 from gpu_extract.service.office import Office
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.requests import JobRequest
@@ -83,7 +84,7 @@ def router(office: Office) -> APIRouter:
     def report(job: str, who: Reader) -> JSONResponse:
         """The report of its run, as `gpu-extract extract --json` writes it."""
         folder = office.data.job(job_of(office, job, who).id)
-        found = folder.report_of_run()
+        found = folder.record(REPORT)
         if found is None:
             raise Problem(404, f"the job {job} has no report yet.")
         text = office.shown(json.dumps(found, ensure_ascii=False), folder)
