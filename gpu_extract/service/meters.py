@@ -17,7 +17,6 @@ class Meters:
         self._registry = CollectorRegistry()
         self.frames = self._counter("frames", "Frames that were cut.")
         self.faces = self._counter("faces", "Faces that were written.")
-        self.upload_bytes = self._counter("upload_bytes", "Bytes that were uploaded.")
         self._shards = self._counter("shards_ended", "Processes, by how they ended.", "kind", "outcome")
         self.streams = Gauge(f"{PREFIX}_sse_clients", "Event streams that are open.", registry=self._registry)
         self._seconds = Histogram(

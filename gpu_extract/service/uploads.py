@@ -87,6 +87,8 @@ class Uploads:
         self.unfinished_seconds, self.unused_seconds = unfinished_seconds, unused_seconds
         self._clock = clock
         self._creating = threading.Lock()
+        self.received = 0
+        """Bytes, since this was made."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # ---- one upload
@@ -164,6 +166,7 @@ class Uploads:
                     409,
                     f"The upload is at {part.offset:,}, not at {offset:,}; ask for its offset and go on from there.",
                 )
+            begun = part.offset
             gathered = bytearray()
             try:
                 async for chunk in chunks:
@@ -172,8 +175,11 @@ class Uploads:
                         data, gathered = bytes(gathered), bytearray()
                         await asyncio.to_thread(part.write, data)
             finally:
-                if gathered:
-                    await asyncio.to_thread(part.write, bytes(gathered))
+                try:
+                    if gathered:
+                        await asyncio.to_thread(part.write, bytes(gathered))
+                finally:
+                    self.received += part.offset - begun
             if part.offset == upload.length:
                 await asyncio.to_thread(part.sync)
             return part.offset

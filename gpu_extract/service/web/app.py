@@ -47,7 +47,8 @@ def make_app(
     sessions = None if tokens is None else Sessions(tokens)
     app.include_router(guard.router(tokens, sessions), prefix="/v1")
     app.include_router(uploading.router(uploads), prefix="/v1")
-    for routes in (jobs, events, faces, state):
+    app.include_router(state.router(office, uploads))
+    for routes in (jobs, events, faces):
         app.include_router(routes.router(office))
 
     @app.get("/", include_in_schema=False)

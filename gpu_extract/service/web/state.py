@@ -12,13 +12,15 @@ from fastapi.responses import JSONResponse, Response
 from gpu_extract import __version__
 from gpu_extract.service.office import Office
 from gpu_extract.service.requests import InRoot, described, listed, open_options
+from gpu_extract.service.table import ENDED, OPEN
+from gpu_extract.service.uploads import Uploads
 from gpu_extract.service.web.jobs import Reader
 
 MOST_LISTED = 10_000
 
 
-def router(office: Office) -> APIRouter:
-    """The routes of one office."""
+def router(office: Office, uploads: Uploads) -> APIRouter:
+    """The routes of one office and its uploads."""
     routes = APIRouter(tags=["state"])
 
     @routes.get("/healthz")
@@ -64,7 +66,9 @@ def router(office: Office) -> APIRouter:
         """Counters for Prometheus."""
         meters, lanes = office.meters, office.lanes
         oldest = office.table.oldest_queued()
-        meters.set("jobs", "Jobs, by state.", "state", office.table.counts().items())
+        counts = office.table.counts()
+        meters.set("jobs", "Jobs, by state.", "state", [(state, counts.get(state, 0)) for state in (*OPEN, *ENDED)])
+        meters.set("uploaded_bytes", "That came since the service began.", None, [("", uploads.received)])
         age = 0.0 if oldest is None else time.time() - oldest
         meters.set("queue_oldest_seconds", "Age of the oldest job that waits.", None, [("", age)])
         meters.set("device_up", "Whether it takes work.", "device", [(lane.name, lane.fault is None) for lane in lanes])
