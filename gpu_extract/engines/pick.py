@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from itertools import product
 from types import ModuleType
 from typing import NamedTuple
@@ -31,8 +32,10 @@ def resolve_device(device: str) -> str:
         return device
     if device != "auto" and device != "cuda" and not (device.startswith("cuda:") and device[5:].isdigit()):
         raise UsageError(f"device {device!r} is not understood; auto, cpu, cuda and cuda:N are.")
-    if device == "auto" and not _cuda_driver_present():
+    if device == "auto" and not (_cuda_driver_present() and find_spec("torch")):
         return "cpu"
+    if find_spec("torch") is None:
+        raise DeviceError(f"device {device} was asked for but torch is not installed; install it, or try --device cpu.")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

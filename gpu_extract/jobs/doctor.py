@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from gpu_extract.engines import base, pick
@@ -103,6 +104,8 @@ def examine(engine: str = "auto", device: str = "auto", store: str | None = None
 
 
 def _devices() -> list[str]:
+    if find_spec("torch") is None:
+        return ["cpu only (torch is not installed)"]
     import torch
 
     if not torch.cuda.is_available():

@@ -15,7 +15,19 @@ from typing import Any, BinaryIO
 from gpu_extract.errors import OutputError
 from gpu_extract.storage.outputs import FilePath, check_output, write_output
 
-PACKAGES = ("numpy", "opencv-python", "av", "torch", "kornia", "triton", "deflate", "isal", "PyYAML", "tqdm")
+PACKAGES = (
+    "numpy",
+    "opencv-python",
+    "opencv-python-headless",
+    "av",
+    "torch",
+    "kornia",
+    "triton",
+    "deflate",
+    "isal",
+    "PyYAML",
+    "tqdm",
+)
 
 
 WHAT = "the report"
