@@ -72,9 +72,11 @@ clean:
 	rm -f kernels/*.so
 
 # The locks: `make lock` keeps the versions that still fit, `make lock UPGRADE=--upgrade` takes the newest ones.
-COMPILE = $(UV) pip compile -q pyproject.toml --group build --constraint requirements/torch.txt --generate-hashes \
-    --only-binary :all: --custom-compile-command "make lock"
+COMPILE_PACKAGES = $(UV) pip compile -q --generate-hashes --only-binary :all: --custom-compile-command "make lock"
+COMPILE = $(COMPILE_PACKAGES) pyproject.toml --group build --constraint requirements/torch.txt
 COMPILE_WITHOUT_TORCH = $(COMPILE) --no-emit-package torch --excludes requirements/cuda.txt
+# The Python of the Dockerfile's Debian.
+FOR_CONTAINER = $(UPGRADE) --python-platform linux --python-version 3.13 --constraint requirements/linux-3.13-test.txt
 
 lock: $(UV)
 	set -e; for version in 3.11 3.12 3.13 3.14; do \
@@ -83,8 +85,12 @@ lock: $(UV)
 	    $(COMPILE_WITHOUT_TORCH) $$for_python --extra suite --no-emit-package triton \
 	        --constraint $$lock-test.txt -o $$lock-base.txt; \
 	done
-	$(COMPILE) $(UPGRADE) --extra cloud --python-platform linux --python-version 3.12 \
-	    --constraint requirements/linux-3.12-test.txt -o requirements/container.txt
+	set -e; for target in cpu cuda; do \
+	    $(COMPILE_PACKAGES) $(FOR_CONTAINER) pyproject.toml requirements/headless.txt --extra cloud --extra serve \
+	        --excludes requirements/without-$$target.txt --constraint requirements/torch.txt \
+	        -o requirements/container-$$target.txt; \
+	done
+	$(COMPILE_PACKAGES) $(FOR_CONTAINER) --group build -o requirements/container-build.txt
 
 $(UV):
 	$(PYTHON) -m venv .venv-uv
