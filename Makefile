@@ -8,7 +8,7 @@ SOURCES := pyproject.toml setup.py $(wildcard kernels/*.c kernels/*.h requiremen
 # As many processes as this one may use cores; one that has nothing left to do takes tests from the others.
 SUITE := -m pytest -q -n logical --dist worksteal
 
-.PHONY: demo test test-bare test-newest test-lowest lint lock bench gpu-check soak fuzz fuzz-guided scale clean
+.PHONY: demo test test-bare test-newest test-lowest lint lock bench gpu-check rehearsal soak fuzz fuzz-guided scale clean
 .PRECIOUS: %/bin/python  # make would remove it, as it does with what only stands between two rules
 
 demo: $(VENV)/.base
@@ -49,6 +49,11 @@ bench: $(VENV)/.test
 gpu-check: $(VENV)/.test
 	$(PY) bench/gpu_check.py --json bench/results/gpu.json
 	$(PY) bench/gpu_table.py --write
+
+# What the Dockerfile says, done without a container daemon: docs/container.md. As root, on Debian.
+TARGET ?= cpu
+rehearsal: $(VENV)/.base
+	$(PY) tests/rehearsal.py --target $(TARGET) --revision "$$(git rev-parse HEAD)"
 
 # Minutes to an hour each; not part of `make test`.
 soak: $(VENV)/.test

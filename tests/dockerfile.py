@@ -40,6 +40,9 @@ class Step:
     flags: Mapping[str, str]
     text: str
 
+    def __str__(self) -> str:
+        return " ".join([self.word, *(f"--{name}={value}" for name, value in self.flags.items()), *self.text.split()])
+
     def fault(self, what: str) -> DockerfileError:
         return DockerfileError(f"line {self.line} of the Dockerfile: {self.word} {what}.")
 

@@ -5,8 +5,8 @@
 
 The steps are read out of the Dockerfile itself (tests/dockerfile.py). A stage is a folder, its RUN steps are run in it
 by chroot; the base image is made by mmdebstrap from the packages that it consists of. Then the image is run as `docker
-run --read-only --network none --user 4711:0 --tmpfs /tmp --volume …` would: demo, doctor, extract, serve, health, a job,
-stop. docs/container.md says what this proves and what not.
+run --read-only --network none --user 4711:0 --tmpfs /tmp --volume …` would: demo, doctor, extract, serve, health, a
+job, stop. docs/container.md says what this proves and what not.
 
 Mounts are made in namespaces of the processes that need them and end with those, however they end.
 """
@@ -57,6 +57,12 @@ SLIM = [
         "exclude=/usr/share/man/*",
     )
 ]
+CLEAN = """\
+DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb"; };
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+"""
+"""What apt of the official images does not keep."""
 DEVICES = ("null", "zero", "full", "random", "urandom")
 PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_DEFAULT_TIMEOUT", "http_proxy", "https_proxy", "no_proxy")
 """Variables of the builder's machine without which its packages cannot be had, as docker's --build-arg passes them."""
@@ -174,7 +180,7 @@ class Builder:
             config = Config()
             self._bootstrap(stage.base, root)
         for step in stage.steps:
-            tell(f"{name}: {step.word} {' '.join(step.text.split())}")
+            tell(f"{name}: {step}")
             config = config.after(step, self._given)
             if step.word == "RUN":
                 self._run(step, root, config)
@@ -194,8 +200,7 @@ class Builder:
         tell(f"{base}: mmdebstrap {match[1]}")
         ended = subprocess.run(["mmdebstrap", "-q", "--variant=minbase", *SLIM, match[1], root])
         require(ended.returncode == 0, f"mmdebstrap ended with {ended.returncode}")
-        # As the official images have it.
-        (root / "etc/apt/apt.conf.d/docker-clean").write_text('APT::Keep-Downloaded-Packages "false";\n')
+        (root / "etc/apt/apt.conf.d/docker-clean").write_text(CLEAN)
 
     def _run(self, step: Step, root: Path, config: Config) -> None:
         passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
@@ -541,8 +546,9 @@ def main() -> int:
         parser.error(f"apt-get install {' '.join(sorted(missing))}")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     stages = parse((ROOT / "Dockerfile").read_text("utf-8"))
-    with tempfile.TemporaryDirectory(prefix="rehearsal-", ignore_cleanup_errors=words.keep is not None) as temporary:
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as temporary:
         folder = words.keep or Path(temporary)
+        folder.mkdir(exist_ok=True)
         folder.chmod(0o755)
         try:
             image = Builder(stages, ROOT, folder, {"REVISION": words.revision}).build(words.target)
