@@ -354,11 +354,12 @@ def read(folder: Path) -> tuple[Fingerprint, list[Finished]] | None:
         if not entries or entries[0].get("journal") != VERSION:
             continue
         fingerprint = fingerprint or entries[0]["settings"]
-        found |= _frames_of(entries[1:])
+        found |= frames_of(entries[1:])
     return None if fingerprint is None else (fingerprint, list(found.values()))
 
 
-def _frames_of(entries: list[dict[str, Any]]) -> dict[int, Finished]:
+def frames_of(entries: list[dict[str, Any]]) -> dict[int, Finished]:
+    """What the entries behind a journal's first come to: frames by their keys, without those that were taken back."""
     found: dict[int, Finished] = {}
     for entry in entries:
         if "faces" in entry:
