@@ -17,7 +17,9 @@ from gpu_extract.errors import UsageError
 from gpu_extract.options import MOST_SHARDS, Option, Settings, options
 from gpu_extract.service.folders import JobFolder
 from gpu_extract.service.problems import Problem
+from gpu_extract.storage.atomic import write_whole
 from gpu_extract.storage.descriptors import close_quietly
+from gpu_extract.storage.inputs import open_input
 
 OWN = frozenset(
     ("alignments", "frames", "faces", "json", "progress", "cache", "resume", "no_update", "partial_ok")
@@ -150,6 +152,7 @@ def take(
     shown = {}
     if isinstance(asked.alignments, Upload):
         alignments = uploaded.claim(asked.alignments.upload, owner, folder.inputs)
+        _unshare(alignments)
         shown["alignments"] = alignments.name
     else:
         alignments = _copied(asked.alignments, roots, folder.inputs)
@@ -175,6 +178,13 @@ def take(
         priority=asked.priority,
         asked=asked.model_dump(),
     )
+
+
+def _unshare(path: Path) -> None:
+    """A copy in the place of a file that has other names: whoever runs the job would be told of these."""
+    if path.stat().st_nlink > 1:
+        with open_input(path, "the alignments file") as file:
+            write_whole(path, iter(lambda: file.read(1 << 20), b""))
 
 
 def in_root(place: InRoot, roots: Mapping[str, str]) -> Path:
