@@ -24,6 +24,8 @@ from gpu_extract.naming import Url, located
 
 VARIABLE_PREFIX = "GPU_EXTRACT_"
 """Of the environment variables of options."""
+TOKEN_VARIABLE = f"{VARIABLE_PREFIX}TOKEN"
+"""By which a server knows who asks. No option: command lines are seen by all."""
 COMMANDS = ("extract", "merge", "verify", "check", "doctor", "cluster", "serve")
 """Those whose options come from here."""
 
@@ -35,6 +37,14 @@ MACHINE = "the machine"
 RUN = "the run"
 DOOR = "the door"
 LIMITS = "limits"
+
+SERVER_DECIDES = (
+    *("device", "devices", "processes", "workers", "batch_mb", "pinned_mb"),
+    *("cache", "resume", "shard"),
+)
+"""Options of `extract` that a service decides for its jobs."""
+ROOT_PLACE = re.compile(r"([a-z0-9][a-z0-9_-]{0,31}):(?!//)(.+)", re.DOTALL)
+"""A file or folder of a service, by the name of one of its roots and the path in it."""
 
 KEY_RULES = ("path", "unicode", "case", "padding", "extension", "stem")
 """What may be taken away when a key is compared with the names of frames, see `run.keys`."""
@@ -720,6 +730,8 @@ def _is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) ->
 @cache
 def options(command: str | None = None) -> tuple[Option, ...]:
     """The rows, in their order; those of one command where it is named."""
+    if command == "submit":
+        return tuple(row for row in options("extract") if row.name not in SERVER_DECIDES)
     rows = (*_rows_of(Settings), *_rows_of(ServiceSettings))
     return tuple(row for row in rows if command is None or command in row.commands)
 

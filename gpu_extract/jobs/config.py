@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from gpu_extract.errors import InputError, UsageError, printable
 from gpu_extract.naming import url_of
-from gpu_extract.options import VARIABLE_PREFIX, Option, options
+from gpu_extract.options import TOKEN_VARIABLE, VARIABLE_PREFIX, Option, options
 from gpu_extract.reports.base import JsonReport
 from gpu_extract.storage.inputs import open_input, unreadable
 
@@ -113,7 +113,7 @@ def _of_environment(environment: Mapping[str, str]) -> dict[str, Value]:
     rows = {row.variable: row for row in options()}
     found = {}
     for variable, text in environment.items():
-        if not variable.startswith(VARIABLE_PREFIX):
+        if not variable.startswith(VARIABLE_PREFIX) or variable == TOKEN_VARIABLE:
             continue
         if variable not in rows:
             raise UsageError(f"the environment variable {variable} is no option's.{_nearest(variable, rows)}")

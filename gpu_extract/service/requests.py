@@ -14,17 +14,14 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from gpu_extract.errors import UsageError
-from gpu_extract.options import MOST_SHARDS, Option, Settings, options
+from gpu_extract.options import MOST_SHARDS, SERVER_DECIDES, Option, Settings, options
 from gpu_extract.service.folders import JobFolder
 from gpu_extract.service.problems import Problem
 from gpu_extract.storage.atomic import write_whole
 from gpu_extract.storage.descriptors import close_quietly
 from gpu_extract.storage.inputs import open_input
 
-OWN = frozenset(
-    ("alignments", "frames", "faces", "json", "progress", "cache", "resume", "no_update", "partial_ok")
-    + ("device", "devices", "processes", "shard", "workers", "batch_mb", "pinned_mb")
-)
+OWN = frozenset(("alignments", "frames", "faces", "json", "progress", "no_update", "partial_ok", *SERVER_DECIDES))
 """Options of `extract` that the service decides for its jobs."""
 MOST_UPLOADS = 100_000
 """Images that one job may take from uploads."""
