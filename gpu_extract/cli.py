@@ -27,6 +27,7 @@ from gpu_extract.errors import (
     printable,
 )
 from gpu_extract.options import (
+    SERVER_DECIDES,
     Between,
     Count,
     Folders,
@@ -43,6 +44,7 @@ from gpu_extract.storage.descriptors import hold_standard_streams
 
 if TYPE_CHECKING:
     from gpu_extract.jobs.config import Value
+    from gpu_extract.reports.extraction import Report
 
 EXIT_CODES = """\
 exit codes:
@@ -118,6 +120,9 @@ def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
         group = groups.setdefault(row.group, None) or parser.add_argument_group(row.group)
         groups[row.group] = group
         _add_option(group, row, AS_THE_RUN if command == "verify" and row.decides_bytes else _default(row))
+    if command == "submit":
+        for name in SERVER_DECIDES:  # named, they are refused by a sentence
+            _add_option(parser, option(name), None)
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -125,9 +130,10 @@ def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
     )
 
 
-def _add_option(group: Any, row: Option, default: str) -> None:
+def _add_option(group: Any, row: Option, default: str | None) -> None:
+    """One option; `default` None hides it."""
     settled = {"dest": row.name, "default": argparse.SUPPRESS}
-    text = row.help.replace("`", "") + (f" ({default})" if default else "")
+    text = argparse.SUPPRESS if default is None else row.help.replace("`", "") + (f" ({default})" if default else "")
     match row.check:
         case Folders():
             group.add_argument(*row.flags, action=_AddFolder, metavar=row.metavar, help=text, **settled)
@@ -151,6 +157,13 @@ class _AddFolder(argparse.Action):
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         name, _, folder = str(values).partition("=")
         setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), name: folder})
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < 1e9:
+        raise ValueError(text)
+    return seconds
 
 
 def _number_or_word(text: str) -> int | str:
@@ -192,8 +205,11 @@ def _flags(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
     return {row.name: getattr(arguments, row.name) for row in options(command) if hasattr(arguments, row.name)}
 
 
-def _in_force(arguments: argparse.Namespace, command: str) -> dict[str, Value]:
+def _in_force(arguments: argparse.Namespace, command: str, unneeded: Sequence[str] = ()) -> dict[str, Value]:
     """The value of every option of a command, from wherever it comes.
+
+    Args:
+        unneeded: options that the command can do without this time.
 
     Raises:
         UsageError: if one that the command needs is missing, or the environment or a file has what is not allowed.
@@ -203,7 +219,7 @@ def _in_force(arguments: argparse.Namespace, command: str) -> dict[str, Value]:
     flags = _flags(arguments, command)
     file = config_file(arguments.config, flags.get("alignments"))
     found = values_in_force(command, flags, file=file)
-    if lacking := missing(command, found):
+    if lacking := [row for row in missing(command, found) if row.name not in unneeded]:
         named = ", ".join("/".join(row.flags) for row in lacking)
         raise UsageError(f"the following arguments are required: {named}; see gpu-extract {command} --help.")
     if arguments.quiet and "progress" in found:
@@ -219,9 +235,12 @@ def _extract(arguments: argparse.Namespace) -> int:
     settings = Settings(**_values(_in_force(arguments, "extract")))
     from gpu_extract.jobs.extract import run
 
-    report = run(settings)
+    return _told_of_run(run(settings), arguments, settings.json)
+
+
+def _told_of_run(report: Report, arguments: argparse.Namespace, json: Any) -> int:
     if not arguments.quiet:
-        _say(report.table(), sys.stderr if settings.json == "-" else sys.stdout)
+        _say(report.table(), sys.stderr if json == "-" else sys.stdout)
     elif not report.complete:
         _say(f"gpu-extract: {report.notes[-1]}", sys.stderr)
     elif report.errors:
@@ -288,6 +307,30 @@ def _serve(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise UsageError(f"serve needs {error.name}; install gpu-extract[serve].") from error
     return serve(settings, lambda text: _say(text, sys.stderr))
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    values = _values(_in_force(arguments, "submit", unneeded=() if arguments.job is None else ("alignments", "frames")))
+    from gpu_extract.client.submission import Wish, check_decides_itself, submit
+
+    check_decides_itself(_flags(arguments, "extract"))
+    wish = Wish(url=arguments.url, values=values, **{name: getattr(arguments, name) for name in SUBMIT_WORDS})
+    found = submit(wish)
+    if isinstance(found, str):
+        _say(found)
+        return EXIT_OK
+    return _told_of_run(found, arguments, values["json"])
+
+
+def _health(arguments: argparse.Namespace) -> int:
+    from gpu_extract.client.health import health
+
+    port = option("port")
+    url = arguments.url or f"http://127.0.0.1:{port.parse(os.environ.get(port.variable) or str(port.default))}"
+    found = health(url)
+    if not found.ready or not arguments.quiet:
+        _say(found.line, sys.stdout if found.ready else sys.stderr)
+    return EXIT_OK if found.ready else 1
 
 
 def _told(report: _Table, arguments: argparse.Namespace, json: str | None) -> int:
@@ -386,6 +429,8 @@ MATCH_KEYS = _word(
     default=option("match_keys").default,
     help=f"{option('match_keys').help}; such a key becomes its frame's name",
 )
+SUBMIT_WORDS = ("job", "detach", "token_file", "patience", "cancel_on_interrupt", "alignments_out", "priority")
+"""Arguments of `submit` beside those of the run."""
 CLUSTER_OPTIONS = ("image", "parallelism", "claim", "secret", "name", "address", "in_flight")
 """Of `cluster`, beside those of the run: each belongs to one scheduler."""
 COMMANDS = (
@@ -435,6 +480,49 @@ COMMANDS = (
         "The page at its address is for people, /v1 for programs; docs/service.md tells of both.",
         "gpu-extract serve --data /data --root footage=/footage",
         options="serve",
+    ),
+    _Command(
+        "submit",
+        _submit,
+        "Have a server cut the faces: upload, wait, fetch them and save the alignments file, as if it ran here.\n\n"
+        "FILE and PATH are of this machine, or ROOT:path of the server: what is here by that name goes first.\n"
+        "Whatever cuts it, the same command goes on where it was; how far it is stands in the user's state folder\n"
+        "(XDG_STATE_HOME). Ctrl-C leaves the job running at the server, a second one ends this at once.\n"
+        "The token is that of GPU_EXTRACT_TOKEN or --token-file, or stands behind the URL as the server prints it.",
+        "gpu-extract submit http://gpu-box:8080 -a alignments.fsa -fr clip.mp4 -fc faces/ -sz 256",
+        options="submit",
+        words=(
+            _word("url", metavar="URL", help="of the server"),
+            _word(
+                "--job", metavar="ID", help="of a job that is there already: wait for it and fetch its faces into -fc"
+            ),
+            _word("--detach", action="store_true", help="print the job's id when the server has it, and do not wait"),
+            _word("--token-file", metavar="FILE", help="that holds the token, and nothing else"),
+            _word(
+                "--patience",
+                metavar="S",
+                type=_seconds,
+                default=900.0,
+                help="seconds that the server may be away before this ends (default 900)",
+            ),
+            _word("--cancel-on-interrupt", action="store_true", help="have Ctrl-C cancel the job at the server"),
+            _word("--alignments-out", metavar="FILE", help="where to put the updated file, where that is the server's"),
+            _word("--priority", metavar="N", type=int, default=0, help="-100 to 100, higher goes first (default 0)"),
+        ),
+    ),
+    _Command(
+        "health",
+        _health,
+        "Ask a server whether it is ready: exits with 0 where it is, with 1 and the reasons where not.",
+        "gpu-extract health http://gpu-box:8080",
+        words=(
+            _word(
+                "url",
+                metavar="URL",
+                nargs="?",
+                help="of the server (default http://127.0.0.1, with the port of GPU_EXTRACT_PORT or 8080)",
+            ),
+        ),
     ),
     _Command(
         "verify",

@@ -18,11 +18,11 @@ FLOORS = (
     {"reports", "stores"},
     {"alignments", "engines", "frames"},
     {"faces", "run"},
-    {"cluster", "jobs"},
+    {"client", "cluster", "jobs", "service"},
     {"cli", "demo", "__main__", "__init__"},
 )
 """From the ground up. A room imports from floors below its own, and on the ground from others on it."""
-MOST_ROOMS = 23
+MOST_ROOMS = 25
 
 
 def modules() -> dict[str, Path]:
@@ -108,6 +108,14 @@ def test_a_plug_in_stands_below_its_contract() -> None:
         for name, targets in ARROWS.items():
             known = [target for target in targets if target.startswith(f"{folder}.")]
             assert not known or name.startswith(f"{folder}."), f"{name} knows {known}"
+
+
+def test_a_service_starts_runs_and_cuts_nothing_itself() -> None:
+    """Its jobs are processes of their own; what decodes or cuts is not even loaded at the door."""
+    heavy = {"alignments", "engines", "faces", "frames", "geometry", "jobs", "kernels"}
+    for name, targets in ARROWS.items():
+        if name.partition(".")[0] in ("client", "service"):
+            assert not [target for target in targets if target.partition(".")[0] in heavy], name
 
 
 def test_no_circle() -> None:
