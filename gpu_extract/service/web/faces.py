@@ -38,12 +38,19 @@ def router(office: Office) -> APIRouter:
 
     @routes.get("/jobs/{job}/faces")
     def faces(job: str, who: Reader, after: str = "", limit: int = Query(1000, ge=1, le=MOST_LISTED)) -> Response:
-        """JSON lines, a face each: `file`, `frame`, `index`, `sha1`, `bytes`. `X-Next` is `after` of the next page."""
+        """JSON lines, a face each: `file`, `frame`, `index`, `sha1`, `bytes`, and `archive` where it lies in one.
+
+        `X-Next` is `after` of the next page.
+        """
         found = job_of(office, job, who)
         if not feed.is_place(after):
             raise Problem(422, "after is not what an answer had as X-Next.")
         page = feed.read(office.data.job(found.id).faces, office.shard_count(found), after, limit)
-        lines = "".join(json.dumps(face, ensure_ascii=False) + "\n" for face in page.faces)
+        folder, archives = office.data.job(found.id).faces, dict[str, bool]()
+        for face in page.faces:
+            if (archive := _file_of(folder, face["file"], archives)) != face["file"]:
+                face["archive"] = archive
+        lines = "".join(json.dumps(face) + "\n" for face in page.faces)
         headers = {"X-Next": page.place, "X-Anew": str(page.anew).lower(), "X-More": str(page.more).lower()}
         return Response(lines, media_type="application/x-ndjson", headers=headers)
 
@@ -78,14 +85,29 @@ def router(office: Office) -> APIRouter:
 def members(folder: Path, shards: int) -> list[str]:
     """What an archive of a faces folder holds: faces as its journal names them, what lies beside them, the journal."""
     names: dict[str, None] = {}
+    archives: dict[str, bool] = {}
     page = feed.Read(more=True)
     while page.more:
         page = feed.read(folder, shards, page.place, MOST_LISTED)
-        names |= dict.fromkeys(face["file"].partition("#")[0] for face in page.faces)
+        names |= dict.fromkeys(_file_of(folder, face["file"], archives) for face in page.faces)
     beside = []
-    with suppress(OSError):
-        beside = sorted(entry.name for entry in os.scandir(folder) if has_extension(entry.name, SERVED[-2:]))
+    with suppress(OSError), os.scandir(folder) as entries:
+        beside = sorted(entry.name for entry in entries if has_extension(entry.name, SERVED[-2:]))
     return [*names, *beside, *([journal.NAME] if (folder / journal.NAME).is_file() else [])]
+
+
+def _file_of(folder: Path, face: str, archives: dict[str, bool]) -> str:
+    """The file that a face lies in: its own, or an archive with others.
+
+    Args:
+        archives: which first parts of names are archives, as far as that was looked at.
+    """
+    first = face.partition("/")[0]
+    if first == face or not has_extension(first, (".tar",)):
+        return face
+    if first not in archives:
+        archives[first] = (folder / first).is_file()
+    return first if archives[first] else face
 
 
 def _archive(folder: Path, names: list[str], skip: int) -> Iterator[bytes]:
