@@ -87,7 +87,7 @@ def fetch(
     entries = [entry for entry in map(journal.parse, lines) if entry is not None]
     if len(entries) != len(lines) or not entries or entries[0].get("journal") != journal.VERSION:
         raise InputError("the journal of the server's faces is not whole, or of another version of this program.")
-    _check_all_there(folder, journal.frames_of(entries[1:]).values())
+    _check_all_there(folder, listed, journal.frames_of(entries[1:]).values())
     if source_name is not None:
         entries[0]["settings"]["frames"] = source_name
         lines[0] = journal.line(entries[0])
@@ -105,8 +105,10 @@ def _listed(server: Server, job: str) -> Listed:
         for line in answer.body.splitlines():
             with suppress(ValueError, KeyError, TypeError, RecursionError):
                 face = json.loads(line)
-                archive, inside, _ = str(face["file"]).partition("#")
-                sizes[archive] = None if inside else int(face["bytes"])
+                if "archive" in face:
+                    sizes[str(face["archive"])] = None
+                else:
+                    sizes[str(face["file"])] = int(face["bytes"])
                 faces += 1
                 continue
             raise InputError("the server's list of faces is not understood.")
@@ -273,17 +275,21 @@ def _check_room(folder: Path, listed: Listed, names: list[str]) -> None:
         )
 
 
-def _check_all_there(folder: Path, frames: Iterable[Finished]) -> None:
+def _check_all_there(folder: Path, listed: Listed, frames: Iterable[Finished]) -> None:
     """
     Raises:
         InputError: if a face of the journal did not come.
     """
     for frame in frames:
         for face in frame.faces:
-            name, inside, _ = face.file_name.partition("#")
+            name = face.file_name
             check_inside(name)
+            first = name.partition("/")[0]
             try:
-                whole = inside or (folder / name).stat().st_size == face.nbytes
+                if first != name and listed.sizes.get(first, 0) is None:
+                    whole = (folder / first).is_file()
+                else:
+                    whole = (folder / name).stat().st_size == face.nbytes
             except OSError:
                 whole = False
             if not whole:

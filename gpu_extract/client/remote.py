@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from gpu_extract.client.events import ENDED, follow, tell
 from gpu_extract.client.fetch import fetch
@@ -68,6 +68,16 @@ class Client:
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.server = Server(url, token, patience=patience, note=note)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; the next question makes another."""
+        self.server.close()
 
     @property
     def url(self) -> str:

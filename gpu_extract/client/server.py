@@ -45,6 +45,7 @@ KIND_OF_EXIT: Mapping[int, type[GpuExtractError]] = {
     kind.exit_code: kind for kind in (UsageError, InputError, DeviceError, OutputError, AlignmentsError)
 }
 KIND_OF_STATUS: Mapping[int, type[GpuExtractError]] = {404: InputError, 422: InputError, 507: OutputError}
+_PLAIN = re.compile(r"[!-~]+")
 _TOKEN = re.compile(r"[!-~]{1,512}")
 
 
@@ -85,7 +86,7 @@ class Address:
             port = parts.port
         except ValueError:
             raise UsageError("the server's address is not understood; http://HOST:PORT is wanted.") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname or not parts.path.isprintable():
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _PLAIN.fullmatch(text):
             raise UsageError(f"the server's address is not understood; {_WANTED}.")
         if parts.username is not None or parts.query:
             raise UsageError(f"the server's address holds more than an address; {_WANTED}.")

@@ -82,10 +82,10 @@ def submit(wish: Wish) -> Report | str:
     if values.get("json") is not None:
         check_target(Report, values["json"])
     with Progress(listener) as progress:
-        client = Client(wish.url, _token(wish), patience=wish.patience, note=progress.note)
-        submission = _Submission(wish, client, listener)
-        with submission.memory.alone(submission.faces):
-            found = submission.run()
+        with Client(wish.url, _token(wish), patience=wish.patience, note=progress.note) as client:
+            submission = _Submission(wish, client, listener)
+            with submission.memory.alone(submission.faces):
+                found = submission.run()
         if isinstance(found, str):
             progress.finish(EXIT_OK)
             return found
@@ -121,7 +121,10 @@ class _Submission:
         known = None if self._writes_nothing else self.memory.record(self.faces)
         if known is not None and known.report is not None and self._is_done(known):
             return TheirReport.of(known.report)
-        record = self._earlier(known) or self._new()
+        record = self._earlier(known)
+        if record is None:
+            self._check_alignments_out()
+            record = self._new()
         with _goes_on("interrupted; the same command goes on."):
             if not record.begun and not self._writes_nothing:
                 prepare_folder(self.faces, resume=False)
@@ -402,6 +405,15 @@ class _Submission:
                 raise OutputError(f"{path} is there and something else; give --alignments-out another name.")
             return
         write_whole(path, [data])
+
+    def _check_alignments_out(self) -> None:
+        """
+        Raises:
+            OutputError: if there is a file of that name, before there can be ours.
+        """
+        out = self.wish.alignments_out
+        if out is not None and os.path.lexists(out):
+            raise OutputError(f"{out} is there already; give --alignments-out another name.")
 
     def _check_places(self) -> None:
         """Find out before hours of work that the result could not be saved.
