@@ -26,6 +26,7 @@ from gpu_extract.storage.descriptors import close_quietly
 
 MOST_LISTED = 10_000
 BLOCK_BYTES = 1 << 20
+SENT_BYTES = 1 << 18
 SERVED = (*FACE_EXTENSIONS, ".tar", ".jsonl", ".parquet")
 """What a faces folder may hold for clients."""
 SHA256 = "GPU_EXTRACT.sha256"
@@ -65,7 +66,9 @@ def router(office: Office) -> APIRouter:
         folder = office.data.job(found.id).faces
         names = members(folder, office.shard_count(found))
         headers = {"Content-Disposition": f'attachment; filename="{found.id}-faces.tar"'}
-        return StreamingResponse(_archive(folder, names, skip), media_type="application/x-tar", headers=headers)
+        return StreamingResponse(
+            _gathered(_archive(folder, names, skip)), media_type="application/x-tar", headers=headers
+        )
 
     @routes.get("/jobs/{job}/faces/{path:path}")
     def face(job: str, path: str, request: Request, who: Reader) -> Response:
@@ -133,6 +136,17 @@ def _archive(folder: Path, names: list[str], skip: int) -> Iterator[bytes]:
         finally:
             close_quietly(handle)
     yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same in pieces of some size: each crosses from one thread to another, which takes longer than a face does."""
+    gathered = bytearray()
+    for piece in pieces:
+        gathered += piece
+        if len(gathered) >= SENT_BYTES:
+            yield bytes(gathered)
+            gathered.clear()
+    yield bytes(gathered)
 
 
 def _digest_of(handle: int) -> str:
