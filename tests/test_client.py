@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
 import random
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -125,7 +127,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 class Place:
     """A folder with a copy of an alignments file, where a run is made."""
 
-    def __init__(self, folder: Path, alignments: Path, frames: str | Path) -> None:
+    def __init__(self, folder: Path, alignments: Path, frames: Path) -> None:
         folder.mkdir()
         self.folder, self.frames = folder, frames
         self.alignments = Path(shutil.copyfile(alignments, folder / "a.fsa"))
@@ -604,9 +606,32 @@ def test_a_disk_that_is_too_small_is_told_before(
     class Full:
         f_bavail, f_frsize = 1, 4096
 
-    monkeypatch.setattr(fetch.os, "statvfs", lambda path: Full)
+    monkeypatch.setattr(os, "statvfs", lambda path: Full)
     assert place.submit(service.url) == 6
     assert "the faces need" in capsys.readouterr().err
+
+
+def test_two_at_once_for_one_folder_exclude_each_other(
+    service: Service, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with memory.Memory().alone(place.faces):
+        assert place.submit(service.url) == 6
+        assert "another gpu-extract submit works on" in capsys.readouterr().err
+    assert place.submit(service.url) == 0
+
+
+def test_what_is_old_is_forgotten_and_what_is_torn_is_none(place: Place) -> None:
+    known = memory.Memory()
+    known.keep(place.faces, memory.Record({}, "j", fetched=3))
+    assert known.record(place.faces) == memory.Record({}, "j", fetched=3)
+    (record,) = (place.folder.parent / "state").rglob("submission-*.json")
+    for torn in (b"", b"{", b"[]", b'{"job": "j"}', b'{"other": 1}', b"\xff"):
+        record.write_bytes(torn)
+        assert known.record(place.faces) is None
+    os.utime(record, (1, 1))
+    other = place.folder / "other"
+    with known.alone(other):
+        assert not record.exists()
 
 
 # ---- Python
@@ -695,7 +720,7 @@ class Hostile:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._server.handle_error = lambda request, address: None  # type: ignore[method-assign]
+        self._server.handle_error = lambda *words: None  # type: ignore[method-assign]
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -708,6 +733,10 @@ class Hostile:
         if path == "/v1/jobs/j/faces.tar":
             return self.tar, 200, {}
         return b"{}", 404, {}
+
+    def wrap(self, context: ssl.SSLContext) -> None:
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = self.url.replace("http:", "https:")
 
     def close(self) -> None:
         self._server.shutdown()
@@ -823,6 +852,23 @@ def test_an_archive_that_is_whole_is_read_as_tar_reads_it(tmp_path: Path) -> Non
             sum(len(block) for member in members(io.BytesIO(data[:cut])) for block in member.blocks())
 
 
+def test_archives_with_any_byte_changed_are_read_or_refused() -> None:
+    chance = random.Random(3)
+    digest = {archive.SHA256: hashlib.sha256(b"face").hexdigest()}
+    data = entry("a.png", pax_headers=digest) + entry("b" * 150) + entry("c.png") + END
+    refused = 0
+    for _ in range(3000):
+        changed = bytearray(data)
+        for _ in range(chance.randint(1, 3)):
+            changed[chance.randrange(len(data))] = chance.randrange(256)
+        try:
+            for member in members(io.BytesIO(changed)):
+                sum(map(len, member.blocks()))
+        except (InputError, EndedError):
+            refused += 1
+    assert 500 < refused < 2900
+
+
 def test_a_redirect_is_not_followed(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hostile, "answer", lambda path: (b"", 307, {"Location": "http://elsewhere.invalid/"}))
     with Client(hostile.url, "secret") as client, pytest.raises(UsageError, match="sends elsewhere"):
@@ -848,6 +894,26 @@ def test_sentences_of_a_server_reach_no_terminal_raw(
     monkeypatch.setattr(hostile, "answer", lambda path: (said, 422, {}))
     assert place.submit(hostile.url) == 6
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_https_needs_a_certificate_that_the_system_knows(
+    tmp_path: Path, hostile: Hostile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    words = "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost"
+    more = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(["openssl", *words.split(), *more], cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    hostile.wrap(context)
+    with Client(hostile.url, "secret") as client, pytest.raises(InputError, match="does not prove who it is"):
+        client.job("j")
+    assert hostile.asked == [], "the token stayed here"
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    with Client(hostile.url, "secret") as client:
+        assert client.job("j").state == "succeeded"
+    assert hostile.asked == [("GET", "/v1/jobs/j", "Bearer secret")]
 
 
 # ---- small things

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -81,16 +81,15 @@ class Memory:
         Raises:
             OutputError: if there is one.
         """
-        try:
-            with locked(self._of_faces(faces)):
-                self._forget_what_is_old()
-                yield
-        except AlignmentsError as error:
-            if " is in use by another run" not in str(error) or "submission-" not in str(error):
-                raise
-            raise OutputError(
-                f"another gpu-extract submit works on {faces}; wait for it, or name another folder."
-            ) from None
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self._of_faces(faces)))
+            except AlignmentsError:
+                raise OutputError(
+                    f"another gpu-extract submit works on {faces}; wait for it, or name another folder."
+                ) from None
+            self._forget_what_is_old()
+            yield
 
     def record(self, faces: Path) -> Record | None:
         """How far the submission is that fills a folder; None where there is none, or its record is torn."""
