@@ -611,6 +611,26 @@ def test_a_disk_that_is_too_small_is_told_before(
     assert "the faces need" in capsys.readouterr().err
 
 
+def test_images_of_which_the_server_takes_only_some_are_removed_there(
+    service: Service, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Place(tmp_path / "there", material.of_images, material.images)
+    real = uploading.begin
+
+    def begin(asked: Server, name: str, size: int) -> str:
+        if name == "p_003.png":
+            raise UsageError("You have 2 uploads, and may have no more.")
+        return real(asked, name, size)
+
+    monkeypatch.setattr(submission, "begin", begin)
+    with Client(service.url) as client:
+        before = len(client.server.ask("GET", "/v1/uploads").json())
+        assert there.submit(service.url) == 2
+        assert len(client.server.ask("GET", "/v1/uploads").json()) == before + 1, "the alignments file"
+    monkeypatch.setattr(submission, "begin", real)
+    assert there.submit(service.url) == 0
+
+
 def test_two_at_once_for_one_folder_exclude_each_other(
     service: Service, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:

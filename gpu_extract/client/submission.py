@@ -268,11 +268,22 @@ class _Submission:
             return in_root(place)
         assert place is not None
         if place.is_dir():
-            return {"uploads": [self._upload(path) for path in images(place)]}
+            return {"uploads": self._uploads(images(place))}
         found = self._upload(place)
         if record is not None and digest_of(place).hex() != record.before:
             raise InputError(f"{place} changed while it was uploaded; run the same command again.")
         return {"upload": found}
+
+    def _uploads(self, paths: list[Path]) -> list[str]:
+        sent: list[str] = []
+        try:
+            for path in paths:
+                sent.append(self._upload(path))
+        except UsageError:  # a server that does not take all makes no job of some, which would fill the user's share
+            for one in sent:
+                self.client.forget(one)
+            raise
+        return sent
 
     def _upload(self, path: Path) -> str:
         known = self.memory.upload(self.client.url, path)
