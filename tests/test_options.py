@@ -115,7 +115,7 @@ def test_values_that_are_not_allowed() -> None:
             "device and devices exclude each other; devices names one for each process.",
         ),
         ({"devices": "cpu,", "processes": 2}, "devices must be names with commas between, got 'cpu,'."),
-        ({"progress": "loud"}, "progress 'loud' is not understood; auto, bar, plain, none are."),
+        ({"progress": "loud"}, "progress 'loud' is not understood; auto, bar, plain, jsonl, none are."),
         ({"quality": 90, "format": "png"}, "quality is for jpg and webp; png is lossless."),
         ({"large": True, "min_size": 50}, "large means min-size 100; it cannot go with min-size 50."),
         ({"json": "a.fsa"}, "the report would replace the alignments a.fsa; give json another name."),

@@ -7,20 +7,38 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gpu_extract.errors import GpuExtractError, OutputError
 from gpu_extract.service.attempt import Attempt, Ended
 from gpu_extract.service.devices import CPU
 from gpu_extract.service.table import CHECK, CUT, MERGE, Step
 
-if TYPE_CHECKING:
-    from gpu_extract.service.office import Office
-
 IDLE_SECONDS = 1.0
 FAULT_SECONDS = 5.0
 """Before the next try of a lane to which something happened that is no step's fault."""
 log = logging.getLogger("gpu_extract.service")
+
+
+class Office(Protocol):
+    """Who has the steps."""
+
+    draining: bool
+
+    def claim(self, lane: Lane) -> Step | None:
+        """The step that goes next on a lane."""
+
+    def attempt(self, step: Step) -> Attempt:
+        """The attempt at a step that was claimed."""
+
+    def run(self, attempt: Attempt, step: Step, lane: Lane) -> Ended:
+        """Run a step to its end."""
+
+    def ended(self, step: Step, ended: Ended, attempt: Attempt, lane: Lane) -> None:
+        """Draw the consequences."""
+
+    def wait(self, seconds: float) -> None:
+        """Until there may be more to do."""
 
 
 @dataclass

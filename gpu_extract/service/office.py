@@ -56,7 +56,7 @@ from gpu_extract.service.table import (
 )
 from gpu_extract.service.tallies import Tallies, Tally
 from gpu_extract.service.words import PLAN, reads, report_of, words_for
-from gpu_extract.storage.descriptors import close_quietly
+from gpu_extract.storage.descriptors import close_quietly, open_beyond_standard
 
 MOST_TRIES = 3
 """Of a step that ends by a signal."""
@@ -96,10 +96,10 @@ class Office:
         self.draining = False
         of_machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
         self._memory_mb = max(LEAST_MEMORY_MB, settings.memory_mb or of_machine)
+        self.devices = chosen(settings.devices)
+        self.lanes = lanes_for(self.devices, self)
         try:
             self.table = self._open_table()
-            self.devices = chosen(settings.devices)
-            self.lanes = lanes_for(self.devices, self)
         except BaseException:
             close_quietly(self._held)
             raise
@@ -546,7 +546,7 @@ def _hold(data: Data) -> int:
     """
     try:
         data.make()
-        handle = os.open(data.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = open_beyond_standard(data.lock, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise OutputError(f"the data folder {data.path} cannot be written: {error.strerror}.") from error
     try:

@@ -18,6 +18,7 @@ from gpu_extract.options import MOST_SHARDS, SERVER_DECIDES, Option, Settings, o
 from gpu_extract.service.folders import JobFolder
 from gpu_extract.service.problems import Problem
 from gpu_extract.storage.atomic import write_whole
+from gpu_extract.storage.beneath import open_beneath
 from gpu_extract.storage.descriptors import close_quietly
 from gpu_extract.storage.inputs import open_input
 
@@ -218,14 +219,12 @@ def _copied(place: InRoot, roots: Mapping[str, str], folder: Path) -> Path:
     real = in_root(place, roots)
     target = folder / real.name
     try:
-        handle = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        # By its real names: whoever made one of them a link meanwhile is refused.
+        root = _root(place.root, roots)
+        handle = open_beneath(root, str(real.relative_to(root)))
     except OSError as error:
-        raise Problem(422, f"{place.path!r} cannot be read: {error.strerror}.") from error
+        raise Problem(422, f"{place.path!r} cannot be read: {(error.strerror or 'it is no file').lower()}.") from error
     try:
-        # Whoever changed a folder on the way into a link meanwhile has opened something else.
-        opened = Path(os.readlink(f"/proc/self/fd/{handle}"))  # noqa: PTH115 (of a descriptor)
-        if opened != real or not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise Problem(422, f"{place.path!r} is not a file, or it was changed just now.")
         with open(handle, "rb", closefd=False) as source, open(target, "xb") as copy:
             shutil.copyfileobj(source, copy, 1 << 20)
             copy.flush()

@@ -7,7 +7,6 @@ import io
 import json
 import mimetypes
 import os
-import stat
 import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +21,7 @@ from gpu_extract.service import feed
 from gpu_extract.service.office import Office
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.web.jobs import Reader, job_of
+from gpu_extract.storage.beneath import open_beneath
 from gpu_extract.storage.descriptors import close_quietly
 
 MOST_LISTED = 10_000
@@ -169,27 +169,13 @@ def _content(folder: Path, path: str) -> bytes:
         raise missing
     try:
         handle = _open(folder, path)
-    except (OSError, ValueError):
+    except OSError:
         raise missing from None
     with io.FileIO(handle) as file:
         return file.readall()
 
 
 def _open(folder: Path, path: str) -> int:
-    """A handle of a file below a folder, by its names one after another, none of which may be a link."""
-    parts = path.split("/")
-    if any(part in ("", ".", "..") for part in parts) or any(part.startswith(".") for part in parts[:-1]):
+    if any(part.startswith(".") for part in path.split("/")[:-1]):
         raise FileNotFoundError(path)
-    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in parts[:-1]:
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-            close_quietly(at)
-            at = inner
-        handle = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-    finally:
-        close_quietly(at)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        close_quietly(handle)
-        raise FileNotFoundError(path)
-    return handle
+    return open_beneath(folder, path)

@@ -18,6 +18,7 @@ from gpu_extract.service.requests import JobRequest
 from gpu_extract.service.requests import Request as Wanted
 from gpu_extract.service.table import QUEUED, Job
 from gpu_extract.service.web.guard import needs
+from gpu_extract.storage.inputs import open_input
 
 Reader = Annotated[Caller, Depends(needs("read"))]
 Submitter = Annotated[Caller, Depends(needs("submit"))]
@@ -96,7 +97,7 @@ def router(office: Office) -> APIRouter:
         folder = office.data.job(job_of(office, job, who).id)
         if not folder.log.is_file():
             return PlainTextResponse("")
-        with folder.log.open("rb") as file:
+        with open_input(folder.log, "the log") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - LOG_BYTES))
             lines = file.read().decode("utf-8", "replace").splitlines()[-tail:]
