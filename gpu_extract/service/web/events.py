@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -30,6 +30,7 @@ QUIET_SECONDS = 15.0
 """After which a comment keeps proxies from closing a silent stream."""
 MOST_STREAMS = 4
 """Of one caller."""
+MOST_NEWEST = 10_000
 
 
 def router(office: Office) -> APIRouter:
@@ -39,9 +40,16 @@ def router(office: Office) -> APIRouter:
 
     @routes.get("/jobs/{job}/events", response_class=StreamingResponse)
     async def events(
-        job: str, caller: Reader, place: str | None = Header(None, alias="Last-Event-ID")
+        job: str,
+        caller: Reader,
+        place: str | None = Header(None, alias="Last-Event-ID"),
+        newest: int | None = Query(None, ge=0, le=MOST_NEWEST),
     ) -> StreamingResponse:
-        """`face`, `progress`, `state` and `anew`, until the job has ended."""
+        """`face`, `progress`, `state` and `anew`, until the job has ended.
+
+        Args:
+            newest: begin with about so many of the faces there are, not with the first; nothing after a `Last-Event-ID`.
+        """
         found = await run_in_threadpool(job_of, office, job, caller)
         who = caller.name
         if place is not None and not feed.is_place(place):
@@ -49,6 +57,10 @@ def router(office: Office) -> APIRouter:
         if streams[who] >= MOST_STREAMS:
             why = f"{MOST_STREAMS} event streams of this token are open; close one first."
             raise Problem(429, why, headers={"Retry-After": "5"})
+
+        if place is None and newest is not None:
+            folder, shards = office.data.job(found.id).faces, await run_in_threadpool(office.shard_count, found)
+            place = await run_in_threadpool(feed.near_end, folder, shards, newest)
 
         async def body() -> AsyncIterator[bytes]:
             streams[who] += 1
