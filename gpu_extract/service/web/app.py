@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,6 +25,15 @@ from gpu_extract.service.web.guard import Guard, problem_answer
 
 PAGE = Path(__file__).parent.parent / "page"
 log = logging.getLogger("gpu_extract.service")
+
+
+class _PageFiles(StaticFiles):
+    """Modules of one version together: a browser asks each time whether its copy is still it."""
+
+    def file_response(self, *args: Any, **named: Any) -> Response:
+        response = super().file_response(*args, **named)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 def make_app(
@@ -55,7 +65,7 @@ def make_app(
     def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.mount("/page", _PageFiles(directory=PAGE), name="page")
 
     @app.exception_handler(Problem)
     async def refused(request: Request, problem: Problem) -> Response:
