@@ -12,7 +12,11 @@ const ALIGNMENTS = /\.(fsa|json|p|pickle|ya?ml)$/i;
 const IMAGES = /\.(bmp|jpe?g|png|tiff?|webp|dib|jfif|jpe)$/i;
 const WORDS = {
   alignments: { title: "Alignments file", empty: "Drop it here, or choose it.", pick: "Choose an alignments file" },
-  frames: { title: "Frames", empty: "A video, or images: drop them here, or choose.", pick: "Choose a video or a folder" },
+  frames: {
+    title: "Frames",
+    empty: "A video, or images: drop them here, or choose.",
+    pick: "Choose a video or a folder",
+  },
 };
 
 export class Draft {
@@ -36,7 +40,12 @@ export class Draft {
     byId("draft").replaceChildren(
       this.title,
       make("div", { className: "slots" }, this.slots.alignments.element, this.slots.frames.element),
-      make("div", { className: "bar" }, this.options.first, make("p", { className: "actions" }, this.check, this.start)),
+      make(
+        "div",
+        { className: "bar" },
+        this.options.first,
+        make("p", { className: "actions" }, this.check, this.start),
+      ),
       this.options.all,
       this.note,
       this.result,
@@ -211,7 +220,13 @@ class Slot {
       },
     });
     this.body = make("div", { className: "slot-body" });
-    this.element = make("div", { className: "slot", role: "group", "aria-label": words.title }, make("h3", { textContent: words.title }), this.body, this.input);
+    this.element = make(
+      "div",
+      { className: "slot", role: "group", "aria-label": words.title },
+      make("h3", { textContent: words.title }),
+      this.body,
+      this.input,
+    );
     this.show();
   }
 
@@ -221,13 +236,19 @@ class Slot {
 
   get name() {
     if (this.place) return baseOf(this.place.path) || this.place.root;
-    return this.uploads.length === 1 ? this.uploads[0].name : this.uploads.length ? counted(this.uploads.length, "image") : "";
+    return this.uploads.length === 1
+      ? this.uploads[0].name
+      : this.uploads.length
+        ? counted(this.uploads.length, "image")
+        : "";
   }
 
   get asked() {
     if (this.place) return { root: this.place.root, path: this.place.path };
     const ids = this.uploads.map((upload) => upload.id);
-    return this.folders && this.uploads.every((upload) => IMAGES.test(upload.name)) ? { uploads: ids } : { upload: ids[0] };
+    return this.folders && this.uploads.every((upload) => IMAGES.test(upload.name))
+      ? { uploads: ids }
+      : { upload: ids[0] };
   }
 
   /** Why the job cannot begin with it; null if it can. */
@@ -321,7 +342,7 @@ class Slot {
     const focused = this.body.contains(document.activeElement);
     const choose = (text) => button(text, () => this.input.click());
     if (kind === "empty") {
-      const pick = this.roots.length ? button("From the server…", () => this.pick()) : null;
+      const pick = this.roots.length ? button("On the server…", () => this.pick()) : null;
       this.body.replaceChildren(
         make("p", { textContent: this.words.empty }),
         make("p", { className: "actions" }, choose("Choose a file…"), pick),
@@ -329,7 +350,12 @@ class Slot {
     } else {
       this.title = make("bdi", { className: "name" });
       this.line = make("span", { className: "told" });
-      this.bar = make("progress", { max: 1, value: 0, "aria-label": `Upload: ${this.words.title}`, hidden: kind === "place" || kind === "here" });
+      this.bar = make("progress", {
+        max: 1,
+        value: 0,
+        "aria-label": `Upload: ${this.words.title}`,
+        hidden: kind === "place" || kind === "here",
+      });
       const actions = {
         sending: [button("Pause", () => this.each("pause", "sending", "waiting"))],
         waiting: [button("Pause", () => this.each("pause", "sending", "waiting"))],
@@ -374,12 +400,17 @@ class Slot {
     const of = `${bytes(sent)} of ${bytes(size)}`;
     const fault = this.uploads.find((upload) => upload.fault)?.fault;
     if (fault) return `${of} · ${sentence(fault)}`;
-    const rate = sum(this.uploads.filter((upload) => upload.state === "sending"), "rate");
+    const rate = sum(
+      this.uploads.filter((upload) => upload.state === "sending"),
+      "rate",
+    );
     switch (this.uploadState) {
       case "here":
         return `${bytes(size)} · on the server`;
       case "lost":
-        return sent ? `${of} are on the server. Choose it again, and the rest follows.` : "This page was loaded anew; choose it again.";
+        return sent
+          ? `${of} are on the server. Choose it again, and the rest follows.`
+          : "This page was loaded anew; choose it again.";
       case "paused":
         return `${of} · paused`;
       default:
@@ -404,7 +435,9 @@ function plan(report, free) {
     lines.push(`No face is to be cut from ${frames}.`);
   }
   if (report.alignments_without_frame) {
-    lines.push(`${counted(report.alignments_without_frame, "frame")} of the alignments file ${report.alignments_without_frame === 1 ? "is" : "are"} not among these frames.`);
+    lines.push(
+      `${counted(report.alignments_without_frame, "frame")} of the alignments file ${report.alignments_without_frame === 1 ? "is" : "are"} not among these frames.`,
+    );
   }
   const scarce = report.bytes_estimated > free;
   lines.push(scarce ? `That is more than the ${bytes(free)} that are free.` : `${bytes(free)} are free.`);
@@ -442,7 +475,7 @@ async function filesOf(transfer) {
       files.push(await new Promise((resolve, reject) => entry.file(resolve, reject)));
     } else {
       const reader = entry.createReader();
-      for (let more = [null]; more.length; ) {
+      for (let more = [null]; more.length;) {
         more = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
         entries.push(...more.filter((one) => !one.name.startsWith(".")));
       }
@@ -452,7 +485,11 @@ async function filesOf(transfer) {
 }
 
 function idFor(name) {
-  const words = name.toLowerCase().replace(/\.[a-z0-9]{1,5}$/, "").replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "");
+  const words = name
+    .toLowerCase()
+    .replace(/\.[a-z0-9]{1,5}$/, "")
+    .replace(/[^a-z0-9]+/g, "-")
+    .replace(/^-+|-+$/g, "");
   const [number] = crypto.getRandomValues(new Uint32Array(1));
   return [words.slice(0, 40).replace(/-+$/, ""), number.toString(16).padStart(8, "0")].filter(Boolean).join("-");
 }

@@ -110,7 +110,12 @@ export class Faces {
   }
 
   tile(face, loading) {
-    const tile = make("button", { type: "button", className: "face", "aria-label": nameOf(face), on: { click: () => this.open(face) } });
+    const tile = make("button", {
+      type: "button",
+      className: "face",
+      "aria-label": nameOf(face),
+      on: { click: () => this.open(face) },
+    });
     tile.face = face;
     if (INSIDE_A_TAR.test(face.file)) {
       tile.append(make("span", { className: "in-tar", textContent: "tar" }));
@@ -146,7 +151,14 @@ export class Faces {
     const at = tiles.indexOf(document.activeElement);
     if (at < 0) return;
     const columns = Math.max(1, tiles.filter((tile) => tile.offsetTop === tiles[0].offsetTop).length);
-    const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -at, End: tiles.length - 1 - at }[event.key];
+    const by = {
+      ArrowLeft: -1,
+      ArrowRight: 1,
+      ArrowUp: -columns,
+      ArrowDown: columns,
+      Home: -at,
+      End: tiles.length - 1 - at,
+    }[event.key];
     const tile = by === undefined ? null : tiles[at + by];
     if (by !== undefined) event.preventDefault();
     if (!tile) return;
@@ -156,7 +168,12 @@ export class Faces {
   }
 
   open(face) {
-    view(this.job, this.size, [...this.tiles.values()].reverse().map((tile) => tile.face), face);
+    view(
+      this.job,
+      this.size,
+      [...this.tiles.values()].reverse().map((tile) => tile.face),
+      face,
+    );
   }
 }
 
@@ -184,7 +201,9 @@ function view(job, size, faces, face) {
     save.href = urlOf(job, now);
     save.hidden = INSIDE_A_TAR.test(now.file);
     stage.replaceChildren(
-      save.hidden ? make("p", { textContent: "It lies inside a tar file; download the faces to see it." }) : picture(job, now, { alt: nameOf(now) }),
+      save.hidden
+        ? make("p", { textContent: "It lies inside a tar file; download the faces to see it." })
+        : picture(job, now, { alt: nameOf(now) }),
     );
     const said = {
       File: visible(now.file),
@@ -192,7 +211,11 @@ function view(job, size, faces, face) {
       Size: `${size} × ${size} pixels, ${count(now.bytes)} bytes`,
       "SHA-1": now.sha1,
     };
-    facts.replaceChildren(...Object.entries(said).map(([name, text]) => make("div", {}, make("dt", { textContent: name }), make("dd", {}, make("bdi", { textContent: text })))));
+    facts.replaceChildren(
+      ...Object.entries(said).map(([name, text]) =>
+        make("div", {}, make("dt", { textContent: name }), make("dd", {}, make("bdi", { textContent: text }))),
+      ),
+    );
     newer.disabled = at === 0;
     older.disabled = at === faces.length - 1;
   };
@@ -202,7 +225,19 @@ function view(job, size, faces, face) {
   };
   const newer = button("Newer", () => step(-1));
   const older = button("Older", () => step(1));
-  dialog.replaceChildren(title, stage, facts, make("p", { className: "actions" }, newer, older, save, button("Close", () => dialog.close(), { className: "main" })));
+  dialog.replaceChildren(
+    title,
+    stage,
+    facts,
+    make(
+      "p",
+      { className: "actions" },
+      newer,
+      older,
+      save,
+      button("Close", () => dialog.close(), { className: "main" }),
+    ),
+  );
   dialog.onkeydown = (event) => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (by) step(by);

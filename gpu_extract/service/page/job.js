@@ -3,7 +3,7 @@
 import { announce, asked, button, make, tell } from "./elements.js";
 import { Faces, MOST } from "./faces.js";
 import { ask } from "./server.js";
-import { baseOf, count, counted, duration, place, sentence, time, visible } from "./words.js";
+import { baseOf, count, counted, duration, optionName, place, sentence, time, visible } from "./words.js";
 
 export const ENDED = ["succeeded", "partial", "failed", "cancelled"];
 const SIZE = 256; // that of jobs which do not say theirs
@@ -21,12 +21,18 @@ const ACTS = [
 export class Job {
   /** `host` says whether the caller may `submit`, who `me` is, and is told of `toggled`, `removed`. */
   constructor(job, host) {
-    Object.assign(this, { id: job.id, job, host, stream: null, body: null, spoke: 0, report: null });
+    Object.assign(this, { id: job.id, job, host, stream: null, spoke: 0, hasReport: false });
     const panel = `job-${job.id}`;
     this.name = make("bdi", { className: "name" });
     this.toggle = make(
       "button",
-      { type: "button", className: "toggle", "aria-expanded": "false", "aria-controls": panel, on: { click: () => host.toggled(this) } },
+      {
+        type: "button",
+        className: "toggle",
+        "aria-expanded": "false",
+        "aria-controls": panel,
+        on: { click: () => host.toggled(this) },
+      },
       this.name,
     );
     this.about = make("p", { className: "about" });
@@ -84,6 +90,11 @@ export class Job {
     if (before !== job.state) this.announceEnd();
   }
 
+  /** Take whatever is told next, also if it seems older. */
+  forget() {
+    this.job.rev = -1;
+  }
+
   get isCheck() {
     return Boolean(this.job.options.dry_run);
   }
@@ -118,8 +129,9 @@ export class Job {
     const { state, started, ended } = this.job;
     const words = [];
     if (this.hasEnded) {
-      if (!this.isCheck && state !== "failed") words.push(counted(faces, "face"));
-      if (state === "cancelled" && of) words.push(`${count(frames)} of ${counted(of, "frame")}`);
+      if (state === "failed") words.push(sentence(this.job.error ?? ""));
+      else if (!this.isCheck && (faces || state !== "cancelled")) words.push(counted(faces, "face"));
+      if (state === "cancelled" && frames && of) words.push(`${count(frames)} of ${counted(of, "frame")}`);
       if (started && ended && ["succeeded", "partial"].includes(state)) words.push(duration(ended - started));
     } else if (state !== "queued" || frames) {
       if (of) words.push(`${count(frames)} of ${count(of)}`);
@@ -147,7 +159,9 @@ export class Job {
     const focused = this.actions.contains(document.activeElement);
     const buttons = this.acts(false);
     if (["succeeded", "partial"].includes(state) && !this.isCheck) {
-      buttons.push(make("a", { className: "button", href: links["faces.tar"], download: "", textContent: "Download faces" }));
+      buttons.push(
+        make("a", { className: "button", href: links["faces.tar"], download: "", textContent: "Download faces" }),
+      );
     }
     if (state === "failed" || state === "partial") {
       buttons.unshift(button("Why?", () => this.isOpen || this.host.toggled(this)));
@@ -182,7 +196,9 @@ export class Job {
 
   async remove() {
     const { faces } = this.job;
-    const what = faces ? `Its ${counted(faces, "face")} on the server go with it` : "What it made on the server goes with it";
+    const what = faces
+      ? `Its ${counted(faces, "face")} on the server go with it`
+      : "What it made on the server goes with it";
     const yes = await asked(`Remove ${this.title}?`, `${what}. What you downloaded stays.`, "Remove", "Keep it");
     if (!yes) return;
     try {
@@ -212,7 +228,6 @@ export class Job {
     this.facts = make("dl", { className: "facts-list" });
     this.more = make("p", { className: "actions" });
     this.panel.replaceChildren(this.why, this.errors, this.faces.element, this.facts, this.more, this.fault);
-    this.report = null;
     this.tellPanel();
     this.follow(false);
   }
@@ -226,47 +241,57 @@ export class Job {
   }
 
   tellPanel() {
-    const { error, note, inputs, options, devices, started, ended, owner, links, state } = this.job;
+    const { error, note, inputs, options, devices, started, ended, owner, state } = this.job;
     tell(this.why, sentence(error ?? note ?? (state === "queued" ? "It begins when those before it have ended." : "")));
     this.why.hidden = !this.why.textContent;
     this.faces.live(!this.hasEnded);
-    const chosen = Object.entries(options).map(([name, value]) => `${name.replaceAll("_", " ")} ${value === true ? "on" : value}`);
+    const chosen = Object.entries(options).map(
+      ([name, value]) => `${optionName(name).toLowerCase()} ${value === true ? "on" : value}`,
+    );
     const said = {
       "Alignments file": visible(inputs.alignments),
       Frames: visible(inputs.frames),
       Options: chosen.join(", ") || "as they are by themselves",
       Device: devices.join(", "),
-      Started: started ? time(started) : "",
-      Ended: ended ? time(ended) : "",
-      Owner: owner,
+      Ran: started ? `${time(started)} to ${ended ? time(ended) : "now"}` : "",
+      Owner: owner === this.host.me ? "" : owner,
       Id: this.id,
     };
     this.facts.replaceChildren(
       ...Object.entries(said)
         .filter(([, text]) => text)
-        .map(([name, text]) => make("div", {}, make("dt", { textContent: name }), make("dd", {}, make("bdi", { textContent: text })))),
+        .map(([name, text]) =>
+          make("div", {}, make("dt", { textContent: name }), make("dd", {}, make("bdi", { textContent: text }))),
+        ),
     );
-    const focused = this.more.contains(document.activeElement);
-    const link = (text, href, name) => make("a", { className: "button", href, download: name, textContent: text });
-    const links_ = [];
-    if (this.hasEnded && !this.isCheck) {
-      if (state !== "failed") links_.push(link("Faces (tar)", links["faces.tar"], ""));
-      if (["succeeded", "partial"].includes(state)) links_.push(link("Alignments file", links.alignments, ""));
-    }
-    if (this.hasEnded) links_.push(link("Report", links.report, `${this.id}-report.json`));
-    links_.push(link("Log", `${links.log}?tail=10000`, `${this.id}-log.txt`));
-    if (this.hasEnded && this.host.submit) links_.push(button("Remove…", () => this.remove()));
-    this.more.replaceChildren(...this.acts(true), ...links_);
-    if (focused) this.more.firstElementChild.focus();
+    this.tellMore();
     this.tellErrors();
     this.tellFaces();
+  }
+
+  tellMore() {
+    const { links, state } = this.job;
+    const focused = this.more.contains(document.activeElement);
+    const link = (text, href, name) => make("a", { className: "button", href, download: name, textContent: text });
+    const more = [];
+    if (this.hasEnded && !this.isCheck) {
+      if (state !== "failed") more.push(link("Faces (tar)", links["faces.tar"], ""));
+      if (["succeeded", "partial"].includes(state)) more.push(link("Alignments file", links.alignments, ""));
+    }
+    if (this.hasEnded && (state !== "failed" || this.hasReport))
+      more.push(link("Report", links.report, `${this.id}-report.json`));
+    more.push(link("Log", `${links.log}?tail=10000`, `${this.id}-log.txt`));
+    if (this.hasEnded && this.host.submit) more.push(button("Remove…", () => this.remove()));
+    this.more.replaceChildren(...this.acts(true), ...more);
+    if (focused) this.more.firstElementChild.focus();
   }
 
   tellFaces() {
     const { faces, state } = this.job;
     const some = this.faces.newest.length > 0;
     this.faces.element.hidden = this.isCheck || (!some && (this.hasEnded || state === "queued"));
-    const all = faces > MOST ? `${this.hasEnded ? `The newest ${count(MOST)}` : "Some of the newest"} of ${count(faces)} faces` : counted(faces, "face");
+    const which = this.hasEnded ? `The newest ${count(MOST)}` : "Some of the newest";
+    const all = faces > MOST ? `${which} of ${count(faces)} faces` : "The newest faces";
     this.faces.say(some ? all : "The first faces come in a moment.");
   }
 
@@ -284,17 +309,23 @@ export class Job {
       return; // a job that failed early has none
     }
     if (rev !== this.job.rev || !this.isOpen) return;
+    if (!this.hasReport) {
+      this.hasReport = true;
+      this.tellMore();
+    }
     const { errors = [] } = report;
     if (!errors.length) return;
-    const rows = errors.slice(0, MOST_ERRORS).map(({ frame, index, reason }) =>
-      make(
-        "li",
-        {},
-        make("bdi", { className: "name", textContent: visible(frame) }),
-        index === null || index === undefined ? null : ` (face ${count(index + 1)})`,
-        make("span", { textContent: `: ${visible(String(reason))}` }),
-      ),
-    );
+    const rows = errors
+      .slice(0, MOST_ERRORS)
+      .map(({ frame, index, reason }) =>
+        make(
+          "li",
+          {},
+          make("bdi", { className: "name", textContent: visible(frame) }),
+          index === null || index === undefined ? null : ` (face ${count(index + 1)})`,
+          make("span", { textContent: `: ${visible(String(reason))}` }),
+        ),
+      );
     const more = errors.length - rows.length;
     this.errors.replaceChildren(
       make(
@@ -316,7 +347,8 @@ export class Job {
     const stream = (this.stream = new EventSource(`/v1/jobs/${this.id}/events?newest=${MOST}`));
     stream.addEventListener("face", (event) => {
       const face = JSON.parse(event.data);
-      if (!this.faces.newest.some((known) => known.file === face.file && known.sha1 === face.sha1)) this.faces.add(face);
+      if (!this.faces.newest.some((known) => known.file === face.file && known.sha1 === face.sha1))
+        this.faces.add(face);
       if (this.faces.newest.length === 1) this.tellFaces();
     });
     stream.addEventListener("anew", () => this.faces.clear());

@@ -1,15 +1,12 @@
 /** The form of a job's options, built from what the service says that there are. */
 
 import { button, make, tell } from "./elements.js";
-import { count, counted } from "./words.js";
+import { FLAG, begun, count, counted, optionName } from "./words.js";
 
 const FIRST = ["size", "output_layout", "format"];
 const OWN = ["dry_run"]; // what Check is
 
-const LABELS = { output_layout: "Layout", extract_every_n: "Every Nth frame" };
-const begun = (text) => text[0].toUpperCase() + text.slice(1);
-const labelOf = (name) => LABELS[name] ?? begun(name.replaceAll("_", " "));
-const helpOf = (text) => begun(text).replace(/--([a-z][a-z-]*)/g, (_, name) => labelOf(name.replaceAll("-", "_")).toLowerCase());
+const helpOf = (text) => begun(text.replace(FLAG, (_, name) => optionName(name).toLowerCase()));
 
 export class Options {
   /** `onChange` is told of each change. */
@@ -19,15 +16,28 @@ export class Options {
     this.inputs = new Map(this.rows.map((row) => [row.name, input(row)]));
     this.summary = make("summary", {}, "All options ");
     this.changed = this.summary.appendChild(make("span", { className: "changed" }));
-    this.first = make("div", { className: "options first" }, this.pick(FIRST).map((row) => this.field(row, false)));
+    this.first = make(
+      "div",
+      { className: "options first" },
+      this.pick(FIRST).map((row) => this.field(row, false)),
+    );
     const others = this.rows.filter((row) => !FIRST.includes(row.name));
     const groups = [...new Set(others.map((row) => row.group))];
     this.all = make(
       "details",
       { className: "all-options" },
       this.summary,
-      groups.map((group) => this.group(group, others.filter((row) => row.group === group))),
-      make("p", {}, button("Set all back", () => this.set({}))),
+      groups.map((group) =>
+        this.group(
+          group,
+          others.filter((row) => row.group === group),
+        ),
+      ),
+      make(
+        "p",
+        {},
+        button("Set all back", () => this.set({})),
+      ),
     );
     this.set(values);
   }
@@ -68,14 +78,18 @@ export class Options {
   }
 
   group(name, rows) {
-    const fields = make("div", { className: "options" }, rows.map((row) => this.field(row, true)));
+    const fields = make(
+      "div",
+      { className: "options" },
+      rows.map((row) => this.field(row, true)),
+    );
     return make("fieldset", {}, make("legend", { textContent: begun(name) }), fields);
   }
 
   field(row, explained) {
     const element = this.inputs.get(row.name);
     element.addEventListener("input", () => this.tell());
-    const label = make("label", { for: element.id, textContent: labelOf(row.name) });
+    const label = make("label", { for: element.id, textContent: optionName(row.name) });
     const help = make("small", { id: `${element.id}-help`, textContent: helpOf(row.help) });
     element.setAttribute("aria-describedby", help.id);
     if (!explained) {
@@ -91,7 +105,11 @@ function input(row) {
   if (row.type === "OnOff") return make("input", { id, type: "checkbox" });
   if (row.type === "OneOf") {
     const words = row.default === null ? ["", ...row.choices] : row.choices;
-    return make("select", { id }, words.map((word) => make("option", { value: word, textContent: word || "none" })));
+    return make(
+      "select",
+      { id },
+      words.map((word) => make("option", { value: word, textContent: word || "none" })),
+    );
   }
   if (row.type === "Between") {
     const bounds = { min: row.least ?? "", max: row.most ?? "", placeholder: row.default === null ? "none" : "" };

@@ -93,7 +93,10 @@ class Page {
       if (error.status === 401) return false;
       if (!(error instanceof Silence || error instanceof Refusal)) throw error;
       const again = "It is asked again by itself; nothing that runs there is lost.";
-      tell(byId("silence"), error instanceof Silence ? `The server does not answer. ${again}` : sentence(error.message));
+      tell(
+        byId("silence"),
+        error instanceof Silence ? `The server does not answer. ${again}` : sentence(error.message),
+      );
       byId("silence").hidden = false;
       return false;
     }
@@ -104,6 +107,7 @@ class Page {
   look() {
     return this.answered(async () => {
       const [box, page] = await Promise.all([ask("GET", "/v1/devices"), ask("GET", `/v1/jobs?limit=${LISTED}`)]);
+      if (this.failures) for (const job of this.jobs.values()) job.forget(); // it may be another server, or its table a new one
       this.tellBox(box);
       this.take(page);
     });
@@ -114,13 +118,19 @@ class Page {
     const gpus = cutting.filter((device) => device.name.startsWith("cuda")).length;
     const words = [];
     if (gpus) words.push(counted(gpus, "GPU"));
-    if (cutting.length > gpus) words.push(gpus || cutting.length - gpus === 1 ? "CPU" : `CPU, ${count(cutting.length - gpus)} at a time`);
+    if (cutting.length > gpus)
+      words.push(gpus || cutting.length - gpus === 1 ? "CPU" : `CPU, ${count(cutting.length - gpus)} at a time`);
     const [running, queued] = [(jobs.running ?? 0) + (jobs.finishing ?? 0), jobs.queued ?? 0];
-    words.push(...(running || queued ? [`${count(running)} running`, `${count(queued)} queued`] : ["idle"]), `${bytes(free)} free`);
+    words.push(
+      ...(running || queued ? [`${count(running)} running`, `${count(queued)} queued`] : ["idle"]),
+      `${bytes(free)} free`,
+    );
     const faults = cutting.filter((device) => device.fault);
     byId("box").replaceChildren(
-      ...words.map((word) => make("span", { textContent: word })),
-      ...faults.map((device) => make("span", { className: "fault", textContent: `${device.name} is out: ${visible(device.fault)}` })),
+      make("span", { textContent: words.join(" · ") }),
+      ...faults.map((device) =>
+        make("span", { className: "fault", textContent: `${device.name} is out: ${visible(device.fault)}` }),
+      ),
     );
   }
 
@@ -179,13 +189,20 @@ class Page {
     job.element.remove();
     this.jobs.delete(job.id);
     if (byHand) (follower?.querySelector(".toggle") ?? byId("jobs-title")).focus();
-    if (this.unfolded.includes(job.id)) this.setUnfolded(this.unfolded.filter((id) => id !== job.id), true);
+    if (this.unfolded.includes(job.id))
+      this.setUnfolded(
+        this.unfolded.filter((id) => id !== job.id),
+        true,
+      );
     byId("no-jobs").hidden = this.jobs.size > 0;
   }
 
   /** Which are unfolded stands in the address: loading again, Back and a second tab show the same. */
   get unfolded() {
-    return location.hash.slice(1).split(",").filter((id) => /^[a-z0-9-]{1,64}$/.test(id));
+    return location.hash
+      .slice(1)
+      .split(",")
+      .filter((id) => /^[a-z0-9-]{1,64}$/.test(id));
   }
 
   setUnfolded(ids, silently = false) {

@@ -38,7 +38,9 @@ class Browser {
       "aria-label": "Show only names with this in them",
       on: { input: () => this.show() },
     });
-    this.takeFolder = button("Take this folder of images", () => this.take({ root: this.root, path: this.parts.join("/") }));
+    this.takeFolder = button("Take this folder of images", () =>
+      this.take({ root: this.root, path: this.parts.join("/") }),
+    );
     const actions = [button("Close", () => dialog.close()), folders ? this.takeFolder : null];
     dialog.replaceChildren(
       make("h2", { id: "picker-title", textContent: title }),
@@ -70,7 +72,9 @@ class Browser {
   showWhere() {
     const crumbs = [];
     if (this.roots.length > 1) {
-      const options = this.roots.map((root) => make("option", { value: root, textContent: root, selected: root === this.root }));
+      const options = this.roots.map((root) =>
+        make("option", { value: root, textContent: root, selected: root === this.root }),
+      );
       const change = (event) => this.open(event.target.value, []);
       crumbs.push(make("select", { "aria-label": "Root", on: { change } }, options));
     }
@@ -89,15 +93,23 @@ class Browser {
     const found = this.entries.filter((entry) => entry.name.toLowerCase().includes(wanted));
     this.list.replaceChildren(...found.slice(0, MOST_SHOWN).map((entry) => this.row(entry)));
     const cut = this.more || found.length > MOST_SHOWN;
-    this.note.textContent = cut ? "There is more than is shown; say a part of the name." : found.length ? "" : "Nothing here.";
+    this.note.textContent = cut
+      ? "There is more than is shown; say a part of the name."
+      : found.length
+        ? ""
+        : "Nothing here.";
   }
 
   row(entry) {
     const path = [...this.parts, entry.name];
     const folder = entry.kind === "folder";
-    const go = () => (folder ? this.open(this.root, path) : this.take({ root: this.root, path: path.join("/"), size: entry.bytes }));
+    const go = () =>
+      folder ? this.open(this.root, path) : this.take({ root: this.root, path: path.join("/"), size: entry.bytes });
     const words = [
-      make("bdi", { textContent: folder ? `${visible(entry.name)}/` : visible(entry.name), title: visible(entry.name) }),
+      make("bdi", {
+        textContent: folder ? `${visible(entry.name)}/` : visible(entry.name),
+        title: visible(entry.name),
+      }),
       make("span", { className: "size", textContent: folder ? "" : bytes(entry.bytes) }),
     ];
     return make("li", {}, make("button", { type: "button", on: { click: go } }, words));

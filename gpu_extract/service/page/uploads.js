@@ -80,7 +80,7 @@ export class Upload extends EventTarget {
     this.become("sending");
     const turn = (this.turn = (this.turn ?? 0) + 1); // who was paused and started again sends in the newest turn only
     const goesOn = () => this.state === "sending" && this.turn === turn;
-    for (let failures = 0; goesOn(); ) {
+    for (let failures = 0; goesOn();) {
       try {
         await this.findPlace();
         while (this.sent < this.size && goesOn()) {

@@ -46,11 +46,24 @@ export function place(number) {
 
 export const visible = (name) => name.replace(UNSEEN, "\ufffd");
 
-/** A sentence of the server's, whose first word begins as sentences do, unless it is a name. */
+export const begun = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
+
+const OPTION_NAMES = { output_layout: "Layout", extract_every_n: "Every Nth frame" };
+
+/** What an option is called on this page. */
+export function optionName(name) {
+  const known = name.replaceAll("-", "_");
+  return OPTION_NAMES[known] ?? begun(known.replaceAll("_", " "));
+}
+
+/** An option in a sentence of the command line. */
+export const FLAG = /(?<![\w-])--([a-z]+(?:-[a-z]+)*)/g;
+
+/** A sentence of the server's, with options as this page has them; its first word is a name, or begins as sentences do. */
 export function sentence(text) {
-  const shown = visible(text.trim());
-  const begun = /^[a-z]+[ ,']/.test(shown) ? shown[0].toUpperCase() + shown.slice(1) : shown;
-  return /[.!?…]$/.test(begun) || begun === "" ? begun : `${begun}.`;
+  const shown = visible(text.trim()).replace(FLAG, (_, name) => `“${optionName(name)}”`);
+  const whole = /^[a-z]+[ ,']/.test(shown) ? begun(shown) : shown;
+  return /[.!?…]$/.test(whole) || whole === "" ? whole : `${whole}.`;
 }
 
 /** The name of the frame that a face is of, as its file has it. */
