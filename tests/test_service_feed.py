@@ -113,3 +113,32 @@ def test_a_place_beyond_the_end_has_nothing(tmp_path: Path) -> None:
     add(path, frame(0))
     found = feed.read(tmp_path, 1, f"{path.stat().st_ino:x}:{10**9}", 10)
     assert (found.faces, found.more) == ([], False)
+
+
+@pytest.mark.parametrize("newest", [0, 1, 7, 200, 5_000])
+def test_the_newest_faces_are_told_to_the_last_and_no_line_is_torn(tmp_path: Path, newest: int) -> None:
+    add(begin(tmp_path), b"".join(map(frame, range(1000))))
+    names, _ = all_from(tmp_path, 1, feed.near_end(tmp_path, 1, newest), 50)
+    assert names == [f"clip_{position}_0.png" for position in range(1000)][1000 - len(names) :]
+    assert min(newest, 1000) <= len(names) <= min(1000, 4 * newest)
+
+
+def test_the_newest_faces_of_each_shard_are_told(tmp_path: Path) -> None:
+    for number in range(2):
+        add(begin(tmp_path, Shard(number, 2)), b"".join(map(frame, range(300))))
+    names, _ = all_from(tmp_path, 2, feed.near_end(tmp_path, 2, 10), 50)
+    assert names.count("clip_299_0.png") == 2
+    assert 20 <= len(names) < 80
+
+
+def test_a_last_line_that_is_still_being_written_is_told_when_it_is_whole(tmp_path: Path) -> None:
+    path = begin(tmp_path)
+    whole = frame(2)
+    add(path, frame(0) + frame(1) + whole[:-30])
+    place = feed.near_end(tmp_path, 1, 0)
+    add(path, whole[-30:])
+    assert all_from(tmp_path, 1, place, 50)[0][-1] == "clip_2_0.png"
+
+
+def test_before_there_is_a_journal_the_newest_are_the_first(tmp_path: Path) -> None:
+    assert feed.near_end(tmp_path, 1, 200) == ""

@@ -48,7 +48,7 @@ def router(office: Office) -> APIRouter:
         """`face`, `progress`, `state` and `anew`, until the job has ended.
 
         Args:
-            newest: begin with about so many of the faces there are, not with the first; nothing after a `Last-Event-ID`.
+            newest: begin with about so many of the faces there are, not with the first; a `Last-Event-ID` counts more.
         """
         found = await run_in_threadpool(job_of, office, job, caller)
         who = caller.name

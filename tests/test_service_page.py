@@ -1,0 +1,504 @@
+"""The page in a real browser: Chromium, driven by Playwright. Skipped where either is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from gpu_extract.demo.clip import face_record, write_alignments
+from tests.helpers import photograph, write_clip
+
+httpx = pytest.importorskip("httpx")
+playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+
+AXE = os.environ.get("AXE_JS")
+"""Path of axe-core's axe.min.js, which is not part of this project."""
+PAGE = Path(__file__).parent.parent / "gpu_extract" / "service" / "page"
+HOSTILE = "<img src=x onerror=document.title='owned'>‮4pm"
+PATIENCE_MS = 20_000
+HTTP = httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
+FRAMES = 40
+FACES_A_FRAME = 40
+"""Of the run that is to be seen while it runs."""
+
+
+def landmarks() -> np.ndarray:
+    angles = np.linspace(0, 6, 68)
+    return np.stack([160 + 50 * np.cos(angles), 120 + 60 * np.sin(angles)], axis=1).astype(np.float32)
+
+
+@dataclass
+class Service:
+    """A `gpu-extract serve` of its own, with a root `root`."""
+
+    folder: Path
+    port: int = 0
+    words: tuple[str, ...] = ("--no-auth",)
+    process: subprocess.Popen[str] | None = None
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "root"
+
+    def start(self) -> None:
+        words = ["serve", "--data", str(self.folder / "data"), "--root", f"root={self.root}", "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gpu_extract", *words, "--devices", "cpu", "--reserve-mb", "0", *self.words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(PAGE.parent.parent.parent)},
+        )
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(line)
+            if found := re.search(r"http://[^\s:]+:(\d+)/(\S*)", line):
+                self.port = int(found[1])
+                return
+        raise AssertionError("".join(self.said))
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(20)
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+            self.process = None
+
+    def jobs(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = HTTP.get(f"{self.url}/v1/jobs").json()["jobs"]
+        return found
+
+    def put(self, job: str, alignments: str, frames: str, **options: Any) -> None:
+        inputs = {"alignments": {"root": "root", "path": alignments}, "frames": {"root": "root", "path": frames}}
+        answer = HTTP.put(f"{self.url}/v1/jobs/{job}", json={**inputs, "options": options})
+        assert answer.status_code in (200, 201), answer.text
+
+    def ended(self, job: str) -> dict[str, Any]:
+        for _ in range(200):
+            found: dict[str, Any] = HTTP.get(f"{self.url}/v1/jobs/{job}").json()
+            if found["ended"] is not None:
+                return found
+            time.sleep(0.1)
+        raise AssertionError(found)
+
+
+def fill(root: Path) -> None:
+    """A clip, one with many faces, and a folder of which one image is damaged, each with its alignments file."""
+    (root / "images").mkdir(parents=True)
+    write_clip(root / "clip.mp4", FRAMES, (240, 320))
+    face = face_record(landmarks())
+    write_alignments(root / "clip.fsa", {f"clip_{number + 1:06d}.png": [face] for number in range(FRAMES)})
+    shutil.copy(root / "clip.mp4", root / "long.mp4")
+    faces = [face] * FACES_A_FRAME
+    write_alignments(root / "long.fsa", {f"long_{number + 1:06d}.png": faces for number in range(FRAMES)})
+    names = [f"still_{number}.png" for number in range(6)]
+    for number, name in enumerate(names):
+        cv2.imwrite(str(root / "images" / name), photograph(240, 320, number))
+    (root / "images" / names[2]).write_bytes((root / "images" / names[2]).read_bytes()[:500])
+    write_alignments(root / "images.fsa", {name: [face] for name in names})
+    (root / "broken.fsa").write_bytes(b"this is none")
+    shutil.copy(root / "clip.mp4", root / f"{HOSTILE}.mp4")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    made = Service(tmp_path_factory.mktemp("service"))
+    fill(made.root)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@contextmanager
+def opened(browser: Any, url: str, **options: Any) -> Iterator[Any]:
+    """A page in a context of its own: no request goes elsewhere, nothing is refused by its policy, no script fails."""
+    context = browser.new_context(accept_downloads=True, **options)
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    origin = "/".join(url.split("/")[:3])
+    faults: list[str] = []
+
+    def requested(request: Any) -> None:
+        if not request.url.startswith(("blob:", f"{origin}/")):
+            faults.append(request.url)
+
+    def said(message: Any) -> None:
+        if "Content Security Policy" in message.text:
+            faults.append(message.text)
+
+    page.on("request", requested)
+    page.on("console", said)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(url)
+    try:
+        yield page
+        assert not faults
+    finally:
+        context.close()
+
+
+@pytest.fixture
+def page(browser: Any, service: Service) -> Iterator[Any]:
+    with opened(browser, service.url) as ready:
+        ready.wait_for_selector("#draft:not([hidden])")
+        yield ready
+
+
+def slot(page: Any, name: str) -> Any:
+    return page.get_by_role("group", name=name)
+
+
+def choose(page: Any, name: str, file: str) -> None:
+    """A file of the root, by its picker."""
+    slot(page, name).get_by_role("button", name="On the server").click()
+    page.locator("#picker").get_by_role("button", name=file).first.click()
+
+
+def job_of(page: Any, name: str) -> Any:
+    return page.locator("article").filter(has=page.get_by_role("heading", name=name)).first
+
+
+def files(*paths: Path) -> list[dict[str, Any]]:
+    return [{"name": path.name, "mimeType": "application/octet-stream", "buffer": path.read_bytes()} for path in paths]
+
+
+def drop(page: Any, *paths: Path) -> None:
+    """Let files fall on the page's body."""
+    contents = [[path.name, list(path.read_bytes())] for path in paths]
+    page.evaluate(
+        """(contents) => {
+          const data = new DataTransfer();
+          for (const [name, bytes] of contents) {
+            data.items.add(new File([new Uint8Array(bytes)], name, { lastModified: 1700000000000 }));
+          }
+          document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        }""",
+        contents,
+    )
+
+
+def wait_until(condition: Any, seconds: float = PATIENCE_MS / 1000) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_two_dropped_files_become_faces_that_can_be_downloaded(page: Any, service: Service) -> None:
+    assert page.get_by_role("heading", name="Drop an alignments file and its video here").is_visible()
+    drop(page, service.root / "clip.fsa", service.root / "clip.mp4")
+    for name in ("Alignments file", "Frames"):
+        slot(page, name).get_by_text("on the server").wait_for()
+    page.locator("#option-size").fill("64")
+
+    page.get_by_role("button", name="Check").click()
+    said = page.locator(".plan").inner_text()
+    assert f"{FRAMES} faces from {FRAMES} frames, about" in said
+    wait_until(lambda: not service.jobs())  # the check's job is gone when it was shown
+
+    page.get_by_role("button", name="Start").click()
+    job = job_of(page, "clip.mp4")
+    job.get_by_text("Done").wait_for()
+    assert f"{FRAMES} faces" in job.inner_text()
+    wait_until(lambda: page.locator(".face img").count() == FRAMES)
+    with page.expect_download() as download:
+        job.get_by_role("link", name="Download faces").click()
+    assert Path(download.value.path()).stat().st_size > FRAMES * 1000
+    with page.expect_download() as download:
+        job.get_by_role("link", name="Alignments file").click()
+    assert download.value.suggested_filename == "clip.fsa"
+
+    job.get_by_role("button", name="Remove").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove", exact=True).click()
+    job.wait_for(state="detached")
+    assert service.jobs() == []
+
+
+@pytest.mark.slow
+def test_faces_come_while_it_runs_and_another_tab_shows_the_same(page: Any, browser: Any, service: Service) -> None:
+    choose(page, "Alignments file", "long.fsa")
+    choose(page, "Frames", "long.mp4")
+    page.locator("#option-size").fill("512")
+    page.get_by_role("button", name="Start").click()
+    page.locator(".face img").first.wait_for()
+    job = job_of(page, "long.mp4")
+    assert "Running" in job.inner_text()
+    assert float(job.locator("progress").get_attribute("value")) < 1
+
+    page.reload()
+    page.locator(".face img").first.wait_for()
+    with opened(browser, page.url) as other:
+        other.locator(".face img").first.wait_for()
+
+    job = job_of(page, "long.mp4")
+    job.get_by_role("button", name="Cancel").click()
+    job.get_by_text("Cancelled").wait_for()
+    wait_until(lambda: page.locator(".face").count() == 200)
+    job.get_by_role("button", name="Resume").click()
+    job.get_by_text("Running").wait_for()
+    job.get_by_text("Done").wait_for()
+    assert f"{FRAMES * FACES_A_FRAME:,} faces" in job.inner_text()
+    page.go_back()
+    wait_until(lambda: page.locator(".panel:not([hidden])").count() == 0)
+    HTTP.delete(f"{service.url}/v1/jobs/{service.jobs()[0]['id']}")
+
+
+def test_why_a_job_failed_is_said_in_a_sentence_and_frame_by_frame(page: Any, service: Service) -> None:
+    service.put("none", "broken.fsa", "clip.mp4")
+    service.put("some", "images.fsa", "images", size=64)
+    assert (service.ended("none")["state"], service.ended("some")["state"]) == ("failed", "partial")
+    page.reload()
+    failed = job_of(page, "clip.mp4")
+    assert "broken.fsa is damaged" in failed.inner_text()
+    partial = job_of(page, "images")
+    partial.get_by_role("button", name="Why?").click()
+    failures = partial.locator(".failures")
+    failures.get_by_text("still_2.png").wait_for()
+    assert "cut off" in failures.inner_text()
+    partial.get_by_role("button", name="Try the failed frames again").wait_for()
+    for job in ("none", "some"):
+        HTTP.delete(f"{service.url}/v1/jobs/{job}")
+    failed.wait_for(state="detached")  # by somebody else
+    partial.wait_for(state="detached")
+
+
+def test_a_wrong_option_is_told_in_the_servers_words(page: Any) -> None:
+    choose(page, "Alignments file", "clip.fsa")
+    choose(page, "Frames", "clip.mp4")
+    page.get_by_text("All options").click()
+    page.get_by_label("Match keys").fill("nonsense")
+    page.get_by_role("button", name="Start").click()
+    page.locator("#draft .fault").get_by_text("nonsense").wait_for()
+
+
+def test_without_files_start_says_what_is_missing(page: Any, service: Service) -> None:
+    page.get_by_role("button", name="Start").click()
+    page.locator("#draft").get_by_text("Alignments file: nothing is chosen yet.").wait_for()
+    assert service.jobs() == []
+
+
+def test_hostile_names_are_text(page: Any, service: Service) -> None:
+    service.put("hostile", "clip.fsa", f"{HOSTILE}.mp4")
+    service.ended("hostile")
+    page.reload()
+    job = job_of(page, "<img src=x")
+    job.get_by_role("button", name="Why?").click()
+    choose(page, "Frames", "<img src=x")
+    text = page.locator("body").inner_text()
+    assert "<img src=x onerror=document.title='owned'>�4pm" in text
+    assert "\u202e" not in text
+    assert page.title() == "gpu-extract"
+    assert page.locator("img[src='x']").count() == 0
+    HTTP.delete(f"{service.url}/v1/jobs/hostile")
+
+
+def test_an_upload_goes_on_after_the_page_was_loaded_again(page: Any, service: Service, tmp_path: Path) -> None:
+    big = tmp_path / "big.mp4"
+    big.write_bytes(os.urandom(40 << 20))
+    sent: list[int] = []
+
+    def asked(request: Any) -> None:
+        if request.method == "PATCH":
+            sent.append(int(request.headers["upload-offset"]))
+
+    def let_begin(route: Any) -> None:
+        if int(route.request.headers.get("upload-offset", 0)):
+            route.abort()
+        else:
+            route.continue_()
+
+    page.on("request", asked)
+    page.route("**/v1/uploads/*", let_begin)
+    slot(page, "Frames").locator("input").set_input_files(big)
+    slot(page, "Frames").get_by_text("connection was lost").wait_for()
+    page.unroute_all(behavior="ignoreErrors")
+    slot(page, "Frames").get_by_role("button", name="Pause").click()
+    slot(page, "Frames").get_by_text("paused").wait_for()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    slot(page, "Frames").get_by_text("33.6 MB of 41.9 MB are on the server").wait_for()
+    slot(page, "Frames").locator("input").set_input_files(big)
+    slot(page, "Frames").get_by_text("on the server", exact=False).filter(has_not_text="Choose").wait_for()
+    assert set(sent) == {0, 32 << 20}
+    uploads = HTTP.get(f"{service.url}/v1/uploads").json()
+    assert [(one["name"], one["offset"]) for one in uploads if one["name"] == "big.mp4"] == [("big.mp4", 40 << 20)]
+    slot(page, "Frames").get_by_role("button", name="Remove").click()
+    wait_until(lambda: "big.mp4" not in HTTP.get(f"{service.url}/v1/uploads").text)
+
+
+def test_many_images_are_one_input(page: Any, service: Service) -> None:
+    drop(page, service.root / "images.fsa", *sorted((service.root / "images").iterdir()))
+    slot(page, "Frames").get_by_text("6 images").wait_for()
+    slot(page, "Frames").get_by_text("on the server").wait_for()
+    slot(page, "Alignments file").get_by_text("on the server").wait_for()
+    page.get_by_role("button", name="Start").click()
+    job_of(page, "6 images").get_by_text("Done in part").wait_for()
+    HTTP.delete(f"{service.url}/v1/jobs/{service.jobs()[0]['id']}")
+
+
+def test_the_keyboard_is_enough(page: Any, service: Service) -> None:
+    service.put("keys", "clip.fsa", "clip.mp4", size=64)
+    service.ended("keys")
+    page.reload()
+    job_of(page, "clip.mp4").wait_for()
+    page.locator("#option-size").focus()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.className") == "toggle":
+            break
+    page.keyboard.press("Enter")
+    page.locator(".face").first.wait_for()
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.className") == "face":
+            break
+    page.keyboard.press("ArrowRight")
+    assert "SHA-1" in page.locator(".caption").inner_text()
+    second = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    assert dialog.get_by_role("heading").inner_text() == second
+    page.keyboard.press("ArrowRight")
+    assert dialog.get_by_role("heading").inner_text() != second
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == second
+    page.keyboard.press("Enter")
+    page.go_back()
+    dialog.wait_for(state="hidden")
+    HTTP.delete(f"{service.url}/v1/jobs/keys")
+
+
+def test_earlier_jobs_are_a_button_away(page: Any, service: Service) -> None:
+    for number in range(3):
+        service.put(f"many-{number}", "broken.fsa", "clip.mp4")
+
+    def cut(route: Any) -> None:
+        route.continue_(url=route.request.url.replace("limit=50", "limit=2"))
+
+    page.route("**/v1/jobs?limit=*", cut)
+    page.reload()
+    wait_until(lambda: page.locator("article").count() == 2)
+    page.get_by_role("button", name="Show earlier jobs").click()
+    wait_until(lambda: page.locator("article").count() == 3)
+    assert page.get_by_role("button", name="Show earlier jobs").is_hidden()
+    for number in range(3):
+        service.ended(f"many-{number}")
+        HTTP.delete(f"{service.url}/v1/jobs/many-{number}")
+
+
+def test_a_token_in_the_address_is_taken_and_not_kept_there(browser: Any, tmp_path: Path) -> None:
+    from gpu_extract.service.access import Tokens
+
+    (tmp_path / "root").mkdir()
+    (tmp_path / "data").mkdir()
+    secret = Tokens.make(tmp_path / "data" / "tokens.toml", "anna", ["read", "submit"])
+    reader = Tokens.make(tmp_path / "data" / "tokens.toml", "ben", ["read"])
+    service = Service(tmp_path, words=())
+    service.start()
+    try:
+        with opened(browser, f"{service.url}/#token={secret}") as page:
+            page.wait_for_selector("#draft:not([hidden])")
+            assert page.locator("#who").inner_text() == "anna"
+            assert "token" not in page.url
+            page.reload()
+            page.wait_for_selector("#draft:not([hidden])")
+        with opened(browser, service.url) as page:
+            page.get_by_role("textbox", name="Token").fill("wrong")
+            page.get_by_role("button", name="Come in").click()
+            page.get_by_text("not a token of this server").wait_for()
+            page.get_by_role("textbox", name="Token").fill(reader)
+            page.get_by_role("button", name="Come in").click()
+            page.get_by_text("No jobs yet.").wait_for()
+            assert page.locator("#draft").is_hidden()  # who may only read begins nothing
+    finally:
+        service.stop()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_is_told_and_found_again(browser: Any, tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    fill(service.root)
+    service.start()
+    try:
+        with opened(browser, service.url) as page:
+            page.wait_for_selector("#draft:not([hidden])")
+            choose(page, "Alignments file", "long.fsa")
+            choose(page, "Frames", "long.mp4")
+            page.locator("#option-size").fill("512")
+            page.get_by_role("button", name="Start").click()
+            page.locator(".face").first.wait_for()
+            choose(page, "Frames", "clip.mp4")
+            service.stop(signal.SIGKILL)
+            page.locator("#silence").get_by_text("does not answer").wait_for()
+            page.get_by_role("button", name="Check").click()
+            page.locator("#draft").get_by_text("Alignments file: nothing is chosen").wait_for()
+            service.start()
+            page.locator("#silence").wait_for(state="hidden")
+            assert "clip.mp4" in slot(page, "Frames").inner_text()
+            job_of(page, "long.mp4").get_by_text("Done").wait_for()
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_it_fits_and_axe_finds_nothing_serious(browser: Any, service: Service, scheme: str, width: int) -> None:
+    job = "fits"
+    service.put(job, "images.fsa", "images", size=64)
+    service.ended(job)
+    sizes = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
+    with opened(browser, f"{service.url}/#{job}", **sizes, reduced_motion="reduce") as page:
+        page.locator(".face img").first.wait_for()
+        page.get_by_text("All options").click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        if AXE is not None:
+            for show in (lambda: None, page.locator(".face").first.click):
+                show()
+                page.evaluate(Path(AXE).read_text())
+                found = page.evaluate("axe.run()")
+                serious = [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
+                assert not serious, json.dumps([(one["id"], one["nodes"][0]["html"]) for one in serious], indent=1)
+
+
+def test_the_page_is_its_own_files_without_inline_scripts_or_styles() -> None:
+    html = (PAGE / "index.html").read_text()
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", html)
+    for path in PAGE.iterdir():
+        text = path.read_text()
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text), path.name
+        assert not re.search(r"(inner|outer)HTML|insertAdjacentHTML|document\.write|eval\(|\.style\b", text), path.name
