@@ -1,6 +1,7 @@
 /** The job that is being thought of: two inputs and options. It is kept until it was started. */
 
 import { announce, button, byId, make, tell } from "./elements.js";
+import { ENDED } from "./job.js";
 import { Options } from "./options.js";
 import { chosen } from "./roots.js";
 import { Silence, ask, pause } from "./server.js";
@@ -22,7 +23,7 @@ const WORDS = {
 export class Draft {
   /** `onStart` is told of a job that was started. */
   constructor(roots, rows, onStart) {
-    this.onStart = onStart;
+    Object.assign(this, { onStart, id: null, checkId: null, changes: 0 });
     this.slots = {
       alignments: new Slot(WORDS.alignments, roots, false, () => this.changed()),
       frames: new Slot(WORDS.frames, roots, true, () => this.changed()),
@@ -106,6 +107,7 @@ export class Draft {
     if (!this.note) return; // as it is being made
     const { alignments, frames } = this.slots;
     this.id = null;
+    this.changes += 1;
     this.result.replaceChildren();
     this.entitle();
     keep({ alignments: alignments.kept, frames: frames.kept, options: this.options.values });
@@ -164,36 +166,46 @@ export class Draft {
 
   /** A job that only plans; it is removed when it was read. */
   async look() {
+    if (this.checkId) {
+      ask("POST", `/v1/jobs/${this.checkId}/cancel`).catch((error) => this.refuse(error.message));
+      return;
+    }
     const request = this.request();
     if (!request) return;
+    const id = (this.checkId = `check-${idFor("")}`);
+    const { changes } = this;
     this.busy(true);
+    this.check.disabled = false;
+    tell(this.check, "Stop checking");
     this.result.replaceChildren();
-    const id = `check-${idFor("")}`;
     try {
       this.say("Checking…");
       let job = await ask("PUT", `/v1/jobs/${id}`, { ...request, options: { ...request.options, dry_run: true } });
-      for (let looks = 0; !["succeeded", "partial", "failed", "cancelled"].includes(job.state); looks += 1) {
+      for (let looks = 0; !ENDED.includes(job.state); looks += 1) {
         await pause(looks < 8 ? 0.25 : 1);
-        if (looks === 8) this.say("Checking… Long videos are read through once.");
+        if (looks === 8) this.say("Checking… A long video is read through once.");
         job = await answered(() => ask("GET", `/v1/jobs/${id}`));
       }
-      if (job.state === "failed") {
-        this.refuse(job.error ?? "The check failed.");
-      } else {
-        const [report, box] = await Promise.all([
-          answered(() => ask("GET", `/v1/jobs/${id}/report`)),
-          answered(() => ask("GET", "/v1/devices")),
-        ]);
-        this.say("");
-        this.result.replaceChildren(plan(report, box.disk_free_bytes));
-        announce(this.result.textContent);
-      }
+      this.say("");
+      if (job.state === "failed") this.refuse(job.error ?? "The check failed.");
+      else if (job.state !== "cancelled") await this.tellPlan(id, changes);
       ask("DELETE", `/v1/jobs/${id}`).catch(() => {});
     } catch (error) {
       this.refuse(error.message);
     } finally {
+      this.checkId = null;
+      tell(this.check, "Check");
       this.busy(false);
     }
+  }
+
+  /** What a check found, unless something else is wanted since. */
+  async tellPlan(id, changes) {
+    const report = await answered(() => ask("GET", `/v1/jobs/${id}/report`));
+    const box = await answered(() => ask("GET", "/v1/devices"));
+    if (changes !== this.changes) return;
+    this.result.replaceChildren(plan(report, box.disk_free_bytes));
+    announce(this.result.textContent);
   }
 
   busy(is) {

@@ -146,7 +146,7 @@ class Page {
   }
 
   add(jobs) {
-    for (const job of jobs) {
+    for (const job of jobs.filter(({ id }) => id !== this.draft?.checkId)) {
       if (this.jobs.has(job.id)) this.jobs.get(job.id).update(job);
       else this.jobs.set(job.id, new Job(job, this));
     }
