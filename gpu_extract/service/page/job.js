@@ -251,7 +251,7 @@ export class Job {
     const said = {
       "Alignments file": visible(inputs.alignments),
       Frames: visible(inputs.frames),
-      Options: chosen.join(", ") || "as they are by themselves",
+      Options: chosen.join(", ") || "none but the usual",
       Device: devices.join(", "),
       Ran: started ? `${time(started)} to ${ended ? time(ended) : "now"}` : "",
       Owner: owner === this.host.me ? "" : owner,
