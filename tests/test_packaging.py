@@ -84,6 +84,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         "gpu_extract/alignments/containers/fsa.py",
         "gpu_extract/frames/sources/video.py",
         "gpu_extract/faces/layouts/flat.py",
+        "gpu_extract/service/page/index.html",
+        "gpu_extract/service/page/page.js",
     ):
         assert needed in names
     assert not [name for name in names if "test" in name.lower() or name.endswith(".pyc")]
