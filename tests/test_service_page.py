@@ -478,6 +478,19 @@ def test_a_server_that_is_gone_is_told_and_found_again(browser: Any, tmp_path: P
         service.stop()
 
 
+def test_streams_that_are_opened_at_once_are_counted(page: Any, service: Service) -> None:
+    service.put("streams", "long.fsa", "long.mp4", size=1024)
+    page.evaluate(
+        """() => { window.streams = [1, 2, 3, 4, 5, 6].map(() => new EventSource("/v1/jobs/streams/events?newest=9")) }"""
+    )
+    wait_until(lambda: page.evaluate("() => window.streams.map((one) => one.readyState)").count(2) == 2)
+    page.reload()
+    HTTP.post(f"{service.url}/v1/jobs/streams/cancel")
+    service.ended("streams")
+    wait_until(lambda: "sse_clients 0.0" in HTTP.get(f"{service.url}/metrics").text)
+    HTTP.delete(f"{service.url}/v1/jobs/streams")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
 def test_it_fits_and_axe_finds_nothing_serious(browser: Any, service: Service, scheme: str, width: int) -> None:

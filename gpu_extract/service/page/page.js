@@ -202,7 +202,8 @@ class Page {
     return location.hash
       .slice(1)
       .split(",")
-      .filter((id) => /^[a-z0-9-]{1,64}$/.test(id));
+      .filter((id) => /^[a-z0-9-]{1,64}$/.test(id))
+      .slice(-MOST_OPEN);
   }
 
   setUnfolded(ids, silently = false) {

@@ -10,13 +10,14 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from gpu_extract.service import feed
 from gpu_extract.service.office import Office
@@ -31,6 +32,21 @@ QUIET_SECONDS = 15.0
 MOST_STREAMS = 4
 """Of one caller."""
 MOST_NEWEST = 10_000
+
+
+class _EventStream(StreamingResponse):
+    """Tells of its end, also where its client went away before it began."""
+
+    def __init__(self, events: AsyncIterator[bytes], on_end: Callable[[], None]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
 
 
 def router(office: Office) -> APIRouter:
@@ -54,27 +70,20 @@ def router(office: Office) -> APIRouter:
         who = caller.name
         if place is not None and not feed.is_place(place):
             raise Problem(422, "Last-Event-ID is not the id of one of these events.")
-        if streams[who] >= MOST_STREAMS:
-            why = f"{MOST_STREAMS} event streams of this token are open; close one first."
-            raise Problem(429, why, headers={"Retry-After": "5"})
-
         if place is None and newest is not None:
             folder, shards = office.data.job(found.id).faces, await run_in_threadpool(office.shard_count, found)
             place = await run_in_threadpool(feed.near_end, folder, shards, newest)
+        if streams[who] >= MOST_STREAMS:
+            why = f"{MOST_STREAMS} event streams of this token are open; close one first."
+            raise Problem(429, why, headers={"Retry-After": "5"})
+        streams[who] += 1  # before anybody else is asked: a page opens several at once
+        office.meters.streams.inc()
 
-        async def body() -> AsyncIterator[bytes]:
-            streams[who] += 1
-            office.meters.streams.inc()
-            try:
-                async for event in _events(office, found, place or ""):
-                    yield event
-            finally:
-                streams[who] -= 1
-                office.meters.streams.dec()
+        def end() -> None:
+            streams[who] -= 1
+            office.meters.streams.dec()
 
-        return StreamingResponse(
-            body(), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        )
+        return _EventStream(_events(office, found, place or ""), end)
 
     return routes
 
