@@ -481,7 +481,9 @@ def test_a_server_that_is_gone_is_told_and_found_again(browser: Any, tmp_path: P
 def test_streams_that_are_opened_at_once_are_counted(page: Any, service: Service) -> None:
     service.put("streams", "long.fsa", "long.mp4", size=1024)
     page.evaluate(
-        """() => { window.streams = [1, 2, 3, 4, 5, 6].map(() => new EventSource("/v1/jobs/streams/events?newest=9")) }"""
+        """() => {
+          window.streams = [1, 2, 3, 4, 5, 6].map(() => new EventSource("/v1/jobs/streams/events?newest=9"));
+        }"""
     )
     wait_until(lambda: page.evaluate("() => window.streams.map((one) => one.readyState)").count(2) == 2)
     page.reload()
