@@ -156,8 +156,8 @@ HARMLESS_OPENINGS = (
     *("os.devnull", "O_DIRECTORY", "O_PATH", "'/proc/"),
     *("'xb'", "'ab'", "'w+b'", "closefd=False", "av.open", "fileobj=file", "importlib", "resources.files"),
 )
-"""The null device, folders, names alone, what the kernel says of processes, files that are made or grow, what was opened
-or looked at before, and the package's own."""
+"""The null device, folders, names alone, what the kernel says of processes, files that are made or grow, what was
+opened or looked at before, and the package's own."""
 
 
 def test_help_loads_only_what_is_light() -> None:

@@ -84,7 +84,7 @@ class Office:
 
     def __init__(self, settings: ServiceSettings, uploaded: Uploaded, meters: Meters | None = None) -> None:
         self.settings = settings
-        self.data = Data(settings.data)
+        self.data = Data(settings.data.resolve())  # as its processes name it, whatever folder this was started in
         self.roots: Mapping[str, str] = dict(settings.root or {})
         self.meters = meters or Meters()
         self._uploaded = uploaded
@@ -145,7 +145,7 @@ class Office:
             made = new_job(job, request.to_dict(), created=request.created)
             self.table.add(made, self._first_steps(request))
         self._notify()
-        return made, True
+        return self.table.job(job) or made, True
 
     def _first_steps(self, request: Request) -> list[tuple[str, int, int]]:
         if request.is_check or (request.shards == "auto" and len(self.devices) > 1):
@@ -369,7 +369,7 @@ class Office:
         if errors:
             first = errors[0]
             more = f", and {len(errors) - 1:,} more" if len(errors) > 1 else ""
-            return self.shown(f"{first['frame']}: {first['reason']}{more}", self.data.job(job))
+            return self.shown(f"{first['frame']}: {first['reason'].rstrip('.')}{more}.", self.data.job(job))
         return self.shown(str(notes[-1]), self.data.job(job)) if notes else None
 
     def _shards_that_pay(self, folder: JobFolder) -> int:

@@ -76,7 +76,7 @@ class Tallies:
         frames, faces = sum(one.frames for one in tallies), sum(one.faces for one in tallies)
         if job.has_ended:
             told = report or {}
-            if job.state not in (CANCELLED, FAILED):
+            if job.state not in (CANCELLED, FAILED) or not frames:
                 frames, faces = told.get("frames_decoded", 0), told.get("faces_written", 0)
             of = told.get("frames_expected", frames or None)
             return {"frames": frames, "of": of, "faces": faces, "rate": 0.0, "eta": None}

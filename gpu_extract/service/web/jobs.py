@@ -136,6 +136,9 @@ def shown(office: Office, job: Job) -> dict[str, Any]:
     """A job as clients see it."""
     wanted = Wanted.of(job.request)
     link = f"/v1/jobs/{job.id}"
+    links = ["events", "faces", "faces.tar", "alignments", "log"]
+    if office.data.job(job.id).report.is_file():
+        links.append("report")
     return {
         "id": job.id,
         "state": job.state,
@@ -153,7 +156,7 @@ def shown(office: Office, job: Job) -> dict[str, Any]:
         "started": job.started,
         "ended": job.ended,
         "rev": job.rev,
-        "links": {name: f"{link}/{name}" for name in ("events", "faces", "faces.tar", "alignments", "report", "log")},
+        "links": {name: f"{link}/{name}" for name in links},
     }
 
 
