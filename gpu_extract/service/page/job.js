@@ -21,7 +21,7 @@ const ACTS = [
 export class Job {
   /** `host` says whether the caller may `submit`, who `me` is, and is told of `toggled`, `removed`. */
   constructor(job, host) {
-    Object.assign(this, { id: job.id, job, host, stream: null, spoke: 0, hasReport: false });
+    Object.assign(this, { id: job.id, job, host, stream: null, spoke: 0 });
     const panel = `job-${job.id}`;
     this.name = make("bdi", { className: "name" });
     this.toggle = make(
@@ -278,8 +278,7 @@ export class Job {
       if (state !== "failed") more.push(link("Faces (tar)", links["faces.tar"], ""));
       if (["succeeded", "partial"].includes(state)) more.push(link("Alignments file", links.alignments, ""));
     }
-    if (this.hasEnded && (state !== "failed" || this.hasReport))
-      more.push(link("Report", links.report, `${this.id}-report.json`));
+    if (this.hasEnded && links.report) more.push(link("Report", links.report, `${this.id}-report.json`));
     more.push(link("Log", `${links.log}?tail=10000`, `${this.id}-log.txt`));
     if (this.hasEnded && this.host.submit) more.push(button("Remove…", () => this.remove()));
     this.more.replaceChildren(...this.acts(true), ...more);
@@ -297,22 +296,18 @@ export class Job {
 
   /** What failed, frame by frame, is in the report. */
   async tellErrors() {
-    if (!["failed", "partial"].includes(this.job.state)) {
+    const { links, rev, state } = this.job;
+    if (!["failed", "partial"].includes(state) || !links.report) {
       this.errors.replaceChildren();
       return;
     }
-    const rev = this.job.rev;
     let report;
     try {
-      report = await ask("GET", this.job.links.report);
+      report = await ask("GET", links.report);
     } catch {
-      return; // a job that failed early has none
+      return; // it is asked for again when the job is told again
     }
     if (rev !== this.job.rev || !this.isOpen) return;
-    if (!this.hasReport) {
-      this.hasReport = true;
-      this.tellMore();
-    }
     const { errors = [] } = report;
     if (!errors.length) return;
     const rows = errors
