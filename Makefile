@@ -5,6 +5,8 @@ PY := $(VENV)/bin/python
 UV := .venv-uv/bin/uv
 UV_VERSION := 0.13.9
 SOURCES := pyproject.toml setup.py $(wildcard kernels/*.c kernels/*.h requirements/*.txt requirements/*.sh)
+# Where tests/conftest.py would take memory for the folders of tests.
+ON_DISK := PYTEST_DEBUG_TEMPROOT=$(or $(TMPDIR),/tmp)
 # As many processes as this one may use cores; one that has nothing left to do takes tests from the others.
 SUITE := -m pytest -q -n logical --dist worksteal
 
@@ -57,9 +59,9 @@ rehearsal: $(VENV)/.base
 
 # Minutes to an hour each; not part of `make test`.
 soak: $(VENV)/.test
-	RUN_SLOW=1 $(PY) -m pytest -q -m slow tests/test_long_runs.py tests/test_kill.py tests/test_power_cut.py \
-	    tests/test_cluster_ray.py
-	KILLS=100 $(PY) -m pytest -q tests/test_processes.py -k killed_at_random
+	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q -m slow tests/test_long_runs.py tests/test_kill.py tests/test_power_cut.py \
+	    tests/test_shards.py tests/test_kernels_triton.py tests/test_cluster_ray.py
+	KILLS=100 $(ON_DISK) $(PY) -m pytest -q tests/test_processes.py -k killed_at_random
 
 fuzz: $(VENV)/.test
 	RUN_SLOW=1 $(PY) -m pytest -q -m slow tests/test_fuzz.py

@@ -15,6 +15,20 @@ import pytest
 
 from tests.helpers import VECTORS
 
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 2 << 30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put the folders of tests into memory where it has room: their runs flush to the disk ten thousands of times.
+
+    PYTEST_DEBUG_TEMPROOT, pytest's own, names another place; the long runs of the Makefile take the disk.
+    """
+    if config.option.basetemp is None and MEMORY.is_dir():
+        status = os.statvfs(MEMORY)
+        if status.f_bavail * status.f_frsize >= MEMORY_BYTES and not status.f_flag & os.ST_NOEXEC:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
 
 @pytest.fixture(scope="session")
 def vectors() -> Path:
@@ -73,7 +87,7 @@ def _open_files() -> set[str]:
             target = str(link.readlink())
         except OSError:
             continue
-        if target.startswith("/") and not target.startswith(("/dev/", "/proc/")):
+        if target.startswith("/") and (target.startswith(f"{MEMORY}/") or not target.startswith(("/dev/", "/proc/"))):
             found.add(target)
     return found
 
@@ -85,7 +99,7 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     ours = [thread.name for thread in threading.enumerate() if thread.name.startswith("gpu-extract")]
     assert not ours, f"threads still running: {ours}"
-    left = {name for name in _open_files() - files if "/tmp" in name or "vectors" in name}
+    left = {name for name in _open_files() - files if "/pytest-of-" in name or "/tmp" in name or "vectors" in name}
     if left:
         gc.collect()
         left &= _open_files()
