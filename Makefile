@@ -10,7 +10,8 @@ ON_DISK := PYTEST_DEBUG_TEMPROOT=$(or $(TMPDIR),/tmp)
 # As many processes as this one may use cores; one that has nothing left to do takes tests from the others.
 SUITE := -m pytest -q -n logical --dist worksteal
 
-.PHONY: demo test test-bare test-newest test-lowest lint lock bench gpu-check rehearsal soak fuzz fuzz-guided scale clean
+.PHONY: demo test test-bare test-servers test-newest test-lowest lint lock bench gpu-check rehearsal soak fuzz \
+    fuzz-guided scale clean
 .PRECIOUS: %/bin/python  # make would remove it, as it does with what only stands between two rules
 
 demo: $(VENV)/.base
@@ -22,6 +23,10 @@ test: $(VENV)/.test
 # Without the packages of the extras.
 test-bare: .venv-bare/.base
 	.venv-bare/bin/python $(SUITE)
+
+# Against servers that others wrote, and on a Ray of this machine, which are too large for every environment.
+test-servers: .venv-servers/.servers
+	RUN_SLOW=1 $(ON_DISK) .venv-servers/bin/python -m pytest -q tests/test_stores_s3.py tests/test_cluster_ray.py
 
 # With the newest and the lowest versions that pyproject.toml allows; docs/dependencies.md says what came of it.
 test-newest: .venv-newest/bin/python $(UV)
@@ -60,11 +65,12 @@ rehearsal: $(VENV)/.base
 # Minutes to an hour each; not part of `make test`.
 soak: $(VENV)/.test
 	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q -m slow tests/test_long_runs.py tests/test_kill.py tests/test_power_cut.py \
-	    tests/test_shards.py tests/test_kernels_triton.py tests/test_cluster_ray.py
+	    tests/test_shards.py tests/test_kernels_triton.py
+	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q tests/test_stores.py -k lost_at_any_request
 	KILLS=100 $(ON_DISK) $(PY) -m pytest -q tests/test_processes.py -k killed_at_random
 
 fuzz: $(VENV)/.test
-	RUN_SLOW=1 $(PY) -m pytest -q -m slow tests/test_fuzz.py
+	RUN_SLOW=1 $(PY) -m pytest -q -m slow tests/test_fuzz.py tests/test_safe_pickle.py
 
 # Coverage-guided; atheris has wheels for few versions of Python, so it is no part of the test extra.
 fuzz-guided: $(VENV)/.test
@@ -91,6 +97,8 @@ lock: $(UV)
 	    $(COMPILE_WITHOUT_TORCH) $$for_python --extra test -o $$lock-test.txt; \
 	    $(COMPILE_WITHOUT_TORCH) $$for_python --extra suite --no-emit-package triton \
 	        --constraint $$lock-test.txt -o $$lock-base.txt; \
+	    $(COMPILE_WITHOUT_TORCH) $$for_python --extra test --extra servers --extra ray \
+	        --constraint $$lock-test.txt -o $$lock-servers.txt; \
 	done
 	set -e; for target in cpu cuda; do \
 	    $(COMPILE_PACKAGES) $(FOR_CONTAINER) pyproject.toml requirements/headless.txt --extra cloud --extra serve \
@@ -116,3 +124,7 @@ LOCK = requirements/$(shell $< -c 'import sys; print("%s-%d.%d" % (sys.platform,
 %/.test: %/bin/python $(SOURCES)
 	requirements/install.sh $* $(LOCK) test
 	touch $@ $*/.base
+
+%/.servers: %/bin/python $(SOURCES)
+	requirements/install.sh $* $(LOCK) test,servers,ray
+	touch $@

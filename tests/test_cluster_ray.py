@@ -50,13 +50,19 @@ def job(tmp_path: Path, landmarks: np.ndarray) -> Callable[..., Job]:
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    made = importlib.import_module("ray.cluster_utils").Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0}
-    )
+    made = importlib.import_module("ray.cluster_utils").Cluster()
     try:
+        add_node(made, num_gpus=0)
         yield made
     finally:
         made.shutdown()
+
+
+def add_node(cluster: Any, num_gpus: int = 1) -> Any:
+    """Ray's own way of waiting for a node gives up after 30 seconds, of which a busy machine may take as many."""
+    node = cluster.add_node(wait=False, num_cpus=1, num_gpus=num_gpus)
+    cluster.wait_for_nodes(PATIENCE)
+    return node
 
 
 def started(job: Job, cluster: Any, *options: str) -> subprocess.Popen[str]:
@@ -88,7 +94,7 @@ def assert_as_undivided(divided: Job, whole: Job) -> None:
 def test_a_machine_is_lost_and_then_the_driver(job: Callable[..., Job], cluster: Any) -> None:
     whole, divided = job("whole"), job("divided")
     assert whole.run() == 0
-    first, second = (cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2))
+    first, second = (add_node(cluster) for _ in range(2))
     driver = started(divided, cluster)
     wait_for_receipts(divided, 2, driver)
     unfinished = [path for path in divided.faces.glob(f"{journal.NAME}.*") if '"report"' not in path.read_text()]
@@ -100,7 +106,7 @@ def test_a_machine_is_lost_and_then_the_driver(job: Callable[..., Job], cluster:
 
     driver = started(divided, cluster)
     time.sleep(1)
-    third = cluster.add_node(num_cpus=1, num_gpus=1)
+    third = add_node(cluster)
     code, out, err = finished(driver)
     assert code == 0, err
     assert f"{SHARDS} of {SHARDS} shards are cut." in err
@@ -117,7 +123,7 @@ def test_a_machine_is_lost_and_then_the_driver(job: Callable[..., Job], cluster:
 def test_bad_input_ends_all_with_its_sentence(job: Callable[..., Job], cluster: Any) -> None:
     divided = job("divided")
     divided.alignments.write_bytes(b"nothing that is known")
-    node = cluster.add_node(num_cpus=1, num_gpus=1)
+    node = add_node(cluster)
     code, out, err = finished(started(divided, cluster))
     assert (code, out) == (7, "")
     assert f"/{SHARDS}: " in err
