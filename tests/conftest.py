@@ -20,7 +20,7 @@ MEMORY_BYTES = 2 << 30
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Put the folders of tests into memory where it has room: their runs flush to the disk ten thousands of times.
+    """Put the folders of tests into memory where it has room: their runs flush to the disk thousands of times.
 
     PYTEST_DEBUG_TEMPROOT, pytest's own, names another place; the long runs of the Makefile take the disk.
     """

@@ -73,8 +73,8 @@ def container(document: dict[str, Any]) -> dict[str, Any]:
     return dict(found)
 
 
-def as_pod(document: dict[str, Any], index: int | None = None) -> int:
-    """Run a container's command as the cluster would, in a process; returns its exit code."""
+def words_of_a_pod(document: dict[str, Any], index: int | None = None) -> list[str]:
+    """A container's command as the cluster would run it, without the program's name."""
     variables = {"JOB_COMPLETION_INDEX": str(index)} if index is not None else {}
     pattern = re.compile(r"\$\$|\$\((\w+)\)")
     words = [
@@ -82,8 +82,12 @@ def as_pod(document: dict[str, Any], index: int | None = None) -> int:
         for word in container(document)["command"]
     ]
     assert words[0] == "gpu-extract"
-    command = [sys.executable, "-m", "gpu_extract", *words[1:]]
-    return subprocess.run(command, capture_output=True, check=False).returncode
+    return words[1:]
+
+
+def as_pod(document: dict[str, Any], index: int | None = None) -> int:
+    """Run it in this process; returns its exit code."""
+    return main(words_of_a_pod(document, index))
 
 
 def test_every_field_of_the_jobs(manifest: Callable[..., list[dict[str, Any]]]) -> None:
@@ -245,7 +249,8 @@ def test_bad_input_ends_with_a_code_that_fails_the_index(
         words[words.index("--size") + 1] = "3"
     else:
         words[words.index(f"--{lacking}") + 1] = str(tmp_path / "nowhere.fsa")
-    assert as_pod(shards, 0) == code
+    command = [sys.executable, "-m", "gpu_extract", *words_of_a_pod(shards, 0)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == code
     (rule,) = [rule for rule in shards["spec"]["podFailurePolicy"]["rules"] if rule["action"] == "FailIndex"]
     assert code in rule["onExitCodes"]["values"]
 

@@ -112,7 +112,7 @@ def test_trees_of_any_shape(extension: str, fuzz: ModuleType) -> None:
     executor = fuzz.Executor()
     rng = fuzz.random.Random(1)
 
-    @settings(max_examples=250, deadline=5000, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=150, deadline=5000, suppress_health_check=list(HealthCheck), database=None)
     @given(roots)
     def check(root: Any) -> None:
         data = fuzz.serialized(root, extension, rng)
@@ -124,7 +124,7 @@ def test_trees_of_any_shape(extension: str, fuzz: ModuleType) -> None:
     assert executor.refused > 10
 
 
-@settings(max_examples=300, deadline=5000, database=None)
+@settings(max_examples=200, deadline=5000, database=None)
 @given(st.binary(max_size=300), st.sampled_from([".fsa", ".p", ".json", ".yml"]))
 def test_any_bytes(data: bytes, extension: str) -> None:
     """Through files, as a user has them."""

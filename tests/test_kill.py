@@ -29,7 +29,11 @@ from gpu_extract.storage import atomic
 
 FRAMES = 120
 ENTRIES_ELSEWHERE = 6000  # without a frame here: they make the file take a while to save
-CONTAINERS = ("g6_2019-12.fsa", "g2_2018-12.json", "g2_2018-12.p", "g3_2019-02.yml", "g7b_2020-08.fsa", "v2_0.fsa")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("g7b_2020-08.fsa", "v2_0.fsa")]
+CONTAINERS = pytest.mark.parametrize(
+    "name", ["g6_2019-12.fsa", "g2_2018-12.json", "g2_2018-12.p", "g3_2019-02.yml", *SLOW]
+)
+"""One of each format; later versions of `.fsa` are saved by the same steps and left to `make soak`."""
 
 
 class Job:
@@ -136,9 +140,9 @@ def kill_at_random(job: Job, count: int, generator: random.Random) -> dict[str, 
 
 
 def test_kill_at_random_moments(job: Job) -> None:
-    killed = kill_at_random(job, 12, random.Random(20260101))
-    assert sum(killed.values()) == 12
-    assert killed["any moment"] + killed["while saving"] >= 6
+    killed = kill_at_random(job, 8, random.Random(20260101))
+    assert sum(killed.values()) == 8
+    assert killed["any moment"] + killed["while saving"] >= 4
 
 
 @pytest.mark.slow
@@ -208,7 +212,7 @@ def save_with(path: Path, at: int, what: Callable[[str, tuple[Any, ...]], None])
     return faulty.calls, ""
 
 
-@pytest.mark.parametrize("name", CONTAINERS)
+@CONTAINERS
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.get)
 def test_an_error_at_every_step_of_saving(name: str, code: int, vectors: Path, tmp_path: Path) -> None:
     """A failing system call at each step: the file is old or new, the error is a sentence, nothing is left over."""
@@ -242,7 +246,7 @@ def test_an_error_at_every_step_of_saving(name: str, code: int, vectors: Path, t
             assert not list(tmp_path.glob(".*.tmp")), (at, steps[at])
 
 
-@pytest.mark.parametrize("name", CONTAINERS)
+@CONTAINERS
 @pytest.mark.parametrize("torn", [False, True], ids=["before the call", "in the middle of it"])
 def test_death_at_every_step_of_saving(name: str, torn: bool, vectors: Path, tmp_path: Path) -> None:
     """The process ends before each system call, or half-way through each write; the next run clears up and saves."""

@@ -54,9 +54,18 @@ def job(tmp_path: Path, landmarks: np.ndarray) -> Callable[..., Job]:
 
 @pytest.fixture
 def many_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three shards for each process, however short the run."""
+    """Two shards for each process, however short the run."""
     monkeypatch.setattr(processes, "SHARD_SECONDS", 1e-9)
-    monkeypatch.setattr(processes, "MOST_SHARDS_EACH", 3)
+    monkeypatch.setattr(processes, "MOST_SHARDS_EACH", 2)
+
+
+@pytest.fixture
+def light_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Children ask a stand-in whether there is a CUDA device: each would import torch for seconds to hear of none."""
+    pytest.importorskip("torch")  # this process keeps the real one
+    (tmp_path / "light").mkdir()
+    (tmp_path / "light" / "torch.py").write_text("class cuda:\n    is_available = staticmethod(lambda: False)\n")
+    monkeypatch.syspath_prepend(tmp_path / "light")
 
 
 def assert_equal(one: Job, other: Job) -> None:
@@ -191,6 +200,7 @@ def test_bad_input_is_not_tried_again(job: Callable[..., Job], capsys: pytest.Ca
     assert capsys.readouterr().err == sentence
 
 
+@pytest.mark.usefixtures("light_torch")
 def test_a_device_that_is_not_there(job: Callable[..., Job], capsys: pytest.CaptureFixture[str]) -> None:
     """Another one takes its shard; where there is none, the run ends with the sentence that one process would say."""
     made, alone = job("several"), job("alone")
@@ -416,6 +426,7 @@ def test_who_holds_the_folder_or_the_file(job: Callable[..., Job], capsys: pytes
     assert files_in(made.faces) == before
 
 
+@pytest.mark.usefixtures("light_torch")
 def test_a_device_of_several_is_not_there(job: Callable[..., Job]) -> None:
     """Whichever comes first."""
     whole, made = job("whole"), job("several")

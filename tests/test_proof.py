@@ -20,6 +20,7 @@ from gpu_extract.run.progress import Event, FrameDone, Note
 
 SENTENCE = "these do not look like the frames this file was made from"
 WITHOUT_FRAME = "f_000099.png"
+USUAL_SIZES = proof.USUAL_SIZES
 
 
 def edited(name: str, folder: Path, vectors: Path, change: Callable[[dict[str, Any]], None] | None = None) -> Path:
@@ -45,9 +46,10 @@ def hashes(path: Path) -> list[str | None]:
 
 @pytest.fixture(autouse=True)
 def few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those that no program uses as a rule: all 545 of them take seconds in every test."""
-    assert {40, 301, 1056} < set(proof.ANY_SIZE)
-    monkeypatch.setattr(proof, "ANY_SIZE", (40, 301, 1056))
+    """Of those that no program uses as a rule, and no large ones: all 566 of them take seconds in every test."""
+    assert {40, 301, 544} < set(proof.ANY_SIZE)
+    monkeypatch.setattr(proof, "ANY_SIZE", (40, 301, 544))
+    monkeypatch.setattr(proof, "USUAL_SIZES", tuple(size for size in USUAL_SIZES if size <= 256))
 
 
 @pytest.fixture
@@ -75,7 +77,11 @@ def extract(alignments: Path, frames: Path, tmp_path: Path, **options: Any) -> g
 
 
 @pytest.mark.parametrize("size", [256, 64])
-def test_other_frames_keep_the_stored_hashes(size: int, vectors: Path, other: Path, tmp_path: Path) -> None:
+def test_other_frames_keep_the_stored_hashes(
+    size: int, vectors: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whichever of the usual sizes they are cut."""
+    monkeypatch.setattr(proof, "USUAL_SIZES", USUAL_SIZES)
     path = edited("g6_2019-12.fsa", tmp_path, vectors)
     before = path.read_bytes()
     report = extract(path, other, tmp_path, size=size)
@@ -123,7 +129,7 @@ def test_another_size_or_option_is_no_fault(
     assert not any(SENTENCE in note for note in report.notes)
 
 
-@pytest.mark.parametrize("stored_size", [40, 301, 1056])
+@pytest.mark.parametrize("stored_size", [40, 301, 544])
 def test_hashes_of_an_unusual_size_prove_the_frames_too(
     stored_size: int, vectors: Path, right: Path, tmp_path: Path
 ) -> None:
@@ -231,8 +237,20 @@ def blank(frames: Path, colour: tuple[int, int, int], folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (192, 64, 32)], ids=["black", "white", "blue"])
-@pytest.mark.parametrize("name", ["g6_2019-12.fsa", "v2_3.fsa"])
+BLACK, WHITE, BLUE = (0, 0, 0), (255, 255, 255), (192, 64, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "colour"),
+    [
+        pytest.param("g6_2019-12.fsa", BLACK, id="hashes-black"),
+        pytest.param("g6_2019-12.fsa", WHITE, id="hashes-white", marks=pytest.mark.slow),
+        pytest.param("g6_2019-12.fsa", BLUE, id="hashes-blue"),
+        pytest.param("v2_3.fsa", BLACK, id="thumbnails-black", marks=pytest.mark.slow),
+        pytest.param("v2_3.fsa", WHITE, id="thumbnails-white"),
+        pytest.param("v2_3.fsa", BLUE, id="thumbnails-blue"),
+    ],
+)
 def test_blank_frames_prove_nothing_and_cast_no_doubt(
     name: str, colour: tuple[int, int, int], vectors: Path, right: Path, other: Path, tmp_path: Path
 ) -> None:

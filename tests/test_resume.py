@@ -94,7 +94,8 @@ class Run:
         self.faces = folder / "faces"
         self.report_file = folder / "report.json"
         self.command = ["extract", "-a", str(self.alignments), "-fr", str(job / source), "-fc", str(self.faces)]
-        self.command += ["--json", str(self.report_file), "--progress", "none", "--device", "cpu", *options]
+        self.command += ["--json", str(self.report_file), "--progress", "none", "--device", "cpu"]
+        self.command += ["-sz", "64", *options]
 
     def here(self, *more: str) -> int:
         return main([*self.command, *more])
@@ -276,7 +277,7 @@ def test_a_folder_with_a_journal_gets_the_hint(job: Path, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (["-sz", "128"], "size was 256 and is now 128"),
+        (["-sz", "128"], "size was 64 and is now 128"),
         (["-ae"], "align_eyes was False and is now True"),
         (["-een", "3"], "extract_every_n was 20 and is now 3"),
         (["--format", "jpg"], "format was 'as the frames' and is now '.jpg'"),

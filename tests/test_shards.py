@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,18 +149,37 @@ class Divided:
 
 
 KINDS = ("constant", "b-frames", "open", "one group", "transport", "no index", "variable", "folder")
+ALL_KINDS = pytest.mark.parametrize("kind", [*KINDS, "damaged", "damaged elsewhere"])
+GENERATIONS = pytest.mark.parametrize("generation", ["old", "new"])
 
 
-@pytest.mark.parametrize("generation", ["old", "new"])
-@pytest.mark.parametrize("kind", [*KINDS, "damaged", "damaged elsewhere"])
+@GENERATIONS
+@ALL_KINDS
 def test_merged_is_undivided(
     kind: str, generation: str, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kind in two counts, a folder in all but the highest, and open groups in every one."""
+    counts = {("open", "new"): COUNTS, ("folder", "old"): COUNTS[:-1]}.get((kind, generation), (2, 7))
+    cut_and_merge(kind, generation, counts, job, monkeypatch)
+
+
+@pytest.mark.slow
+@GENERATIONS
+@ALL_KINDS
+def test_merged_is_undivided_in_every_count(
+    kind: str, generation: str, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_and_merge(kind, generation, COUNTS, job, monkeypatch)
+
+
+def cut_and_merge(
+    kind: str, generation: str, counts: Sequence[int], job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind.startswith("damaged"):
         monkeypatch.setattr(sources_video, "_decoder_threads", lambda: 1)  # with more, it is chance what is noticed
     whole = job(kind, "--metadata", "jsonl", generation=generation)
     code = whole.run()
-    for count in COUNTS if kind in ("open", "folder") else COUNTS[1:4]:
+    for count in counts:
         divided = Divided(whole, count)
         order = list(range(count))
         random.Random(count).shuffle(order)
