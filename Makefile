@@ -10,8 +10,8 @@ ON_DISK := PYTEST_DEBUG_TEMPROOT=$(or $(TMPDIR),/tmp)
 # As many processes as this one may use cores; one that has nothing left to do takes tests from the others.
 SUITE := -m pytest -q -n logical --dist worksteal
 
-.PHONY: demo test test-bare test-servers test-newest test-lowest lint lock bench gpu-check rehearsal soak fuzz \
-    fuzz-guided scale clean
+.PHONY: demo test test-bare test-servers test-newest test-lowest lint lock bench gpu-check rehearsal soak soak-service \
+    fuzz fuzz-guided scale clean
 .PRECIOUS: %/bin/python  # make would remove it, as it does with what only stands between two rules
 
 demo: $(VENV)/.base
@@ -26,7 +26,8 @@ test-bare: .venv-bare/.base
 
 # Against servers that others wrote, and on a Ray of this machine, which are too large for every environment.
 test-servers: .venv-servers/.servers
-	RUN_SLOW=1 $(ON_DISK) .venv-servers/bin/python -m pytest -q tests/test_stores_s3.py tests/test_cluster_ray.py
+	RUN_SLOW=1 $(ON_DISK) .venv-servers/bin/python -m pytest -q tests/test_stores_s3.py tests/test_cluster_ray.py \
+	    tests/test_service_page.py
 
 # With the newest and the lowest versions that pyproject.toml allows; docs/dependencies.md says what came of it.
 test-newest: .venv-newest/bin/python $(UV)
@@ -69,6 +70,10 @@ soak: $(VENV)/.test
 	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q tests/test_stores.py -k lost_at_any_request
 	KILLS=100 $(ON_DISK) $(PY) -m pytest -q tests/test_processes.py -k killed_at_random
 
+soak-service: $(VENV)/.test
+	SERVICE_KILLS=200 $(ON_DISK) $(PY) -m pytest -q tests/test_service_jobs.py -k killed_at_random
+	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q -m slow tests/test_service_jobs.py tests/test_service_uploads.py tests/test_client.py
+
 fuzz: $(VENV)/.test
 	RUN_SLOW=1 $(PY) -m pytest -q -m slow tests/test_fuzz.py tests/test_safe_pickle.py
 
@@ -97,7 +102,7 @@ lock: $(UV)
 	    $(COMPILE_WITHOUT_TORCH) $$for_python --extra test -o $$lock-test.txt; \
 	    $(COMPILE_WITHOUT_TORCH) $$for_python --extra suite --no-emit-package triton \
 	        --constraint $$lock-test.txt -o $$lock-base.txt; \
-	    $(COMPILE_WITHOUT_TORCH) $$for_python --extra test --extra servers --extra ray \
+	    $(COMPILE_WITHOUT_TORCH) $$for_python --extra test --extra servers --extra browser --extra ray \
 	        --constraint $$lock-test.txt -o $$lock-servers.txt; \
 	done
 	set -e; for target in cpu cuda; do \
@@ -126,5 +131,5 @@ LOCK = requirements/$(shell $< -c 'import sys; print("%s-%d.%d" % (sys.platform,
 	touch $@ $*/.base
 
 %/.servers: %/bin/python $(SOURCES)
-	requirements/install.sh $* $(LOCK) test,servers,ray
+	requirements/install.sh $* $(LOCK) test,servers,browser,ray
 	touch $@
