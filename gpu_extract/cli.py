@@ -55,6 +55,8 @@ exit codes:
 """
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system says of files that are written; anything else that nobody has put into words is an input's."""
+TOO_FEW_FILES = (errno.EMFILE, errno.ENFILE)
+"""What the system says, of whatever file, where it grants too few."""
 NOBODY_READS = (errno.EPIPE, errno.EIO)
 """What writing to a pipe without a reader, or to a terminal that was lost, comes to."""
 ADDRESS_SPACE_MB, ADDRESS_SPACE_PER_CORE_MB = 640, 64
@@ -652,7 +654,8 @@ def _run(given: list[str]) -> int:
         return _fail("interrupted.", 130, False)
     except OSError as error:
         name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        code = OutputError.exit_code if error.errno in NO_ROOM else InputError.exit_code
+        code = DeviceError.exit_code if error.errno in TOO_FEW_FILES else InputError.exit_code
+        code = OutputError.exit_code if error.errno in NO_ROOM else code
         return _fail(f"{name}{(error.strerror or str(error)).lower()}.", code, verbose)
     except ImportError as error:
         why = "a library cannot be loaded; it is not whole, or this machine gives too little memory or too few files"

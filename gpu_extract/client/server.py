@@ -5,8 +5,10 @@ Nothing here follows a redirect: the token would go where nobody sent it.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
+import os
 import re
 import ssl
 import time
@@ -120,6 +122,37 @@ class Answer(NamedTuple):
             return json.loads(self.body)
         except (ValueError, RecursionError):
             raise InputError("the server's answer is not understood; is the address that of gpu-extract?") from None
+
+
+class _WholeHead(http.client.HTTPResponse):
+    """An answer whose head is whole: by itself `http.client` takes the end of a connection for the end of a head."""
+
+    def begin(self) -> None:
+        """
+        Raises:
+            ConnectionResetError: if the connection ended before the head did.
+        """
+        whole = self.fp
+        self.fp = _Lines(whole)  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            if isinstance(self.fp, _Lines):
+                self.fp = whole
+
+
+class _Lines:
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readline(self, limit: int) -> bytes:
+        line: bytes = self._file.readline(limit)
+        if not line.endswith(b"\n") and len(line) < limit:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        return line
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Server:
@@ -273,9 +306,11 @@ class Server:
 
     def _connected(self, timeout: float) -> http.client.HTTPConnection:
         host, port = self.address.host, self.address.port
+        made = http.client.HTTPConnection(host, port, timeout=timeout)
         if self.address.secure:
-            return http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
-        return http.client.HTTPConnection(host, port, timeout=timeout)
+            made = http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
+        made.response_class = _WholeHead
+        return made
 
     def _refuse(self, answer: http.client.HTTPResponse) -> None:
         """

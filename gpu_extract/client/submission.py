@@ -45,6 +45,8 @@ STAYS_HERE = ("alignments", "frames", "faces", "json", "progress", "no_update", 
 """Options of `extract` that the server is not told."""
 TRIES = 3
 """Of an id that another job may have."""
+CANCELLING_SECONDS = 0.2
+"""Between looks at a job that is coming to its end."""
 MOST_TOKEN = 4096
 _NOT_IN_IDS = re.compile(r"[^a-z0-9]+")
 
@@ -221,6 +223,9 @@ class _Submission:
     def _at_work(self, record: Record) -> tuple[Job, Record]:
         """The job, which the server has by now, and which goes on where it was cancelled or failed."""
         job = self.client.find(record.job) if record.sent else None
+        while job is not None and job.state == "cancelling" and self.wish.job is None:
+            time.sleep(CANCELLING_SECONDS)
+            job = self.client.find(record.job)
         if job is not None and job.state in ("failed", "cancelled") and self.wish.job is None:
             if record.before is None or self._digest() == record.before:
                 job.resume()
