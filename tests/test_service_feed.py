@@ -142,3 +142,13 @@ def test_a_last_line_that_is_still_being_written_is_told_when_it_is_whole(tmp_pa
 
 def test_before_there_is_a_journal_the_newest_are_the_first(tmp_path: Path) -> None:
     assert feed.near_end(tmp_path, 1, 200) == ""
+
+
+def test_a_place_inside_a_line_is_the_beginning(tmp_path: Path) -> None:
+    path = begin(tmp_path)
+    lines = [frame(number, 50) for number in range(100)]
+    add(path, b"".join(lines))
+    assert path.stat().st_size > feed.READ_BYTES
+    found = feed.read(tmp_path, 1, f"{path.stat().st_ino:x}:{path.stat().st_size // 3}", 10)
+    assert (found.anew, found.more) == (True, True)
+    assert found.faces[0]["file"] == "clip_0_0.png"

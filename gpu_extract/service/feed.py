@@ -53,6 +53,8 @@ def is_place(text: str) -> bool:
 def read(folder: Path, shards: int, place: str, most: int) -> Read:
     """What stands behind a place ("" is the beginning); about `most` faces, whole frames only.
 
+    A place in journals that were replaced, or in the middle of a line, is the beginning.
+
     Args:
         folder: of the faces.
         shards: in how many the run is cut.
@@ -63,7 +65,8 @@ def read(folder: Path, shards: int, place: str, most: int) -> Read:
     known = {int(inode, 16): int(at) for inode, _, at in (part.partition(":") for part in place.split(",") if part)}
     found = Read()
     opened = list(_journals(folder, shards))
-    if any(inode not in {inode for inode, _ in opened} for inode in known):
+    paths = dict(opened)
+    if any(inode not in paths or not _is_begin_of_line(paths[inode], at) for inode, at in known.items()):
         known, found.anew = {}, True
     reached = {}
     for inode, path in opened:
@@ -96,6 +99,18 @@ def _journals(folder: Path, shards: int) -> Iterator[tuple[int, Path]]:
     for name in map(journal.name_of, [None, *parts]):  # a folder of a million faces is not listed four times a second
         with suppress(OSError):
             yield (folder / name).stat().st_ino, folder / name
+
+
+def _is_begin_of_line(path: Path, at: int) -> bool:
+    """Or of none: from the middle of a line nothing could be read, now or ever."""
+    if at == 0:
+        return True
+    try:
+        with open_input(path, "a journal") as file:
+            file.seek(at - 1)
+            return file.read(1) in (b"\n", b"")
+    except (InputError, FileNotFoundError):
+        return False
 
 
 def _read_one(path: Path, inode: int, at: int, most: int, found: Read) -> int:
