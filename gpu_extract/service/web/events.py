@@ -125,4 +125,4 @@ async def _events(office: Office, job: Job, place: str) -> AsyncIterator[bytes]:
 
 def _event(kind: str, data: dict[str, Any], place: str | None = None) -> bytes:
     head = f"id: {place}\n" if place is not None else ""
-    return f"{head}event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    return f"{head}event: {kind}\ndata: {json.dumps(data)}\n\n".encode()

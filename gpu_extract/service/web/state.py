@@ -23,11 +23,13 @@ def router(office: Office, uploads: Uploads) -> APIRouter:
     """The routes of one office and its uploads."""
     routes = APIRouter(tags=["state"])
 
+    @routes.head("/healthz", include_in_schema=False)
     @routes.get("/healthz")
     async def healthz() -> dict[str, str]:
         """200 while the service answers at all."""
         return {"status": "alive", "version": __version__}
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz")
     def readyz() -> JSONResponse:
         """200 where a job that comes now will be cut; else 503 and the reasons."""
