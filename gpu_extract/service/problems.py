@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from gpu_extract.errors import AlignmentsError, DeviceError, GpuExtractError, InputError, OutputError, UsageError
+from gpu_extract.errors import (
+    AlignmentsError,
+    DeviceError,
+    GpuExtractError,
+    InputError,
+    OutputError,
+    UsageError,
+    printable,
+)
+
+LONGEST_DETAIL = 4096
+"""Letters: a sentence repeats what was asked for, which may be a body of a megabyte."""
 
 STATUS_OF: tuple[tuple[type[GpuExtractError], int], ...] = (
     (UsageError, 422),
@@ -39,5 +50,6 @@ class Problem(Exception):  # noqa: N818 (the word of RFC 9457)
         return cls(status, str(error), exit_code=error.exit_code)
 
     def document(self) -> dict[str, Any]:
-        title = HTTPStatus(self.status).phrase
-        return {"title": title, "status": self.status, "detail": self.detail, **self.members}
+        """Its members; what is no letter is escaped, for halves of letters cannot be sent."""
+        detail = printable(self.detail[:LONGEST_DETAIL]) + ("…" if len(self.detail) > LONGEST_DETAIL else "")
+        return {"title": HTTPStatus(self.status).phrase, "status": self.status, "detail": detail, **self.members}

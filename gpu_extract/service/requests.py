@@ -241,6 +241,8 @@ def _copied(place: InRoot, roots: Mapping[str, str], folder: Path) -> Path:
 def listed(place: InRoot, roots: Mapping[str, str], most: int) -> list[dict[str, Any]]:
     """What a root's folder holds: `name`, `kind` ("file" or "folder") and `bytes`, sorted; no more than `most`.
 
+    Names that are no UTF-8 are left out: no request could say them.
+
     Raises:
         Problem: if it is none.
     """
@@ -250,7 +252,7 @@ def listed(place: InRoot, roots: Mapping[str, str], most: int) -> list[dict[str,
         with os.scandir(real) as entries:
             for entry in entries:
                 kind = _kind(entry)
-                if kind is not None and not entry.name.startswith("."):
+                if kind is not None and not entry.name.startswith(".") and _is_text(entry.name):
                     nbytes = entry.stat().st_size if kind == "file" else None
                     found.append({"name": entry.name, "kind": kind, "bytes": nbytes})
                 if len(found) == most:
@@ -258,6 +260,14 @@ def listed(place: InRoot, roots: Mapping[str, str], most: int) -> list[dict[str,
     except OSError as error:
         raise Problem(422, f"{place.path!r} cannot be listed: {error.strerror}.") from error
     return sorted(found, key=lambda one: (one["kind"] == "file", one["name"]))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _kind(entry: os.DirEntry[str]) -> str | None:

@@ -78,12 +78,19 @@ def make_app(
     @app.exception_handler(RequestValidationError)
     async def not_understood(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        if first["type"] == "json_invalid":
+            return problem_answer(Problem(422, f"the body is no JSON: {first['ctx']['error'].lower()}."))
+        where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "header", "path"))
         return problem_answer(Problem(422, f"{where or 'the body'}: {first['msg'].lower()}."))
 
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:
-        return problem_answer(Problem(error.status_code, f"{error.detail}.", headers=error.headers))
+        path = request.url.path[:200]
+        said = {
+            404: f"there is nothing at {path} of this service; /v1/openapi.json tells what there is where.",
+            405: f"{request.method[:20]} is nothing that {path} knows; /v1/openapi.json tells what it does.",
+        }.get(error.status_code, f"{error.detail}.")
+        return problem_answer(Problem(error.status_code, said, headers=error.headers))
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
