@@ -102,10 +102,16 @@ class Lane:
         office = self.office
         self.attempt = attempt = office.attempt(step)
         self.running = step
+        # However it ends: a step of which nobody drew the consequences would run for ever.
         try:
             ended = office.run(attempt, step, self)
-        except OutputError as error:
-            ended = Ended(OutputError.exit_code, str(error))
+        except GpuExtractError as error:
+            ended = Ended(error.exit_code, str(error))
+        except OSError as error:
+            ended = Ended(OutputError.exit_code, f"its process cannot be started: {error.strerror}.")
+        except Exception:
+            log.exception("%s: %s", self.name, step.key)
+            ended = Ended(GpuExtractError.exit_code, "an error of the service; its log has it.")
         office.ended(step, ended, attempt, self)
 
 
