@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import errno
+import http.client
 import io
 import json
 import os
 import random
 import signal
+import socket
 import sqlite3
 import tarfile
 import threading
@@ -18,15 +22,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpu_extract.errors import InputError, OutputError
 from gpu_extract.jobs.extract import extract
+from gpu_extract.options import ServiceSettings
 from gpu_extract.run import journal
-from tests.helpers import face_entry, files_in, write_clip, write_pickled
+from tests.helpers import face_entry, files_in, image_bytes, noise, write_clip, write_pickled
 from tests.serving import Service
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
+from gpu_extract.service.folders import JobFolder
+from gpu_extract.service.office import Office
+from gpu_extract.service.requests import JobRequest
+
+JSON = {"Content-Type": "application/json"}
 FRAMES, SIZE = 60, (76, 90)
 KILLS = int(os.environ.get("SERVICE_KILLS", "4"))
 
@@ -515,6 +526,251 @@ def test_a_list_in_pages(service: Callable[..., Service]) -> None:
         after = page["next"]
     assert names == [f"job-{number}" for number in reversed(range(7))]
     assert here.ask("GET", "/v1/jobs?after=nonsense").status == 422
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ('"\\ud800"', "size must be a whole number"),
+        ("NaN", "size must be a whole number"),
+        ("1e400", "size must be a whole number"),
+        ("[" * 900 + "]" * 900, "size must be a whole number"),
+        ("9" * 4000, "size must be 16 to"),
+        ("9" * 5000, "parsing the body"),
+        ("[" * 100_000, "parsing the body"),
+        ('"' + "x" * 500_000 + '"', "size must be a whole number"),
+        ("48, ]", "the body is no JSON"),
+        ('48, "\\ud800": 1', "\\ud800 is no option"),
+    ],
+)
+def test_hostile_json_is_refused_with_a_sentence(shared: Service, size: str, said: str) -> None:
+    places = '"alignments": {"root": "here", "path": "clip.fsa"}, "frames": {"root": "here", "path": "clip.mp4"}'
+    answer = shared.ask("PUT", "/v1/jobs/no", f'{{{places}, "options": {{"size": {size}}}}}'.encode(), JSON)
+    assert answer.status in (400, 422)
+    assert said in answer.json["detail"]
+    assert len(answer.body) < 8192
+
+
+@pytest.mark.parametrize(
+    "cursor", ["[" * 10_000, f'[1{"0" * 400}, "a"]', '[1.0, "\\ud800"]', '["nan", "a"]', "[null, null]", "{}", "\xff"]
+)
+def test_a_cursor_that_nobody_gave_is_refused(shared: Service, cursor: str) -> None:
+    after = base64.urlsafe_b64encode(cursor.encode("latin-1")).decode()
+    assert shared.ask("GET", f"/v1/jobs?after={after}").status == 422
+
+
+def test_what_is_not_there_is_told_in_a_sentence(shared: Service) -> None:
+    assert "nothing at /v2/jobs" in shared.ask("GET", "/v2/jobs").json["detail"]
+    answer = shared.ask("PATCH", "/v1/jobs", {})
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    assert "PATCH is nothing that /v1/jobs knows" in answer.json["detail"]
+
+
+def test_health_may_be_asked_for_without_the_words(shared: Service) -> None:
+    for path in ("/healthz", "/readyz"):
+        answer = shared.ask("HEAD", path)
+        assert (answer.status, answer.body) == (200, b"")
+
+
+def test_names_that_are_no_text_can_be_told_of(tmp_path: Path, landmarks: np.ndarray) -> None:
+    frames = tmp_path / "root" / "frames"
+    frames.mkdir(parents=True)
+    odd = os.fsdecode(b"odd\xff_000001.png")
+    for number in range(2):
+        (frames / f"f_{number:06d}.png").write_bytes(image_bytes(".png", noise(*SIZE, seed=number)))
+    (frames / odd).write_bytes(b"no image")
+    (tmp_path / "root" / os.fsdecode(b"folder\xfe")).mkdir()
+    names = sorted(path.name for path in frames.iterdir())
+    write_pickled(tmp_path / "root" / "a.fsa", {name: [face_entry(landmarks * np.float32(0.25))] for name in names})
+    with Service(tmp_path / "data", {"here": tmp_path / "root"}, ("--devices=cpu",)).start() as here:
+        listed = here.ask("GET", "/v1/roots/here").json["entries"]
+        assert [one["name"] for one in listed] == ["frames", "a.fsa"]
+        assert len(here.ask("GET", "/v1/roots/here/frames").json["entries"]) == 2
+        here.submit("one", "a.fsa", "frames", options={"size": 48})
+        found = here.wait("one")
+        assert found["state"] == "partial"
+        assert "odd\\udcff_000001.png" in found["error"]
+        assert here.ask("GET", "/v1/jobs/one/report").json["errors"][0]["frame"] == odd
+        with here.events("one") as events:
+            assert [kind for _, kind, _ in events].count("face") == 2
+
+
+def test_a_job_of_shards_that_were_merged_can_be_resumed(
+    service: Callable[..., Service], truth: Callable[..., Any]
+) -> None:
+    here = service("--devices=cpu,cpu")
+    here.submit("two", "clip.fsa", "clip.mp4", options={"size": 48}, shards=2)
+    assert here.wait("two")["state"] == "succeeded"
+    assert here.ask("POST", "/v1/jobs/two/resume").status == 202
+    found = here.wait("two")
+    assert (found["state"], found["error"]) == ("succeeded", None)
+    assert_made(here, "two", truth("clip"))
+    assert here.stop() == 0
+    for path in here.data.glob("service.sqlite*"):  # and whoever made the table anew knows of the merge, too
+        path.unlink()
+    (here.data / "jobs" / "two" / "outcome.json").unlink()
+    here.start()
+    assert here.wait("two")["state"] == "succeeded"
+    assert_made(here, "two", truth("clip"))
+
+
+def test_a_job_that_is_resumed_counts_as_open(service: Callable[..., Service]) -> None:
+    here = service("--queue=1")
+    here.submit("one", "long.fsa", "long.mp4", options={"size": 48})
+    here.ask("POST", "/v1/jobs/one/cancel")
+    here.wait("one")
+    assert here.submit("two", "long.fsa", "long.mp4", options={"size": 48}).status == 201
+    assert here.ask("POST", "/v1/jobs/one/resume").status == 429
+    here.ask("POST", "/v1/jobs/two/cancel")
+
+
+def test_many_streams_that_come_at_once_are_no_more_than_some(service: Callable[..., Service]) -> None:
+    here = service()
+    here.submit("one", "long.fsa", "long.mp4", options={"size": 256})
+    sockets = [socket.create_connection(("127.0.0.1", here.port), timeout=20) for _ in range(12)]
+    for one in sockets:
+        one.sendall(b"GET /v1/jobs/one/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    answers = [one.recv(12) for one in sockets]
+    assert sorted(answers) == [b"HTTP/1.1 200"] * 4 + [b"HTTP/1.1 429"] * 8
+    for one in sockets:
+        one.close()
+    until = time.monotonic() + 20
+    while here.ask("GET", "/metrics").body.decode().count("gpu_extract_sse_clients 0.0") != 1:
+        assert time.monotonic() < until, "streams that ended are counted"
+        time.sleep(0.1)
+    here.ask("POST", "/v1/jobs/one/cancel")
+
+
+def test_one_id_is_made_cancelled_resumed_and_removed_by_many_at_once(
+    service: Callable[..., Service], truth: Callable[..., Any]
+) -> None:
+    here = service("--devices=cpu,cpu")
+    until = time.monotonic() + 6
+    bad: list[Any] = []
+
+    def work(number: int) -> None:
+        chance = random.Random(number)
+        while time.monotonic() < until:
+            what = chance.choice(["make", "make", "cancel", "resume", "remove", "", "faces", "alignments"])
+            if what == "make":
+                answer = here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48}, shards=2)
+            elif what == "remove":
+                answer = here.ask("DELETE", "/v1/jobs/one")
+            else:
+                method = "POST" if what in ("cancel", "resume") else "GET"
+                try:
+                    answer = here.ask(method, f"/v1/jobs/one/{what}".removesuffix("/"))
+                except http.client.IncompleteRead:  # of a file that was removed meanwhile
+                    continue
+            if answer.status >= 500:
+                bad.append((what, answer.body))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not bad
+    here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48}, shards=2)
+    while here.wait("one")["state"] != "succeeded":
+        here.ask("POST", "/v1/jobs/one/resume")
+    assert_made(here, "one", truth("clip"))
+    assert (here.data / "jobs" / "one" / "outcome.json").is_file()
+    assert [path.name for path in (here.data / "jobs").iterdir()] == ["one"]
+    assert here.pids() == []
+
+
+def test_what_a_kill_left_of_jobs_that_were_made_or_removed_goes(service: Callable[..., Service]) -> None:
+    here = service()
+    here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48})
+    here.wait("one")
+    here.kill()
+    jobs = here.data / "jobs"
+    (jobs / "one" / "request.json").unlink()  # as it is removed
+    (jobs / "never" / "in").mkdir(parents=True)  # as it is made
+    here.start()
+    assert here.ask("GET", "/v1/jobs").json["jobs"] == []
+    assert all(path.name.startswith(".removed-") for path in jobs.iterdir())
+    assert here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48}).status == 201
+    assert here.wait("one")["state"] == "succeeded"
+
+
+@pytest.fixture
+def office(tmp_path: Path, root: Path) -> Iterator[Office]:
+    """Whose lanes do not run."""
+    made = Office(ServiceSettings(data=tmp_path / "data", root={"here": str(root)}, devices="cpu"), NoUploads())
+    yield made
+    made.drain()
+    made.close(1)
+
+
+class NoUploads:
+    def claim(self, upload_id: str, owner: str, folder: Path) -> Path:
+        raise AssertionError
+
+
+def asked(name: str) -> JobRequest:
+    places = {"alignments": {"root": "here", "path": f"{name}.fsa"}, "frames": {"root": "here", "path": f"{name}.mp4"}}
+    return JobRequest.model_validate({**places, "options": {"size": 48}})
+
+
+def test_whoever_is_refused_has_no_job(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("the table of jobs cannot be written: database or disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(office.table, "add", full)
+        with pytest.raises(OutputError, match="disk is full"):
+            office.create(asked("clip"), "anna", "one")
+    assert office.known("one") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(JobFolder, "begin", lambda folder, _: full_at(folder.path / "request.json"))
+        with pytest.raises(OutputError, match=r"^request\.json could not"):  # not where this machine has it
+            office.create(asked("clip"), "anna", "one")
+    assert office.create(asked("clip"), "anna", "one")[1]
+
+
+def full_at(path: Path) -> None:
+    raise OutputError(f"{path} could not be written (no space left on device); what was there before is untouched.")
+
+
+def test_a_job_can_be_removed_where_only_that_makes_room(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = office.create(asked("clip"), "anna", "one")
+    office.cancel(made)
+    remove = office.table.remove
+
+    def refused_while_it_is_there(job: str) -> None:
+        if list((office.data.path / "jobs").iterdir()):
+            raise OutputError("the table of jobs cannot be written: database or disk is full.")
+        remove(job)
+
+    monkeypatch.setattr(office.table, "remove", refused_while_it_is_there)
+    office.remove(made)
+    assert office.known("one") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(OSError(errno.ENOSPC, "No space left on device"), 6), (InputError("gone."), 3), (RuntimeError("a bug"), 1)],
+)
+def test_a_step_that_cannot_begin_is_no_step_that_runs(
+    office: Office, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    def run(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(office, "run", run)
+    office.create(asked("clip"), "anna", "one")
+    office.start()
+    until = time.monotonic() + 20
+    while (step := office.table.steps("one")[0]).ended_with is None:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    found = office.known("one")
+    assert found is not None
+    assert step.ended_with == code
+    assert found.state == ("queued" if code == 6 else "failed")
+    assert found.note if code == 6 else found.error
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,11 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpu_extract.errors import InputError
+from gpu_extract.errors import InputError, OutputError
 from gpu_extract.storage.atomic import write_whole
 from gpu_extract.storage.inputs import open_input
 
 REPORT = "report.json"
+ASIDE = ".removed-"
+"""How the name of a folder begins that is no job any more."""
 JOB_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 
 
@@ -71,6 +74,17 @@ class Data:
             for path in (self.path / "jobs").iterdir():
                 if is_job_id(path.name) and (path / "request.json").is_file():
                     yield path.name, JobFolder(path)
+
+    def clear(self) -> None:
+        """Remove what was put aside."""
+        for path in (self.path / "jobs").glob(f"{ASIDE}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def put_aside_rest(self) -> None:
+        """Put aside what a kill left of jobs that were being made or removed; before any is made."""
+        for path in list((self.path / "jobs").iterdir()):
+            if is_job_id(path.name) and not (path / "request.json").is_file():
+                JobFolder(path).put_aside()
 
     def make(self) -> None:
         for path in (self.path / "jobs", self.uploads, self.cache):
@@ -138,10 +152,20 @@ class JobFolder:
         """Another file of its folder, None where there is none; raises InputError if it is not whole."""
         return _read(self.path / name)
 
-    def remove(self) -> None:
-        # The request first: a folder without one is no job, and what a crash leaves of it is removed at the next start.
-        (self.path / "request.json").unlink(missing_ok=True)
-        shutil.rmtree(self.path, ignore_errors=True)
+    def put_aside(self) -> Path:
+        """Take its name from it, at once, however much it holds; returns where it is then.
+
+        Raises:
+            OutputError: if the disk refuses.
+        """
+        aside = self.path.with_name(f"{ASIDE}{self.path.name}-{secrets.token_hex(8)}")
+        try:
+            self.path.rename(aside)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise OutputError(f"the job's folder cannot be removed: {error.strerror}.") from error
+        return aside
 
 
 def _as_json(value: dict[str, Any]) -> bytes:

@@ -23,8 +23,10 @@ from gpu_extract.errors import (
     InputError,
     OutputError,
     UsageError,
+    printable,
 )
 from gpu_extract.options import ServiceSettings
+from gpu_extract.run import journal
 from gpu_extract.run.confinement import Confinement
 from gpu_extract.run.shards import Shard
 from gpu_extract.service import feed
@@ -90,7 +92,7 @@ class Office:
         self._uploaded = uploaded
         self._held = _hold(self.data)
         self._news = threading.Condition()
-        self._making = threading.Lock()
+        self._making = threading.RLock()
         self._attempts: dict[tuple[str, str, int], Attempt] = {}
         self._tallies = Tallies()
         self.draining = False
@@ -126,10 +128,7 @@ class Office:
                 if known.owner == owner and known.request["asked"] == asked.model_dump():
                     return known, False
                 raise Problem(409, f"there is a job {job} that was asked for otherwise; take another id.")
-            allowed = self.settings.queue if most is None else most
-            if self.table.waiting_of(owner) >= allowed:
-                why = f"{allowed:,} jobs of this token are open, no more are taken; try again when some have ended."
-                raise Problem(429, why, headers={"Retry-After": "60"})
+            self._check_queue(owner, most)
             job = job or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
             folder = self.data.job(job)
             shutil.rmtree(folder.path, ignore_errors=True)  # of one that was never begun
@@ -137,20 +136,34 @@ class Office:
                 folder.path.mkdir(parents=True)
                 request = take(asked, folder, owner, time.time(), self.roots, self._uploaded)
                 folder.begin(request.to_dict())
-            except BaseException as error:
+                made = new_job(job, request.to_dict(), created=request.created)
+                self.table.add(made, self._first_steps(request))
+            except BaseException as error:  # whoever is refused has no job, also none that is found at the next start
                 shutil.rmtree(folder.path, ignore_errors=True)
                 if isinstance(error, OSError):
                     raise OutputError(f"the job's folder cannot be made: {error.strerror}.") from error
+                if isinstance(error, OutputError):
+                    raise OutputError(self.shown(str(error), folder)) from error
                 raise
-            made = new_job(job, request.to_dict(), created=request.created)
-            self.table.add(made, self._first_steps(request))
         self._notify()
         return self.table.job(job) or made, True
+
+    def _check_queue(self, owner: str, most: int | None) -> None:
+        allowed = self.settings.queue if most is None else most
+        if self.table.waiting_of(owner) >= allowed:
+            why = f"{allowed:,} jobs of this token are open, no more are taken; try again when some have ended."
+            raise Problem(429, why, headers={"Retry-After": "60"})
 
     def _first_steps(self, request: Request) -> list[tuple[str, int, int]]:
         if request.is_check or (request.shards == "auto" and len(self.devices) > 1):
             return [(CHECK, 0, 1)]
         return self._cuts(1 if request.shards == "auto" else request.shards)
+
+    def _further_steps(self, request: Request, folder: JobFolder, shards: int) -> list[tuple[str, int, int]]:
+        """Of a job that has a past: `shards` are those that were begun, 0 for none."""
+        if (folder.faces / journal.NAME).is_file():  # whole from the beginning, or since its shards were merged
+            return self._cuts(1)
+        return self._cuts(shards) if shards else self._first_steps(request)
 
     def _cuts(self, count: int) -> list[tuple[str, int, int]]:
         return [(CUT, number, count) for number in range(count)]
@@ -161,8 +174,11 @@ class Office:
             return None
         found = self.table.job(job)
         if found is None and self.data.job(job).exists:
-            self._adopt(job, self.data.job(job))
-            found = self.table.job(job)
+            with self._making:  # whoever makes it, or removes it, has done so then
+                found = self.table.job(job)
+                if found is None and self.data.job(job).exists:
+                    self._adopt(job, self.data.job(job))
+                    found = self.table.job(job)
         return found
 
     def cancel(self, job: Job) -> None:
@@ -177,20 +193,28 @@ class Office:
                 self._end(job.id, CANCELLED, None, None)
         self._stop(job.id)
 
-    def resume(self, job: Job) -> None:
-        """Go on with one that was cancelled, failed, or has frames that failed."""
-        request = Request.of(job.request)
+    def resume(self, job: Job, most: int | None = None) -> None:
+        """Go on with one that was cancelled, failed, or has frames that failed.
+
+        Args:
+            most: as for `create`.
+
+        Raises:
+            Problem: 409 while a process of it still ends, 429 where too many are open.
+        """
+        request, folder = Request.of(job.request), self.data.job(job.id)
         if self.draining:
             raise Problem(503, "the service is about to end; ask again in a minute.", headers={"Retry-After": "60"})
         with self.table.change():
             now = self.table.job(job.id)
-            if now is None or now.state in OPEN:
+            if now is None or now.state in OPEN or not folder.exists:
                 return
             self._check_idle(job)
+            self._check_queue(job.owner, most)
             count = max((step.count for step in self.table.steps(job.id) if step.kind == CUT), default=0)
             self.table.remove_steps(job.id)
-            self.table.add_steps(job.id, self._cuts(count) if count else self._first_steps(request))
-            self.data.job(job.id).go_on()
+            self.table.add_steps(job.id, self._further_steps(request, folder, count))
+            folder.go_on()
             self.table.update(job.id, state=QUEUED, error=None, exit_code=None, ended=None, started=None, note=None)
         self._tallies.forget(job.id)
         self._notify()
@@ -201,12 +225,22 @@ class Office:
         Raises:
             Problem: 409 if it has not ended.
         """
-        if not job.has_ended:
-            raise Problem(409, f"the job {job.id} is {job.state}; cancel it first.")
-        self._check_idle(job)
-        self.data.job(job.id).remove()
-        self.table.remove(job.id)
-        self._tallies.forget(job.id)
+        with self._making:
+            with self.table.change():  # nobody resumes it meanwhile
+                now = self.table.job(job.id)
+                if now is None:
+                    return
+                if not now.has_ended:
+                    raise Problem(409, f"the job {job.id} is {now.state}; cancel it first.")
+                self._check_idle(now)
+                aside = self.data.job(job.id).put_aside()
+            try:
+                self.table.remove(job.id)
+            except OutputError:  # the disk is full, and what is removed makes room
+                shutil.rmtree(aside, ignore_errors=True)
+                self.table.remove(job.id)
+            self._tallies.forget(job.id)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def _check_idle(self, job: Job) -> None:
         if any(step.state == RUNNING for step in self.table.steps(job.id)):
@@ -343,7 +377,7 @@ class Office:
         elif code == OutputError.exit_code and step.waits < MOST_WAITS:
             pause = FIRST_WAIT_SECONDS if step.waits == 0 else WAIT_SECONDS
             self.table.set_step(step, **free | {"waits": step.waits + 1, "not_before": time.time() + pause})
-            self._requeue(job, f"it waits for space: {words}")
+            self._requeue(job, f"it is tried again in {pause:g} s: {words}")
         else:
             self._fail(job, step, words or f"its process ended with {code} and without a word.", code)
 
@@ -368,9 +402,13 @@ class Office:
         notes, errors = report.get("notes") or [], report.get("errors") or []
         if errors:
             first = errors[0]
-            more = f", and {len(errors) - 1:,} more" if len(errors) > 1 else ""
-            return self.shown(f"{first['frame']}: {first['reason'].rstrip('.')}{more}.", self.data.job(job))
-        return self.shown(str(notes[-1]), self.data.job(job)) if notes else None
+            more = f"; and {len(errors) - 1:,} more" if len(errors) > 1 else ""
+            why = f"{first['frame']}: {str(first['reason']).removesuffix('.')}{more}."
+        elif notes:
+            why = str(notes[-1])
+        else:
+            return None
+        return printable(self.shown(why, self.data.job(job)))  # names of files need not be text
 
     def _shards_that_pay(self, folder: JobFolder) -> int:
         plan = self._record(folder, PLAN) or {}
@@ -476,7 +514,8 @@ class Office:
         return found
 
     def sweep(self, now: float) -> None:
-        """Remove jobs that ended long ago, and folders that were never begun."""
+        """Remove jobs that ended long ago, and folders that were put aside."""
+        self.data.clear()
         if self.settings.keep_days:
             for job in self.table.in_states(ENDED):
                 if job.ended is not None and now - job.ended > self.settings.keep_days * DAY_SECONDS:
@@ -502,6 +541,10 @@ class Office:
             if step.pid is not None and step.pid_started is not None:
                 _end_leftover(step.pid, step.pid_started)
             self.table.set_step(step, state="waiting", device=None, pid=None, pid_started=None)
+        self.data.put_aside_rest()
+        for row in self.table.in_states(ENDED):
+            if not self.data.job(row.id).exists:  # killed while it was removed
+                self.table.remove(row.id)
         for job, folder in self.data.jobs():
             if self.table.job(job) is None:
                 self._adopt(job, folder)
@@ -530,9 +573,7 @@ class Office:
             log.warning("the folder of the job %s cannot be read: %s", job, error)
             return
         made = new_job(job, stored, created=request.created)
-        steps = self._first_steps(request)
-        if found := feed.shards_begun(folder.faces):
-            steps = self._cuts(found)
+        steps = self._further_steps(request, folder, feed.shards_begun(folder.faces))
         self.table.add(made, steps if outcome is None else [])
         if outcome is not None:
             self.table.update(job, **outcome)

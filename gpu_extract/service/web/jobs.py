@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 
 from gpu_extract.service.access import Caller
-from gpu_extract.service.folders import REPORT
+from gpu_extract.service.folders import REPORT, is_job_id
 from gpu_extract.service.office import Office
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.requests import JobRequest
@@ -73,7 +72,7 @@ def router(office: Office) -> APIRouter:
     @routes.post("/jobs/{job}/resume", status_code=202)
     def resume(job: str, who: Submitter) -> dict[str, Any]:
         """Go on with one that was cancelled, has failed, or has frames that failed."""
-        office.resume(job_of(office, job, who))
+        office.resume(job_of(office, job, who), who.jobs)
         return shown(office, job_of(office, job, who))
 
     @routes.delete("/jobs/{job}", status_code=204)
@@ -82,14 +81,14 @@ def router(office: Office) -> APIRouter:
         office.remove(job_of(office, job, who))
 
     @routes.get("/jobs/{job}/report")
-    def report(job: str, who: Reader) -> JSONResponse:
+    def report(job: str, who: Reader) -> Response:
         """The report of its run, as `gpu-extract extract --json` writes it."""
         folder = office.data.job(job_of(office, job, who).id)
         found = folder.record(REPORT)
         if found is None:
             raise Problem(404, f"the job {job} has no report yet.")
         text = office.shown(json.dumps(found, ensure_ascii=False), folder)
-        return JSONResponse(json.loads(text))
+        return Response(json.dumps(json.loads(text)), media_type="application/json")
 
     @routes.get("/jobs/{job}/log")
     def log(job: str, who: Reader, tail: int = Query(100, ge=1, le=MOST_LOG_LINES)) -> PlainTextResponse:
@@ -108,7 +107,11 @@ def router(office: Office) -> APIRouter:
         """The alignments file, with the hashes of this run once it has succeeded."""
         found = job_of(office, job, who)
         path = office.data.job(found.id).path / Wanted.of(found.request).alignments
-        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+        try:
+            status = path.stat()
+        except OSError:
+            raise Problem(404, f"the alignments file of the job {job} is gone.") from None
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name, stat_result=status)
 
     return routes
 
@@ -169,6 +172,8 @@ def _cursor(text: str | None) -> tuple[float, str] | None:
         return None
     try:
         created, job = json.loads(base64.urlsafe_b64decode(text.encode()))
-        return float(created), str(job)
-    except (ValueError, TypeError, binascii.Error):
-        raise Problem(422, "after is not what an answer had as next.") from None
+        if isinstance(created, float) and isinstance(job, str) and is_job_id(job):
+            return created, job
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise Problem(422, "after is not what an answer had as next.")
