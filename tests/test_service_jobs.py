@@ -33,6 +33,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
+from gpu_extract.service.attempt import Ended
 from gpu_extract.service.folders import JobFolder
 from gpu_extract.service.office import Office
 from gpu_extract.service.requests import JobRequest
@@ -771,6 +772,22 @@ def test_a_step_that_cannot_begin_is_no_step_that_runs(
     assert step.ended_with == code
     assert found.state == ("queued" if code == 6 else "failed")
     assert found.note if code == 6 else found.error
+
+
+def test_an_error_of_ours_behind_a_steps_end_fails_its_job(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    def go_on(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(office, "run", lambda *_: Ended(0, ""))
+    monkeypatch.setattr(office, "_go_on", go_on)
+    office.create(asked("clip"), "anna", "one")
+    office.start()
+    until = time.monotonic() + 20
+    while (found := office.known("one")) is None or not found.has_ended:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert (found.state, found.error) == ("failed", "an error of the service; its log has it.")
+    assert office.table.running() == []
 
 
 @pytest.mark.slow

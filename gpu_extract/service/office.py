@@ -20,6 +20,7 @@ from gpu_extract.errors import (
     EXIT_OK,
     EXIT_PARTIAL,
     DeviceError,
+    GpuExtractError,
     InputError,
     OutputError,
     UsageError,
@@ -331,17 +332,28 @@ class Office:
         self.meters.shard_ended(step.kind, _outcome(ended.code), self._tallies.get(step).seconds)
         words = self.shown(ended.words, folder)
         lane.fault = words if ended.code == DeviceError.exit_code else None
+        follow = partial(self._follow, step, ended, words, attempt, lane)
+        give_up = partial(self._give_up, step)
         while True:
             try:
                 with self.table.change():
-                    self._follow(step, ended, words, attempt, lane)
+                    follow()
                 break
             except OutputError as error:  # the disk is full: the step has ended all the same, and is not to run twice
                 log.warning("%s: %s", step.key, error)
                 if self.draining:
                     return
                 time.sleep(1.0)
+            except Exception:  # a step of which nothing follows would run for ever
+                if follow is give_up:
+                    raise
+                log.exception("%s: what follows from its end", step.key)
+                follow = give_up
         self._notify()
+
+    def _give_up(self, step: Step) -> None:
+        if (job := self.table.job(step.job)) is not None:
+            self._fail(job, step, "an error of the service; its log has it.", GpuExtractError.exit_code)
 
     def _follow(self, step: Step, ended: Ended, words: str, attempt: Attempt, lane: Lane) -> None:
         job = self.table.job(step.job)
