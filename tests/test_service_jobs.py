@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import errno
 import http.client
@@ -15,7 +16,7 @@ import sqlite3
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,12 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
+from gpu_extract.service.access import Tokens
 from gpu_extract.service.attempt import Ended
 from gpu_extract.service.folders import JobFolder
 from gpu_extract.service.office import Office
 from gpu_extract.service.requests import JobRequest
+from gpu_extract.service.web import events
 
 JSON = {"Content-Type": "application/json"}
 FRAMES, SIZE = 60, (76, 90)
@@ -813,3 +816,32 @@ def test_a_thousand_jobs_and_a_kill_in_the_middle(service: Callable[..., Service
     with sqlite3.connect(here.data / "service.sqlite") as table:
         attempts = table.execute("SELECT sum(attempt) FROM step").fetchone()[0]
     assert attempts <= 1002
+
+
+def test_a_token_that_is_made_later_closes_the_door(service: Callable[..., Service]) -> None:
+    here = service()
+    assert here.ask("GET", "/v1/jobs").status == 200
+    secret = Tokens.make(here.data / "tokens.toml", "anna", ["read"])
+    assert here.ask("GET", "/v1/jobs").status == 401
+    assert here.ask("GET", "/v1/jobs", headers={"Authorization": f"Bearer {secret}"}).status == 200
+    assert here.ask("GET", "/v1/jobs?state=nonsense", headers={"Authorization": f"Bearer {secret}"}).status == 422
+
+
+def test_a_stream_that_nobody_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its events are sent until the way is full; how long that may last is shortened for the test."""
+    monkeypatch.setattr(events, "STALLED_SECONDS", 0.05)
+    ended = []
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"data"
+
+    async def never(message: object) -> None:
+        await asyncio.sleep(60)
+
+    async def receive() -> dict[str, str]:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    stream = events._EventStream(body(), lambda: ended.append(True))
+    asyncio.run(asyncio.wait_for(stream({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, never), 5))
+    assert ended == [True]

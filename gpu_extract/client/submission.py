@@ -129,7 +129,7 @@ class _Submission:
             record = self._new()
         with _goes_on("interrupted; the same command goes on."):
             if not record.begun and not self._writes_nothing:
-                prepare_folder(self.faces, resume=False)
+                _take_folder(self.faces)
             job, record = self._at_work(record)
         if self.wish.detach:
             return job.id
@@ -325,7 +325,7 @@ class _Submission:
         report.faces_folder = os.fspath(self.faces)
         if not report.dry_run:
             if not record.begun:
-                prepare_folder(self.faces, resume=False)
+                _take_folder(self.faces)
                 record.begun = True
                 self._keep(record)
             if not exists(self.faces):
@@ -449,6 +449,17 @@ class _Submission:
                 raise OutputError(
                     f"{path} cannot be saved, its folder is read-only; add --no-update to leave it as it is."
                 )
+
+
+def _take_folder(folder: Path) -> None:
+    """Make the faces folder, or see that it is empty.
+
+    Raises:
+        OutputError: if it is not, or cannot be made.
+    """
+    if exists(folder):
+        raise OutputError(f"the faces folder {folder} holds a run of its own; name another folder.")
+    prepare_folder(folder, resume=False)
 
 
 @contextmanager

@@ -71,25 +71,34 @@ class _Token:
 
 
 class Tokens:
-    """What `tokens.toml` says now: it is read again when it was changed, so a token that is taken out is dead."""
+    """What `tokens.toml` says now: it is read again when it was changed, so a token that is taken out is dead.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        may_be_none: while there are none, nobody is asked for one.
+    """
+
+    def __init__(self, path: Path, *, may_be_none: bool = False) -> None:
+        self.path, self._may_be_none = path, may_be_none
         self._tokens: tuple[_Token, ...] = ()
         self._seen: tuple[int, ...] | None = None
         self.refused = 0
         """Wrong secrets so far."""
 
     @classmethod
-    def load(cls, path: Path) -> Tokens:
+    def load(cls, path: Path, *, may_be_none: bool = False) -> Tokens:
         """The tokens of a file; none where there is no file.
 
         Raises:
             InputError: if it cannot be read, or is not understood.
         """
-        tokens = cls(path)
+        tokens = cls(path, may_be_none=may_be_none)
         tokens._refresh()
         return tokens
+
+    @property
+    def are_not_asked_for(self) -> bool:
+        """Whether whoever comes may come in; raises InputError as `who` does."""
+        return self._may_be_none and len(self) == 0
 
     @staticmethod
     def make(path: Path, name: str, scopes: Iterable[str], *, jobs: int | None = None, bytes: int | None = None) -> str:

@@ -65,6 +65,7 @@ class _Server(uvicorn.Server):
         if self.should_exit:
             self.force_exit = True
         self.should_exit = True
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # not a traceback for each request that is cut
         threading.Thread(target=self._drain, name="gpu-extract-drain").start()  # a handler must not wait for a lock
 
 
@@ -131,10 +132,10 @@ def _open(settings: ServiceSettings, data: Data, meters: Meters) -> tuple[Upload
 
 def _tokens(settings: ServiceSettings, data: Data) -> tuple[Tokens | None, str | None]:
     """The tokens, and the secret of one that was made now; no tokens where nobody is asked."""
-    tokens = Tokens.load(data.tokens)
-    if settings.no_auth or (not len(tokens) and _is_of_this_machine(settings.host)):
+    if settings.no_auth:
         return None, None
-    if len(tokens):
+    tokens = Tokens.load(data.tokens, may_be_none=_is_of_this_machine(settings.host))
+    if len(tokens) or tokens.are_not_asked_for:
         return tokens, None
     secret = Tokens.make(data.tokens, "first", ["admin"])
     return tokens, secret

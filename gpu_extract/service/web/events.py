@@ -11,13 +11,15 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Receive, Scope, Send
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
 
 from gpu_extract.service import feed
 from gpu_extract.service.office import Office
@@ -29,6 +31,8 @@ POLL_SECONDS = 0.25
 FACES_AT_ONCE = 50
 QUIET_SECONDS = 15.0
 """After which a comment keeps proxies from closing a silent stream."""
+STALLED_SECONDS = 10.0
+"""In which a client takes what it is sent; one that does not is cut off."""
 MOST_STREAMS = 4
 """Of one caller."""
 MOST_NEWEST = 10_000
@@ -43,8 +47,15 @@ class _EventStream(StreamingResponse):
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_soon(message: Message) -> None:
+            try:
+                await asyncio.wait_for(send(message), STALLED_SECONDS)
+            except TimeoutError:
+                raise ClientDisconnect from None
+
         try:
-            await super().__call__(scope, receive, send)
+            with suppress(ClientDisconnect):
+                await super().__call__(scope, receive, send_soon)
         finally:
             self._on_end()
 

@@ -119,7 +119,7 @@ class Guard:
         """
         kind, _, secret = request.headers.get("Authorization", "").partition(" ")
         try:
-            if self._tokens is None or self._sessions is None:
+            if self._tokens is None or self._sessions is None or self._tokens.are_not_asked_for:
                 _check_origin(request, demanded=False)
                 return LOCAL
             if kind.lower() == "bearer":
@@ -167,9 +167,9 @@ def router(tokens: Tokens | None, sessions: Sessions | None) -> APIRouter:
 
     @routes.post("")
     async def begin(shown: Shown, request: Request, response: Response) -> dict[str, Any]:
-        if tokens is None or sessions is None:
-            return _told(LOCAL)
         try:
+            if tokens is None or sessions is None or tokens.are_not_asked_for:
+                return _told(LOCAL)
             session_id = sessions.begin(shown.token.strip())
             caller = None if session_id is None else sessions.who(session_id)
         except InputError as error:

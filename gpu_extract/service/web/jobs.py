@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import FileResponse, PlainTextResponse
@@ -21,6 +21,7 @@ from gpu_extract.storage.inputs import open_input
 
 Reader = Annotated[Caller, Depends(needs("read"))]
 Submitter = Annotated[Caller, Depends(needs("submit"))]
+State = Literal["queued", "running", "finishing", "cancelling", "succeeded", "partial", "failed", "cancelled"]
 MOST_LISTED = 200
 MOST_LOG_LINES = 10_000
 LOG_BYTES = 4 << 20
@@ -48,7 +49,7 @@ def router(office: Office) -> APIRouter:
     @routes.get("/jobs")
     def jobs(
         who: Reader,
-        state: str | None = None,
+        state: State | None = None,
         after: str | None = None,
         limit: int = Query(50, ge=1, le=MOST_LISTED),
     ) -> dict[str, Any]:
