@@ -782,7 +782,7 @@ def test_an_error_of_ours_behind_a_steps_end_fails_its_job(office: Office, monke
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(office, "run", lambda *_: Ended(0, ""))
-    monkeypatch.setattr(office, "_go_on", go_on)
+    monkeypatch.setattr(office._endings, "_go_on", go_on)
     office.create(asked("clip"), "anna", "one")
     office.start()
     until = time.monotonic() + 20

@@ -17,7 +17,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +147,21 @@ class JobFolder:
 
     def outcome(self) -> dict[str, Any] | None:
         return _read(self.path / "outcome.json")
+
+    def record_if_whole(self, name: str) -> dict[str, Any] | None:
+        """The same, and None where it is not whole."""
+        with suppress(InputError):
+            return self.record(name)
+        return None
+
+    def shown(self, sentence: str, roots: Mapping[str, str]) -> str:
+        """A sentence of a job's process, with the names that the client knows instead of this machine's paths."""
+        for path in (self.frames, self.inputs, self.faces, self.path):
+            sentence = sentence.replace(f"{path}/", "").replace(str(path), path.name)
+        for name, root in roots.items():
+            real = str(Path(root).resolve())
+            sentence = sentence.replace(f"{real}/", f"{name}:").replace(real, f"{name}:")
+        return sentence
 
     def record(self, name: str) -> dict[str, Any] | None:
         """Another file of its folder, None where there is none; raises InputError if it is not whole."""

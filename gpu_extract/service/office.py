@@ -1,76 +1,58 @@
-"""Jobs from arrival to end: what is taken, who runs which step, and what follows from how it ended."""
+"""Jobs from arrival to end: what clients ask of them, and what lanes do."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
 import shutil
-import sqlite3
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from gpu_extract.errors import (
     EXIT_OK,
     EXIT_PARTIAL,
     DeviceError,
-    GpuExtractError,
     InputError,
     OutputError,
     UsageError,
-    printable,
 )
 from gpu_extract.options import ServiceSettings
-from gpu_extract.run import journal
 from gpu_extract.run.confinement import Confinement
 from gpu_extract.run.shards import Shard
 from gpu_extract.service import feed
 from gpu_extract.service.attempt import Attempt, Counts, Ended
 from gpu_extract.service.devices import CPU, chosen
+from gpu_extract.service.endings import Endings
 from gpu_extract.service.folders import REPORT, Data, JobFolder, is_job_id
 from gpu_extract.service.lanes import Lane, lanes_for
+from gpu_extract.service.leftovers import began, end_leftover, hold
 from gpu_extract.service.meters import Meters
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.requests import JobRequest, Request, Uploaded, take
+from gpu_extract.service.steps import first_steps, further_steps
 from gpu_extract.service.table import (
     CANCELLED,
     CANCELLING,
-    CHECK,
     CUT,
     ENDED,
-    FAILED,
     FINISHING,
     MERGE,
     OPEN,
-    PARTIAL,
     QUEUED,
     RUNNING,
-    SUCCEEDED,
     Job,
     Step,
-    Table,
     new_job,
+    opened,
 )
 from gpu_extract.service.tallies import Tallies, Tally
 from gpu_extract.service.words import PLAN, reads, report_of, words_for
-from gpu_extract.storage.descriptors import close_quietly, open_beyond_standard
+from gpu_extract.storage.descriptors import close_quietly
 
-MOST_TRIES = 3
-"""Of a step that ends by a signal."""
-MOST_WAITS = 5
-"""Of a step for want of room."""
-FIRST_WAIT_SECONDS, WAIT_SECONDS = 10.0, 60.0
-SHARD_SECONDS = 60.0
-"""Of work that a shard is to have at least: each reads the whole index and starts anew."""
-SHARDS_A_DEVICE = 4
-LEFTOVER_SECONDS = 10.0
-"""For a process that an earlier service left behind, to be gone after it was killed."""
 DAY_SECONDS = 86_400.0
 LEAST_MEMORY_MB = 1024
 OPEN_FILES = 4096
@@ -91,7 +73,7 @@ class Office:
         self.roots: Mapping[str, str] = dict(settings.root or {})
         self.meters = meters or Meters()
         self._uploaded = uploaded
-        self._held = _hold(self.data)
+        self._held = hold(self.data)
         self._news = threading.Condition()
         self._making = threading.RLock()
         self._attempts: dict[tuple[str, str, int], Attempt] = {}
@@ -102,10 +84,11 @@ class Office:
         self.devices = chosen(settings.devices)
         self.lanes = lanes_for(self.devices, self)
         try:
-            self.table = self._open_table()
+            self.table = opened(self.data.table)
         except BaseException:
             close_quietly(self._held)
             raise
+        self._endings = Endings(settings, self.data, self.table, self._tallies, self.devices, self.roots, self._stop)
 
     # What a client asks for.
 
@@ -138,7 +121,7 @@ class Office:
                 request = take(asked, folder, owner, time.time(), self.roots, self._uploaded)
                 folder.begin(request.to_dict())
                 made = new_job(job, request.to_dict(), created=request.created)
-                self.table.add(made, self._first_steps(request))
+                self.table.add(made, first_steps(request, len(self.devices)))
             except BaseException as error:  # whoever is refused has no job, also none that is found at the next start
                 shutil.rmtree(folder.path, ignore_errors=True)
                 if isinstance(error, OSError):
@@ -154,20 +137,6 @@ class Office:
         if self.table.waiting_of(owner) >= allowed:
             why = f"{allowed:,} jobs of this token are open, no more are taken; try again when some have ended."
             raise Problem(429, why, headers={"Retry-After": "60"})
-
-    def _first_steps(self, request: Request) -> list[tuple[str, int, int]]:
-        if request.is_check or (request.shards == "auto" and len(self.devices) > 1):
-            return [(CHECK, 0, 1)]
-        return self._cuts(1 if request.shards == "auto" else request.shards)
-
-    def _further_steps(self, request: Request, folder: JobFolder, shards: int) -> list[tuple[str, int, int]]:
-        """Of a job that has a past: `shards` are those that were begun, 0 for none."""
-        if (folder.faces / journal.NAME).is_file():  # whole from the beginning, or since its shards were merged
-            return self._cuts(1)
-        return self._cuts(shards) if shards else self._first_steps(request)
-
-    def _cuts(self, count: int) -> list[tuple[str, int, int]]:
-        return [(CUT, number, count) for number in range(count)]
 
     def known(self, job: str) -> Job | None:
         """A job, also one that only its folder knows of."""
@@ -191,7 +160,7 @@ class Office:
             busy = [step for step in self.table.steps(job.id) if step.state == RUNNING]
             self.table.update(job.id, state=CANCELLING, note=None)
             if not busy:
-                self._end(job.id, CANCELLED, None, None)
+                self._endings.end(job.id, CANCELLED, None, None)
         self._stop(job.id)
 
     def resume(self, job: Job, most: int | None = None) -> None:
@@ -214,7 +183,7 @@ class Office:
             self._check_queue(job.owner, most)
             count = max((step.count for step in self.table.steps(job.id) if step.kind == CUT), default=0)
             self.table.remove_steps(job.id)
-            self.table.add_steps(job.id, self._further_steps(request, folder, count))
+            self.table.add_steps(job.id, further_steps(request, folder, count, len(self.devices)))
             folder.go_on()
             self.table.update(job.id, state=QUEUED, error=None, exit_code=None, ended=None, started=None, note=None)
         self._tallies.forget(job.id)
@@ -251,8 +220,8 @@ class Office:
     def progress(self, job: Job) -> dict[str, Any]:
         """How far it is (see `Tallies.shown`), and the `devices` on which it runs."""
         folder, steps = self.data.job(job.id), self.table.steps(job.id)
-        report = self._record(folder, REPORT) if job.has_ended else None
-        plan = None if job.has_ended else self._record(folder, PLAN)
+        report = folder.record_if_whole(REPORT) if job.has_ended else None
+        plan = None if job.has_ended else folder.record_if_whole(PLAN)
         devices = [step.device for step in steps if step.state == RUNNING]
         return self._tallies.shown(job, steps, report, plan) | {"devices": devices}
 
@@ -314,7 +283,7 @@ class Office:
                 open_files=OPEN_FILES,
             ),
             {"TMPDIR": str(scratch), "TRITON_CACHE_DIR": str(triton)},
-            lambda pid: self.table.set_step(step, pid=pid, pid_started=_started(pid)),
+            lambda pid: self.table.set_step(step, pid=pid, pid_started=began(pid)),
         )
 
     def _counted(self, step: Step, counts: Counts) -> None:
@@ -332,8 +301,8 @@ class Office:
         self.meters.shard_ended(step.kind, _outcome(ended.code), self._tallies.get(step).seconds)
         words = self.shown(ended.words, folder)
         lane.fault = words if ended.code == DeviceError.exit_code else None
-        follow = partial(self._follow, step, ended, words, attempt, lane)
-        give_up = partial(self._give_up, step)
+        follow = partial(self._endings.follow, step, ended, words, stopped=attempt.stopped, device=lane.device)
+        give_up = partial(self._endings.give_up, step)
         while True:
             try:
                 with self.table.change():
@@ -351,115 +320,6 @@ class Office:
                 follow = give_up
         self._notify()
 
-    def _give_up(self, step: Step) -> None:
-        if (job := self.table.job(step.job)) is not None:
-            self._fail(job, step, "an error of the service; its log has it.", GpuExtractError.exit_code)
-
-    def _follow(self, step: Step, ended: Ended, words: str, attempt: Attempt, lane: Lane) -> None:
-        job = self.table.job(step.job)
-        if job is None:
-            return
-        code = ended.code
-        free = {"state": "waiting", "device": None, "pid": None, "pid_started": None, "ended_with": code}
-        if code in (EXIT_OK, EXIT_PARTIAL):
-            self.table.set_step(step, **free | {"state": "done"})
-            if job.state == CANCELLING or job.has_ended:
-                self._end_if_idle(job)
-            else:
-                self._go_on(job, step, code)
-        elif ended.overdue:
-            self._fail(job, step, f"it ran longer than the {self.settings.max_seconds:,} s that a job may take.", code)
-        elif job.state == CANCELLING or job.has_ended:
-            self.table.set_step(step, **free)
-            self._end_if_idle(job)
-        elif attempt.stopped:  # as the service ends
-            self.table.set_step(step, **free)
-            self._requeue(job)
-        elif code < 0 or code > 128:
-            tries = step.tries + 1
-            how = f"signal {-code if code < 0 else code - 128}"
-            if tries >= MOST_TRIES:
-                last = self._tallies.get(step).frames
-                self._fail(job, step, f"ended by {how} {MOST_TRIES} times, last after {last:,} frames.", code)
-            else:
-                self.table.set_step(step, **free | {"tries": tries})
-                self._requeue(job, f"its process was ended by {how}; it is started again.")
-        elif code == DeviceError.exit_code:
-            self._other_device(job, step, words, free, lane)
-        elif code == OutputError.exit_code and step.waits < MOST_WAITS:
-            pause = FIRST_WAIT_SECONDS if step.waits == 0 else WAIT_SECONDS
-            self.table.set_step(step, **free | {"waits": step.waits + 1, "not_before": time.time() + pause})
-            self._requeue(job, f"it is tried again in {pause:g} s: {words}")
-        else:
-            self._fail(job, step, words or f"its process ended with {code} and without a word.", code)
-
-    def _go_on(self, job: Job, step: Step, code: int) -> None:
-        """A step is done: end the job, or take the next."""
-        request = Request.of(job.request)
-        if step.kind == CHECK and not request.is_check:
-            self.table.add_steps(job.id, self._cuts(self._shards_that_pay(self.data.job(job.id))))
-            self._requeue(job)
-            return
-        if step.kind != CUT or step.count == 1:
-            self._end(job.id, SUCCEEDED if code == EXIT_OK else PARTIAL, self._why_partial(job.id, code), code)
-            return
-        if all(one.state == "done" for one in self.table.steps(job.id) if one.kind == CUT):
-            self.table.add_steps(job.id, [(MERGE, 0, 1)])
-            self.table.update(job.id, state=FINISHING)
-
-    def _why_partial(self, job: str, code: int) -> str | None:
-        if code == EXIT_OK:
-            return None
-        report = self._record(self.data.job(job), REPORT) or {}
-        notes, errors = report.get("notes") or [], report.get("errors") or []
-        if errors:
-            first = errors[0]
-            more = f"; and {len(errors) - 1:,} more" if len(errors) > 1 else ""
-            why = f"{first['frame']}: {str(first['reason']).removesuffix('.')}{more}."
-        elif notes:
-            why = str(notes[-1])
-        else:
-            return None
-        return printable(self.shown(why, self.data.job(job)))  # names of files need not be text
-
-    def _shards_that_pay(self, folder: JobFolder) -> int:
-        plan = self._record(folder, PLAN) or {}
-        shards = int((plan.get("seconds_estimated") or 0.0) / SHARD_SECONDS)
-        return max(1, min(shards, SHARDS_A_DEVICE * len(self.devices), plan.get("frames_expected") or 1))
-
-    def _other_device(self, job: Job, step: Step, words: str, free: dict[str, Any], lane: Lane) -> None:
-        avoid = f"{step.avoid}{lane.device},"
-        if any(f",{device}," not in avoid for device in self.devices):
-            self.table.set_step(step, **free | {"avoid": avoid})
-            self._requeue(job, words)
-        elif self.settings.fallback_cpu and not step.rescued and step.kind == CUT:
-            self.table.set_step(step, **free | {"avoid": avoid, "rescued": 1})
-            self._requeue(job, f"it is cut on the CPU, for no device takes it: {words}")
-        else:
-            self._fail(job, step, words, DeviceError.exit_code)
-
-    def _requeue(self, job: Job, note: str | None = None) -> None:
-        """The job waits, unless another step of it runs."""
-        if any(step.state == RUNNING for step in self.table.steps(job.id)):
-            self.table.update(job.id, note=note)
-        else:
-            self.table.update(job.id, state=QUEUED, note=note)
-
-    def _fail(self, job: Job, step: Step, why: str, code: int) -> None:
-        self.table.set_step(step, state="done", device=None, pid=None, pid_started=None, ended_with=code)
-        self._end(job.id, FAILED, why, code)
-        self._stop(job.id)
-
-    def _end_if_idle(self, job: Job) -> None:
-        if job.state == CANCELLING and not any(step.state == RUNNING for step in self.table.steps(job.id)):
-            self._end(job.id, CANCELLED, None, None)
-
-    def _end(self, job: str, state: str, error: str | None, code: int | None) -> None:
-        """The folder knows first, so that a table that is lost is made again from it."""
-        ended = time.time()
-        self.data.job(job).end({"state": state, "error": error, "exit_code": code, "ended": ended})
-        self.table.update(job, state=state, error=error, exit_code=code, ended=ended, note=None)
-
     def _stop(self, job: str) -> None:
         for key, attempt in list(self._attempts.items()):
             if key[0] == job:
@@ -476,18 +336,8 @@ class Office:
                 self._news.wait(seconds)
 
     def shown(self, sentence: str, folder: JobFolder) -> str:
-        """A sentence of a job's process, with the names that the client knows instead of this machine's paths."""
-        for path in (folder.frames, folder.inputs, folder.faces, folder.path):
-            sentence = sentence.replace(f"{path}/", "").replace(str(path), path.name)
-        for name, root in self.roots.items():
-            real = str(Path(root).resolve())
-            sentence = sentence.replace(f"{real}/", f"{name}:").replace(real, f"{name}:")
-        return sentence
-
-    def _record(self, folder: JobFolder, name: str) -> dict[str, Any] | None:
-        with suppress(InputError):
-            return folder.record(name)
-        return None
+        """A sentence of a job's process as clients may see it."""
+        return folder.shown(sentence, self.roots)
 
     # Beginning and end.
 
@@ -533,25 +383,10 @@ class Office:
                 if job.ended is not None and now - job.ended > self.settings.keep_days * DAY_SECONDS:
                     self.remove(job)
 
-    def _open_table(self) -> Table:
-        try:
-            return Table(self.data.table)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise OutputError(f"the table of jobs {self.data.table} cannot be opened: {error}.") from error
-            aside = self.data.table.with_suffix(f".damaged-{int(time.time())}")
-            log.warning(
-                "the table of jobs is damaged (%s); it lies at %s, and is made again from the folders", error, aside
-            )
-            for suffix in ("", "-wal", "-shm"):
-                with suppress(FileNotFoundError):
-                    self.data.table.with_name(self.data.table.name + suffix).rename(f"{aside}{suffix}")
-            return Table(self.data.table)
-
     def _recover(self) -> None:
         for step in self.table.running():
             if step.pid is not None and step.pid_started is not None:
-                _end_leftover(step.pid, step.pid_started)
+                end_leftover(step.pid, step.pid_started)
             self.table.set_step(step, state="waiting", device=None, pid=None, pid_started=None)
         self.data.put_aside_rest()
         for row in self.table.in_states(ENDED):
@@ -562,7 +397,7 @@ class Office:
                 self._adopt(job, folder)
         for row in self.table.in_states(OPEN):
             if row.state == CANCELLING:
-                self._end(row.id, CANCELLED, None, None)
+                self._endings.end(row.id, CANCELLED, None, None)
                 continue
             if self.data.job(row.id).outcome() is not None:  # killed between the folder's word and the table's
                 self.table.remove(row.id)
@@ -585,47 +420,10 @@ class Office:
             log.warning("the folder of the job %s cannot be read: %s", job, error)
             return
         made = new_job(job, stored, created=request.created)
-        steps = self._further_steps(request, folder, feed.shards_begun(folder.faces))
+        steps = further_steps(request, folder, feed.shards_begun(folder.faces), len(self.devices))
         self.table.add(made, steps if outcome is None else [])
         if outcome is not None:
             self.table.update(job, **outcome)
-
-
-def _hold(data: Data) -> int:
-    """Have a data folder alone; returns a handle that holds it.
-
-    Raises:
-        OutputError: if another service has it, or it cannot be written.
-    """
-    try:
-        data.make()
-        handle = open_beyond_standard(data.lock, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise OutputError(f"the data folder {data.path} cannot be written: {error.strerror}.") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        close_quietly(handle)
-        raise OutputError(f"another service works in {data.path}; name another --data, or end that one.") from None
-    return handle
-
-
-def _started(pid: int) -> int | None:
-    """When a process began, in ticks since the machine did; None where it is gone."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
-    except OSError:
-        return None
-    return int(after_name.split()[19])
-
-
-def _end_leftover(pid: int, started: int) -> None:
-    """Kill a process that outlived its service, if it is still the same one, and wait until it is gone."""
-    until = time.monotonic() + LEFTOVER_SECONDS
-    while _started(pid) == started and time.monotonic() < until:
-        with suppress(OSError):
-            os.kill(pid, 9)
-        time.sleep(0.05)
 
 
 def _outcome(code: int) -> str:

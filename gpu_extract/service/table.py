@@ -11,6 +11,7 @@ each shard, a `merge` where there are several. A step waits, runs for whoever cl
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 import time
@@ -27,6 +28,7 @@ SUCCEEDED, PARTIAL, FAILED, CANCELLED = "succeeded", "partial", "failed", "cance
 OPEN = (QUEUED, RUNNING, FINISHING, CANCELLING)
 ENDED = (SUCCEEDED, PARTIAL, FAILED, CANCELLED)
 CHECK, CUT, MERGE = "check", "cut", "merge"
+log = logging.getLogger("gpu_extract.service")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS job (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, priority INTEGER NOT NULL, request TEXT NOT NULL,
@@ -308,3 +310,24 @@ def new_job(job: str, request: dict[str, Any], *, created: float | None = None) 
     made = time.time() if created is None else created
     owner, priority = str(request["owner"]), int(request["priority"])
     return Job(job, owner, QUEUED, priority, request, None, None, made, None, None, 1, None)
+
+
+def opened(path: Path) -> Table:
+    """The table of a file; an empty one where that is damaged, which is then put aside.
+
+    Raises:
+        OutputError: if it cannot be opened.
+    """
+    try:
+        return Table(path)
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise OutputError(f"the table of jobs {path} cannot be opened: {error}.") from error
+        aside = path.with_suffix(f".damaged-{int(time.time())}")
+        log.warning(
+            "the table of jobs is damaged (%s); it lies at %s, and is made again from the folders", error, aside
+        )
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(f"{aside}{suffix}")
+        return Table(path)
