@@ -39,9 +39,7 @@ export function time(seconds) {
 }
 
 export function place(number) {
-  if (number <= 1) return "next";
-  const ends = { one: "st", two: "nd", few: "rd", other: "th" };
-  return `${count(number)}${ends[new Intl.PluralRules("en", { type: "ordinal" }).select(number)]}`;
+  return number <= 1 ? "next" : `number ${count(number)}`;
 }
 
 export const visible = (name) => name.replace(UNSEEN, "\ufffd");
