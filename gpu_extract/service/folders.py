@@ -7,6 +7,7 @@
                  report.json    of the run
                  log.txt        what its processes said
                  in/            the alignments file, which is updated, and frames that were uploaded
+                 packed/        the tar of these, until they are unpacked
                  faces/
 <data>/cache/
 """
@@ -109,6 +110,11 @@ class JobFolder:
     def frames(self) -> Path:
         """Of frames that were uploaded."""
         return self.inputs / "frames"
+
+    @property
+    def packed(self) -> Path:
+        """Of the tar that they came in."""
+        return self.path / "packed"
 
     @property
     def report(self) -> Path:

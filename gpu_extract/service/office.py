@@ -50,6 +50,7 @@ from gpu_extract.service.table import (
     opened,
 )
 from gpu_extract.service.tallies import Tallies, Tally
+from gpu_extract.service.unpacking import Unpacking
 from gpu_extract.service.words import PLAN, reads, report_of, words_for
 from gpu_extract.storage.descriptors import close_quietly
 
@@ -78,6 +79,7 @@ class Office:
         self._making = threading.RLock()
         self._attempts: dict[tuple[str, str, int], Attempt] = {}
         self._tallies = Tallies()
+        self._unpacking = Unpacking()
         self.draining = False
         of_machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
         self._memory_mb = max(LEAST_MEMORY_MB, settings.memory_mb or of_machine)
@@ -271,6 +273,8 @@ class Office:
         triton = self.data.cache / "triton"
         triton.mkdir(exist_ok=True)
         report_of(step, request, folder).unlink(missing_ok=True)
+        if request.packed is not None:
+            self._unpacking.frames(folder.path / request.packed, folder.frames, lambda: attempt.stopped)
         memory = self._memory_mb if lane.device == CPU else None
         return attempt.run(
             words_for(step, request, folder, lane.device, len(lane.cores)),

@@ -17,6 +17,7 @@ from gpu_extract.errors import UsageError
 from gpu_extract.options import MOST_SHARDS, SERVER_DECIDES, Option, Settings, options
 from gpu_extract.service.folders import JobFolder
 from gpu_extract.service.problems import Problem
+from gpu_extract.service.unpacking import is_packed
 from gpu_extract.storage.atomic import write_whole
 from gpu_extract.storage.beneath import open_beneath
 from gpu_extract.storage.descriptors import close_quietly
@@ -33,9 +34,9 @@ class _Strict(BaseModel):
 
 
 class Upload(_Strict):
-    """A file that was uploaded."""
+    """A file that was uploaded; as frames also a folder of images, as one tar."""
 
-    upload: str = Field(description="the id of a finished upload")
+    upload: str = Field(description="the id of a finished upload; one that is named .tar is a folder of images")
 
 
 class Uploads(_Strict):
@@ -95,6 +96,8 @@ class Request:
     priority: int
     asked: dict[str, Any] = field(default_factory=dict)
     """The body that the client sent, by which a second one is known as the same."""
+    packed: str | None = None
+    """Where the tar is, relative to the job's folder, of which the frames are made before the first step."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -155,16 +158,27 @@ def take(
     else:
         alignments = _copied(asked.alignments, roots, folder.inputs)
         shown["alignments"] = f"{asked.alignments.root}:{asked.alignments.path}"
+    packed = None
     if isinstance(asked.frames, InRoot):
         frames = str(in_root(asked.frames, roots))
         shown["frames"] = f"{asked.frames.root}:{asked.frames.path}"
     else:
+        if alignments == folder.frames:
+            raise Problem(
+                422, f"the alignments file is named {alignments.name}, as no file of a job may be; rename it."
+            )
         folder.frames.mkdir()
-        several = isinstance(asked.frames, Uploads)
-        ids = asked.frames.uploads if isinstance(asked.frames, Uploads) else [asked.frames.upload]
-        claimed = [uploaded.claim(one, owner, folder.frames) for one in ids]
-        frames = str((folder.frames if several else claimed[0]).relative_to(folder.path))
-        shown["frames"] = f"{len(claimed):,} images" if several else claimed[0].name
+        if isinstance(asked.frames, Uploads):
+            claimed = [uploaded.claim(one, owner, folder.frames) for one in asked.frames.uploads]
+            place, shown["frames"] = folder.frames, f"{len(claimed):,} images"
+        else:
+            place = uploaded.claim(asked.frames.upload, owner, folder.frames)
+            shown["frames"] = place.name
+            if is_packed(place.name):
+                folder.frames.rename(folder.packed)
+                packed, shown["frames"] = folder.packed / place.name, place.stem
+                place = folder.frames
+        frames = str(place.relative_to(folder.path))
     return Request(
         owner=owner,
         created=created,
@@ -175,6 +189,7 @@ def take(
         shards=asked.shards,
         priority=asked.priority,
         asked=asked.model_dump(),
+        packed=None if packed is None else str(packed.relative_to(folder.path)),
     )
 
 
