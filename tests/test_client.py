@@ -17,7 +17,7 @@ import tarfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +32,7 @@ from gpu_extract.client import uploads as uploading
 from gpu_extract.client.archive import EndedError, members
 from gpu_extract.client.events import Event, tell
 from gpu_extract.client.fetch import check_inside
+from gpu_extract.client.packing import Packed
 from gpu_extract.client.server import Address, CutError, Server
 from gpu_extract.errors import DeviceError, InputError, OutputError, UsageError
 from gpu_extract.run import journal
@@ -611,24 +612,171 @@ def test_a_disk_that_is_too_small_is_told_before(
     assert "the faces need" in capsys.readouterr().err
 
 
-def test_images_of_which_the_server_takes_only_some_are_removed_there(
+# ---- folders of images, which are one tar
+
+
+def pictures(folder: Path, sizes: Mapping[str, int]) -> Path:
+    folder.mkdir()
+    for name, size in sizes.items():
+        (folder / name).write_bytes(random.Random(name).randbytes(size))
+    return folder
+
+
+NAMES = {
+    "a.png": 1000,
+    "b.PNG": 0,
+    "c.jpg": 512,
+    "Grüße aus Köln.png": 700,
+    "x" * 196 + ".png": 513,
+    "ü" * 98 + ".jpg": 100,
+}
+
+
+def test_a_tar_is_the_same_from_whatever_place_it_is_read(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "my pictures", NAMES)
+    for other in (".hidden.png", "notes.txt"):
+        (folder / other).write_bytes(b"other")
+    packed = Packed(folder)
+    whole = b"".join(packed.blocks(0, packed.size))
+    assert (packed.name, len(whole)) == ("my pictures.tar", packed.size)
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        found = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+    assert found == {name: (folder / name).read_bytes() for name in NAMES}
+    assert list(found) == sorted(NAMES)
+    again = Packed(Path(shutil.copytree(folder, tmp_path / "again" / "my pictures")))
+    assert b"".join(again.blocks(0, again.size)) == whole
+    assert again.identity == packed.identity
+    for offset in [*range(0, len(whole), 97), len(whole) - 1, len(whole)]:
+        assert b"".join(packed.blocks(offset, 600)) == whole[offset : offset + 600]
+
+
+def test_a_tar_is_sent_in_blocks_however_small_its_files_are(tmp_path: Path) -> None:
+    packed = Packed(pictures(tmp_path / "many", {f"{number:04d}.png": 10 for number in range(1000)}))
+    blocks = list(packed.blocks(100, packed.size - 100))
+    assert sum(map(len, blocks)) == packed.size - 100
+    assert len(blocks) == 4
+
+
+@pytest.mark.parametrize("change", ["longer", "shorter", "other bytes", "gone", "a folder", "one more"])
+def test_a_folder_that_changes_is_a_sentence_and_no_tar(tmp_path: Path, change: str) -> None:
+    folder = pictures(tmp_path / "pictures", {"a.png": 700, "b.png": 1 << 20})
+    packed = Packed(folder)
+    path = folder / "b.png"
+    if change == "longer":
+        path.write_bytes(path.read_bytes() + b"1")
+    elif change == "shorter":
+        os.truncate(path, 1000)
+    elif change == "other bytes":
+        path.write_bytes(bytes(1 << 20))
+    elif change == "one more":
+        (folder / "c.png").write_bytes(b"")
+    else:
+        path.unlink()
+        if change == "a folder":
+            path.mkdir()
+
+    def send() -> None:
+        for _ in packed.blocks(0, packed.size):
+            pass
+        packed.check()
+
+    with pytest.raises(InputError) as caught:
+        send()
+    assert str(caught.value).endswith(".")
+    assert str(folder) in str(caught.value)
+
+
+def test_a_file_that_changes_under_the_readers_hands_is_not_whole(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "pictures", {"a.png": 4 << 20})
+    packed = Packed(folder)
+    blocks = packed.blocks(0, packed.size)
+    sent = [next(blocks)]
+    with (folder / "a.png").open("r+b") as file:
+        file.write(b"changed")
+    with pytest.raises(InputError, match="changed while its folder was uploaded"):
+        sent.extend(blocks)
+    assert sum(map(len, sent)) < 4 << 20
+
+
+def test_a_folder_without_images_and_names_that_are_no_text_are_told(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "pictures", {"notes.txt": 3})
+    with pytest.raises(InputError, match="holds no images"):
+        Packed(folder)
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    with pytest.raises(InputError, match=r"\\udcff.png has a name that is no text"):
+        Packed(folder)
+
+
+@pytest.mark.parametrize("piece", [700, 1536])
+def test_a_folder_goes_on_inside_a_file_of_it(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(uploading, "PIECE_BYTES", piece)
+    folder = pictures(tmp_path / "pictures", NAMES)
+    real = uploading._piece
+    sent: list[int] = []
+    cuts = iter([3])
+
+    def cut(*words: Any) -> int:
+        if len(sent) == 3 and next(cuts, None):
+            raise KeyboardInterrupt
+        sent.append(words[3])
+        return real(*words)
+
+    with Client(service.url) as client:
+        known = uploading.begin(client.server, "pictures.tar", Packed(folder).size)
+        monkeypatch.setattr(uploading, "_piece", cut)
+        with pytest.raises(KeyboardInterrupt):
+            client.upload(folder, known)
+        assert client.upload(folder, known) == known
+    whole = b"".join(Packed(folder).blocks(0, 1 << 20))
+    assert sent == list(range(0, len(whole), piece))
+    assert (service.folder / "uploads" / known).read_bytes() == whole
+
+
+def test_a_folder_is_one_upload_that_is_gone_once_the_job_has_it(
     service: Service, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = Place(tmp_path / "there", material.of_images, material.images)
+    here = Place(tmp_path / "here", material.of_images, material.images)
+    names = []
     real = uploading.begin
 
     def begin(asked: Server, name: str, size: int) -> str:
-        if name == "p_003.png":
-            raise UsageError("You have 2 uploads, and may have no more.")
+        names.append(name)
         return real(asked, name, size)
 
     monkeypatch.setattr(submission, "begin", begin)
     with Client(service.url) as client:
-        before = len(client.server.ask("GET", "/v1/uploads").json())
-        assert there.submit(service.url) == 2
-        assert len(client.server.ask("GET", "/v1/uploads").json()) == before + 1, "the alignments file"
-    monkeypatch.setattr(submission, "begin", real)
-    assert there.submit(service.url) == 0
+        before = {one["id"] for one in client.server.ask("GET", "/v1/uploads").json()}
+    assert (here.extract(), there.submit(service.url)) == (0, 0)
+    assert_as_if_it_ran_here(there, here)
+    assert sorted(names) == ["a.fsa", "pictures.tar"]
+    with Client(service.url) as client:
+        left = {one["id"] for one in client.server.ask("GET", "/v1/uploads").json()} - before
+    assert len(left) == 1, "the alignments file"
+
+
+def test_a_folder_that_changed_since_it_was_sent_in_part_is_sent_anew(
+    service: Service, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = Path(shutil.copytree(material.images, tmp_path / "pictures"))
+    place = Place(tmp_path / "there", material.of_images, images)
+    real = uploading._piece
+
+    def change(*words: Any) -> int:
+        if words[2].name == "pictures.tar":
+            (images / "p_003.png").write_bytes((images / "p_001.png").read_bytes())
+        return real(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uploading, "_piece", change)
+        assert place.submit(service.url) == 3
+    assert place.submit(service.url) == 0
+    with Client(service.url) as client:
+        job = next(client.jobs())
+        there = service.folder / "jobs" / job.id / "in" / "frames"
+    assert files_in(there) == files_in(images)
 
 
 def test_two_at_once_for_one_folder_exclude_each_other(

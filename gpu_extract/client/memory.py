@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from gpu_extract.client.packing import Packed
 from gpu_extract.errors import AlignmentsError, InputError, OutputError
 from gpu_extract.storage.atomic import locked, write_whole
 from gpu_extract.storage.inputs import open_input
@@ -110,17 +111,21 @@ class Memory:
     def forget(self, faces: Path) -> None:
         self._of_faces(faces).unlink(missing_ok=True)
 
-    def upload(self, url: str, path: Path) -> str | None:
-        """The upload that was begun of a file as it is now; None where there is none."""
-        found = _read(self._of_upload(url, path))
-        return found["upload"] if found is not None and found.get("file") == identity(path) else None
+    def upload(self, url: str, path: Path, known_by: list[Any]) -> str | None:
+        """The upload that was begun of a file or folder; None where there is none.
 
-    def keep_upload(self, url: str, path: Path, upload: str) -> None:
+        Args:
+            known_by: by what it is known as it is now, see `identity`.
+        """
+        found = _read(self._of_upload(url, path))
+        return found["upload"] if found is not None and found.get("file") == known_by else None
+
+    def keep_upload(self, url: str, path: Path, known_by: list[Any], upload: str) -> None:
         """
         Raises:
             OutputError: if the disk refuses.
         """
-        write_whole(self._of_upload(url, path), [json.dumps({"file": identity(path), "upload": upload}).encode()])
+        write_whole(self._of_upload(url, path), [json.dumps({"file": known_by, "upload": upload}).encode()])
 
     def _of_faces(self, faces: Path) -> Path:
         return self._folder / f"submission-{_digest(os.path.realpath(faces))}.json"
@@ -137,11 +142,13 @@ class Memory:
 
 
 def identity(path: Path) -> list[Any]:
-    """By what a file is known again: its name, size and time.
+    """By what a file is known again: its name, size and time; a folder of images by those of all.
 
     Raises:
         InputError: if it cannot be looked at.
     """
+    if path.is_dir():
+        return Packed(path).identity
     try:
         status = path.stat()
     except OSError as error:

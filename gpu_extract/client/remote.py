@@ -11,8 +11,9 @@ from typing import Any, Literal, Self
 
 from gpu_extract.client.events import ENDED, follow, tell
 from gpu_extract.client.fetch import fetch
+from gpu_extract.client.packing import Packed
 from gpu_extract.client.server import PATIENCE_SECONDS, Server, quoted, read_whole
-from gpu_extract.client.uploads import forget, upload
+from gpu_extract.client.uploads import Source, forget, send, upload
 from gpu_extract.errors import GpuExtractError, InputError, InterruptedRunError, UsageError
 from gpu_extract.options import ROOT_PLACE
 from gpu_extract.reports.extraction import Report
@@ -85,8 +86,14 @@ class Client:
         return str(self.server.address)
 
     def upload(self, path: str | os.PathLike[str], known: str | None = None) -> str:
-        """Send a file; returns the upload's id, by which a later call goes on as `known`."""
-        return upload(self.server, Path(path), known)
+        """Send a file, or a folder of images as one tar; returns the upload's id, by which a later call goes on as
+        `known`."""
+        path = Path(path)
+        return self.send(Packed(path), known) if path.is_dir() else upload(self.server, path, known)
+
+    def send(self, source: Source, known: str | None = None) -> str:
+        """As `upload`, of what is no file."""
+        return send(self.server, source, known)
 
     def submit(
         self,
@@ -113,8 +120,6 @@ class Client:
         for name, place in (("alignments", alignments), ("frames", frames)):
             if isinstance(place, InRoot):
                 asked[name] = in_root(place)
-            elif Path(place).is_dir():
-                asked[name] = {"uploads": [self.upload(path) for path in images(Path(place))]}
             else:
                 asked[name] = {"upload": self.upload(place)}
         made = self.put(job or secrets.token_hex(8), asked)
@@ -306,23 +311,3 @@ def _fits(usual: Any, value: Any) -> bool:
 def in_root(place: InRoot) -> dict[str, str]:
     """As a request has it."""
     return {"root": place.root, "path": place.path}
-
-
-def images(folder: Path) -> list[Path]:
-    """The files of a folder that may be frames, by name.
-
-    Raises:
-        InputError: if there is none, or the folder cannot be read.
-    """
-    from gpu_extract.naming import ADMITTED_EXTENSIONS, IMAGE_EXTENSIONS, has_extension
-
-    try:
-        found = sorted(
-            path for path in folder.iterdir() if has_extension(path.name, (*IMAGE_EXTENSIONS, *ADMITTED_EXTENSIONS))
-        )
-    except OSError as error:
-        raise InputError(f"the frames folder {folder} cannot be read: {error.strerror}.") from error
-    found = [path for path in found if path.is_file()]
-    if not found:
-        raise InputError(f"the frames folder {folder} holds no images.")
-    return found

@@ -19,7 +19,8 @@ from typing import Any
 
 from gpu_extract.client.fetch import fetch
 from gpu_extract.client.memory import Memory, Record, identity
-from gpu_extract.client.remote import Client, InRoot, Job, TheirReport, images, in_root
+from gpu_extract.client.packing import Packed
+from gpu_extract.client.remote import Client, InRoot, Job, TheirReport, in_root
 from gpu_extract.client.server import PATIENCE_SECONDS
 from gpu_extract.client.uploads import begin
 from gpu_extract.errors import (
@@ -243,7 +244,7 @@ class _Submission:
                 job.resume()
             record.sent = True
             self._keep(record)
-            self._forget_images()
+            self._forget_folder()
         return job, record
 
     def _digest(self) -> str | None:
@@ -272,40 +273,30 @@ class _Submission:
         if isinstance(place, InRoot):
             return in_root(place)
         assert place is not None
-        if place.is_dir():
-            return {"uploads": self._uploads(images(place))}
         found = self._upload(place)
         if record is not None and digest_of(place).hex() != record.before:
             raise InputError(f"{place} changed while it was uploaded; run the same command again.")
         return {"upload": found}
 
-    def _uploads(self, paths: list[Path]) -> list[str]:
-        sent: list[str] = []
-        try:
-            for path in paths:
-                sent.append(self._upload(path))
-        except UsageError:  # a server that does not take all makes no job of some, which would fill the user's share
-            for one in sent:
-                self.client.forget(one)
-            raise
-        return sent
-
     def _upload(self, path: Path) -> str:
-        known = self.memory.upload(self.client.url, path)
+        packed = Packed(path) if path.is_dir() else None
+        known_by = identity(path) if packed is None else packed.identity
+        known = self.memory.upload(self.client.url, path, known_by)
         if known is None:
-            known = begin(self.client.server, path.name, identity(path)[1])
-            self.memory.keep_upload(self.client.url, path, known)
-        found = self.client.upload(path, known)
+            name, size = (path.name, known_by[1]) if packed is None else (packed.name, packed.size)
+            known = begin(self.client.server, name, size)
+            self.memory.keep_upload(self.client.url, path, known_by, known)
+        found = self.client.upload(path, known) if packed is None else self.client.send(packed, known)
         if found != known:
-            self.memory.keep_upload(self.client.url, path, found)
+            self.memory.keep_upload(self.client.url, path, known_by, found)
         return found
 
-    def _forget_images(self) -> None:
-        """A server takes a number of uploads; those of a folder are the job's by now."""
+    def _forget_folder(self) -> None:
+        """What a server has of a folder is the job's by now, and would lie there twice for a day."""
         if isinstance(self.frames, Path) and self.frames.is_dir():
-            for path in images(self.frames):
-                if (known := self.memory.upload(self.client.url, path)) is not None:
-                    self.client.forget(known)
+            known = self.memory.upload(self.client.url, self.frames, identity(self.frames))
+            if known is not None:
+                self.client.forget(known)
 
     def _wait(self, job: Job) -> None:
         try:
@@ -520,14 +511,7 @@ def _named(place: Path | InRoot | None) -> str:
 
 def _identities(place: Path | InRoot | None) -> Any:
     """By what frames are known again."""
-    if not isinstance(place, Path):
-        return None
-    if not place.is_dir():
-        return identity(place)
-    digest = hashlib.blake2b(digest_size=16)
-    for path in images(place):
-        digest.update(json.dumps(identity(path)).encode())
-    return digest.hexdigest()
+    return identity(place) if isinstance(place, Path) else None
 
 
 def _id_of(frames: Path | InRoot | None, words: Any) -> str:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from gpu_extract.client.server import CutError, Server, read_whole
@@ -26,6 +26,24 @@ _HEADERS = {"Tus-Resumable": VERSION}
 GONE, ELSEWHERE, HELD = (404, 410), 409, 423
 
 
+class Source(Protocol):
+    """What is sent.
+
+    Attributes:
+        name: as the server is told.
+        size: bytes.
+    """
+
+    name: str
+    size: int
+
+    def blocks(self, offset: int, count: int) -> Iterator[bytes]:
+        """A part of it; raises InputError if it is not what it was."""
+
+    def check(self) -> None:
+        """Raises InputError if it is not what it was."""
+
+
 def upload(server: Server, path: Path, known: str | None = None) -> str:
     """Send a file, or what is missing of it; returns the upload's id.
 
@@ -37,19 +55,23 @@ def upload(server: Server, path: Path, known: str | None = None) -> str:
         GpuExtractError: if the server refuses.
     """
     with open_input(path, WHAT) as file:
-        size, changed = _state(file)
-        offset = None if known is None else _offset(server, known, size)
-        found = known
-        if found is None or offset is None:
-            found, offset = begin(server, path.name, size), 0
-        told = time.monotonic()
-        while offset < size:
-            offset = _piece(server, found, file, offset, size)
-            if offset < size and time.monotonic() - told > TELL_SECONDS:
-                told = time.monotonic()
-                server.note(f"{path.name}: {offset / 1e6:,.0f} of {size / 1e6:,.0f} MB are there.")
-        if _state(file) != (size, changed):
-            raise InputError(f"{path} changed while it was uploaded; run the command again when it is complete.")
+        return send(server, _File(path, file), known)
+
+
+def send(server: Server, source: Source, known: str | None = None) -> str:
+    """As `upload`, of what is no file."""
+    name, size = source.name, source.size
+    offset = None if known is None else _offset(server, known, size)
+    found = known
+    if found is None or offset is None:
+        found, offset = begin(server, name, size), 0
+    told = time.monotonic()
+    while offset < size:
+        offset = _piece(server, found, source, offset)
+        if offset < size and time.monotonic() - told > TELL_SECONDS:
+            told = time.monotonic()
+            server.note(f"{name}: {offset / 1e6:,.0f} of {size / 1e6:,.0f} MB are there.")
+    source.check()
     return found
 
 
@@ -78,8 +100,9 @@ def _offset(server: Server, upload_id: str, size: int) -> int | None:
     return _whole(answer.headers.get("Upload-Offset"), size)
 
 
-def _piece(server: Server, upload_id: str, file: BinaryIO, offset: int, size: int) -> int:
+def _piece(server: Server, upload_id: str, source: Source, offset: int) -> int:
     """Send the next piece; returns how far the upload is then, however that ended."""
+    size = source.size
     count = min(PIECE_BYTES, size - offset)
     headers = {
         **_HEADERS,
@@ -89,7 +112,7 @@ def _piece(server: Server, upload_id: str, file: BinaryIO, offset: int, size: in
     }
     path = f"/v1/uploads/{upload_id}"
     try:
-        blocks = _blocks(file, offset, count)
+        blocks = source.blocks(offset, count)
         with server.stream(
             "PATCH", path, body=blocks, headers=headers, allowed=(ELSEWHERE, HELD), timeout=ANSWER_SECONDS
         ) as answer:
@@ -106,22 +129,33 @@ def _piece(server: Server, upload_id: str, file: BinaryIO, offset: int, size: in
     return found
 
 
-def _blocks(file: BinaryIO, offset: int, count: int) -> Iterator[bytes]:
-    file.seek(offset)
-    while count:
-        try:
-            block = file.read(min(BLOCK_BYTES, count))
-        except OSError as error:
-            raise unreadable(file.name, WHAT, error) from error
-        if not block:
-            raise InputError("the file became shorter while it was uploaded; run the command again.")
-        count -= len(block)
-        yield block
+class _File:
+    """A file that is open."""
 
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
+        self.name = path.name
+        self.size, self._changed = self._state()
 
-def _state(file: BinaryIO) -> tuple[int, int]:
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns
+    def blocks(self, offset: int, count: int) -> Iterator[bytes]:
+        self._file.seek(offset)
+        while count:
+            try:
+                block = self._file.read(min(BLOCK_BYTES, count))
+            except OSError as error:
+                raise unreadable(self._file.name, WHAT, error) from error
+            if not block:
+                raise InputError("the file became shorter while it was uploaded; run the command again.")
+            count -= len(block)
+            yield block
+
+    def check(self) -> None:
+        if self._state() != (self.size, self._changed):
+            raise InputError(f"{self._path} changed while it was uploaded; run the command again when it is complete.")
+
+    def _state(self) -> tuple[int, int]:
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
 
 
 def _whole(said: str | None, most: int) -> int:
