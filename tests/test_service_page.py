@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -367,9 +368,62 @@ def test_many_images_are_one_input(page: Any, service: Service) -> None:
     slot(page, "Frames").get_by_text("6 images").wait_for()
     slot(page, "Frames").get_by_text("on the server").wait_for()
     slot(page, "Alignments file").get_by_text("on the server").wait_for()
+    names = [one["name"] for one in HTTP.get(f"{service.url}/v1/uploads").json()]
+    assert names.count("frames.tar") == 1
+    assert not any(name.endswith(".png") for name in names)
     page.get_by_role("button", name="Start").click()
-    job_of(page, "6 images").get_by_text("Done in part").wait_for()
-    HTTP.delete(f"{service.url}/v1/jobs/{service.jobs()[0]['id']}")
+    job_of(page, "frames").get_by_text("Done in part").wait_for()
+    job = service.jobs()[0]["id"]
+    there = service.folder / "data" / "jobs" / job / "in" / "frames"
+    for path in (service.root / "images").iterdir():
+        assert (there / path.name).read_bytes() == path.read_bytes()
+    HTTP.delete(f"{service.url}/v1/jobs/{job}")
+    for one in HTTP.get(f"{service.url}/v1/uploads").json():
+        HTTP.delete(f"{service.url}/v1/uploads/{one['id']}", headers={"Tus-Resumable": "1.0.0"})
+
+
+def test_images_that_are_chosen_one_after_another_join(page: Any, service: Service) -> None:
+    first, *more = sorted((service.root / "images").iterdir())
+    drop(page, first)
+    slot(page, "Frames").get_by_text("1 image", exact=True).wait_for()
+    drop(page, *more, first)
+    slot(page, "Frames").get_by_text("6 images").wait_for()
+    slot(page, "Frames").get_by_text("on the server").wait_for()
+    drop(page, *more)
+    slot(page, "Frames").get_by_text("6 images").wait_for()
+    slot(page, "Frames").get_by_role("button", name="Remove").click()
+    wait_until(lambda: "frames.tar" not in HTTP.get(f"{service.url}/v1/uploads").text)
+
+
+def test_images_go_on_after_the_page_was_loaded_again(page: Any, service: Service, tmp_path: Path) -> None:
+    long = "ä" * 60 + ".png"
+    pictures = {f"p_{number}.png": os.urandom((9 << 20) + number) for number in range(4)} | {long: os.urandom(1000)}
+    for name, data in pictures.items():
+        (tmp_path / name).write_bytes(data)
+    paths = [tmp_path / name for name in pictures]
+
+    def let_begin(route: Any) -> None:
+        if int(route.request.headers.get("upload-offset", 0)):
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/v1/uploads/*", let_begin)
+    slot(page, "Frames").locator("input").set_input_files(paths)
+    slot(page, "Frames").get_by_text("connection was lost").wait_for()
+    page.unroute_all(behavior="ignoreErrors")
+    slot(page, "Frames").get_by_role("button", name="Pause").click()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    slot(page, "Frames").get_by_text("33.6 MB of 37.8 MB are on the server").wait_for()
+    slot(page, "Frames").locator("input").set_input_files(paths[::-1])
+    slot(page, "Frames").get_by_text("on the server", exact=False).filter(has_not_text="Choose").wait_for()
+    (upload,) = [one for one in HTTP.get(f"{service.url}/v1/uploads").json() if one["name"] == "frames.tar"]
+    with tarfile.open(service.folder / "data" / "uploads" / upload["id"]) as archive:
+        found = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+    assert found == pictures
+    slot(page, "Frames").get_by_role("button", name="Remove").click()
+    wait_until(lambda: "frames.tar" not in HTTP.get(f"{service.url}/v1/uploads").text)
 
 
 def test_the_keyboard_is_enough(page: Any, service: Service) -> None:

@@ -5,6 +5,7 @@ import { ENDED } from "./job.js";
 import { Options } from "./options.js";
 import { chosen } from "./roots.js";
 import { Silence, ask, pause } from "./server.js";
+import { tarOf } from "./tar.js";
 import { Upload } from "./uploads.js";
 import { baseOf, bytes, count, counted, duration, sentence, visible } from "./words.js";
 
@@ -72,21 +73,33 @@ export class Draft {
       if (!hasFiles(event)) return;
       event.preventDefault();
       light(-inside);
-      this.take(await filesOf(event.dataTransfer));
+      const { files, folder } = await filesOf(event.dataTransfer);
+      this.take(files, folder);
     });
     addEventListener("beforeunload", (event) => {
       if (Object.values(this.slots).some((slot) => slot.isSending)) event.preventDefault();
     });
   }
 
-  take(files) {
-    const alignments = files.filter((file) => ALIGNMENTS.test(file.name));
-    const images = files.filter((file) => IMAGES.test(file.name));
-    const videos = files.filter((file) => !ALIGNMENTS.test(file.name) && !IMAGES.test(file.name));
+  /** `folder` is the name of the one that they came in, if they did. */
+  take(files, folder = "frames") {
+    const shown = files.filter((file) => !file.name.startsWith("."));
+    const alignments = shown.filter((file) => ALIGNMENTS.test(file.name));
+    const images = shown.filter((file) => IMAGES.test(file.name));
+    const videos = shown.filter((file) => !ALIGNMENTS.test(file.name) && !IMAGES.test(file.name));
     const left = [...alignments.slice(1), ...videos.slice(1), ...(videos.length ? images : [])];
     if (alignments.length) this.slots.alignments.takeFiles(alignments.slice(0, 1));
-    if (videos.length) this.slots.frames.takeFiles(videos.slice(0, 1));
-    else if (images.length) this.slots.frames.takeFiles(images);
+    if (videos.length) {
+      this.slots.frames.takeFiles(videos.slice(0, 1));
+    } else if (images.length) {
+      const names = new Set();
+      const twice = images.find((file) => names.size === names.add(file.name).size);
+      if (twice) {
+        this.refuse(`Two images are named ${visible(twice.name)}; choose those of one folder.`);
+        return;
+      }
+      this.slots.frames.takeImages(images, folder);
+    }
     const names = `${visible(left[0]?.name ?? "")}${left.length > 1 ? ` and ${count(left.length - 1)} more` : ""}`;
     this.say(left.length ? `A job has one alignments file, and one video or a set of images. Left out: ${names}.` : "");
   }
@@ -217,7 +230,7 @@ export class Draft {
 /** One input: a file of a root, or files that are uploaded. */
 class Slot {
   constructor(words, roots, folders, onChange) {
-    Object.assign(this, { words, roots, folders, onChange, place: null, uploads: [], onFiles: () => {} });
+    Object.assign(this, { words, roots, folders, onChange, place: null, uploads: [], images: [], onFiles: () => {} });
     this.input = make("input", {
       type: "file",
       multiple: true,
@@ -248,19 +261,13 @@ class Slot {
 
   get name() {
     if (this.place) return baseOf(this.place.path) || this.place.root;
-    return this.uploads.length === 1
-      ? this.uploads[0].name
-      : this.uploads.length
-        ? counted(this.uploads.length, "image")
-        : "";
+    const [upload] = this.uploads;
+    if (!upload) return "";
+    return upload.images ? counted(upload.images, "image") : upload.name;
   }
 
   get asked() {
-    if (this.place) return { root: this.place.root, path: this.place.path };
-    const ids = this.uploads.map((upload) => upload.id);
-    return this.folders && this.uploads.every((upload) => IMAGES.test(upload.name))
-      ? { uploads: ids }
-      : { upload: ids[0] };
+    return this.place ? { root: this.place.root, path: this.place.path } : { upload: this.uploads[0].id };
   }
 
   /** Why the job cannot begin with it; null if it can. */
@@ -269,30 +276,44 @@ class Slot {
     if (!this.uploads.length) return `${this.words.title}: nothing is chosen yet.`;
     const missing = this.uploads.find((upload) => upload.state !== "here");
     if (!missing) return null;
-    if (missing.state === "lost") return `Choose ${visible(missing.name)} again, so that the rest of it can be sent.`;
-    return missing.fault || `${visible(missing.name)} is still on its way to the server.`;
+    if (missing.state === "lost") return `Choose ${visible(this.name)} again, so that the rest of it can be sent.`;
+    const are = missing.images > 1 ? "are" : "is";
+    return missing.fault || `${visible(this.name)} ${are} still on the way to the server.`;
   }
 
   get isSending() {
     return this.uploads.some((upload) => ["waiting", "sending"].includes(upload.state));
   }
 
-  takeFiles(files) {
-    const again = files.filter((file) => this.uploads.some((upload) => upload.is(file)));
-    if (again.length) {
-      for (const file of again) {
-        const upload = this.uploads.find((one) => one.is(file));
-        if (upload.state !== "lost") continue;
-        upload.file = file;
-        upload.start();
-      }
+  takeFiles([file]) {
+    const [upload] = this.uploads;
+    if (!this.place && upload?.is(file)) this.goOn(upload, file);
+    else this.replace([], () => Upload.of(file));
+  }
+
+  /** More images join those that are there; all are one upload. */
+  takeImages(files, folder) {
+    const [upload] = this.uploads;
+    const images = [...new Map([...this.images, ...files].map((file) => [file.name, file])).values()];
+    if (!this.place && upload?.isOfImages(images)) {
+      this.images = images;
+      this.goOn(upload, tarOf(images));
+    } else {
+      this.replace(images, () => Upload.ofImages(images, folder));
     }
-    const fresh = files.filter((file) => !again.includes(file));
-    if (!fresh.length) return;
-    const adds = this.folders && [...fresh, ...this.uploads].every((file) => IMAGES.test(file.name));
-    if (!adds) this.forget();
-    this.place = null;
-    this.uploads.push(...fresh.map((file) => this.watched(Upload.of(file))));
+  }
+
+  /** Its file was chosen again. */
+  goOn(upload, file) {
+    if (upload.state !== "lost") return;
+    upload.file = file;
+    upload.start();
+  }
+
+  replace(images, begin) {
+    this.forget();
+    this.images = images;
+    this.uploads = [this.watched(begin())];
     this.onChange();
     this.show();
   }
@@ -304,7 +325,7 @@ class Slot {
 
   restore(kept) {
     if (kept?.root !== undefined && this.roots.includes(kept.root)) this.place = kept;
-    else if (kept?.files) this.uploads = kept.files.map((words) => this.watched(new Upload(words)));
+    else if (kept?.files) this.uploads = kept.files.slice(0, 1).map((words) => this.watched(new Upload(words)));
     this.show();
   }
 
@@ -323,6 +344,7 @@ class Slot {
   clear() {
     this.place = null;
     this.uploads = [];
+    this.images = [];
     this.onChange();
     this.show();
   }
@@ -476,10 +498,12 @@ async function answered(question) {
   }
 }
 
-/** Files that were dropped, those in folders too. */
+/** Files that were dropped, those in folders too, and the name of the folder if it is one. */
 async function filesOf(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!entries.some((entry) => entry.isDirectory)) return [...transfer.files];
+  const folders = entries.filter((entry) => entry.isDirectory);
+  if (!folders.length) return { files: [...transfer.files] };
+  const folder = folders.length === 1 ? folders[0].name : undefined;
   const files = [];
   while (entries.length) {
     const entry = entries.pop();
@@ -493,7 +517,7 @@ async function filesOf(transfer) {
       }
     }
   }
-  return files;
+  return { files, folder };
 }
 
 function idFor(name) {

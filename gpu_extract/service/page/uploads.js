@@ -2,10 +2,11 @@
  * Files on their way to the server, by tus 1.0.
  *
  * The server's length of a file is the only truth of how much came. What is kept here is which of its uploads belongs to
- * which file, by name, size and time of change, so that a page that was loaded again goes on where the last one ended.
+ * which file, by name, size and time of change (of images, those of all), so that a page that was loaded again goes on where the last one ended.
  */
 
 import { Silence, backoff, pause, refusal } from "./server.js";
+import { markOf, tarOf } from "./tar.js";
 
 const UPLOADS = "/v1/uploads";
 const CHUNK_BYTES = 32 * 1024 * 1024; // proxies take 100 MB, as a rule
@@ -16,13 +17,13 @@ let sending = 0;
 const waiting = [];
 
 /**
- * One file. `state` is "waiting", "sending", "paused", "lost" (this page does not have the file), "refused", "here" or
+ * One file, or `images` of them as one tar. `state` is "waiting", "sending", "paused", "lost" (this page does not have the file), "refused", "here" or
  * "gone"; tells "change".
  */
 export class Upload extends EventTarget {
-  constructor({ name, size, mtime }, file = null) {
+  constructor({ name, size, mtime, images = 0 }, file = null) {
     super();
-    Object.assign(this, { name, size, mtime, file, state: "lost", sent: 0, fault: "", rate: 0 });
+    Object.assign(this, { name, size, mtime, images, file, begun: 0, state: "lost", sent: 0, fault: "", rate: 0 });
     this.id = kept()[this.key] ?? null;
     this.request = null;
     if (file) this.start();
@@ -32,16 +33,27 @@ export class Upload extends EventTarget {
     return new Upload({ name: file.name, size: file.size, mtime: file.lastModified }, file);
   }
 
+  /** Images of a folder, which are one upload. */
+  static ofImages(files, folder) {
+    const tar = tarOf(files);
+    const words = { name: `${folder}.tar`, size: tar.size, mtime: markOf(files), images: files.length };
+    return new Upload(words, tar);
+  }
+
   get key() {
     return `${this.name}|${this.size}|${this.mtime}`;
   }
 
   get words() {
-    return { name: this.name, size: this.size, mtime: this.mtime };
+    return { name: this.name, size: this.size, mtime: this.mtime, images: this.images };
   }
 
   is(file) {
     return file.name === this.name && file.size === this.size && file.lastModified === this.mtime;
+  }
+
+  isOfImages(files) {
+    return files.length === this.images && markOf(files) === this.mtime;
   }
 
   /** What an earlier page sent. */
@@ -60,15 +72,24 @@ export class Upload extends EventTarget {
 
   pause() {
     this.become("paused");
-    this.request?.abort();
+    this.cut();
   }
 
   /** Have the server forget it, too. */
   discard() {
     this.become("gone");
-    this.request?.abort();
-    if (this.id) fetch(`${UPLOADS}/${this.id}`, { method: "DELETE", headers: VERSION }).catch(() => {});
+    this.cut();
+    this.forget();
     keep(this.key, null);
+  }
+
+  /** What was announced, and nobody heard the id of, would take room for a day; that answer is waited for. */
+  cut() {
+    if (this.id) this.request?.abort();
+  }
+
+  forget() {
+    if (this.id) fetch(`${UPLOADS}/${this.id}`, { method: "DELETE", headers: VERSION }).catch(() => {});
   }
 
   become(state, fault = "") {
@@ -91,7 +112,9 @@ export class Upload extends EventTarget {
       } catch (error) {
         if (!goesOn()) return;
         if (!(await this.isReadable())) {
-          this.become("refused", "The file was changed or moved while it was sent; choose it again.");
+          this.become("refused", this.images
+            ? "An image was changed or moved while they were sent; choose them again."
+            : "The file was changed or moved while it was sent; choose it again.");
         } else if (error instanceof Silence || [409, 423].includes(error.status)) {
           failures += 1;
           this.fault = "The connection was lost; it goes on by itself.";
@@ -122,13 +145,15 @@ export class Upload extends EventTarget {
     if (status !== 201) throw await refusal(status, read);
     this.id = header("Location").split("/").pop();
     this.sent = 0;
-    keep(this.key, this.id);
+    if (this.state === "gone") this.forget();
+    else keep(this.key, this.id);
   }
 
   async sendChunk() {
     const begin = this.sent;
     const began = performance.now();
     const words = { "Upload-Offset": String(begin), "Content-Type": "application/offset+octet-stream" };
+    this.begun = begin;
     const chunk = this.file.slice(begin, begin + CHUNK_BYTES);
     const { status, header, read } = await this.say("PATCH", `${UPLOADS}/${this.id}`, words, chunk, (loaded) => {
       this.sent = begin + loaded;
@@ -161,7 +186,8 @@ export class Upload extends EventTarget {
 
   async isReadable() {
     try {
-      await this.file.slice(0, 1).arrayBuffer();
+      const all = this.images ? this.file.slice(this.begun, this.begun + CHUNK_BYTES) : this.file.slice(0, 1);
+      await all.arrayBuffer();
       return true;
     } catch {
       return false;
