@@ -395,6 +395,20 @@ def test_images_that_are_chosen_one_after_another_join(page: Any, service: Servi
     wait_until(lambda: "frames.tar" not in HTTP.get(f"{service.url}/v1/uploads").text)
 
 
+def test_images_of_one_name_and_one_that_changes_are_told(page: Any, service: Service, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    for folder in (tmp_path, tmp_path / "other"):
+        (folder / "still.png").write_bytes(b"any")
+    drop(page, tmp_path / "still.png", tmp_path / "other" / "still.png")
+    page.locator("#draft .fault").get_by_text("Two images are named still.png; choose those of one folder.").wait_for()
+    page.route("**/v1/uploads", lambda route: time.sleep(1) or route.continue_())
+    slot(page, "Frames").locator("input").set_input_files(tmp_path / "still.png")
+    (tmp_path / "still.png").write_bytes(b"another")
+    slot(page, "Frames").get_by_text("An image was changed or moved while they were sent").wait_for()
+    slot(page, "Frames").get_by_role("button", name="Remove").click()
+    wait_until(lambda: "frames.tar" not in HTTP.get(f"{service.url}/v1/uploads").text)
+
+
 def test_images_go_on_after_the_page_was_loaded_again(page: Any, service: Service, tmp_path: Path) -> None:
     long = "ä" * 60 + ".png"
     pictures = {f"p_{number}.png": os.urandom((9 << 20) + number) for number in range(4)} | {long: os.urandom(1000)}
