@@ -382,8 +382,10 @@ def test_many_images_are_one_input(page: Any, service: Service) -> None:
         HTTP.delete(f"{service.url}/v1/uploads/{one['id']}", headers={"Tus-Resumable": "1.0.0"})
 
 
-def test_images_that_are_chosen_one_after_another_join(page: Any, service: Service) -> None:
-    first, *more = sorted((service.root / "images").iterdir())
+def test_images_that_are_chosen_one_after_another_join(page: Any, service: Service, tmp_path: Path) -> None:
+    first, *more = (tmp_path / f"small_{number}.png" for number in range(6))
+    for path in (first, *more):
+        path.write_bytes(path.name.encode())
     drop(page, first)
     slot(page, "Frames").get_by_text("1 image", exact=True).wait_for()
     drop(page, *more, first)
