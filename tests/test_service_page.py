@@ -403,7 +403,12 @@ def test_images_of_one_name_and_one_that_changes_are_told(page: Any, service: Se
         (folder / "still.png").write_bytes(b"any")
     drop(page, tmp_path / "still.png", tmp_path / "other" / "still.png")
     page.locator("#draft .fault").get_by_text("Two images are named still.png; choose those of one folder.").wait_for()
-    page.route("**/v1/uploads", lambda route: time.sleep(1) or route.continue_())
+
+    def later(route: Any) -> None:
+        time.sleep(1)
+        route.continue_()
+
+    page.route("**/v1/uploads", later)
     slot(page, "Frames").locator("input").set_input_files(tmp_path / "still.png")
     (tmp_path / "still.png").write_bytes(b"another")
     slot(page, "Frames").get_by_text("An image was changed or moved while they were sent").wait_for()
