@@ -654,9 +654,12 @@ def _run(given: list[str]) -> int:
         return _fail("interrupted.", 130, False)
     except OSError as error:
         name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        code = DeviceError.exit_code if error.errno in TOO_FEW_FILES else InputError.exit_code
-        code = OutputError.exit_code if error.errno in NO_ROOM else code
-        return _fail(f"{name}{(error.strerror or str(error)).lower()}.", code, verbose)
+        kind: type[GpuExtractError] = InputError
+        if error.errno in NO_ROOM:
+            kind = OutputError
+        elif error.errno in TOO_FEW_FILES:
+            kind = DeviceError
+        return _fail(f"{name}{(error.strerror or str(error)).lower()}.", kind.exit_code, verbose)
     except ImportError as error:
         why = "a library cannot be loaded; it is not whole, or this machine gives too little memory or too few files"
         return _fail(f"{why} ({error}).", DeviceError.exit_code, verbose)

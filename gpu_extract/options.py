@@ -165,7 +165,8 @@ class Folders:
         )
         if isinstance(value, Mapping) and proper:
             return None
-        return f"{option.label} must be NAME=DIR, with a NAME of a to z, 0 to 9, - and _, got {value!r}."
+        got = ", ".join(f"{name}={folder}" for name, folder in pairs.items()) or repr(value)
+        return f"{option.label} must be NAME=DIR, with a NAME of a to z, 0 to 9, - and _, got {got}."
 
     def parse(self, text: str) -> dict[str, str]:
         """Those of a text, with colons between, as the environment has them."""

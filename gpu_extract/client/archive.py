@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gpu_extract.errors import InputError
+from gpu_extract.storage import pax
 
 BLOCK = tarfile.BLOCKSIZE
 READ_BYTES = 1 << 18
@@ -20,7 +21,6 @@ LONGEST_HEADER = 1 << 16
 """Of what stands before a member whose name does not fit into one block."""
 SHA256 = "GPU_EXTRACT.sha256"
 """The header that tells what a member's bytes are."""
-_RECORD = re.compile(rb"([0-9]{1,6}) ([^=\n]{1,200})=")
 _SIZE = re.compile(r"[0-9]{1,18}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -100,14 +100,9 @@ def _header(source: Source) -> tarfile.TarInfo | None:
 
 
 def _records(data: bytes) -> dict[str, str]:
-    found = {}
-    while data:
-        match = _RECORD.match(data)
-        if match is None or not match.end() < int(match[1]) <= len(data) or data[int(match[1]) - 1 :][:1] != b"\n":
-            raise _strange("a header of it is not understood")
-        value = data[match.end() : int(match[1]) - 1]
-        found[match[2].decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-        data = data[int(match[1]) :]
+    found = pax.records(data)
+    if found is None:
+        raise _strange("a header of it is not understood")
     return found
 
 

@@ -52,7 +52,7 @@ class Ended:
 
 
 class Attempt:
-    """Start it, `watch` it on the same thread; `stop` it from any."""
+    """`run` it on one thread; `stop` it from any."""
 
     def __init__(self, log: Path, on_counts: Callable[[Counts], None], max_seconds: float | None) -> None:
         self._log, self._on_counts, self._max_seconds = log, on_counts, max_seconds

@@ -58,7 +58,6 @@ class Lane:
     office: Office
     busy_seconds: float = 0.0
     running: Step | None = None
-    attempt: Attempt | None = None
     fault: str | None = None
     """What keeps the device from working, as the last step on it said."""
 
@@ -90,7 +89,7 @@ class Lane:
                     self._do(step)
                 finally:
                     self.busy_seconds += time.monotonic() - began
-                    self.running = self.attempt = None
+                    self.running = None
             except GpuExtractError as error:  # the table takes nothing while the disk is full
                 log.warning("%s: %s", self.name, error)
                 office.wait(FAULT_SECONDS)
@@ -100,7 +99,7 @@ class Lane:
 
     def _do(self, step: Step) -> None:
         office = self.office
-        self.attempt = attempt = office.attempt(step)
+        attempt = office.attempt(step)
         self.running = step
         # However it ends: a step of which nobody drew the consequences would run for ever.
         try:

@@ -67,7 +67,7 @@ class JobRequest(_Strict):
 class Uploaded(Protocol):
     """Finished uploads."""
 
-    def claim(self, upload_id: str, owner: str, folder: Path) -> Path:
+    def claim(self, upload_id: str, folder: Path, owner: str) -> Path:
         """Give an upload's bytes a second name, in a folder, under its own safe name; returns that.
 
         Raises:
@@ -152,7 +152,7 @@ def take(
     folder.inputs.mkdir(parents=True)
     shown = {}
     if isinstance(asked.alignments, Upload):
-        alignments = uploaded.claim(asked.alignments.upload, owner, folder.inputs)
+        alignments = uploaded.claim(asked.alignments.upload, folder.inputs, owner)
         _unshare(alignments)
         shown["alignments"] = alignments.name
     else:
@@ -169,10 +169,10 @@ def take(
             )
         folder.frames.mkdir()
         if isinstance(asked.frames, Uploads):
-            claimed = [uploaded.claim(one, owner, folder.frames) for one in asked.frames.uploads]
+            claimed = [uploaded.claim(one, folder.frames, owner) for one in asked.frames.uploads]
             place, shown["frames"] = folder.frames, f"{len(claimed):,} images"
         else:
-            place = uploaded.claim(asked.frames.upload, owner, folder.frames)
+            place = uploaded.claim(asked.frames.upload, folder.frames, owner)
             shown["frames"] = place.name
             if is_packed(place.name):
                 folder.frames.rename(folder.packed)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
@@ -32,17 +31,6 @@ SWEEP_SECONDS = 300.0
 BACKLOG = 256
 KEEP_ALIVE_SECONDS = 30
 log = logging.getLogger("gpu_extract.service")
-
-
-class _Claims:
-    """Finished uploads, for jobs of their owners."""
-
-    def __init__(self, uploads: Uploads) -> None:
-        self._uploads = uploads
-
-    def claim(self, upload_id: str, owner: str, folder: Any) -> Any:
-        self._uploads.find(upload_id, owner)
-        return self._uploads.claim(upload_id, folder)
 
 
 class _Server(uvicorn.Server):
@@ -127,7 +115,7 @@ def serve(settings: ServiceSettings, say: Callable[[str], None]) -> int:
 
 def _open(settings: ServiceSettings, data: Data, meters: Meters) -> tuple[Uploads, Office]:
     uploads = Uploads(data.uploads, reserve_bytes=settings.reserve_mb << 20, most_bytes=settings.upload_gb << 30)
-    return uploads, Office(settings, _Claims(uploads), meters)
+    return uploads, Office(settings, uploads, meters)
 
 
 def _tokens(settings: ServiceSettings, data: Data) -> tuple[Tokens | None, str | None]:

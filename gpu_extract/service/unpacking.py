@@ -19,6 +19,7 @@ from typing import BinaryIO, NamedTuple
 
 from gpu_extract.errors import InputError, InterruptedRunError, OutputError, printable
 from gpu_extract.service.names import safe_name
+from gpu_extract.storage import pax
 from gpu_extract.storage.atomic import sync_folder
 from gpu_extract.storage.inputs import open_input
 
@@ -34,7 +35,6 @@ SHOWN = 100
 COPY_BYTES = 1 << 20
 WAIT_SECONDS = 0.1
 _BLOCK = tarfile.BLOCKSIZE
-_RECORD = re.compile(rb"([0-9]{1,7}) ([^=\n]{1,200})=")
 _SIZE = re.compile(r"[0-9]{1,18}")
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _KINDS = {
@@ -240,17 +240,9 @@ def _data(file: BinaryIO, entry: tarfile.TarInfo, most: int) -> bytes:
 
 
 def _records(data: bytes) -> dict[str, str]:
-    """Of a POSIX header: `<length> <name>=<value>`, one a line."""
-    found = {}
-    at = 0
-    while at < len(data):
-        match = _RECORD.match(data, at)
-        end = at + int(match[1]) if match else 0
-        if match is None or not match.end() < end <= len(data) or data[end - 1 : end] != b"\n":
-            raise _strange()
-        value = data[match.end() : end - 1]
-        found[match[2].decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-        at = end
+    found = pax.records(data)
+    if found is None:
+        raise _strange()
     return found
 
 

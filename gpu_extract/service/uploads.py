@@ -71,6 +71,9 @@ class Uploads:
         most_bytes: an upload may have.
         unfinished_seconds: after its last byte that an unfinished upload is kept.
         unused_seconds: after its last byte or its last claim that a finished one is kept.
+
+    Raises:
+        OutputError: if the folder cannot be made.
     """
 
     def __init__(
@@ -89,7 +92,10 @@ class Uploads:
         self._creating = threading.Lock()
         self.received = 0
         """Bytes, since this was made."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"the folder of uploads {folder} cannot be made: {error.strerror}.") from error
 
     # ---- one upload
 
@@ -209,17 +215,20 @@ class Uploads:
             )
         return self._bytes_of(upload_id)
 
-    def claim(self, upload_id: str, folder: Path) -> Path:
+    def claim(self, upload_id: str, folder: Path, owner: str | None = None) -> Path:
         """A finished upload under its own name in a folder, where it stays when the upload expires.
 
         The bytes are not copied where the file system has links. Claiming twice is claiming once.
+
+        Args:
+            owner: whose it must be; None takes anybody's.
 
         Raises:
             Problem: as `finished`; 409 where another file has the name.
             OutputError: if the folder cannot take it.
         """
-        source = self.finished(upload_id)
-        target = folder / self.find(upload_id).name
+        name = self.find(upload_id, owner).name
+        source, target = self.finished(upload_id), folder / name
         try:
             with open_input(source, WHAT) as file:
                 # A server that was killed behind the last byte never had it put on the disk.

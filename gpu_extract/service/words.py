@@ -32,8 +32,8 @@ def words_for(step: Step, request: Request, folder: JobFolder, device: str, work
         "device": device,
     }
     if step.kind == MERGE:
-        kept = {name: value for name, value in request.options.items() if name in ("replace_hashes",)}
-        return ["merge", "--config", "", *words_of(values | kept)]
+        values["replace_hashes"] = request.options.get("replace_hashes", False)
+        return ["merge", "--config", "", *words_of(values)]
     values |= request.options | {"workers": workers}
     if step.kind == CHECK:
         values["dry_run"] = True
