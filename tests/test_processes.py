@@ -439,19 +439,19 @@ def test_a_device_of_several_is_not_there(job: Callable[..., Job]) -> None:
 def test_more_processes_than_cores(monkeypatch: pytest.MonkeyPatch, job: Callable[..., Job]) -> None:
     """Those that share a core and a device run beside each other all the same."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    most = 0
+    started: list[children.Child] = []
+    running: list[int] = []
     start = children.Child.start
 
     def counted(words: list[str], cores: set[int]) -> children.Child:
-        nonlocal most
-        child = start(words, cores)
-        most = max(most, len(children_of(made.faces)))
-        return child
+        started.append(start(words, cores))
+        running.append(sum(child.process.returncode is None for child in started))  # as the parent knows it
+        return started[-1]
 
     monkeypatch.setattr(children.Child, "start", counted)
     made = job("several")
     assert made.run("--processes", "3") == 0
-    assert most == 3
+    assert running == [1, 2, 3]
 
 
 def test_modules_where_it_is_started(job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
