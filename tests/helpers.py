@@ -13,8 +13,10 @@ import os
 import pickle
 import shutil
 import struct
+import subprocess
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -419,3 +421,33 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(unfinished)
             unfinished.rename(target)
     return target
+
+
+def mount(*arguments: str) -> bool:
+    """Whether that could be done here."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        return False
+    return subprocess.run(["mount", *arguments], capture_output=True).returncode == 0
+
+
+class Tmpfs:
+    """A file system of its own, of a given size."""
+
+    def __init__(self, folder: Path, kib: int) -> None:
+        folder.mkdir()
+        self.folder = folder
+        if not mount("-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)):
+            pytest.skip("file systems cannot be mounted here")
+
+    def grow(self, kib: int) -> None:
+        assert mount("-o", f"remount,size={kib}k", str(self.folder))
+
+
+@contextmanager
+def tmpfs_at(folder: Path, kib: int) -> Iterator[Tmpfs]:
+    """One that is there as long as the `with`."""
+    made = Tmpfs(folder, kib)
+    try:
+        yield made
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
-from tests.helpers import Job, copied, extract_command, noise
+from tests.helpers import Job, Tmpfs, copied, extract_command, mount, noise, tmpfs_at
 
 FRAMES = 60
 LAYOUTS = pytest.mark.parametrize("layout", ["flat", "by-frame", "webdataset"])
@@ -39,36 +41,11 @@ def in_layouts(codes: tuple[int, ...], *left_to_soak: tuple[str, int]) -> pytest
     )
 
 
-def _mount(*arguments: str) -> bool:
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        return False
-    return subprocess.run(["mount", *arguments], capture_output=True).returncode == 0
-
-
-class Tmpfs:
-    """A file system of its own, of a given size."""
-
-    def __init__(self, folder: Path, kib: int) -> None:
-        folder.mkdir()
-        self.folder = folder
-        if not _mount("-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)):
-            pytest.skip("file systems cannot be mounted here")
-
-    def grow(self, kib: int) -> None:
-        assert _mount("-o", f"remount,size={kib}k", str(self.folder))
-
-
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Callable[[int], Tmpfs]]:
-    made: list[Tmpfs] = []
-
-    def make(kib: int) -> Tmpfs:
-        made.append(Tmpfs(tmp_path / f"disk{len(made)}", kib))
-        return made[-1]
-
-    yield make
-    for one in made:
-        subprocess.run(["umount", "-l", str(one.folder)], check=True)
+    with ExitStack() as made:
+        numbers = itertools.count()
+        yield lambda kib: made.enter_context(tmpfs_at(tmp_path / f"disk{next(numbers)}", kib))
 
 
 @pytest.fixture
@@ -79,10 +56,10 @@ def read_only(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
     def make(folder: Path) -> Path:
         view = tmp_path / f"ro{len(made)}"
         view.mkdir()
-        if not _mount("--bind", str(folder), str(view)):
+        if not mount("--bind", str(folder), str(view)):
             pytest.skip("file systems cannot be mounted here")
         made.append(view)
-        assert _mount("-o", "remount,bind,ro", str(view))
+        assert mount("-o", "remount,bind,ro", str(view))
         return view
 
     yield make

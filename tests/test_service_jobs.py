@@ -34,10 +34,12 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
+from gpu_extract.service import steps
 from gpu_extract.service.access import Tokens
 from gpu_extract.service.attempt import Ended
 from gpu_extract.service.folders import JobFolder
 from gpu_extract.service.office import Office
+from gpu_extract.service.problems import Problem
 from gpu_extract.service.requests import JobRequest
 from gpu_extract.service.web import events
 
@@ -732,10 +734,26 @@ def test_whoever_is_refused_has_no_job(office: Office, monkeypatch: pytest.Monke
             office.create(asked("clip"), "anna", "one")
     assert office.known("one") is None
     with monkeypatch.context() as patch:
-        patch.setattr(JobFolder, "begin", lambda folder, _: full_at(folder.path / "request.json"))
+        patch.setattr(JobFolder, "begin", lambda folder, *_: full_at(folder.path / "request.json"))
         with pytest.raises(OutputError, match=r"^request\.json could not"):  # not where this machine has it
             office.create(asked("clip"), "anna", "one")
     assert office.create(asked("clip"), "anna", "one")[1]
+
+
+def test_a_folder_whose_new_name_needs_room_that_there_is_not_is_removed_where_it_is(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = office.create(asked("clip"), "anna", "one")
+    office.cancel(made)
+
+    def full(path: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        office.remove(made)
+    assert office.known("one") is None
+    assert list((office.data.path / "jobs").iterdir()) == []
 
 
 def full_at(path: Path) -> None:
@@ -767,7 +785,7 @@ def test_a_step_that_cannot_begin_is_no_step_that_runs(
     def run(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(office, "run", run)
+    monkeypatch.setattr(office.foreman, "run", run)
     office.create(asked("clip"), "anna", "one")
     office.start()
     until = time.monotonic() + 20
@@ -785,7 +803,7 @@ def test_an_error_of_ours_behind_a_steps_end_fails_its_job(office: Office, monke
     def go_on(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(office, "run", lambda *_: Ended(0, ""))
+    monkeypatch.setattr(office.foreman, "run", lambda *_: Ended(0, ""))
     monkeypatch.setattr(office._endings, "_go_on", go_on)
     office.create(asked("clip"), "anna", "one")
     office.start()
@@ -797,10 +815,199 @@ def test_an_error_of_ours_behind_a_steps_end_fails_its_job(office: Office, monke
     assert office.table.running() == []
 
 
+def test_a_job_that_was_made_is_on_the_disk_and_its_inputs_before_it(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def noted(handle: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink())
+        fsync(handle)
+
+    def renamed(path: Path, target: Path) -> Path:
+        flushed.append(Path(f"rename to {target.name}"))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "rename", renamed)
+    office.create(asked("clip"), "anna", "one")
+    folder = office.data.job("one").path
+    before, after = flushed[: (cut := flushed.index(Path("rename to request.json")))], flushed[cut + 1 :]
+    assert sorted(before) == [folder / "in", folder / "in" / "clip.fsa"]
+    assert sorted(after) == [folder.parent, folder, folder / "request.json"]
+
+
+def made_by(office: Office, *jobs: str) -> None:
+    for job in jobs:
+        office.create(asked("clip"), "anna", job)
+
+
+def ended_by(office: Office, job: str, state: str) -> None:
+    (step,) = office.table.steps(job)
+    with office.table.change():
+        office._endings.follow(step, Ended(0 if state == "succeeded" else 3, ""), "no", stopped=False, device="cpu")
+
+
+def listed(office: Office) -> dict[str, str]:
+    return {job.id: job.state for job in office.table.jobs(after=None, limit=100)}
+
+
+def test_a_table_that_is_behind_is_brought_up_to_the_folders(
+    office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut takes from the table what was not flushed: at most all that it may lose is taken from it here."""
+    made_by(office, "ends", "fails", "waits", "cancelled", "goes")
+    ended_by(office, "goes", "succeeded")
+    behind = tmp_path / "behind.sqlite"
+    with sqlite3.connect(behind) as copy, sqlite3.connect(office.data.table) as table:
+        table.backup(copy)
+    made_by(office, "comes", "came")
+    ended_by(office, "ends", "succeeded")
+    ended_by(office, "fails", "failed")
+    ended_by(office, "came", "succeeded")
+    for job in ("cancelled", "goes"):
+        found = office.known(job)
+        assert found is not None
+        office.cancel(found) if job == "cancelled" else office.remove(found)
+    before = listed(office)
+    office.drain()
+    office.close(1)
+    for path in office.data.path.glob("service.sqlite*"):
+        path.unlink()
+    behind.rename(office.data.table)
+    again = Office(office.settings, NoUploads())
+    try:
+        monkeypatch.setattr(again, "lanes", [])
+        again.start()
+        assert listed(again) == before
+        assert before == {
+            "ends": "succeeded",
+            "fails": "failed",
+            "waits": "queued",
+            "cancelled": "cancelled",
+            "comes": "queued",
+            "came": "succeeded",
+        }
+        assert {step.kind: step.state for step in again.table.steps("comes")} == {"cut": "waiting"}
+    finally:
+        again.close(1)
+
+
+def test_what_no_folder_tells_of_is_flushed_at_once(office: Office) -> None:
+    """A job whose process ends as it is cancelled, one that is resumed, and which steps a job has."""
+    flushed: list[str] = []
+    made_by(office, "one", "two")
+    office.table.claim("cpu", ["cut"], time.time())
+    connection = office.table._database._file
+    assert connection is not None
+    connection.set_trace_callback(lambda words: flushed.append(words) if "synchronous" in words else None)
+    known = [office.known(job) for job in ("one", "two")]
+    for found in known:
+        assert found is not None
+        office.cancel(found)
+    assert known[1] is not None
+    office.resume(known[1])
+    assert flushed == ["PRAGMA synchronous = FULL"] * 3
+    flushed.clear()
+    office.create(asked("clip"), "anna", "three")
+    assert flushed == ["PRAGMA synchronous = NORMAL"]
+
+
+def test_a_request_of_which_only_the_name_is_left_is_of_no_job(office: Office) -> None:
+    folder = office.data.path / "jobs" / "torn"
+    folder.mkdir()
+    (folder / "request.json").touch()
+    assert office.known("torn") is None
+    office._recovery.take_up()
+    assert not folder.exists()
+    assert office.create(asked("clip"), "anna", "torn")[1]
+
+
+def test_jobs_of_one_token_that_come_at_once_are_no_more_than_it_may_have(office: Office) -> None:
+    told: list[int] = []
+
+    def make(number: int) -> None:
+        try:
+            told.append(201 if office.create(asked("clip"), "anna", f"job-{number}", 5)[1] else 200)
+        except Problem as problem:
+            told.append(problem.status)
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told.count(201) <= 5
+    assert set(told) <= {201, 429}
+    for number in range(20, 25):  # and none fewer, once they are counted
+        make(number)
+    assert told.count(201) == 5
+
+
+def test_one_id_that_is_asked_for_by_many_at_once_is_one_job(office: Office) -> None:
+    new: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: new.append(office.create(asked("clip"), "anna", "one")[1])) for _ in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(new) == [False] * 11 + [True]
+
+
+@pytest.mark.parametrize("small", ["alignments", "frames", "neither"])
+def test_a_job_that_is_evidently_short_is_not_planned_first(
+    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    monkeypatch.setattr(steps, "SHORT_ALIGNMENTS_BYTES", 1 << 20 if small == "alignments" else 10)
+    monkeypatch.setattr(steps, "SHORT_FRAMES_BYTES", 1 << 20 if small == "frames" else 10)
+    here = Office(ServiceSettings(data=tmp_path / "data", root={"here": str(root)}, devices="cpu,cpu"), NoUploads())
+    try:
+        here.create(asked("clip"), "anna", "one")
+        assert [step.kind for step in here.table.steps("one")] == ["check" if small == "neither" else "cut"]
+        check = asked("clip").model_copy(update={"options": {"size": 48, "dry_run": True}})
+        here.create(check, "anna", "two")
+        assert [step.kind for step in here.table.steps("two")] == ["check"]
+        here.table.remove("one")
+        (here.data.job("one").inputs / "clip.fsa").unlink()  # also of one whose inputs were lost there is a row
+        here._recovery.take_up()
+        assert here.known("one") is not None
+    finally:
+        here.drain()
+        here.close(1)
+
+
+def cpu_seconds(pid: int | None = None) -> float:
+    """Of all processes of the machine, or of one with those that it has waited for."""
+    if pid is None:
+        times = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        ticks = sum(map(int, times[:8])) - int(times[3]) - int(times[4])  # without those in which nothing ran
+    else:
+        ticks = sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def flush_seconds(folder: Path) -> float:
+    """What a flush of a small file takes, as the median of some."""
+    found = []
+    for number in range(21):
+        with open(folder / f"flushed-{number}", "wb", buffering=0) as file:
+            file.write(bytes(4096))
+            began = time.perf_counter()
+            os.fsync(file.fileno())
+            found.append(time.perf_counter() - began)
+    return sorted(found)[10]
+
+
 @pytest.mark.slow
-def test_a_thousand_jobs_and_a_kill_in_the_middle(service: Callable[..., Service]) -> None:
+def test_a_thousand_jobs_and_a_kill_in_the_middle(service: Callable[..., Service], tmp_path: Path) -> None:
     here = service("--devices=cpu,cpu", "--queue=2000")
-    began = time.monotonic()
+    assert here.process is not None
+    flush = flush_seconds(tmp_path)
+    ours = (here.process.pid, os.getpid())
+    began, all_before, ours_before = time.monotonic(), cpu_seconds(), sum(map(cpu_seconds, ours))
     for number in range(1000):
         assert (
             here.submit(
@@ -808,7 +1015,11 @@ def test_a_thousand_jobs_and_a_kill_in_the_middle(service: Callable[..., Service
             ).status
             == 201
         )
-    assert time.monotonic() - began < 30
+    seconds = time.monotonic() - began
+    others = cpu_seconds() - all_before - (sum(map(cpu_seconds, ours)) - ours_before)
+    # Where others take the cores, or the disk, that is no fault of the queue.
+    if others < 0.1 * seconds * len(os.sched_getaffinity(0)) and max(flush, flush_seconds(tmp_path)) < 0.002:
+        assert seconds < 10
     while True:
         counts = here.ask("GET", "/v1/devices").json["jobs"]
         if counts.get("succeeded", 0) >= 500:

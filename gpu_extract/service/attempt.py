@@ -1,4 +1,4 @@
-"""One attempt at a step: a child process, watched to its end."""
+"""Attempts at steps: each a child process, watched to its end."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ SAID = "said"
 LONGEST_LINE = 1 << 16
 MOST_LOG_BYTES = 16 << 20
 """After which a job's log takes no more: what a process says is not to fill the disk."""
+NICER = 5
+"""Than the service is its processes are."""
 END_SECONDS = GRACE_SECONDS + 1.0
 """How long a process that was asked to end has, before it is killed."""
 
@@ -89,6 +91,8 @@ class Attempt:
             child = Child.start(words, cores, confinement=confinement, environment=environment, log=said)
             with closing(child):
                 try:
+                    with suppress(OSError):  # the door answers also while all cores cut
+                        os.setpriority(os.PRIO_PROCESS, child.process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICER)
                     on_start(child.process.pid)
                     return self._watch(child, said.fileno())
                 except BaseException:
@@ -144,3 +148,26 @@ class Attempt:
         if log.tell() < MOST_LOG_BYTES:
             with suppress(OSError):
                 log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n".encode())
+
+
+class Attempts:
+    """Those that go on, by the keys of their steps."""
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[str, str, int], Attempt] = {}
+
+    def put(self, key: tuple[str, str, int], attempt: Attempt) -> None:
+        self._of[key] = attempt
+
+    def forget(self, key: tuple[str, str, int]) -> None:
+        self._of.pop(key, None)
+
+    def stop(self, job: str) -> None:
+        """All of a job."""
+        for key, attempt in list(self._of.items()):
+            if key[0] == job:
+                attempt.stop()
+
+    def stop_all(self) -> None:
+        for attempt in list(self._of.values()):
+            attempt.stop()

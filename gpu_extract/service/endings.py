@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from gpu_extract.service.table import (
     CANCELLING,
     CHECK,
     CUT,
+    ENDED,
     FAILED,
     FINISHING,
     MERGE,
@@ -43,6 +45,7 @@ MOST_TRIES = 3
 MOST_WAITS = 5
 """Of a step for want of room."""
 FIRST_WAIT_SECONDS, WAIT_SECONDS = 10.0, 60.0
+log = logging.getLogger("gpu_extract.service")
 
 
 class Endings:
@@ -65,6 +68,8 @@ class Endings:
     ) -> None:
         self._settings, self._data, self._table, self._tallies = settings, data, table, tallies
         self._devices, self._roots, self._stop = devices, roots, stop
+        self._untold = False
+        """Whether a folder does not know how its job ended."""
 
     def give_up(self, step: Step) -> None:
         """Nothing follows, by an error of the service."""
@@ -173,7 +178,32 @@ class Endings:
             self.end(job.id, CANCELLED, None, None)
 
     def end(self, job: str, state: str, error: str | None, code: int | None) -> None:
-        """The folder knows first, so that a table that is lost is made again from it."""
-        ended = time.time()
-        self._data.job(job).end({"state": state, "error": error, "exit_code": code, "ended": ended})
-        self._table.update(job, state=state, error=error, exit_code=code, ended=ended, note=None)
+        """The folder knows first, so that a table that is lost is made again from it; later, while the disk is full."""
+        outcome = {"state": state, "error": error, "exit_code": code, "ended": time.time()}
+        try:
+            self._data.job(job).end(outcome)
+        except OutputError as refusal:
+            log.warning("%s: %s", job, refusal)
+            self._untold = True
+        self._table.update(job, **outcome, note=None)
+
+    def tell_folders(self, *, also_of_earlier: bool = False) -> None:
+        """What the disk refused to take in `end`, once it has room.
+
+        Args:
+            also_of_earlier: look also for what an earlier service did not tell.
+        """
+        if not (self._untold or also_of_earlier) or self._table.is_in_memory:
+            return
+        with self._table.change():  # nobody ends, resumes or removes one meanwhile
+            self._untold = False
+            for job in self._table.in_states(ENDED):
+                folder = self._data.job(job.id)
+                if folder.exists and not folder.has_ended:
+                    outcome = {"state": job.state, "error": job.error, "exit_code": job.exit_code, "ended": job.ended}
+                    try:
+                        folder.end(outcome)
+                    except OutputError as refusal:
+                        log.warning("%s: %s", job.id, refusal)
+                        self._untold = True
+                        return

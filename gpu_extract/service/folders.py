@@ -14,18 +14,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpu_extract.errors import InputError, OutputError
-from gpu_extract.storage.atomic import write_whole
+from gpu_extract.storage.atomic import sync_file, sync_folder, write_whole
 from gpu_extract.storage.inputs import open_input
 
 REPORT = "report.json"
@@ -73,7 +74,7 @@ class Data:
         """All that were begun, by their ids."""
         with suppress(FileNotFoundError):
             for path in (self.path / "jobs").iterdir():
-                if is_job_id(path.name) and (path / "request.json").is_file():
+                if is_job_id(path.name) and JobFolder(path).exists:
                     yield path.name, JobFolder(path)
 
     def clear(self) -> None:
@@ -82,9 +83,9 @@ class Data:
             shutil.rmtree(path, ignore_errors=True)
 
     def put_aside_rest(self) -> None:
-        """Put aside what a kill left of jobs that were being made or removed; before any is made."""
+        """Put aside what a kill or a power cut left of jobs that were being made or removed; before any is made."""
         for path in list((self.path / "jobs").iterdir()):
-            if is_job_id(path.name) and not (path / "request.json").is_file():
+            if is_job_id(path.name) and not JobFolder(path).exists:
                 JobFolder(path).put_aside()
 
     def make(self) -> None:
@@ -126,15 +127,35 @@ class JobFolder:
 
     @property
     def exists(self) -> bool:
-        return (self.path / "request.json").is_file()
+        """Whether it was begun: a power cut may leave the name of a request, and not what was asked for."""
+        try:
+            return (self.path / "request.json").stat().st_size > 0
+        except OSError:
+            return False
 
-    def begin(self, request: dict[str, Any]) -> None:
-        """Record what was asked for; from then on the job is known.
+    def begin(self, request: dict[str, Any], inputs: Sequence[Path]) -> None:
+        """Record what was asked for; the job is known from then on, and after a power cut.
+
+        Args:
+            inputs: files that were made for it and are perhaps not on the disk yet.
 
         Raises:
             OutputError: if the disk refuses.
         """
-        write_whole(self.path / "request.json", [_as_json(request)])
+        try:
+            # First its inputs: a request that is there is one that can be run.
+            for path in inputs:
+                sync_file(path)
+            for folder in (self.frames, self.inputs, self.packed):
+                sync_folder(folder)
+            fresh = self.path / "request.json.new"
+            fresh.write_bytes(_as_json(request))
+            fresh.rename(self.path / "request.json")  # before it is flushed: bytes and name take one flush together
+            sync_file(self.path / "request.json")
+            sync_folder(self.path)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise OutputError(f"the job's folder cannot be made: {error.strerror}.") from error
 
     def request(self) -> dict[str, Any]:
         """What was asked for; raises InputError if it cannot be read."""
@@ -150,6 +171,11 @@ class JobFolder:
     def go_on(self) -> None:
         """Forget how it ended, for it goes on."""
         (self.path / "outcome.json").unlink(missing_ok=True)
+        sync_folder(self.path)
+
+    @property
+    def has_ended(self) -> bool:
+        return (self.path / "outcome.json").is_file()
 
     def outcome(self) -> dict[str, Any] | None:
         return _read(self.path / "outcome.json")
@@ -174,7 +200,7 @@ class JobFolder:
         return _read(self.path / name)
 
     def put_aside(self) -> Path:
-        """Take its name from it, at once, however much it holds; returns where it is then.
+        """Have it be no job any more, at once and for good, however much it holds; returns where it is then.
 
         Raises:
             OutputError: if the disk refuses.
@@ -185,7 +211,12 @@ class JobFolder:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise OutputError(f"the job's folder cannot be removed: {error.strerror}.") from error
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise OutputError(f"the job's folder cannot be removed: {error.strerror}.") from error
+            (self.path / "request.json").unlink(missing_ok=True)  # a longer name needs room that there may not be
+            sync_folder(self.path)
+            return self.path
+        sync_folder(aside.parent)
         return aside
 
 

@@ -20,7 +20,7 @@ FAULT_SECONDS = 5.0
 log = logging.getLogger("gpu_extract.service")
 
 
-class Office(Protocol):
+class Foreman(Protocol):
     """Who has the steps."""
 
     draining: bool
@@ -55,7 +55,7 @@ class Lane:
     kinds: tuple[str, ...]
     device: str
     cores: set[int]
-    office: Office
+    foreman: Foreman
     busy_seconds: float = 0.0
     running: Step | None = None
     fault: str | None = None
@@ -77,12 +77,12 @@ class Lane:
         return self._thread.is_alive()
 
     def _loop(self) -> None:
-        office = self.office
-        while not office.draining:
+        foreman = self.foreman
+        while not foreman.draining:
             try:
-                step = office.claim(self)
+                step = foreman.claim(self)
                 if step is None:
-                    office.wait(IDLE_SECONDS)
+                    foreman.wait(IDLE_SECONDS)
                     continue
                 began = time.monotonic()
                 try:
@@ -92,18 +92,18 @@ class Lane:
                     self.running = None
             except GpuExtractError as error:  # the table takes nothing while the disk is full
                 log.warning("%s: %s", self.name, error)
-                office.wait(FAULT_SECONDS)
+                foreman.wait(FAULT_SECONDS)
             except Exception:
                 log.exception("%s: a step ended in an error of the service", self.name)
-                office.wait(FAULT_SECONDS)
+                foreman.wait(FAULT_SECONDS)
 
     def _do(self, step: Step) -> None:
-        office = self.office
-        attempt = office.attempt(step)
+        foreman = self.foreman
+        attempt = foreman.attempt(step)
         self.running = step
         # However it ends: a step of which nobody drew the consequences would run for ever.
         try:
-            ended = office.run(attempt, step, self)
+            ended = foreman.run(attempt, step, self)
         except GpuExtractError as error:
             ended = Ended(error.exit_code, str(error))
         except OSError as error:
@@ -111,16 +111,16 @@ class Lane:
         except Exception:
             log.exception("%s: %s", self.name, step.key)
             ended = Ended(GpuExtractError.exit_code, "an error of the service; its log has it.")
-        office.ended(step, ended, attempt, self)
+        foreman.ended(step, ended, attempt, self)
 
 
-def lanes_for(devices: list[str], office: Office) -> list[Lane]:
+def lanes_for(devices: list[str], foreman: Foreman) -> list[Lane]:
     """A lane for each device, with a share of the cores, and the desk."""
     cores = sorted(os.sched_getaffinity(0))
     found = []
     for number, device in enumerate(devices):
         mine = set(cores[number :: len(devices)]) or {cores[number % len(cores)]}
         name = device if devices.count(device) == 1 else f"{device}#{number}"
-        found.append(Lane(name, (CUT,), device, mine, office))
-    found.append(Lane("desk", (CHECK, MERGE), CPU, set(cores), office))
+        found.append(Lane(name, (CUT,), device, mine, foreman))
+    found.append(Lane("desk", (CHECK, MERGE), CPU, set(cores), foreman))
     return found

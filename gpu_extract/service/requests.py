@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -18,7 +17,6 @@ from gpu_extract.options import MOST_SHARDS, SERVER_DECIDES, Option, Settings, o
 from gpu_extract.service.folders import JobFolder
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.unpacking import is_packed
-from gpu_extract.storage.atomic import write_whole
 from gpu_extract.storage.beneath import open_beneath
 from gpu_extract.storage.descriptors import close_quietly
 from gpu_extract.storage.inputs import open_input
@@ -144,6 +142,8 @@ def take(
 ) -> Request:
     """Check a request and put its inputs into the job's folder, which is new.
 
+    The alignments file is not on the disk then.
+
     Raises:
         Problem: for what cannot be had; the folder may hold some of it then.
         OutputError: if the disk refuses.
@@ -153,7 +153,7 @@ def take(
     shown = {}
     if isinstance(asked.alignments, Upload):
         alignments = uploaded.claim(asked.alignments.upload, folder.inputs, owner)
-        _unshare(alignments)
+        _unshare(alignments, folder.path / "copy")
         shown["alignments"] = alignments.name
     else:
         alignments = _copied(asked.alignments, roots, folder.inputs)
@@ -193,11 +193,15 @@ def take(
     )
 
 
-def _unshare(path: Path) -> None:
+def _unshare(path: Path, temporary: Path) -> None:
     """A copy in the place of a file that has other names: whoever runs the job would be told of these."""
     if path.stat().st_nlink > 1:
-        with open_input(path, "the alignments file") as file:
-            write_whole(path, iter(lambda: file.read(1 << 20), b""))
+        try:
+            with open_input(path, "the alignments file") as file, open(temporary, "xb") as copy:
+                shutil.copyfileobj(file, copy, 1 << 20)
+            temporary.replace(path)
+        except OSError as error:
+            raise _not_copied(error) from error
 
 
 def in_root(place: InRoot, roots: Mapping[str, str]) -> Path:
@@ -242,15 +246,15 @@ def _copied(place: InRoot, roots: Mapping[str, str], folder: Path) -> Path:
     try:
         with open(handle, "rb", closefd=False) as source, open(target, "xb") as copy:
             shutil.copyfileobj(source, copy, 1 << 20)
-            copy.flush()
-            os.fsync(copy.fileno())
     except OSError as error:
-        with suppress(OSError):
-            target.unlink()
-        raise Problem(507, f"the alignments file could not be copied: {error.strerror}.") from error
+        raise _not_copied(error) from error
     finally:
         close_quietly(handle)
     return target
+
+
+def _not_copied(error: OSError) -> Problem:
+    return Problem(507, f"the alignments file could not be copied: {error.strerror}.")
 
 
 def listed(place: InRoot, roots: Mapping[str, str], most: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The jobs and their steps: all SQL of the service. One process has it open; its threads share one connection.
+"""The jobs and their steps: all SQL of the service.
 
 A job is cut in steps: a `check` (a dry run) where the number of shards is open or nothing is to be cut, a `cut` for
 each shard, a `merge` where there are several. A step waits, runs for whoever claimed it, and is done.
@@ -13,15 +13,15 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpu_extract.errors import OutputError
+from gpu_extract.service.database import Database
 
 QUEUED, RUNNING, FINISHING, CANCELLING = "queued", "running", "finishing", "cancelling"
 SUCCEEDED, PARTIAL, FAILED, CANCELLED = "succeeded", "partial", "failed", "cancelled"
@@ -118,64 +118,30 @@ class Table:
 
     Raises:
         OutputError: from any method that writes, where the disk refuses; nothing has changed then.
-        sqlite3.DatabaseError: on opening, if the file is no table of ours.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.RLock()
-        self._open = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
-        self._open.row_factory = sqlite3.Row
-        try:
-            self._open.execute("PRAGMA journal_mode = WAL")
-            self._open.execute("PRAGMA synchronous = FULL")
-            self._open.execute("PRAGMA foreign_keys = ON")
-            if (found := self._open.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise sqlite3.DatabaseError(found)
-            self._open.executescript(SCHEMA)
-        except BaseException:
-            self._open.close()
-            raise
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.close, self.change = database.close, database.change
 
-    def close(self) -> None:
-        with self._lock:
-            self._open.close()
-
-    @contextmanager
-    def change(self) -> Iterator[None]:
-        """Several changes as one; inside another one it is part of that."""
-        with self._lock:
-            if self._open.in_transaction:
-                yield
-                return
-            try:
-                self._open.execute("BEGIN IMMEDIATE")
-                try:
-                    yield
-                except BaseException:
-                    self._undo()
-                    raise
-                self._open.execute("COMMIT")
-            except sqlite3.OperationalError as error:
-                self._undo()
-                raise OutputError(f"the table of jobs cannot be written: {error}.") from error
-
-    def _undo(self) -> None:
-        with suppress(sqlite3.OperationalError):
-            self._open.execute("ROLLBACK")
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the disk is full, and takes no changes until there is room."""
+        return self._database.is_in_memory
 
     def works(self) -> bool:
         """Whether it can be read and written."""
         try:
             with self.change():
-                self._open.execute("UPDATE job SET rev = rev WHERE 0")
+                self._database.execute("UPDATE job SET rev = rev WHERE 0")
         except (OutputError, sqlite3.Error):
             return False
         return True
 
     def add(self, job: Job, steps: Sequence[tuple[str, int, int]]) -> None:
-        """A new job with its first steps, each (kind, number, count)."""
-        with self.change():
-            self._open.execute(
+        """A new job with its first steps, each (kind, number, count); of a folder that is on the disk."""
+        with self.change(at_once=False):
+            self._database.execute(
                 "INSERT INTO job (id, owner, state, priority, request, created) VALUES (?, ?, ?, ?, ?, ?)",
                 (job.id, job.owner, job.state, job.priority, json.dumps(job.request), job.created),
             )
@@ -183,22 +149,22 @@ class Table:
 
     def add_steps(self, job: str, steps: Sequence[tuple[str, int, int]]) -> None:
         with self.change():
-            self._open.executemany(
+            self._database.executemany(
                 "INSERT INTO step (job, kind, number, count) VALUES (?, ?, ?, ?)", [(job, *step) for step in steps]
             )
 
     def remove_steps(self, job: str) -> None:
         with self.change():
-            self._open.execute("DELETE FROM step WHERE job = ?", (job,))
+            self._database.execute("DELETE FROM step WHERE job = ?", (job,))
 
     def remove(self, job: str) -> None:
-        with self.change():
-            self._open.execute("DELETE FROM job WHERE id = ?", (job,))
+        """Forget a job whose folder is gone."""
+        with self.change(at_once=False):
+            self._database.execute("DELETE FROM job WHERE id = ?", (job,))
 
     def job(self, job: str) -> Job | None:
-        with self._lock:
-            row = self._open.execute("SELECT * FROM job WHERE id = ?", (job,)).fetchone()
-        return None if row is None else _job(row)
+        rows = self._database.execute("SELECT * FROM job WHERE id = ?", (job,))
+        return _job(rows[0]) if rows else None
 
     def jobs(
         self, *, owner: str | None = None, state: str | None = None, after: tuple[float, str] | None, limit: int
@@ -218,34 +184,28 @@ class Table:
             where.append("(created, id) < (?, ?)")
             values += after
         query = f"SELECT * FROM job WHERE {' AND '.join(where)} ORDER BY created DESC, id DESC LIMIT ?"
-        with self._lock:
-            return [_job(row) for row in self._open.execute(query, (*values, limit))]
+        return [_job(row) for row in self._database.execute(query, (*values, limit))]
 
     def in_states(self, states: Sequence[str]) -> list[Job]:
         """The oldest first."""
         marks = ", ".join("?" * len(states))
-        with self._lock:
-            rows = self._open.execute(f"SELECT * FROM job WHERE state IN ({marks}) ORDER BY created, id", states)
-            return [_job(row) for row in rows]
+        query = f"SELECT * FROM job WHERE state IN ({marks}) ORDER BY created, id"
+        return [_job(row) for row in self._database.execute(query, states)]
 
     def counts(self) -> dict[str, int]:
         """Of jobs, by state."""
-        with self._lock:
-            return dict(self._open.execute("SELECT state, count(*) FROM job GROUP BY state").fetchall())
+        rows = self._database.execute("SELECT state, count(*) FROM job GROUP BY state")
+        return {row[0]: row[1] for row in rows}
 
     def waiting_of(self, owner: str) -> int:
         """Jobs of an owner that did not end."""
         marks = ", ".join("?" * len(OPEN))
         query = f"SELECT count(*) FROM job WHERE owner = ? AND state IN ({marks})"
-        with self._lock:
-            return int(self._open.execute(query, (owner, *OPEN)).fetchone()[0])
+        return int(self._database.execute(query, (owner, *OPEN))[0][0])
 
     def oldest_queued(self) -> float | None:
         """When the oldest job that waits was made."""
-        with self._lock:
-            found: float | None = self._open.execute(
-                "SELECT min(created) FROM job WHERE state = ?", (QUEUED,)
-            ).fetchone()[0]
+        found: float | None = self._database.execute("SELECT min(created) FROM job WHERE state = ?", (QUEUED,))[0][0]
         return found
 
     def place_of(self, job: Job) -> int:
@@ -253,52 +213,55 @@ class Table:
         query = (
             "SELECT count(*) FROM job WHERE state = ? AND (priority > ? OR (priority = ? AND (created, id) <= (?, ?)))"
         )
-        with self._lock:
-            row = self._open.execute(query, (QUEUED, job.priority, job.priority, job.created, job.id)).fetchone()
-        return int(row[0])
+        return int(self._database.execute(query, (QUEUED, job.priority, job.priority, job.created, job.id))[0][0])
 
     def update(self, job: str, **columns: Any) -> None:
         """Change a job's row; its `rev` grows."""
         names = ", ".join(f"{name} = ?" for name in columns)
         with self.change():
-            self._open.execute(f"UPDATE job SET {names}, rev = rev + 1 WHERE id = ?", (*columns.values(), job))
+            self._database.execute(f"UPDATE job SET {names}, rev = rev + 1 WHERE id = ?", (*columns.values(), job))
 
     def steps(self, job: str) -> list[Step]:
-        with self._lock:
-            rows = self._open.execute("SELECT * FROM step WHERE job = ? ORDER BY kind, number", (job,))
-            return [Step(**dict(row)) for row in rows]
+        rows = self._database.execute("SELECT * FROM step WHERE job = ? ORDER BY kind, number", (job,))
+        return [Step(**dict(row)) for row in rows]
 
     def claim(self, device: str, kinds: Sequence[str], now: float, *, rescues: bool = False) -> Step | None:
-        """Take the step that goes next for a device; its job runs then.
+        """Take the step that goes next for a device, whose job runs then; none while the disk is full.
 
         Args:
             rescues: take also cuts that no device takes any more.
         """
         query = CLAIM.format(kinds=", ".join(f"'{kind}'" for kind in kinds))
-        with self.change():
-            row = self._open.execute(query, {"device": device, "now": now, "rescues": rescues}).fetchone()
-            if row is None:
+        with self.change(at_once=False):
+            if self.is_in_memory:
                 return None
-            step = Step(**dict(row))
-            self._open.execute(
+            rows = self._database.execute(query, {"device": device, "now": now, "rescues": rescues})
+            if not rows:
+                return None
+            step = Step(**dict(rows[0]))
+            self._database.execute(
                 "UPDATE job SET state = CASE WHEN ? = 'merge' THEN 'finishing' ELSE 'running' END, note = NULL, "
                 "started = coalesce(started, ?), rev = rev + 1 WHERE id = ?",
                 (step.kind, now, step.job),
             )
         return step
 
+    def began(self, step: Step, pid: int, ticks: int | None) -> None:
+        """Which process runs a step, and when that began: a power cut leaves none."""
+        with self.change(at_once=False):
+            self.set_step(step, pid=pid, pid_started=ticks)
+
     def set_step(self, step: Step, **columns: Any) -> None:
         names = ", ".join(f"{name} = ?" for name in columns)
         with self.change():
-            self._open.execute(
+            self._database.execute(
                 f"UPDATE step SET {names} WHERE job = ? AND kind = ? AND number = ?",
                 (*columns.values(), *step.key),
             )
 
     def running(self) -> list[Step]:
         """Steps that somebody claimed."""
-        with self._lock:
-            return [Step(**dict(row)) for row in self._open.execute("SELECT * FROM step WHERE state = 'running'")]
+        return [Step(**dict(row)) for row in self._database.execute("SELECT * FROM step WHERE state = 'running'")]
 
 
 def _job(row: sqlite3.Row) -> Job:
@@ -316,13 +279,11 @@ def opened(path: Path) -> Table:
     """The table of a file; an empty one where that is damaged, which is then put aside.
 
     Raises:
-        OutputError: if it cannot be opened.
+        OutputError: if it cannot be opened, and the disk is not full.
     """
     try:
-        return Table(path)
+        return Table(Database(path, SCHEMA))
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            raise OutputError(f"the table of jobs {path} cannot be opened: {error}.") from error
         aside = path.with_suffix(f".damaged-{int(time.time())}")
         log.warning(
             "the table of jobs is damaged (%s); it lies at %s, and is made again from the folders", error, aside
@@ -330,4 +291,4 @@ def opened(path: Path) -> Table:
         for suffix in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).rename(f"{aside}{suffix}")
-        return Table(path)
+        return Table(Database(path, SCHEMA))

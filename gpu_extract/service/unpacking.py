@@ -11,14 +11,13 @@ import re
 import shutil
 import tarfile
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from gpu_extract.errors import InputError, InterruptedRunError, OutputError, printable
 from gpu_extract.service.names import safe_name
+from gpu_extract.service.turns import Turns
 from gpu_extract.storage import pax
 from gpu_extract.storage.atomic import sync_folder
 from gpu_extract.storage.inputs import open_input
@@ -33,7 +32,6 @@ LONGEST_RECORDS = 1 << 20
 SHOWN = 100
 """Letters of a name in a sentence."""
 COPY_BYTES = 1 << 20
-WAIT_SECONDS = 0.1
 _BLOCK = tarfile.BLOCKSIZE
 _SIZE = re.compile(r"[0-9]{1,18}")
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -57,8 +55,7 @@ class Unpacking:
     """Turns: the shards of a job need the same frames, and one of them unpacks."""
 
     def __init__(self) -> None:
-        self._turn = threading.Condition()
-        self._busy: set[Path] = set()
+        self._turns = Turns()
 
     def frames(self, archive: Path, folder: Path, stopped: Callable[[], bool]) -> None:
         """Have a tar's files in a folder, and the folder that it lay in gone; at once where that was done before.
@@ -68,7 +65,7 @@ class Unpacking:
             InputError: if the tar is refused.
             OutputError: if the disk refuses.
         """
-        with self._alone(folder, stopped):
+        with self._turns.at(folder, lambda: _go_on(stopped)):
             try:
                 _remove_rest(folder)
                 if not folder.is_dir():
@@ -78,20 +75,6 @@ class Unpacking:
                 raise OutputError(
                     f"the frames could not be unpacked: {(error.strerror or str(error)).lower()}."
                 ) from error
-
-    @contextmanager
-    def _alone(self, folder: Path, stopped: Callable[[], bool]) -> Iterator[None]:
-        with self._turn:
-            while folder in self._busy:
-                _go_on(stopped)
-                self._turn.wait(WAIT_SECONDS)
-            self._busy.add(folder)
-        try:
-            yield
-        finally:
-            with self._turn:
-                self._busy.discard(folder)
-                self._turn.notify_all()
 
 
 class _Member(NamedTuple):

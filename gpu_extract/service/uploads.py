@@ -26,7 +26,7 @@ from pathlib import Path
 from gpu_extract.errors import InputError, OutputError
 from gpu_extract.service.names import safe_name
 from gpu_extract.service.problems import Problem
-from gpu_extract.storage.atomic import sync_folder, write_free, write_whole
+from gpu_extract.storage.atomic import write_free, write_whole
 from gpu_extract.storage.descriptors import close_quietly, open_beyond_standard
 from gpu_extract.storage.inputs import open_input
 
@@ -218,7 +218,8 @@ class Uploads:
     def claim(self, upload_id: str, folder: Path, owner: str | None = None) -> Path:
         """A finished upload under its own name in a folder, where it stays when the upload expires.
 
-        The bytes are not copied where the file system has links. Claiming twice is claiming once.
+        The bytes are not copied where the file system has links, and are on the disk; the name is so when the folder is
+        flushed. Claiming twice is claiming once.
 
         Args:
             owner: whose it must be; None takes anybody's.
@@ -235,7 +236,6 @@ class Uploads:
                 os.fsync(file.fileno())
             os.utime(self._words_of(upload_id))  # not the bytes': who works with them watches their time
             _link_or_copy(source, target)
-            sync_folder(folder)
         except FileExistsError:
             raise Problem(409, f"Two files are named {target.name}; rename one and send it again.") from None
         except OSError as error:

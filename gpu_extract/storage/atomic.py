@@ -287,6 +287,15 @@ def write_all(descriptor: int, chunk: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def sync_file(path: Path) -> None:
+    """Wait until a file's bytes survive a power cut; raises OSError if the disk refuses."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        close_quietly(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut, where its file system can."""
     # Some network file systems refuse to sync a folder; the rename itself has succeeded by then.

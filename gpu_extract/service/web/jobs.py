@@ -72,7 +72,7 @@ def router(office: Office) -> APIRouter:
 
     @routes.post("/jobs/{job}/resume", status_code=202)
     def resume(job: str, who: Submitter) -> dict[str, Any]:
-        """Go on with one that was cancelled, has failed, or has frames that failed."""
+        """Go on with one that was cancelled, has failed, or has frames that failed; one that succeeded stays so."""
         office.resume(job_of(office, job, who), who.jobs)
         return shown(office, job_of(office, job, who))
 
