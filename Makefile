@@ -11,7 +11,7 @@ ON_DISK := PYTEST_DEBUG_TEMPROOT=$(or $(TMPDIR),/tmp)
 SUITE := -m pytest -q -n logical --dist worksteal
 
 .PHONY: demo test test-bare test-servers test-newest test-lowest lint lock bench gpu-check rehearsal soak soak-service \
-    fuzz fuzz-guided scale clean
+    fuzz fuzz-guided fuzz-service scale clean
 .PRECIOUS: %/bin/python  # make would remove it, as it does with what only stands between two rules
 
 demo: $(VENV)/.base
@@ -81,6 +81,12 @@ fuzz: $(VENV)/.test
 fuzz-guided: $(VENV)/.test
 	$(PY) -m pip install -q --disable-pip-version-check atheris
 	$(PY) tests/fuzz_alignments.py --atheris -max_total_time=600
+
+# The service against its own description; schemathesis is no part of the test extra for what it brings along.
+FUZZ_SECONDS ?= 600
+fuzz-service: $(VENV)/.test
+	$(PY) -m pip install -q --disable-pip-version-check schemathesis==4.32.5
+	$(PY) -m tests.fuzz_service $(FUZZ_SECONDS)
 
 scale: $(VENV)/.base
 	$(PY) bench/alignments_scale.py

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from gpu_extract import __version__
 from gpu_extract.errors import GpuExtractError
@@ -21,7 +22,9 @@ from gpu_extract.service.problems import Problem
 from gpu_extract.service.uploads import Uploads
 from gpu_extract.service.web import events, faces, guard, jobs, state
 from gpu_extract.service.web import uploads as uploading
+from gpu_extract.service.web.answers import ANYWHERE, Described, problems
 from gpu_extract.service.web.guard import Guard, problem_answer
+from gpu_extract.service.web.heads import Heads
 
 PAGE = Path(__file__).parent.parent / "page"
 log = logging.getLogger("gpu_extract.service")
@@ -38,7 +41,7 @@ class _PageFiles(StaticFiles):
 
 def make_app(
     office: Office, uploads: Uploads, tokens: Tokens | None, *, bound: str, names: Iterable[str] = ()
-) -> FastAPI:
+) -> Described:
     """The application of one service.
 
     Args:
@@ -46,14 +49,16 @@ def make_app(
         bound: the address that it listens at.
         names: further ones by which it is reached.
     """
-    app = FastAPI(
+    app = Described(
         title="gpu-extract",
         version=__version__,
         description="Faces cut again from an alignments file and its frames.",
         openapi_url="/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
+        responses=problems(*ANYWHERE),
     )
+    app.asks_for_tokens = tokens is not None
     sessions = None if tokens is None else Sessions(tokens)
     app.include_router(guard.router(tokens, sessions), prefix="/v1")
     app.include_router(uploading.router(uploads), prefix="/v1")
@@ -90,12 +95,25 @@ def make_app(
             404: f"there is nothing at {path} of this service; /v1/openapi.json tells what there is where.",
             405: f"{request.method[:20]} is nothing that {path} knows; /v1/openapi.json tells what it does.",
         }.get(error.status_code, f"{error.detail}.")
-        return problem_answer(Problem(error.status_code, said, headers=error.headers))
+        headers = error.headers if error.status_code != 405 else {"Allow": ", ".join(_methods_at(request))}
+        return problem_answer(Problem(error.status_code, said, headers=headers))
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         log.exception("%s %s", request.method, request.url.path, exc_info=error)
         return problem_answer(Problem(500, "something unexpected happened; the service's log has it."))
 
+    app.add_middleware(Heads)
     app.add_middleware(Guard, tokens=tokens, sessions=sessions, bound=bound, names=names)
     return app
+
+
+def _methods_at(request: Request) -> list[str]:
+    """What is answered at the address of a request, whichever route does it."""
+    routes = request.app.routes
+    found = [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+        if any(route.matches({**request.scope, "method": method})[0] == Match.FULL for route in routes)
+    ]
+    return ["HEAD", *found] if "GET" in found else found

@@ -25,6 +25,7 @@ from gpu_extract.service import feed
 from gpu_extract.service.office import Office
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.table import Job
+from gpu_extract.service.web.answers import sent
 from gpu_extract.service.web.jobs import Reader, job_of, shown
 
 POLL_SECONDS = 0.25
@@ -65,7 +66,7 @@ def router(office: Office) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["jobs"])
     streams: Counter[str] = Counter()
 
-    @routes.get("/jobs/{job}/events", response_class=StreamingResponse)
+    @routes.get("/jobs/{job}/events", **sent("text/event-stream", refused=(404, 429)))
     async def events(
         job: str,
         caller: Reader,

@@ -20,6 +20,7 @@ from gpu_extract.run import journal
 from gpu_extract.service import feed
 from gpu_extract.service.office import Office
 from gpu_extract.service.problems import Problem
+from gpu_extract.service.web.answers import sent
 from gpu_extract.service.web.jobs import Reader, job_of
 from gpu_extract.storage.beneath import open_beneath
 from gpu_extract.storage.descriptors import close_quietly
@@ -37,7 +38,7 @@ def router(office: Office) -> APIRouter:
     """The routes of one office."""
     routes = APIRouter(prefix="/v1", tags=["faces"])
 
-    @routes.get("/jobs/{job}/faces")
+    @routes.get("/jobs/{job}/faces", **sent("application/x-ndjson", refused=(404,)))
     def faces(job: str, who: Reader, after: str = "", limit: int = Query(1000, ge=1, le=MOST_LISTED)) -> Response:
         """JSON lines, a face each: `file`, `frame`, `index`, `sha1`, `bytes`, and `archive` where it lies in one.
 
@@ -55,7 +56,7 @@ def router(office: Office) -> APIRouter:
         headers = {"X-Next": page.place, "X-Anew": str(page.anew).lower(), "X-More": str(page.more).lower()}
         return Response(lines, media_type="application/x-ndjson", headers=headers)
 
-    @routes.get("/jobs/{job}/faces.tar", response_class=StreamingResponse)
+    @routes.get("/jobs/{job}/faces.tar", **sent("application/x-tar", refused=(404,)))
     def tar(job: str, who: Reader, skip: int = Query(0, ge=0)) -> StreamingResponse:
         """Everything in the faces folder, in the order of the journal, which comes last.
 
@@ -70,7 +71,10 @@ def router(office: Office) -> APIRouter:
             _gathered(_archive(folder, names, skip)), media_type="application/x-tar", headers=headers
         )
 
-    @routes.get("/jobs/{job}/faces/{path:path}")
+    @routes.get(
+        "/jobs/{job}/faces/{path:path}",
+        **sent("image/*", "application/octet-stream", refused=(404,), unchanged=True),
+    )
     def face(job: str, path: str, request: Request, who: Reader) -> Response:
         """One file; its ETag is its SHA-256."""
         found = job_of(office, job, who)

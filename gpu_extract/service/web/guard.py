@@ -22,6 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gpu_extract.errors import InputError, printable
 from gpu_extract.service.access import LOCAL, Caller, Sessions, Tokens
 from gpu_extract.service.problems import Problem
+from gpu_extract.service.web.answers import OPEN as FOR_ALL
+from gpu_extract.service.web.answers import PROBLEM_TYPE, WITH_A_BODY, problems, told
+from gpu_extract.service.web.documents import Session
 
 API = "/v1/"
 UPLOAD = "/v1/uploads/"
@@ -165,7 +168,7 @@ def router(tokens: Tokens | None, sessions: Sessions | None) -> APIRouter:
     """Sessions of browsers, whose EventSource and images cannot say a token. Routes below `/v1`."""
     routes = APIRouter(prefix="/session", tags=["session"])
 
-    @routes.post("")
+    @routes.post("", openapi_extra=FOR_ALL, **told(Session, *WITH_A_BODY))
     async def begin(shown: Shown, request: Request, response: Response) -> dict[str, Any]:
         try:
             if tokens is None or sessions is None or tokens.are_not_asked_for:
@@ -182,14 +185,14 @@ def router(tokens: Tokens | None, sessions: Sessions | None) -> APIRouter:
         )
         return _told(caller)
 
-    @routes.get("")
+    @routes.get("", **told(Session))
     async def who(request: Request) -> dict[str, Any]:
         caller: Caller | None = request.scope[CALLER]
         if caller is None:
             raise _unknown()
         return _told(caller)
 
-    @routes.delete("", status_code=204)
+    @routes.delete("", status_code=204, openapi_extra=FOR_ALL, responses=problems(*WITH_A_BODY))
     async def end(request: Request) -> Response:
         response = Response(status_code=204)
         if sessions is not None and (session_id := request.cookies.get(_cookie(request))) is not None:
@@ -201,7 +204,7 @@ def router(tokens: Tokens | None, sessions: Sessions | None) -> APIRouter:
 
 
 def problem_answer(problem: Problem) -> Response:
-    return JSONResponse(problem.document(), problem.status, problem.headers, media_type="application/problem+json")
+    return JSONResponse(problem.document(), problem.status, problem.headers, media_type=PROBLEM_TYPE)
 
 
 def _told(caller: Caller) -> dict[str, Any]:

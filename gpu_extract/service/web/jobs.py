@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import FileResponse, PlainTextResponse
@@ -16,12 +16,14 @@ from gpu_extract.service.problems import Problem
 from gpu_extract.service.requests import JobRequest
 from gpu_extract.service.requests import Request as Wanted
 from gpu_extract.service.table import QUEUED, Job
+from gpu_extract.service.web.answers import WITH_A_BODY, problems, sent, told
+from gpu_extract.service.web.documents import Job as JobDocument
+from gpu_extract.service.web.documents import Jobs, State
 from gpu_extract.service.web.guard import needs
 from gpu_extract.storage.inputs import open_input
 
 Reader = Annotated[Caller, Depends(needs("read"))]
 Submitter = Annotated[Caller, Depends(needs("submit"))]
-State = Literal["queued", "running", "finishing", "cancelling", "succeeded", "partial", "failed", "cancelled"]
 MOST_LISTED = 200
 MOST_LOG_LINES = 10_000
 LOG_BYTES = 4 << 20
@@ -31,7 +33,7 @@ def router(office: Office) -> APIRouter:
     """The routes of one office."""
     routes = APIRouter(prefix="/v1", tags=["jobs"])
 
-    @routes.post("/jobs", status_code=201)
+    @routes.post("/jobs", status_code=201, **told(JobDocument, 404, 409, 429, *WITH_A_BODY, statuses=(200, 201)))
     def create(
         wanted: JobRequest,
         who: Submitter,
@@ -41,12 +43,12 @@ def router(office: Office) -> APIRouter:
         """Make a job under an id of the service's, or of `Idempotency-Key`."""
         return _made(office, wanted, who, key, response)
 
-    @routes.put("/jobs/{job}", status_code=201)
+    @routes.put("/jobs/{job}", status_code=201, **told(JobDocument, 404, 409, 429, *WITH_A_BODY, statuses=(200, 201)))
     def put(job: str, wanted: JobRequest, who: Submitter, response: Response) -> dict[str, Any]:
         """Make a job under an id of the client's; the same again is the same job, 200."""
         return _made(office, wanted, who, job, response)
 
-    @routes.get("/jobs")
+    @routes.get("/jobs", **told(Jobs))
     def jobs(
         who: Reader,
         state: State | None = None,
@@ -59,29 +61,36 @@ def router(office: Office) -> APIRouter:
         more = _as_cursor(found[limit - 1]) if len(found) > limit else None
         return {"jobs": [shown(office, job) for job in found[:limit]], "next": more}
 
-    @routes.get("/jobs/{job}")
+    @routes.get("/jobs/{job}", **told(JobDocument, 404))
     def job(job: str, who: Reader) -> dict[str, Any]:
         """How a job stands."""
         return shown(office, job_of(office, job, who))
 
-    @routes.post("/jobs/{job}/cancel", status_code=202)
+    @routes.post("/jobs/{job}/cancel", status_code=202, **told(JobDocument, 404, *WITH_A_BODY, statuses=(202,)))
     def cancel(job: str, who: Submitter) -> dict[str, Any]:
         """Have it end, within seconds; what it has made stays."""
         office.cancel(job_of(office, job, who))
         return shown(office, job_of(office, job, who))
 
-    @routes.post("/jobs/{job}/resume", status_code=202)
+    @routes.post(
+        "/jobs/{job}/resume", status_code=202, **told(JobDocument, 404, 409, 429, *WITH_A_BODY, statuses=(202,))
+    )
     def resume(job: str, who: Submitter) -> dict[str, Any]:
         """Go on with one that was cancelled, has failed, or has frames that failed; one that succeeded stays so."""
         office.resume(job_of(office, job, who), who.jobs)
         return shown(office, job_of(office, job, who))
 
-    @routes.delete("/jobs/{job}", status_code=204)
+    @routes.delete("/jobs/{job}", status_code=204, responses=problems(404, 409, *WITH_A_BODY))
     def remove(job: str, who: Submitter) -> None:
         """Remove one that has ended, with its faces."""
         office.remove(job_of(office, job, who))
 
-    @routes.get("/jobs/{job}/report")
+    @routes.get("/jobs/{job}/request", **told(JobRequest, 404))
+    def request(job: str, who: Reader) -> dict[str, Any]:
+        """What it was made of: sent again under another id, it makes the like."""
+        return Wanted.of(job_of(office, job, who).request).asked
+
+    @routes.get("/jobs/{job}/report", **sent("application/json", refused=(404,)))
     def report(job: str, who: Reader) -> Response:
         """The report of its run, as `gpu-extract extract --json` writes it."""
         folder = office.data.job(job_of(office, job, who).id)
@@ -91,7 +100,7 @@ def router(office: Office) -> APIRouter:
         text = office.shown(json.dumps(found, ensure_ascii=False), folder)
         return Response(json.dumps(json.loads(text)), media_type="application/json")
 
-    @routes.get("/jobs/{job}/log")
+    @routes.get("/jobs/{job}/log", **sent("text/plain", refused=(404,)))
     def log(job: str, who: Reader, tail: int = Query(100, ge=1, le=MOST_LOG_LINES)) -> PlainTextResponse:
         """The last lines of what its processes said."""
         folder = office.data.job(job_of(office, job, who).id)
@@ -103,7 +112,7 @@ def router(office: Office) -> APIRouter:
             lines = file.read().decode("utf-8", "replace").splitlines()[-tail:]
         return PlainTextResponse(office.shown("\n".join([*lines, ""]), folder))
 
-    @routes.get("/jobs/{job}/alignments")
+    @routes.get("/jobs/{job}/alignments", **sent("application/octet-stream", refused=(404,)))
     def alignments(job: str, who: Reader) -> FileResponse:
         """The alignments file, with the hashes of this run once it has succeeded."""
         found = job_of(office, job, who)
@@ -140,7 +149,7 @@ def shown(office: Office, job: Job) -> dict[str, Any]:
     """A job as clients see it."""
     wanted = Wanted.of(job.request)
     link = f"/v1/jobs/{job.id}"
-    links = ["events", "faces", "faces.tar", "alignments", "log"]
+    links = ["events", "faces", "faces.tar", "alignments", "log", "request"]
     if office.data.job(job.id).report.is_file():
         links.append("report")
     return {

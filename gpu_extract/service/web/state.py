@@ -14,6 +14,9 @@ from gpu_extract.service.office import Office
 from gpu_extract.service.requests import InRoot, described, listed, open_options
 from gpu_extract.service.table import ENDED, OPEN
 from gpu_extract.service.uploads import Uploads
+from gpu_extract.service.web.answers import OPEN as FOR_ALL
+from gpu_extract.service.web.answers import sent, told
+from gpu_extract.service.web.documents import Alive, Devices, Entries, Options, Readiness, Roots
 from gpu_extract.service.web.jobs import Reader
 
 MOST_LISTED = 10_000
@@ -23,20 +26,18 @@ def router(office: Office, uploads: Uploads) -> APIRouter:
     """The routes of one office and its uploads."""
     routes = APIRouter(tags=["state"])
 
-    @routes.head("/healthz", include_in_schema=False)
-    @routes.get("/healthz")
+    @routes.get("/healthz", openapi_extra=FOR_ALL, **told(Alive))
     async def healthz() -> dict[str, str]:
         """200 while the service answers at all."""
         return {"status": "alive", "version": __version__}
 
-    @routes.head("/readyz", include_in_schema=False)
-    @routes.get("/readyz")
+    @routes.get("/readyz", openapi_extra=FOR_ALL, **told(Readiness, statuses=(200, 503)))
     def readyz() -> JSONResponse:
         """200 where a job that comes now will be cut; else 503 and the reasons."""
         faults = office.faults()
         return JSONResponse({"ready": not faults, "reasons": faults}, status_code=503 if faults else 200)
 
-    @routes.get("/v1/devices")
+    @routes.get("/v1/devices", **told(Devices))
     def devices(who: Reader) -> dict[str, Any]:
         """Where faces are cut, what runs there, and what keeps one from working."""
         rows = [
@@ -46,24 +47,24 @@ def router(office: Office, uploads: Uploads) -> APIRouter:
         disk = shutil.disk_usage(office.data.path)
         return {"devices": rows, "disk_free_bytes": disk.free, "jobs": office.table.counts()}
 
-    @routes.get("/v1/options")
+    @routes.get("/v1/options", **told(Options))
     def options(who: Reader) -> dict[str, Any]:
         """The options that a job may set."""
         return {"options": [described(row) for row in open_options()]}
 
-    @routes.get("/v1/roots")
+    @routes.get("/v1/roots", **told(Roots))
     def roots(who: Reader) -> dict[str, Any]:
         """The names of the folders that jobs may name files of."""
         return {"roots": sorted(office.roots)}
 
-    @routes.get("/v1/roots/{root}")
-    @routes.get("/v1/roots/{root}/{path:path}")
+    @routes.get("/v1/roots/{root}", **told(Entries))
+    @routes.get("/v1/roots/{root}/{path:path}", **told(Entries))
     def in_root(root: str, who: Reader, path: str = "") -> dict[str, Any]:
         """What a root's folder holds."""
         entries = listed(InRoot(root=root, path=path or "."), office.roots, MOST_LISTED)
         return {"entries": entries, "more": len(entries) == MOST_LISTED}
 
-    @routes.get("/metrics")
+    @routes.get("/metrics", **sent("text/plain"))
     def metrics(who: Reader) -> Response:
         """Counters for Prometheus."""
         meters, lanes = office.meters, office.lanes

@@ -18,6 +18,8 @@ from starlette.requests import ClientDisconnect
 from gpu_extract.service.access import Caller
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.uploads import Upload, Uploads
+from gpu_extract.service.web.answers import WITH_A_BODY, done, header, told
+from gpu_extract.service.web.documents import UploadState
 from gpu_extract.service.web.guard import needs
 
 VERSION = "1.0.0"
@@ -27,6 +29,8 @@ IDLE_SECONDS = 30.0
 """Without a byte, after which a request is given up: nobody tells of a laptop that sleeps, and it holds the upload."""
 MOST_METADATA = 4096
 _WHOLE = re.compile(r"[0-9]{1,18}")
+_TUS = header("Tus-Resumable", {"const": VERSION})
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
 
 Submitter = Annotated[Caller, Depends(needs("submit"))]
 
@@ -75,16 +79,28 @@ def router(uploads: Uploads, *, idle_seconds: float = IDLE_SECONDS) -> APIRouter
             words["Upload-Metadata"] = upload.metadata
         return words
 
-    @routes.options("", status_code=204)
+    @routes.options("", status_code=204, **done())
     async def what_is_spoken(caller: Submitter) -> Response:
         words = {"Tus-Version": VERSION, "Tus-Extension": EXTENSIONS, "Tus-Max-Size": str(uploads.most_bytes)}
         return Response(status_code=204, headers=words)
 
-    @routes.get("")
+    @routes.get("", **told(list[UploadState]))
     async def own(caller: Submitter) -> list[dict[str, Any]]:
         return await asyncio.to_thread(_listed, uploads, caller)
 
-    @routes.post("", status_code=201, dependencies=tus)
+    @routes.post(
+        "",
+        status_code=201,
+        dependencies=tus,
+        openapi_extra={
+            "parameters": [
+                _TUS,
+                header("Upload-Length", _NUMBER),
+                header("Upload-Metadata", {"type": "string", "maxLength": MOST_METADATA}, required=False),
+            ]
+        },
+        **done(412, 413, 429, 408),
+    )
     async def create(request: Request, caller: Submitter) -> Response:
         length = _whole(request, "Upload-Length")
         metadata = request.headers.get("Upload-Metadata", "")
@@ -96,14 +112,23 @@ def router(uploads: Uploads, *, idle_seconds: float = IDLE_SECONDS) -> APIRouter
 
         return Response(status_code=201, headers=await asyncio.to_thread(announce))
 
-    @routes.head("/{upload_id}", dependencies=tus)
+    @routes.head("/{upload_id}", dependencies=tus, openapi_extra={"parameters": [_TUS]}, **done(404, 412))
     async def offset(upload_id: str, caller: Submitter) -> Response:
         def look() -> dict[str, str]:
             return words_about(uploads.find(upload_id, _owner(caller)))
 
         return Response(headers=await asyncio.to_thread(look))
 
-    @routes.patch("/{upload_id}", status_code=204, dependencies=tus)
+    @routes.patch(
+        "/{upload_id}",
+        status_code=204,
+        dependencies=tus,
+        openapi_extra={
+            "parameters": [_TUS, header("Upload-Offset", _NUMBER)],
+            "requestBody": {"required": True, "content": {CONTENT_TYPE: {"schema": {"type": "string"}}}},
+        },
+        **done(404, 408, 409, 412, 413, 415, 423),
+    )
     async def append(upload_id: str, request: Request, caller: Submitter) -> Response:
         if (said := request.headers.get("Content-Type", "none")) != CONTENT_TYPE:
             raise Problem(415, f"The content type is {said[:80]}; {CONTENT_TYPE} is wanted.")
@@ -116,7 +141,13 @@ def router(uploads: Uploads, *, idle_seconds: float = IDLE_SECONDS) -> APIRouter
             raise Problem(400, "The connection ended before the request did.") from None
         return Response(status_code=204, headers=await asyncio.to_thread(words_about, upload))
 
-    @routes.delete("/{upload_id}", status_code=204, dependencies=tus)
+    @routes.delete(
+        "/{upload_id}",
+        status_code=204,
+        dependencies=tus,
+        openapi_extra={"parameters": [_TUS]},
+        **done(404, 412, 423, *WITH_A_BODY),
+    )
     async def terminate(upload_id: str, caller: Submitter) -> Response:
         def remove() -> None:
             uploads.terminate(uploads.find(upload_id, _owner(caller)))
