@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import filecmp
 import json
 import os
@@ -18,13 +17,14 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterable, Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from gpu_extract.errors import InputError, OutputError
 from gpu_extract.service.names import safe_name
+from gpu_extract.service.part import Part, held, missing
 from gpu_extract.service.problems import Problem
 from gpu_extract.storage.atomic import write_free, write_whole
 from gpu_extract.storage.descriptors import close_quietly, open_beyond_standard
@@ -134,7 +134,7 @@ class Uploads:
         """
         upload = self._read(upload_id) if _ID.fullmatch(upload_id) else None
         if upload is None or owner not in (None, upload.owner):
-            raise _missing()
+            raise missing()
         return upload
 
     def offset(self, upload: Upload) -> int:
@@ -145,7 +145,7 @@ class Uploads:
         """
         came = _status(self._bytes_of(upload.id))
         if came is None:
-            raise _missing()
+            raise missing()
         return came.st_size
 
     def expires(self, upload: Upload) -> float:
@@ -166,7 +166,7 @@ class Uploads:
             Problem: 404 if it was removed, 409 for a wrong offset, 413 for bytes beyond the announced length, 423 while
                 something else is written to it, 507 if the disk refuses.
         """
-        with _Part(self._bytes_of(upload.id), upload.length) as part:
+        with Part(self._bytes_of(upload.id), upload.length) as part:
             if offset != part.offset:
                 raise Problem(
                     409,
@@ -195,7 +195,7 @@ class Uploads:
         Raises:
             Problem: 423 while something is written to it.
         """
-        with _held(self._bytes_of(upload.id)):
+        with held(self._bytes_of(upload.id)):
             # In this order: bytes of which nothing was said are litter, an announced upload without bytes is at 0.
             self._words_of(upload.id).unlink(missing_ok=True)
             self._bytes_of(upload.id).unlink(missing_ok=True)
@@ -327,100 +327,11 @@ class Uploads:
                     path.unlink()
 
 
-class _Part:
-    """The bytes of an upload while one request writes to them.
-
-    A request that is cancelled ends before its thread does. So writing and closing exclude each other: the thread finds
-    the file closed, not another file under its number.
-    """
-
-    def __init__(self, path: Path, length: int) -> None:
-        self._path, self._length = path, length
-        self._lock = threading.Lock()
-        self._handle: int | None = None
-        self.offset = 0
-
-    def __enter__(self) -> _Part:
-        self._handle = _open_locked(self._path)
-        self.offset = os.fstat(self._handle).st_size
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            assert self._handle is not None
-            close_quietly(self._handle)
-            self._handle = None
-
-    def write(self, data: bytes) -> None:
-        """
-        Raises:
-            Problem: 413 if some of it is beyond the length, 507 if the disk refuses; what could be written is.
-        """
-        with self._lock:
-            room = self._length - self.offset
-            view = memoryview(data)[:room]
-            try:
-                while view and self._handle is not None:
-                    written = os.pwrite(self._handle, view, self.offset)
-                    self.offset += written
-                    view = view[written:]
-            except OSError as error:
-                raise _refused(error) from error
-            if len(data) > room:
-                self._sync()
-                raise Problem(
-                    413,
-                    f"More came than the {self._length:,} bytes that were announced; they are kept, the rest is not.",
-                )
-
-    def sync(self) -> None:
-        with self._lock:
-            self._sync()
-
-    def _sync(self) -> None:
-        if self._handle is not None:
-            try:
-                os.fsync(self._handle)
-            except OSError as error:
-                raise _refused(error) from error
-
-
 def _status(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
     except FileNotFoundError:
         return None
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """While no request writes to it."""
-    handle = _open_locked(path)
-    try:
-        yield
-    finally:
-        close_quietly(handle)
-
-
-def _open_locked(path: Path) -> int:
-    """A descriptor to write to. The lock belongs to it, so nothing that was killed holds one."""
-    try:
-        handle = open_beyond_standard(path, os.O_WRONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        raise _missing() from None
-    except OSError as error:
-        raise _refused(error) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(handle).st_nlink == 0:
-            raise _missing()
-    except BlockingIOError:
-        close_quietly(handle)
-        raise Problem(423, "Another request writes to this upload; wait until it has ended, and try again.") from None
-    except BaseException:
-        close_quietly(handle)
-        raise
-    return handle
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -438,11 +349,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     with open_input(source, WHAT) as file:
         write_free(target, iter(lambda: file.read(WRITE_BYTES), b""))
-
-
-def _missing() -> Problem:
-    return Problem(404, "There is no such upload; it may have expired. Send the file again.")
-
-
-def _refused(error: OSError) -> Problem:
-    return Problem(507, f"The server could not write ({error.strerror}); what came is kept, so go on later.")
