@@ -125,7 +125,7 @@ def router(uploads: Uploads, *, idle_seconds: float = IDLE_SECONDS) -> APIRouter
         dependencies=tus,
         openapi_extra={
             "parameters": [_TUS, header("Upload-Offset", _NUMBER)],
-            "requestBody": {"required": True, "content": {CONTENT_TYPE: {"schema": {"type": "string"}}}},
+            "requestBody": {"required": True, "content": {CONTENT_TYPE: {"schema": {}}}},  # any bytes
         },
         **done(404, 408, 409, 412, 413, 415, 423),
     )
