@@ -213,6 +213,30 @@ def drop(page: Any, *paths: Path) -> None:
     )
 
 
+def drop_folder(page: Any, name: str, *paths: Path) -> None:
+    """The same with a folder that has them; a script cannot make one, so this is what a page sees of it."""
+    contents = [[path.name, list(path.read_bytes())] for path in paths]
+    page.evaluate(
+        """([name, contents]) => {
+          const files = contents.map(([name, bytes]) => ({
+            isFile: true, isDirectory: false, name,
+            file: (take) => take(new File([new Uint8Array(bytes)], name, { lastModified: 1700000000000 })),
+          }));
+          const createReader = () => ({ readEntries: (take) => take(files.splice(0, 2)) });
+          const folder = { isFile: false, isDirectory: true, name, createReader };
+          const drop = new Event("drop", { bubbles: true, cancelable: true });
+          drop.dataTransfer = { types: ["Files"], files: [], items: [{ webkitGetAsEntry: () => folder }] };
+          document.body.dispatchEvent(drop);
+        }""",
+        [name, contents],
+    )
+
+
+def forget_uploads(service: Service) -> None:
+    for one in HTTP.get(f"{service.url}/v1/uploads").json():
+        HTTP.delete(f"{service.url}/v1/uploads/{one['id']}", headers={"Tus-Resumable": "1.0.0"})
+
+
 def wait_until(condition: Any, seconds: float = PATIENCE_MS / 1000) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -378,8 +402,161 @@ def test_many_images_are_one_input(page: Any, service: Service) -> None:
     for path in (service.root / "images").iterdir():
         assert (there / path.name).read_bytes() == path.read_bytes()
     HTTP.delete(f"{service.url}/v1/jobs/{job}")
-    for one in HTTP.get(f"{service.url}/v1/uploads").json():
-        HTTP.delete(f"{service.url}/v1/uploads/{one['id']}", headers={"Tus-Resumable": "1.0.0"})
+    forget_uploads(service)
+
+
+def test_of_a_folder_the_images_are_the_frames_and_others_are_left_out(
+    page: Any, service: Service, tmp_path: Path
+) -> None:
+    others = [tmp_path / name for name in ("Thumbs.db", ".DS_Store", "readme.txt", "making-of.mp4")]
+    for path in others:
+        path.write_bytes(b"no image")
+    images = sorted((service.root / "images").iterdir())
+    drop_folder(page, "holiday", others[0], *images, *others[1:], service.root / "images.fsa")
+    slot(page, "Frames").get_by_text(f"{len(images)} images").wait_for()
+    slot(page, "Alignments file").get_by_text("images.fsa").wait_for()
+    page.locator("#draft .note").get_by_text("Left out: Thumbs.db and 2 more.").wait_for()
+    slot(page, "Frames").get_by_text("on the server").wait_for()
+    assert "holiday.tar" in HTTP.get(f"{service.url}/v1/uploads").text
+    for name in ("Frames", "Alignments file"):
+        slot(page, name).get_by_role("button", name="Remove").click()
+    drop_folder(page, "clips", others[0], service.root / "clip.mp4", others[2])
+    slot(page, "Frames").get_by_text("clip.mp4").wait_for()
+    slot(page, "Frames").get_by_role("button", name="Remove").click()
+    drop_folder(page, "papers", others[2])
+    page.locator("#draft .note").get_by_text("Left out: readme.txt.").wait_for()
+    assert slot(page, "Frames").get_by_text("A video, or images").is_visible()
+    wait_until(lambda: HTTP.get(f"{service.url}/v1/uploads").json() == [])
+
+
+def test_what_is_removed_while_it_is_sent_is_removed_there_too(page: Any, service: Service) -> None:
+    refusals: list[str] = []
+
+    def busy(route: Any) -> None:
+        if route.request.method == "DELETE" and len(refusals) < 2:
+            refusals.append(route.request.url)
+            route.fulfill(status=423, content_type="application/problem+json", body='{"detail": "It is written to."}')
+        else:
+            route.continue_()
+
+    page.route("**/v1/uploads/*", busy)
+    drop(page, service.root / "clip.mp4")
+    slot(page, "Frames").get_by_text("on the server").wait_for()
+    slot(page, "Frames").get_by_role("button", name="Remove").click()
+    # Asked by the page: while this process only waits, nobody answers for the route.
+    wait_until(lambda: page.evaluate("fetch('/v1/uploads').then((answer) => answer.json())") == [])
+    assert len(refusals) == 2
+
+
+def test_two_tabs_have_one_draft(page: Any, service: Service) -> None:
+    other = page.context.new_page()
+    other.goto(service.url)
+    other.wait_for_selector("#draft:not([hidden])")
+    drop(other, service.root / "clip.mp4")
+    choose(other, "Alignments file", "clip.fsa")
+    other.locator("#option-size").fill("64")
+    slot(page, "Frames").get_by_text("on the server").wait_for()
+    slot(page, "Alignments file").get_by_text("root:clip.fsa").wait_for()
+    assert page.locator("#option-size").input_value() == "64"
+
+    slot(page, "Alignments file").get_by_role("button", name="Remove").click()
+    slot(other, "Alignments file").get_by_text("Drop it here").wait_for()
+    choose(page, "Alignments file", "clip.fsa")
+    slot(other, "Alignments file").get_by_text("root:clip.fsa").wait_for()
+    third = page.context.new_page()
+    third.goto(service.url)
+    slot(third, "Frames").get_by_text("on the server").wait_for()
+    assert "clip.mp4" in slot(page, "Frames").inner_text()
+    other.get_by_role("button", name="Start").click()
+    for tab in (page, third):
+        slot(tab, "Frames").get_by_text("A video, or images").wait_for()
+    job = service.jobs()[0]["id"]
+    assert service.ended(job)["options"] == {"size": 64}
+    HTTP.delete(f"{service.url}/v1/jobs/{job}")
+    forget_uploads(service)
+
+
+def test_a_tab_takes_over_what_another_sends_no_more(page: Any, service: Service, tmp_path: Path) -> None:
+    big = tmp_path / "big.mp4"
+    big.write_bytes(os.urandom(40 << 20))
+    other = page.context.new_page()
+    other.goto(service.url)
+    other.wait_for_selector("#draft:not([hidden])")
+    other.route("**/v1/uploads/*", lambda route: route.abort())
+    slot(other, "Frames").locator("input").set_input_files(big)
+    slot(page, "Frames").get_by_text("Another tab sends it").wait_for()
+    other.close()
+    slot(page, "Frames").locator("input").set_input_files(big)
+    slot(page, "Frames").get_by_text("41.9 MB · on the server").wait_for()
+    slot(page, "Frames").get_by_role("button", name="Remove").click()
+    wait_until(lambda: HTTP.get(f"{service.url}/v1/uploads").json() == [])
+
+
+def test_a_job_can_be_had_again_with_other_options(page: Any, service: Service) -> None:
+    drop(page, service.root / "clip.mp4")
+    choose(page, "Alignments file", "clip.fsa")
+    page.locator("#option-size").fill("64")
+    slot(page, "Frames").get_by_text("on the server").wait_for()
+    page.get_by_role("button", name="Start").click()
+    job = job_of(page, "clip.mp4")
+    job.get_by_text("Done").wait_for()
+    choose(page, "Frames", "long.mp4")
+    job.get_by_role("button", name="Again, with other options").click()
+    page.get_by_role("dialog").get_by_role("button", name="Leave it").click()
+    assert "long.mp4" in slot(page, "Frames").inner_text()
+    job.get_by_role("button", name="Again, with other options").click()
+    page.get_by_role("dialog").get_by_role("button", name="Take them").click()
+    slot(page, "Frames").get_by_text("clip.mp4").wait_for()
+    assert "root:clip.fsa" in slot(page, "Alignments file").inner_text()
+    wait_until(lambda: page.evaluate("document.activeElement.id") == "option-size")
+    assert page.locator("#option-size").input_value() == "64"
+    page.locator("#option-size").fill("48")
+    page.reload()
+    slot(page, "Frames").get_by_text("on the server").wait_for()
+    page.get_by_role("button", name="Start").click()
+    wait_until(lambda: len(service.jobs()) == 2)
+    again, first = (one["id"] for one in service.jobs())
+    assert service.ended(again)["options"] == {"size": 48}
+    assert service.ended(again)["faces"] == FRAMES
+    for one in (again, first):
+        HTTP.delete(f"{service.url}/v1/jobs/{one}")
+    forget_uploads(service)
+
+
+def test_what_is_gone_since_a_job_is_asked_for(page: Any, service: Service) -> None:
+    drop(page, service.root / "clip.mp4")
+    choose(page, "Alignments file", "clip.fsa")
+    slot(page, "Frames").get_by_text("on the server").wait_for()
+    page.get_by_role("button", name="Start").click()
+    job = job_of(page, "clip.mp4")
+    job.get_by_text("Done").wait_for()
+    forget_uploads(service)
+    job.get_by_role("button", name="Again, with other options").click()
+    page.locator("#draft .note").get_by_text("The server does not keep the frames any more; choose again.").wait_for()
+    assert "root:clip.fsa" in slot(page, "Alignments file").inner_text()
+    HTTP.delete(f"{service.url}/v1/jobs/{service.jobs()[0]['id']}")
+
+
+def test_pictures_that_did_not_come_are_asked_for_again(page: Any, service: Service) -> None:
+    tries: dict[str, int] = {}
+
+    def lose(route: Any) -> None:
+        tries[route.request.url] = tries.get(route.request.url, 0) + 1
+        if tries[route.request.url] < 3:
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/faces/*.png", lose)
+    service.put("lost", "images.fsa", "images", size=64)
+    service.ended("lost")
+    page.reload()
+    job_of(page, "images").get_by_role("button", name="Why?").click()
+    there = "() => [...document.querySelectorAll('.face img')].filter((one) => one.naturalWidth === 64).length"
+    wait_until(lambda: page.evaluate(there) == 5)
+    assert page.locator(".face img.gone").count() == 0
+    assert set(tries.values()) == {3}
+    HTTP.delete(f"{service.url}/v1/jobs/lost")
 
 
 def test_images_that_are_chosen_one_after_another_join(page: Any, service: Service, tmp_path: Path) -> None:
@@ -568,24 +745,59 @@ def test_streams_that_are_opened_at_once_are_counted(page: Any, service: Service
     HTTP.delete(f"{service.url}/v1/jobs/streams")
 
 
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One that asks for a token."""
+    from gpu_extract.service.access import Tokens
+
+    made = Service(tmp_path_factory.mktemp("guarded"), words=())
+    made.root.mkdir()
+    (made.folder / "data").mkdir()
+    Tokens.make(made.folder / "data" / "tokens.toml", "anna", ["read", "submit"])
+    made.start()
+    yield made
+    made.stop()
+
+
+def assert_fine(page: Any, width: int) -> None:
+    """Nothing is wider than the page, and axe has no serious finding."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if AXE is None:
+        return
+    page.evaluate(Path(AXE).read_text())
+    found = page.evaluate("axe.run()")
+    serious = [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
+    assert not serious, json.dumps([(one["id"], one["nodes"][0]["html"]) for one in serious], indent=1)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
-def test_it_fits_and_axe_finds_nothing_serious(browser: Any, service: Service, scheme: str, width: int) -> None:
+def test_it_fits_and_axe_finds_nothing_serious(
+    browser: Any, service: Service, guarded: Service, scheme: str, width: int
+) -> None:
     job = "fits"
     service.put(job, "images.fsa", "images", size=64)
     service.ended(job)
-    sizes = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
-    with opened(browser, f"{service.url}/#{job}", **sizes, reduced_motion="reduce") as page:
+    sizes = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "reduced_motion": "reduce"}
+    with opened(browser, f"{service.url}/#{job}", **sizes) as page:
         page.locator(".face img").first.wait_for()
         page.get_by_text("All options").click()
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        if AXE is not None:
-            for show in (lambda: None, page.locator(".face").first.click):
-                show()
-                page.evaluate(Path(AXE).read_text())
-                found = page.evaluate("axe.run()")
-                serious = [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
-                assert not serious, json.dumps([(one["id"], one["nodes"][0]["html"]) for one in serious], indent=1)
+        assert_fine(page, width)
+        page.locator(".face").first.click()
+        assert_fine(page, width)
+        page.keyboard.press("Escape")
+        slot(page, "Frames").get_by_role("button", name="On the server").click()
+        page.locator("#picker").get_by_role("button", name="images/").wait_for()
+        assert_fine(page, width)
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Remove…").click()
+        page.get_by_role("dialog").get_by_text("Remove images?").wait_for()
+        assert_fine(page, width)
+    with opened(browser, guarded.url, **sizes) as page:
+        page.get_by_role("textbox", name="Token").fill("wrong")
+        page.get_by_role("button", name="Come in").click()
+        page.get_by_text("not a token of this server").wait_for()
+        assert_fine(page, width)
 
 
 def test_the_page_is_its_own_files_without_inline_scripts_or_styles() -> None:

@@ -1,13 +1,14 @@
 /** The newest faces of a job, as they become whole, and one of them large. */
 
 import { button, byId, make, tell } from "./elements.js";
-import { pathOf, pause } from "./server.js";
+import { backoff, pathOf, pause } from "./server.js";
 import { bytes, count, frameOf, visible } from "./words.js";
 
 export const MOST = 200;
 const AT_ONCE = 24; // of a second: more would keep the machine from its work
 const SECONDS = 1;
 const PATIENCE_SECONDS = 10;
+const TRIES = 5; // of a picture that does not come; after that when the server was away and is back
 const INSIDE_A_TAR = /\.tar\//;
 
 const nameOf = (face) => `${frameOf(face)}, face ${count(face.index)}`;
@@ -54,6 +55,11 @@ export class Faces {
   live(is) {
     this.isLive = is;
     this.syncSoon();
+  }
+
+  /** Ask again for pictures that did not come. */
+  retry() {
+    for (const image of this.grid.querySelectorAll("img.gone")) reload(image);
   }
 
   syncSoon() {
@@ -179,11 +185,25 @@ export class Faces {
 
 const urlOf = (job, face) => `/v1/jobs/${job}/faces/${pathOf(face.file)}`;
 
+/** One that failed to load is hidden, and tried again. */
 function picture(job, face, properties) {
   const image = make("img", { decoding: "async", ...properties });
-  image.addEventListener("error", () => image.classList.add("gone"));
+  let failures = 0;
+  image.addEventListener("load", () => image.classList.remove("gone"));
+  image.addEventListener("error", async () => {
+    image.classList.add("gone");
+    failures += 1;
+    if (failures >= TRIES) return;
+    await pause(backoff(failures));
+    reload(image);
+  });
   image.src = urlOf(job, face);
   return image;
+}
+
+/** Setting an address anew has it asked for anew, also where it is the same. */
+function reload(image) {
+  image.src = image.getAttribute("src");
 }
 
 /** Show a face large; the arrows show its neighbours, and Back closes it. */

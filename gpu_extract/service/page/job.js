@@ -19,7 +19,7 @@ const ACTS = [
 ];
 
 export class Job {
-  /** `host` says whether the caller may `submit`, who `me` is, and is told of `toggled`, `removed`. */
+  /** `host` says whether the caller may `submit`, who `me` is, and is told of `toggled`, `removed`, `again`. */
   constructor(job, host) {
     Object.assign(this, { id: job.id, job, host, stream: null, spoke: 0 });
     const panel = `job-${job.id}`;
@@ -209,6 +209,23 @@ export class Job {
     }
   }
 
+  /** Have the draft be like it. */
+  async again(by) {
+    by.disabled = true;
+    try {
+      await this.host.again(this.job);
+    } catch (error) {
+      this.say(error.message);
+    } finally {
+      by.disabled = false;
+    }
+  }
+
+  /** The server is back. */
+  retry() {
+    if (this.isOpen) this.faces.retry();
+  }
+
   say(text) {
     if (!text && !this.isOpen) return;
     if (!this.isOpen) this.host.toggled(this);
@@ -280,7 +297,10 @@ export class Job {
     }
     if (this.hasEnded && links.report) more.push(link("Report", links.report, `${this.id}-report.json`));
     more.push(link("Log", `${links.log}?tail=10000`, `${this.id}-log.txt`));
-    if (this.hasEnded && this.host.submit) more.push(button("Remove…", () => this.remove()));
+    if (this.hasEnded && this.host.submit) {
+      if (!this.isCheck) more.push(button("Again, with other options", (event) => this.again(event.target)));
+      more.push(button("Remove…", () => this.remove()));
+    }
     this.more.replaceChildren(...this.acts(true), ...more);
     if (focused) this.more.firstElementChild.focus();
   }

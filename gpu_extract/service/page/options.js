@@ -66,6 +66,10 @@ export class Options {
     this.tell();
   }
 
+  focus() {
+    this.inputs.get(this.pick(FIRST)[0]?.name)?.focus();
+  }
+
   /** The first input whose value a browser can see is none. */
   get fault() {
     return [...this.inputs.values()].find((element) => !element.checkValidity()) ?? null;

@@ -85,6 +85,7 @@ class Page {
   async answered(questions) {
     try {
       await questions();
+      if (this.failures) for (const job of this.jobs.values()) job.retry();
       this.failures = 0;
       byId("silence").hidden = true;
       return true;
@@ -146,7 +147,7 @@ class Page {
   }
 
   add(jobs) {
-    for (const job of jobs.filter(({ id }) => id !== this.draft?.checkId)) {
+    for (const job of jobs.filter(({ id }) => id !== this.draft?.check.id)) {
       if (this.jobs.has(job.id)) this.jobs.get(job.id).update(job);
       else this.jobs.set(job.id, new Job(job, this));
     }
@@ -181,6 +182,10 @@ class Page {
     this.add([job]);
     this.toggled(this.jobs.get(job.id));
     this.wake();
+  }
+
+  again(job) {
+    return this.draft.again(job);
   }
 
   removed(job, byHand = true) {

@@ -62,3 +62,14 @@ export const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, s
 export const backoff = (failures) => Math.min(LONGEST_WAIT, 2 ** Math.max(0, failures - 1));
 
 export const pathOf = (path) => path.split("/").map(encodeURIComponent).join("/");
+
+/** An id for a job that nobody has, with a name in it for who reads it. */
+export function newId(name) {
+  const words = name
+    .toLowerCase()
+    .replace(/\.[a-z0-9]{1,5}$/, "")
+    .replace(/[^a-z0-9]+/g, "-")
+    .replace(/^-+|-+$/g, "");
+  const [number] = crypto.getRandomValues(new Uint32Array(1));
+  return [words.slice(0, 40).replace(/-+$/, ""), number.toString(16).padStart(8, "0")].filter(Boolean).join("-");
+}

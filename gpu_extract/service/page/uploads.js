@@ -2,7 +2,8 @@
  * Files on their way to the server, by tus 1.0.
  *
  * The server's length of a file is the only truth of how much came. What is kept here is which of its uploads belongs to
- * which file, by name, size and time of change (of images, those of all), so that a page that was loaded again goes on where the last one ended.
+ * which file, by name, size and time of change (of images, those of all), so that a page that was loaded again goes on
+ * where the last one ended.
  */
 
 import { Silence, backoff, pause, refusal } from "./server.js";
@@ -11,19 +12,34 @@ import { markOf, tarOf } from "./tar.js";
 const UPLOADS = "/v1/uploads";
 const CHUNK_BYTES = 32 * 1024 * 1024; // proxies take 100 MB, as a rule
 const AT_ONCE = 2; // browsers open six connections to a server, and faces come through others
+const REMOVALS = 6; // tries; what is left then, the server removes after a day
 const KEPT = "gpu-extract.uploads";
 
 let sending = 0;
 const waiting = [];
 
 /**
- * One file, or `images` of them as one tar. `state` is "waiting", "sending", "paused", "lost" (this page does not have the file), "refused", "here" or
- * "gone"; tells "change".
+ * One file, or `images` of them as one tar; tells "change".
+ *
+ * `state` is "waiting", "sending", "paused", "lost" (this page does not have the file), "refused", "here" or "gone";
+ * `isElsewhere` where another tab is at it.
  */
 export class Upload extends EventTarget {
   constructor({ name, size, mtime, images = 0 }, file = null) {
     super();
-    Object.assign(this, { name, size, mtime, images, file, begun: 0, state: "lost", sent: 0, fault: "", rate: 0 });
+    Object.assign(this, {
+      name,
+      size,
+      mtime,
+      images,
+      file,
+      isElsewhere: false,
+      begun: 0,
+      state: "lost",
+      sent: 0,
+      fault: "",
+      rate: 0,
+    });
     this.id = kept()[this.key] ?? null;
     this.request = null;
     if (file) this.start();
@@ -40,24 +56,39 @@ export class Upload extends EventTarget {
     return new Upload(words, tar);
   }
 
+  /** One that the server has whole, whatever file it came from. */
+  static there({ id, name, length }) {
+    const upload = new Upload({ name, size: length, mtime: id });
+    Object.assign(upload, { id, sent: length, state: "here" });
+    keep(upload.key, id);
+    return upload;
+  }
+
   get key() {
     return `${this.name}|${this.size}|${this.mtime}`;
   }
 
   get words() {
-    return { name: this.name, size: this.size, mtime: this.mtime, images: this.images };
+    const { name, size, mtime, images, state } = this;
+    return { name, size, mtime, images, here: state === "here" };
+  }
+
+  isLike(words) {
+    return words?.name === this.name && words.size === this.size && words.mtime === this.mtime;
   }
 
   is(file) {
-    return file.name === this.name && file.size === this.size && file.lastModified === this.mtime;
+    return this.isLike({ name: file.name, size: file.size, mtime: file.lastModified });
   }
 
   isOfImages(files) {
     return files.length === this.images && markOf(files) === this.mtime;
   }
 
-  /** What an earlier page sent. */
+  /** What an earlier page sent, or another tab. */
   found(uploads) {
+    if (this.state !== "lost") return;
+    this.id = kept()[this.key] ?? null;
     const there = uploads.find((one) => one.id === this.id);
     if (!there) return;
     this.sent = there.offset;
@@ -65,6 +96,7 @@ export class Upload extends EventTarget {
   }
 
   start() {
+    this.isElsewhere = false;
     this.become("waiting");
     waiting.push(this);
     next();
@@ -88,8 +120,17 @@ export class Upload extends EventTarget {
     if (this.id) this.request?.abort();
   }
 
-  forget() {
-    if (this.id) fetch(`${UPLOADS}/${this.id}`, { method: "DELETE", headers: VERSION }).catch(() => {});
+  /** Asked again where nobody answers, and while the server is still at a request that was cut off here. */
+  async forget() {
+    for (let failures = 0; this.id && failures < REMOVALS; failures += 1) {
+      if (failures) await pause(backoff(failures));
+      try {
+        const { status } = await fetch(`${UPLOADS}/${this.id}`, { method: "DELETE", headers: VERSION });
+        if (status !== 423 && status < 500) return;
+      } catch {
+        // Nobody answered.
+      }
+    }
   }
 
   become(state, fault = "") {
@@ -112,9 +153,12 @@ export class Upload extends EventTarget {
       } catch (error) {
         if (!goesOn()) return;
         if (!(await this.isReadable())) {
-          this.become("refused", this.images
-            ? "An image was changed or moved while they were sent; choose them again."
-            : "The file was changed or moved while it was sent; choose it again.");
+          this.become(
+            "refused",
+            this.images
+              ? "An image was changed or moved while they were sent; choose them again."
+              : "The file was changed or moved while it was sent; choose it again.",
+          );
         } else if (error instanceof Silence || [409, 423].includes(error.status)) {
           failures += 1;
           this.fault = "The connection was lost; it goes on by itself.";
