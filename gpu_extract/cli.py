@@ -313,7 +313,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _submit(arguments: argparse.Namespace) -> int:
     values = _values(_in_force(arguments, "submit", unneeded=() if arguments.job is None else ("alignments", "frames")))
-    from gpu_extract.client.submission import Wish, check_decides_itself, submit
+    from gpu_extract.client.submission import submit
+    from gpu_extract.client.wish import Wish, check_decides_itself
 
     check_decides_itself(_flags(arguments, "extract"))
     wish = Wish(url=arguments.url, values=values, **{name: getattr(arguments, name) for name in SUBMIT_WORDS})

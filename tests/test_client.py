@@ -27,13 +27,16 @@ import numpy as np
 import pytest
 
 from gpu_extract.cli import main
-from gpu_extract.client import Client, archive, fetch, memory, server, submission
+from gpu_extract.client import Client, archive, fetch, inbox, inputs, memory, saving, server
 from gpu_extract.client import uploads as uploading
 from gpu_extract.client.archive import EndedError, members
+from gpu_extract.client.arrived import Arrived
 from gpu_extract.client.events import Event, tell
-from gpu_extract.client.fetch import check_inside
+from gpu_extract.client.fetch import Fetching
+from gpu_extract.client.listing import check_inside
 from gpu_extract.client.packing import Packed
 from gpu_extract.client.server import Address, CutError, Server
+from gpu_extract.client.wish import place as place_of
 from gpu_extract.errors import DeviceError, InputError, OutputError, UsageError
 from gpu_extract.run import journal
 from gpu_extract.run.progress import FrameDone, Note, Planned
@@ -235,12 +238,12 @@ def test_a_file_here_goes_before_a_root_of_its_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(material.of_images, "foot:clip.fsa")
-    assert isinstance(submission._place("foot:clip.fsa"), Path)
-    assert str(submission._place("foot:clip.mp4")) == "foot:clip.mp4"
+    assert isinstance(place_of("foot:clip.fsa"), Path)
+    assert str(place_of("foot:clip.mp4")) == "foot:clip.mp4"
     with pytest.raises(InputError, match="ROOT:path"):
-        submission._place("clip.mp4")
+        place_of("clip.mp4")
     with pytest.raises(UsageError, match="of this machine only"):
-        submission._place("s3://bucket/clip.mp4")
+        place_of("s3://bucket/clip.mp4")
 
 
 def test_no_update_leaves_the_file(service: Service, place: Place) -> None:
@@ -379,10 +382,12 @@ class Deaths:
     def everywhere(self) -> None:
         server.Server._send = self.around(server.Server._send)  # type: ignore[method-assign]
         memory.Memory.keep = self.around(memory.Memory.keep)  # type: ignore[method-assign]
-        fetch._Inbox.take = self.around(fetch._Inbox.take)  # type: ignore[method-assign]
-        for module in (submission, fetch):
+        inbox.Inbox.put = self.around(inbox.Inbox.put)  # type: ignore[method-assign]
+        Arrived.add = self.around(Arrived.add)  # type: ignore[method-assign]
+        Arrived.settle = self.around(Arrived.settle)  # type: ignore[method-assign]
+        for module in (saving, fetch):
             module.write_whole = self.around(module.write_whole)  # type: ignore[attr-defined]
-        submission.backup_copy = self.around(submission.backup_copy)  # type: ignore[attr-defined]
+        saving.backup_copy = self.around(saving.backup_copy)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)])
@@ -448,14 +453,12 @@ def test_ctrl_c_leaves_the_job_or_cancels_it(service: Service, place: Place, her
 
 CTRL_C = """
 import os, signal, sys
-from gpu_extract.client import events
+from gpu_extract.client import fetch
 from gpu_extract.cli import main
-real = events._parsed
-def parsed(*words):
-    for event in real(*words):
-        os.kill(os.getpid(), signal.SIGINT)
-        yield event
-events._parsed = parsed
+def listed(*words):
+    os.kill(os.getpid(), signal.SIGINT)
+    raise AssertionError("it went on")
+fetch.listed = listed
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -591,7 +594,7 @@ def test_a_full_disk_ends_it_and_the_same_command_goes_on(
         os.write(handle, data)
 
     with monkeypatch.context() as patched:
-        patched.setattr(fetch, "write_all", full)
+        patched.setattr(inbox, "write_all", full)
         assert place.submit(service.url) == 6
     assert "run the same command again to go on" in capsys.readouterr().err
     assert not list(place.faces.glob(".part-*"))
@@ -609,7 +612,7 @@ def test_a_disk_that_is_too_small_is_told_before(
 
     monkeypatch.setattr(os, "statvfs", lambda path: Full)
     assert place.submit(service.url) == 6
-    assert "the faces need" in capsys.readouterr().err
+    assert "the faces that come next need" in capsys.readouterr().err
 
 
 # ---- folders of images, which are one tar
@@ -746,7 +749,7 @@ def test_a_folder_is_one_upload_that_is_gone_once_the_job_has_it(
         names.append(name)
         return real(asked, name, size)
 
-    monkeypatch.setattr(submission, "begin", begin)
+    monkeypatch.setattr(inputs, "begin", begin)
     with Client(service.url) as client:
         before = {one["id"] for one in client.server.ask("GET", "/v1/uploads").json()}
     assert (here.extract(), there.submit(service.url)) == (0, 0)
@@ -790,8 +793,8 @@ def test_two_at_once_for_one_folder_exclude_each_other(
 
 def test_what_is_old_is_forgotten_and_what_is_torn_is_none(place: Place) -> None:
     known = memory.Memory()
-    known.keep(place.faces, memory.Record({}, "j", fetched=3))
-    assert known.record(place.faces) == memory.Record({}, "j", fetched=3)
+    known.keep(place.faces, memory.Record({}, "j", brought=True))
+    assert known.record(place.faces) == memory.Record({}, "j", brought=True)
     (record,) = (place.folder.parent / "state").rglob("submission-*.json")
     for torn in (b"", b"{", b"[]", b'{"job": "j"}', b'{"other": 1}', b"\xff"):
         record.write_bytes(torn)
@@ -864,7 +867,8 @@ class Hostile:
 
     def __init__(self) -> None:
         self.faces: list[dict[str, Any]] = []
-        self.tar = b""
+        self.tar = self.last = b""
+        self.wanted = b""
         self.asked: list[tuple[str, str, str | None]] = []
         outer = self
 
@@ -874,6 +878,7 @@ class Hostile:
             def do_GET(self) -> None:
                 outer.asked.append((self.command, self.path, self.headers.get("Authorization")))
                 path = self.path.partition("?")[0]
+                outer.wanted = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 body, status, more = outer.answer(path)
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(body)), **more}.items():
@@ -899,7 +904,7 @@ class Hostile:
         if path == "/v1/jobs/j/faces":
             return "".join(json.dumps(face) + "\n" for face in self.faces).encode(), 200, {}
         if path == "/v1/jobs/j/faces.tar":
-            return self.tar, 200, {}
+            return self.last if journal.NAME.encode() in self.wanted else self.tar, 200, {}
         return b"{}", 404, {}
 
     def wrap(self, context: ssl.SSLContext) -> None:
@@ -962,8 +967,8 @@ def test_names_that_lead_elsewhere_are_refused(name: str, hostile: Hostile, tmp_
 @pytest.mark.parametrize(
     ("tar", "sentence"),
     [
-        (entry("../x.png"), "did not list"),
-        (entry("other.png"), "did not list"),
+        (entry("../x.png"), "not asked for"),
+        (entry("other.png"), "not asked for"),
         (entry("good.png", b"longer than said"), "instead of 4"),
         (entry("good.png", b"", tarfile.SYMTYPE, linkname="/etc/passwd"), "something else than files"),
         (entry("good.png", b"", tarfile.LNKTYPE, linkname="x"), "something else than files"),
@@ -978,16 +983,13 @@ def test_names_that_lead_elsewhere_are_refused(name: str, hostile: Hostile, tmp_
         (entry("x", b"99 path=a\n", tarfile.XHDTYPE) + entry("good.png"), "not understood"),
         (entry("x", b"13 size=-100\n", tarfile.XHDTYPE) + entry("good.png"), "not understood"),
         (b"\x1f\x8b" + bytes(1022), "not understood"),
-        (entry("good.png") + entry("good.png"), "did not list"),
-        (entry("good.png") + entry("faces.sh"), "did not list"),
-        (entry("good.png") + END, "no journal"),
-        (entry("good.png") + entry(journal.NAME, b"nonsense"), "not whole"),
-        (entry("good.png") + entry(journal.NAME, journal_of(face("good.png"), face("more.png"))), "did not send"),
-        (entry("good.png") + entry(journal.NAME, journal_of(face("../good.png"))), "refused"),
-        (entry("good.png") + entry(journal.NAME, b"", size=1 << 40), "refused"),
+        (entry("good.png") + entry("good.png"), "not asked for"),
+        (entry("good.png") + entry("faces.sh"), "not asked for"),
+        (b"", "did not send"),
+        (entry(journal.NAME, journal_of(face("good.png"))), "not asked for"),
     ],
 )
-def test_archives_that_are_not_what_was_listed_are_refused(
+def test_archives_that_are_not_what_was_asked_for_are_refused(
     tar: bytes, sentence: str, hostile: Hostile, tmp_path: Path
 ) -> None:
     hostile.faces, hostile.tar = [face("good.png")], tar + END
@@ -997,6 +999,30 @@ def test_archives_that_are_not_what_was_listed_are_refused(
     assert set(files) <= {"faces", "faces/good.png"}
 
 
+@pytest.mark.parametrize(
+    ("last", "sentence"),
+    [
+        (b"", "no journal"),
+        (entry("more.png"), "not asked for"),
+        (entry("faces.jsonl"), "no journal"),
+        (entry(journal.NAME, b"nonsense"), "not whole"),
+        (entry(journal.NAME, journal_of(face("good.png"))[:-1]), "not whole"),
+        (entry(journal.NAME, journal_of(face("good.png"), face("more.png"))), "did not send"),
+        (entry(journal.NAME, journal_of(face("../good.png"))), "refused"),
+        (entry(journal.NAME, journal_of(face("good.png", b"longer"))), "did not send"),
+        (entry(journal.NAME, b"", size=1 << 40), "refused"),
+    ],
+)
+def test_journals_that_do_not_fit_the_faces_are_refused(
+    last: bytes, sentence: str, hostile: Hostile, tmp_path: Path
+) -> None:
+    hostile.faces, hostile.tar, hostile.last = [face("good.png")], entry("good.png") + END, last + END
+    with Client(hostile.url) as client, pytest.raises(InputError, match=sentence):
+        client.job("j").fetch(tmp_path / "outer" / "faces")
+    files = [path.relative_to(tmp_path / "outer").as_posix() for path in (tmp_path / "outer").rglob("*")]
+    assert set(files) <= {"faces", "faces/good.png", "faces/faces.jsonl"}
+
+
 def test_a_folder_that_is_a_link_is_not_followed(hostile: Hostile, tmp_path: Path) -> None:
     hostile.faces, hostile.tar = [face("a/x.png")], entry("a/x.png") + END
     faces, elsewhere = tmp_path / "faces", tmp_path / "elsewhere"
@@ -1004,7 +1030,7 @@ def test_a_folder_that_is_a_link_is_not_followed(hostile: Hostile, tmp_path: Pat
     elsewhere.mkdir()
     (faces / "a").symlink_to(elsewhere)
     with Client(hostile.url) as client, pytest.raises(OutputError, match="is a link"):
-        fetch.fetch(client.server, "j", faces)
+        Fetching(client.server, "j", faces, Arrived(faces)).catch_up()
     assert list(elsewhere.iterdir()) == []
 
 

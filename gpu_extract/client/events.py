@@ -54,52 +54,71 @@ def follow(server: Server, job: str) -> Iterator[Event]:
 
 
 def tell(events: Iterator[Event], listener: Listener) -> None:
-    """Tell a listener of a job as of a run that goes on here.
-
-    The faces of a plan are not known here, so `Planned.faces` is 0. A frame's key is told by the names of its faces.
-    """
-    told: set[int] = set()
-    waiting: list[FrameDone] = []
+    """Tell a listener of a job as of a run that goes on here, see `Teller`."""
+    teller = Teller(listener)
     open_frame: list[dict[str, Any]] = []
-    of, said = None, None
     for event in events:
-        if event.kind == "progress" and of is None and isinstance(event.data.get("of"), int):
-            of = event.data["of"]
-            listener(Planned(of, 0))
+        if event.kind == "progress":
+            teller.planned(event.data.get("of"))
         elif event.kind == "face":
             if open_frame and open_frame[-1].get("frame") != event.data.get("frame"):
-                waiting += _done(open_frame, told)
+                teller.frame(open_frame)
                 open_frame = []
             open_frame.append(event.data)
             if event.place is not None:
-                waiting += _done(open_frame, told)
+                teller.frame(open_frame)
                 open_frame = []
-        elif event.kind == "state" and (text := _sentence(event.data)) != said:
-            said = text
+        elif event.kind == "state":
+            teller.state(event.data)
+
+
+class Teller:
+    """Tells a listener of a job as of a run that goes on here.
+
+    The faces of a plan are not known here, so `Planned.faces` is 0. A frame's key is told by the names of its faces.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._told: set[int] = set()
+        self._waiting: list[FrameDone] = []
+        self._of: int | None = None
+        self._said: str | None = None
+
+    def planned(self, of: Any) -> None:
+        """How many frames there will be, or None; what follows the first number says nothing new."""
+        if self._of is None and isinstance(of, int):
+            self._of = of
+            self._listener(Planned(of, 0))
+            for done in self._waiting:
+                self._listener(done)
+            self._waiting.clear()
+
+    def frame(self, faces: list[dict[str, Any]]) -> None:
+        """The faces of a frame that is whole, once: where shards were merged, all frames come again."""
+        with suppress(KeyError, TypeError, ValueError):
+            position = int(faces[0]["frame"])
+            if position in self._told:
+                return
+            self._told.add(position)
+            first = str(faces[0]["file"]).rpartition("/")[2].rpartition("#")[2]
+            name = first.rpartition(".")[0].rpartition("_")[0]
+            rows = (FaceResult(-1, one["index"], one["file"], one["sha1"], one["bytes"]) for one in faces)
+            done = FrameDone(name, position, tuple(rows), ())
+            if self._of is None:
+                self._waiting.append(done)
+            else:
+                self._listener(done)
+
+    def state(self, data: dict[str, Any]) -> None:
+        """What a person wants to know of a job that goes on."""
+        if (text := _sentence(data)) != self._said:
+            self._said = text
             if text:
-                listener(Note(text))
-        if of is not None:
-            for done in waiting:
-                listener(done)
-            waiting.clear()
-
-
-def _done(faces: list[dict[str, Any]], told: set[int]) -> list[FrameDone]:
-    """A frame that is whole, once: where shards were merged, all frames come again."""
-    with suppress(KeyError, TypeError, ValueError):
-        position = int(faces[0]["frame"])
-        if position in told:
-            return []
-        told.add(position)
-        first = str(faces[0]["file"]).rpartition("/")[2].rpartition("#")[2]
-        name = first.rpartition(".")[0].rpartition("_")[0]
-        rows = (FaceResult(-1, one["index"], one["file"], one["sha1"], one["bytes"]) for one in faces)
-        return [FrameDone(name, position, tuple(rows), ())]
-    return []
+                self._listener(Note(text))
 
 
 def _sentence(state: dict[str, Any]) -> str | None:
-    """What a person wants to know of a job that goes on."""
     if state.get("note"):
         return str(state["note"])
     if state.get("state") == "queued" and isinstance(state.get("position"), int) and state["position"] > 1:

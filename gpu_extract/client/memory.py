@@ -37,7 +37,7 @@ class Record:
         before: BLAKE2b, in hex, of the alignments file as it was sent; None where it was not sent from here.
         frames_folder: the name of the folder of images that was sent from here.
         begun: whether faces were put into the folder.
-        fetched: files, from the beginning, that are on the disk there.
+        brought: whether all of them are there, with the journal.
         backup: of the alignments file, once it was made.
         unsaved: where the new alignments file was put since the old one was changed meanwhile.
         after: as `before`, of the file that was saved.
@@ -50,7 +50,7 @@ class Record:
     before: str | None = None
     frames_folder: str | None = None
     begun: bool = False
-    fetched: int = 0
+    brought: bool = False
     backup: str | None = None
     unsaved: str | None = None
     after: str | None = None
@@ -109,7 +109,12 @@ class Memory:
         write_whole(self._of_faces(faces), [json.dumps(asdict(record)).encode()])
 
     def forget(self, faces: Path) -> None:
-        self._of_faces(faces).unlink(missing_ok=True)
+        for path in (self._of_faces(faces), self.log(faces)):
+            path.unlink(missing_ok=True)
+
+    def log(self, faces: Path) -> Path:
+        """Where `Arrived` keeps what has come into a folder."""
+        return self._of_faces(faces).with_suffix(".log")
 
     def upload(self, url: str, path: Path, known_by: list[Any]) -> str | None:
         """The upload that was begun of a file or folder; None where there is none.
@@ -135,7 +140,7 @@ class Memory:
 
     def _forget_what_is_old(self) -> None:
         now = time.time()
-        for path in self._folder.glob("*.json"):
+        for path in (*self._folder.glob("*.json"), *self._folder.glob("*.log")):
             with suppress(OSError):
                 if path.stat().st_mtime + KEPT_SECONDS < now:
                     path.unlink()

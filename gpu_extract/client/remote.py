@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from gpu_extract.client.arrived import Arrived
 from gpu_extract.client.events import ENDED, follow, tell
-from gpu_extract.client.fetch import fetch
+from gpu_extract.client.fetch import Fetching
 from gpu_extract.client.packing import Packed
 from gpu_extract.client.server import PATIENCE_SECONDS, Server, quoted, read_whole
 from gpu_extract.client.uploads import Source, forget, send, upload
@@ -218,7 +219,9 @@ class Job:
 
         self.check()
         prepare_folder(Path(folder), resume=False)
-        fetch(self.server, self.id, Path(folder))
+        fetching = Fetching(self.server, self.id, Path(folder), Arrived(Path(folder)))
+        fetching.catch_up()
+        fetching.finish()
 
     def check(self) -> None:
         """

@@ -11,8 +11,9 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Body, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from gpu_extract.naming import FACE_EXTENSIONS, has_extension
@@ -20,12 +21,13 @@ from gpu_extract.run import journal
 from gpu_extract.service import feed
 from gpu_extract.service.office import Office
 from gpu_extract.service.problems import Problem
-from gpu_extract.service.web.answers import sent
+from gpu_extract.service.web.answers import WITH_A_BODY, sent
 from gpu_extract.service.web.jobs import Reader, job_of
 from gpu_extract.storage.beneath import open_beneath
 from gpu_extract.storage.descriptors import close_quietly
 
 MOST_LISTED = 10_000
+MOST_ASKED = 1000
 BLOCK_BYTES = 1 << 20
 SENT_BYTES = 1 << 18
 SERVED = (*FACE_EXTENSIONS, ".tar", ".jsonl", ".parquet")
@@ -70,6 +72,18 @@ def router(office: Office) -> APIRouter:
         return StreamingResponse(
             _gathered(_archive(folder, names, skip)), media_type="application/x-tar", headers=headers
         )
+
+    @routes.post("/jobs/{job}/faces.tar", **sent("application/x-tar", refused=(404, *WITH_A_BODY)))
+    def some(
+        job: str, who: Reader, files: Annotated[list[str], Body(min_length=1, max_length=MOST_ASKED)]
+    ) -> StreamingResponse:
+        """Some files of the faces folder, in the order of their names in the request; those that are missing are left
+        out.
+        """
+        found = job_of(office, job, who)
+        names = [name for name in files if has_extension(name, SERVED) or name == journal.NAME]
+        folder = office.data.job(found.id).faces
+        return StreamingResponse(_gathered(_archive(folder, names, 0)), media_type="application/x-tar")
 
     @routes.get(
         "/jobs/{job}/faces/{path:path}",
