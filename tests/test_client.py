@@ -37,7 +37,7 @@ from gpu_extract.client.listing import check_inside
 from gpu_extract.client.packing import Packed
 from gpu_extract.client.server import Address, CutError, Server
 from gpu_extract.client.wish import place as place_of
-from gpu_extract.errors import DeviceError, InputError, OutputError, UsageError
+from gpu_extract.errors import DeviceError, GpuExtractError, InputError, OutputError, UsageError
 from gpu_extract.run import journal
 from gpu_extract.run.progress import FrameDone, Note, Planned
 from tests.helpers import extract_command, files_in, write_clip
@@ -881,7 +881,8 @@ class Hostile:
                 outer.wanted = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 body, status, more = outer.answer(path)
                 self.send_response(status)
-                for name, value in {"Content-Length": str(len(body)), **more}.items():
+                kind = "application/json" if status < 400 else "application/problem+json"
+                for name, value in {"Content-Length": str(len(body)), "Content-Type": kind, **more}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
@@ -1138,6 +1139,87 @@ def test_addresses_that_are_refused_are_not_repeated(text: str) -> None:
     with pytest.raises(UsageError) as error:
         Server(text)
     assert "secret" not in str(error.value)
+
+
+HTML = {"Content-Type": "text/html"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "sentence"),
+    [
+        (404, b"<html>", InputError, r"is not the address of a gpu-extract service \(HTTP 404 Not Found\)"),
+        (405, b"<html>", InputError, "is not the address of a gpu-extract service"),
+        (400, b"<html>The plain HTTP request was sent to HTTPS port", UsageError, "speaks TLS; its address begins with"),
+        (401, b"<html>", UsageError, "is behind a proxy that refuses who asks"),
+        (403, b"<html>", UsageError, "is behind a proxy that refuses who asks"),
+        (413, b"<html>", UsageError, "a proxy that takes no pieces of 32 MiB"),
+        (500, b"oh", GpuExtractError, "is it that of gpu-extract?"),
+        (502, b"<html>", DeviceError, r"cannot be reached for 0 s \(a proxy says HTTP 502 Bad Gateway\)"),
+    ],
+)
+def test_what_is_not_the_services_own_answer_has_a_sentence_of_its_own(
+    status: int,
+    body: bytes,
+    kind: type[GpuExtractError],
+    sentence: str,
+    hostile: Hostile,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hostile, "answer", lambda path: (body, status, HTML))
+    with Client(hostile.url, patience=0.2) as client, pytest.raises(kind, match=sentence):
+        client.job("j")
+    with Client(hostile.url, patience=0.2) as client, pytest.raises(kind, match=sentence):
+        client.find("j")
+
+
+def test_a_proxy_that_has_lost_its_service_for_a_moment_is_no_answer_of_it(
+    hostile: Hostile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = json.dumps({"id": "j", "state": "running"}).encode()
+    answers = iter([(job, 200, {}), (b"404 page not found", 404, HTML), (b"", 500, HTML), (job, 200, {})])
+    monkeypatch.setattr(hostile, "answer", lambda path: next(answers))
+    with Client(hostile.url) as client:
+        assert client.find("j") == client.find("j")
+
+
+def test_a_token_that_ran_out_is_told_as_that(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = json.dumps({"id": "j", "state": "running"}).encode()
+    answers = iter([(b"{}", 401, {}), (job, 200, {}), (b"{}", 401, {}), (b"{}", 401, {})])
+    monkeypatch.setattr(hostile, "answer", lambda path: next(answers))
+    with Client(hostile.url, "old") as client:
+        with pytest.raises(UsageError, match="does not know this token; set GPU_EXTRACT_TOKEN"):
+            client.job("j")
+        assert client.job("j").state == "running"
+        with pytest.raises(UsageError, match="any more; .* the same command goes on"):
+            client.job("j")
+    with Client(hostile.url) as client, pytest.raises(UsageError, match="asks for a token; set GPU_EXTRACT_TOKEN"):
+        client.job("j")
+
+
+def test_the_other_scheme_is_named(tmp_path: Path, hostile: Hostile) -> None:
+    with (
+        Client(hostile.url.replace("http:", "https:")) as client,
+        pytest.raises(UsageError, match="does not speak TLS; .* begins with http://"),
+    ):
+        client.job("j")
+    for said, sentence in (
+        (b"\x15\x03\x03\x00\x02\x02\x46", "speaks TLS; its address begins with https://"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP; check the port"),
+    ):
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            threading.Thread(target=answering, args=(listening, said), daemon=True).start()
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            with Client(url) as client, pytest.raises(UsageError, match=sentence):
+                client.job("j")
+    with Client(url, patience=0.1) as client, pytest.raises(DeviceError) as refused:
+        client.job("j")
+    assert "https" not in str(refused.value)
+
+
+def answering(listening: socket.socket, said: bytes) -> None:
+    with contextlib.suppress(OSError), listening.accept()[0] as one:
+        one.recv(4096)
+        one.sendall(said)
 
 
 def test_a_token_with_line_breaks_is_refused() -> None:

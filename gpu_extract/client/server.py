@@ -47,6 +47,15 @@ KIND_OF_EXIT: Mapping[int, type[GpuExtractError]] = {
     kind.exit_code: kind for kind in (UsageError, InputError, DeviceError, OutputError, AlignmentsError)
 }
 KIND_OF_STATUS: Mapping[int, type[GpuExtractError]] = {404: InputError, 422: InputError, 507: OutputError}
+PROBLEM, JSON = "application/problem+json", "application/json"
+"""In what form a service refuses something, and answers; what refuses in another form is another."""
+BETWEEN = (404, 500)
+"""What proxies say, beside BUSY, while the service behind them is started again."""
+PIECE_MIB = 32
+"""Of an upload in one request: below what proxies take."""
+TLS_ALERT = b"\x15\x03"
+NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
+"""By which OpenSSL says that what came is something else."""
 _PLAIN = re.compile(r"[!-~]+")
 _TOKEN = re.compile(r"[!-~]{1,512}")
 
@@ -104,6 +113,8 @@ class Address:
 
 
 _WANTED = "http://HOST:PORT is wanted, or https"
+_TOKENS = "set GPU_EXTRACT_TOKEN, or give --token-file, with one"
+_SPEAKS_TLS = "speaks TLS; its address begins with https://."
 
 
 class Answer(NamedTuple):
@@ -141,12 +152,18 @@ class _WholeHead(http.client.HTTPResponse):
                 self.fp = whole
 
 
+class _TlsAnswerError(http.client.HTTPException):
+    """An alert of TLS came in place of an answer."""
+
+
 class _Lines:
     def __init__(self, file: Any) -> None:
         self._file = file
 
     def readline(self, limit: int) -> bytes:
         line: bytes = self._file.readline(limit)
+        if line.startswith(TLS_ALERT):
+            raise _TlsAnswerError
         if not line.endswith(b"\n") and len(line) < limit:
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         return line
@@ -235,7 +252,7 @@ class Server:
         """
         try:
             answer = self._send(method, path, body, dict(headers or {}), timeout)
-            if not (answer.status < 300 or answer.status in allowed):
+            if not (answer.status < 300 or (answer.status in allowed and _form(answer) in (PROBLEM, JSON))):
                 self._refuse(answer)
             self.heard()
             yield answer
@@ -246,6 +263,8 @@ class Server:
             raise InputError(f"{self.address} does not prove who it is: {error.verify_message}.") from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
+            if not self._known and (sentence := _other_protocol(error)):
+                raise UsageError(f"{self.address} {sentence}") from error
             raise CutError(_why(error)) from error
         except BaseException:
             self.close()
@@ -268,8 +287,11 @@ class Server:
         left = self._heard_at + patience - time.monotonic()
         if left <= 0:
             why = "has not answered" if self._known else "cannot be reached"
+            hint = ""
+            if not self._known and not self.address.secure and isinstance(error.__cause__, ConnectionResetError):
+                hint = " If it speaks TLS, its address begins with https://."
             raise DeviceError(
-                f"{self.address} {why} for {patience:,.0f} s ({error}); run the same command again to go on."
+                f"{self.address} {why} for {patience:,.0f} s ({error}); run the same command again to go on.{hint}"
             ) from error
         if self._tries == 1 or error.pause is not None:  # a kept connection that ended is no news
             self._away = True
@@ -319,19 +341,48 @@ class Server:
             GpuExtractError: else.
         """
         status = answer.status
-        said = _document(read_whole(answer, MOST_ANSWER))
-        sentence = printable(str(said.get("detail") or f"HTTP {status} {answer.reason}"))[:LONGEST_SENTENCE]
+        body = read_whole(answer, MOST_ANSWER)
         later = answer.headers.get("Retry-After")
+        pause = float(later) if later is not None and later.isascii() and later.isdecimal() else None
+        if _form(answer) != PROBLEM:
+            raise self._foreign(status, f"HTTP {status} {printable(answer.reason)[:100]}".rstrip(), body, pause)
+        said = _document(body)
+        sentence = printable(str(said.get("detail") or f"HTTP {status}"))[:LONGEST_SENTENCE]
         if status in BUSY and (status != 429 or later is not None):
-            pause = float(later) if later is not None and later.isascii() and later.isdecimal() else None
             raise CutError(sentence.removesuffix("."), pause)
-        if 300 <= status < 400:
-            raise UsageError(f"{self.address} sends elsewhere (HTTP {status}); give the address that answers itself.")
         if status == 401:
-            raise UsageError(f"{self.address}: {sentence} Set GPU_EXTRACT_TOKEN, or give --token-file.")
+            raise UsageError(f"{self.address} {self._why_unknown}")
         kind = KIND_OF_EXIT.get(said.get("exit_code", 0)) if isinstance(said.get("exit_code"), int) else None
         kind = kind or KIND_OF_STATUS.get(status) or (UsageError if status < 500 else GpuExtractError)
         raise kind(sentence if sentence.endswith((".", "!", "?")) else f"{sentence}.")
+
+    @property
+    def _why_unknown(self) -> str:
+        if self._token is None:
+            return f"asks for a token; {_TOKENS}."
+        if self._known:
+            return f"does not take the token any more; {_TOKENS} that is good, and the same command goes on."
+        return f"does not know this token; {_TOKENS} that is good."
+
+    def _foreign(self, status: int, shown: str, body: bytes, pause: float | None) -> Exception:
+        """The error for an answer that is not the service's own but that of a proxy, or of something else."""
+        if 300 <= status < 400:
+            return UsageError(f"{self.address} sends elsewhere ({shown}); give the address that answers itself.")
+        if status in BUSY or (self._known and status in BETWEEN):
+            return CutError(f"a proxy says {shown}", pause)
+        if status == 400 and b"HTTPS port" in body:
+            return UsageError(f"{self.address} {_SPEAKS_TLS}")
+        if status in (401, 403, 407):
+            return UsageError(
+                f"{self.address} is behind a proxy that refuses who asks ({shown}); it must let in whoever has a token."
+            )
+        if status == 413:
+            return UsageError(
+                f"{self.address} is behind a proxy that takes no pieces of {PIECE_MIB} MiB ({shown}); allow it more."
+            )
+        if status < 500:
+            return InputError(f"{self.address} is not the address of a gpu-extract service ({shown}); check it.")
+        return GpuExtractError(f"{self.address} does not know what to do ({shown}); is it that of gpu-extract?")
 
 
 def read_whole(answer: http.client.HTTPResponse, most: int) -> bytes:
@@ -354,6 +405,10 @@ def quoted(text: str) -> str:
     return quote(text, safe="")
 
 
+def _form(answer: http.client.HTTPResponse) -> str:
+    return answer.headers.get_content_type()
+
+
 def _document(body: bytes) -> dict[str, Any]:
     with suppress(ValueError, RecursionError):
         found = json.loads(body)
@@ -362,9 +417,22 @@ def _document(body: bytes) -> dict[str, Any]:
     return {}
 
 
+def _other_protocol(error: Exception) -> str | None:
+    """What to say of somebody who speaks another language; None where nothing tells that."""
+    if isinstance(error, _TlsAnswerError):
+        return _SPEAKS_TLS
+    if isinstance(error, ssl.SSLError) and error.reason in NO_TLS:
+        return "does not speak TLS; if it is a server without, its address begins with http://."
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
+        return "does not speak HTTP; check the port."
+    return None
+
+
 def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "nothing came for too long"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {(error.reason or 'for no reason that is told').lower().replace('_', ' ')}"
     if isinstance(error, http.client.HTTPException) or not (isinstance(error, OSError) and error.strerror):
         return "the connection ended"
     return error.strerror.lower()

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
-from gpu_extract.client.server import CutError, Server, read_whole
+from gpu_extract.client.server import PIECE_MIB, CutError, Server, read_whole
 from gpu_extract.errors import InputError
 from gpu_extract.storage.inputs import open_input, unreadable
 
 VERSION = "1.0.0"
-PIECE_BYTES = 32 << 20
-"""Below what proxies take in one request."""
+PIECE_BYTES = PIECE_MIB << 20
 BLOCK_BYTES = 1 << 18
 ANSWER_SECONDS = 120.0
 """For the server to put the last piece on its disk."""
