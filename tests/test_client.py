@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -17,6 +18,7 @@ import tarfile
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -46,7 +48,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
-FRAMES = 14
+FRAMES, LONG = 14, 300
 SIZE = (120, 160)
 
 
@@ -87,47 +89,6 @@ class Service:
             self._process.wait(20)
 
 
-class Material:
-    """A clip, a folder of images and alignments files of both."""
-
-    def __init__(self, folder: Path, landmarks: np.ndarray) -> None:
-        from gpu_extract.demo.clip import face_record, write_alignments
-
-        self.folder = folder
-        points = (landmarks - landmarks.min(0)) / np.ptp(landmarks, 0).max() * 60 + 20
-        self.clip = write_clip(folder / "clip.mp4", FRAMES, SIZE)
-        self.images = folder / "pictures"
-        self.images.mkdir()
-        import cv2
-
-        for number in range(1, 4):
-            cv2.imwrite(str(self.images / f"p_{number:03d}.png"), np.full((*SIZE, 3), 40 * number, np.uint8))
-        self.of_clip, self.of_images = folder / "clip.fsa", folder / "pictures.fsa"
-        faces = {number: [face_record(points + number + k) for k in range(2)] for number in range(1, FRAMES + 1)}
-        write_alignments(self.of_clip, {f"clip_{number:06d}.png": faces[number] for number in faces})
-        write_alignments(self.of_images, {f"p_{number:03d}.png": faces[number] for number in range(1, 4)})
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory, landmarks: np.ndarray) -> Material:
-    return Material(tmp_path_factory.mktemp("material"), landmarks)
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, material: Material) -> Iterator[Service]:
-    made = Service(tmp_path_factory.mktemp("service") / "data", material.folder)
-    made.start()
-    yield made
-    made.stop()
-
-
-@pytest.fixture(autouse=True)
-def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.delenv("GPU_EXTRACT_TOKEN", raising=False)
-    monkeypatch.setattr(server, "PAUSES_SECONDS", (0.05, 0.1, 0.2))
-
-
 class Place:
     """A folder with a copy of an alignments file, where a run is made."""
 
@@ -157,6 +118,54 @@ class Place:
             lines = (self.faces / journal.NAME).read_bytes().splitlines()
             found["journal"] = [lines[0], *sorted(line for line in lines[1:] if b"settled" not in line)]
         return found
+
+
+class Material:
+    """Two clips, a folder of images and alignments files of all; what a run here leaves of the longer clip."""
+
+    def __init__(self, folder: Path, landmarks: np.ndarray) -> None:
+        from gpu_extract.demo.clip import face_record, write_alignments
+
+        self.folder = folder
+        points = (landmarks - landmarks.min(0)) / np.ptp(landmarks, 0).max() * 60 + 20
+        self.clip = write_clip(folder / "clip.mp4", FRAMES, SIZE)
+        self.long = write_clip(folder / "long.mp4", LONG, SIZE)
+        self.of_long = folder / "long.fsa"
+        write_alignments(
+            self.of_long, {f"long_{number:06d}.png": [face_record(points + 10)] for number in range(1, LONG + 1)}
+        )
+        self.images = folder / "pictures"
+        self.images.mkdir()
+        import cv2
+
+        for number in range(1, 4):
+            cv2.imwrite(str(self.images / f"p_{number:03d}.png"), np.full((*SIZE, 3), 40 * number, np.uint8))
+        self.of_clip, self.of_images = folder / "clip.fsa", folder / "pictures.fsa"
+        faces = {number: [face_record(points + number + k) for k in range(2)] for number in range(1, FRAMES + 1)}
+        write_alignments(self.of_clip, {f"clip_{number:06d}.png": faces[number] for number in faces})
+        write_alignments(self.of_images, {f"p_{number:03d}.png": faces[number] for number in range(1, 4)})
+        self.long_here = Place(folder / "long here", self.of_long, self.long)
+        assert self.long_here.extract() == 0
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory, landmarks: np.ndarray) -> Material:
+    return Material(tmp_path_factory.mktemp("material"), landmarks)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, material: Material) -> Iterator[Service]:
+    made = Service(tmp_path_factory.mktemp("service") / "data", material.folder)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("GPU_EXTRACT_TOKEN", raising=False)
+    monkeypatch.setattr(server, "PAUSES_SECONDS", (0.05, 0.1, 0.2))
 
 
 @pytest.fixture
@@ -354,7 +363,15 @@ def in_a_process(work: Callable[[], int]) -> int:
 DIED = 99
 
 
-def dying(at: int, place: Place, url: str) -> int:
+def dying(at: int, place: Place, url: str, came: Path) -> int:
+    put = inbox.Inbox.put
+
+    def counted(self: inbox.Inbox, member: archive.Member) -> None:
+        with came.open("a") as log:
+            log.write(f"{member.name}\n")
+        put(self, member)
+
+    inbox.Inbox.put = counted  # type: ignore[method-assign]
     Deaths(at).everywhere()
     return place.submit(url, "-q")
 
@@ -391,16 +408,265 @@ class Deaths:
 
 
 @pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)])
-def test_killed_at_every_moment_and_run_again(step: int, service: Service, place: Place, here: Place) -> None:
+def test_killed_at_every_moment_and_run_again(
+    step: int, service: Service, place: Place, here: Place, tmp_path: Path
+) -> None:
     assert here.extract() == 0
     code, died = DIED, 0
     while code == DIED:
         died += step
-
-        code = in_a_process(partial(dying, died, place, service.url))
+        code = in_a_process(partial(dying, died, place, service.url, tmp_path / "came"))
     assert code == 0
     assert died > 60, "each kill was a step later"
+    times = Counter((tmp_path / "came").read_text().splitlines())
+    assert len(times) == 2 * FRAMES
+    assert max(times.values()) <= 2
     assert_as_if_it_ran_here(place, here)
+
+
+# ---- faces come while the job runs
+
+
+class Walk:
+    """A clip of some length, and one submission of it, which is looked at in the middle."""
+
+    def __init__(self, folder: Path, material: Material, service: Service) -> None:
+        self.place = Place(folder / "there", material.of_long, material.long)
+        self.here = material.long_here
+        self._service = service
+
+    @contextlib.contextmanager
+    def begun(self, *options: object) -> Iterator[subprocess.Popen[str]]:
+        """The submission, when some faces are here, and their maker sleeps."""
+        command = [sys.executable, "-m", "gpu_extract", *self.place.words(self._service.url, *options)]
+        before = {path.name for path in (self._service.folder / "jobs").glob("*")}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+            try:
+                with self._asleep(before):
+                    self._wait(lambda: any(self.place.faces.glob("*.png")))
+                    time.sleep(0.2)
+                    yield run
+                    run.wait(60)
+            finally:
+                run.kill()
+
+    @contextlib.contextmanager
+    def _asleep(self, before: set[str]) -> Iterator[None]:
+        jobs = self._service.folder / "jobs"
+
+        def has_begun() -> bool:
+            journals = [path for path in jobs.glob(f"*/faces/{journal.NAME}*") if path.parts[-3] not in before]
+            return sum(path.read_bytes().count(b'"faces"') for path in journals) > 20
+
+        self._wait(has_begun)
+        self._send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._send(signal.SIGCONT)
+
+    def wake(self) -> None:
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
+        for path in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if (
+                    path.name.isdecimal()
+                    and os.fsencode(self._service.folder / "jobs") in (path / "cmdline").read_bytes()
+                ):
+                    os.kill(int(path.name), number)
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        until = time.monotonic() + 30
+        while not done():
+            assert time.monotonic() < until
+            time.sleep(0.005)
+
+    @property
+    def job(self) -> str:
+        record = memory.Memory().record(self.place.faces)
+        assert record is not None
+        return record.job
+
+    @property
+    def faces(self) -> list[Path]:
+        return sorted(self.place.faces.glob("*.png"))
+
+    def finish(self) -> None:
+        """The same command again leaves what a run here leaves."""
+        assert self.place.submit(self._service.url) == 0
+        assert_as_if_it_ran_here(self.place, self.here)
+        assert list((self.place.folder.parent / "state").rglob("*.log")) == []
+
+
+@pytest.fixture
+def walk(tmp_path: Path, material: Material, service: Service) -> Walk:
+    return Walk(tmp_path, material, service)
+
+
+def test_faces_come_while_the_job_runs(service: Service, walk: Walk) -> None:
+    with walk.begun() as run, Client(service.url) as client:
+        assert client.job(walk.job).state == "running"
+        assert 0 < len(walk.faces) < LONG
+        assert not (walk.place.faces / journal.NAME).exists()
+        assert walk.place.alignments.read_bytes() == walk.place.before
+        walk.wake()
+        assert run.wait(60) == 0
+    walk.finish()
+
+
+def test_a_kill_while_the_job_runs(walk: Walk) -> None:
+    with walk.begun() as run:
+        run.kill()
+    assert 0 < len(walk.faces) < LONG
+    assert not (walk.place.faces / journal.NAME).exists()
+    walk.finish()
+
+
+def test_a_job_that_is_cancelled_leaves_its_faces_and_goes_on(service: Service, walk: Walk) -> None:
+    with walk.begun() as run, Client(service.url) as client:
+        client.job(walk.job).cancel()
+        walk.wake()
+        assert run.stderr is not None
+        said = run.stderr.read()
+    assert run.returncode == 130
+    assert f"the job {walk.job} was cancelled; run the same command again" in said
+    assert f"Of what it had made, {len(walk.faces):,} faces are in {walk.place.faces}." in said
+    walk.finish()
+
+
+def test_a_job_that_is_removed_meanwhile_is_told_and_made_again(service: Service, walk: Walk) -> None:
+    with walk.begun() as run, Client(service.url) as client:
+        run.send_signal(signal.SIGSTOP)
+        job = client.job(walk.job)
+        job.cancel()
+        walk.wake()
+        job.wait()
+        client.server.ask("DELETE", f"/v1/jobs/{job.id}")
+        run.send_signal(signal.SIGCONT)
+        assert run.stderr is not None
+        said = run.stderr.read()
+    assert run.returncode == 3
+    assert f"the job {job.id} was removed from {service.url}; the same command makes it again. Of what" in said
+    walk.finish()
+
+
+def test_faces_that_somebody_takes_away_meanwhile_stay_away(service: Service, walk: Walk) -> None:
+    with walk.begun() as run:
+        gone = walk.faces[:3]
+        for path in gone:
+            path.unlink()
+        run.send_signal(signal.SIGINT)
+        assert run.wait(30) == 130
+    for _ in range(2):
+        assert walk.place.submit(service.url) == 0
+        assert files_in(walk.here.faces).keys() - files_in(walk.place.faces).keys() == {path.name for path in gone}
+    assert walk.place.alignments.read_bytes() == walk.here.alignments.read_bytes()
+
+
+def test_a_folder_that_was_emptied_is_filled_again(walk: Walk) -> None:
+    with walk.begun() as run:
+        run.kill()
+    shutil.rmtree(walk.place.faces)
+    walk.finish()
+
+
+def test_another_command_for_a_folder_that_is_being_filled_is_refused(
+    service: Service, walk: Walk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with walk.begun() as run:
+        run.kill()
+    assert walk.place.submit(service.url, "-sz", 96) == 6
+    assert "which was asked for otherwise" in capsys.readouterr().err
+    walk.finish()
+
+
+def test_shards_that_are_merged_meanwhile_are_fetched_once(
+    service: Service, walk: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = inbox.Inbox.put
+    came: list[str] = []
+
+    def counted(self: inbox.Inbox, member: archive.Member) -> None:
+        came.append(member.name)
+        put(self, member)
+
+    monkeypatch.setattr(inbox.Inbox, "put", counted)
+    with Client(service.url) as client:
+        job = client.submit(walk.place.alignments, walk.place.frames, options={"size": 64}, shards=3)
+    words = ["submit", service.url, "--job", job.id, "-fc", str(walk.place.faces), "--progress", "none"]
+    assert main(words) == 0
+    assert files_in(walk.place.faces) == files_in(walk.here.faces)
+    assert max(Counter(came).values()) == 1
+    assert (
+        main(["verify", *map(str, ("-a", walk.here.alignments, "-fr", walk.place.frames, "-fc", walk.place.faces))])
+        == 0
+    )
+
+
+def test_the_progress_is_that_of_a_run_here(service: Service, walk: Walk) -> None:
+    command = [sys.executable, "-m", "gpu_extract", *walk.place.words(service.url, "--progress", "jsonl")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    counts = [json.loads(line) for line in said.splitlines() if line.startswith('{"frames"')]
+    assert len(counts) > 2
+    assert counts[-1] == {"frames": LONG, "of": LONG, "faces": LONG}
+    assert [one["frames"] for one in counts] == sorted(one["frames"] for one in counts)
+
+
+@pytest.mark.parametrize("place_of_images", ["root", "here"])
+def test_frames_that_failed_are_tried_again_by_the_same_command(
+    place_of_images: str, service: Service, material: Material, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = Path(shutil.copytree(material.images, material.folder / f"{tmp_path.name}"))
+    good = (images / "p_002.png").read_bytes()
+    (images / "p_002.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    there = Place(tmp_path / "there", material.of_images, images)
+    here = Place(tmp_path / "here", material.of_images, images)
+    words = there.words(service.url)
+    if place_of_images == "root":
+        words[words.index("-fr") + 1] = f"foot:{images.name}"
+    assert (here.extract(), main(words)) == (4, 4)
+    capsys.readouterr()
+    if place_of_images == "root":
+        (images / "p_002.png").write_bytes(good)
+    assert here.extract("--resume") == main(words) == (0 if place_of_images == "root" else 4)
+    assert "p_002.png" not in there.faces.name
+    assert files_in(there.faces) == files_in(here.faces)
+    assert there.alignments.read_bytes() == here.alignments.read_bytes()
+    copies = len(list(here.folder.glob("a_*.fsa")))
+    assert len(list(there.folder.glob("a_*.fsa"))) == copies
+    assert main(words) == (0 if place_of_images == "root" else 4)
+    with Client(service.url) as client:
+        record = memory.Memory().record(there.faces)
+        assert record is not None
+        client.server.ask("DELETE", f"/v1/jobs/{record.job}")
+    assert main(words) == (0 if place_of_images == "root" else 4), "what is here is here without the job"
+
+
+def test_what_came_last_before_a_power_cut_is_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faces, log = tmp_path / "faces", tmp_path / "faces.log"
+    faces.mkdir()
+    arrived = Arrived(faces, log)
+    for number in range(6):
+        (faces / f"{number}.png").write_bytes(b"face%d" % number)
+        arrived.add(f"{number}.png", hashlib.sha256(b"face%d" % number).hexdigest())
+        if number == 2:
+            arrived.settle()
+    monkeypatch.setattr("gpu_extract.client.arrived.sync_file_system", lambda folder: False)
+    arrived.close()
+    (faces / "0.png").unlink()
+    (faces / "3.png").write_bytes(bytes(5))
+    (faces / "4.png").unlink()
+    for torn in (b"", b"0000", b'00000000 {"came": "9.png"}\n'):
+        whole = log.read_bytes()
+        log.write_bytes(whole + torn)
+        again = Arrived(faces, log)
+        assert [name for name in (f"{number}.png" for number in range(10)) if name in again] == [
+            *("0.png", "1.png", "2.png", "5.png")
+        ]
+        again.close()
+        assert log.read_bytes() == whole
 
 
 @pytest.mark.slow
@@ -1149,7 +1415,12 @@ HTML = {"Content-Type": "text/html"}
     [
         (404, b"<html>", InputError, r"is not the address of a gpu-extract service \(HTTP 404 Not Found\)"),
         (405, b"<html>", InputError, "is not the address of a gpu-extract service"),
-        (400, b"<html>The plain HTTP request was sent to HTTPS port", UsageError, "speaks TLS; its address begins with"),
+        (
+            400,
+            b"<html>The plain HTTP request was sent to HTTPS port",
+            UsageError,
+            "speaks TLS; its address begins with",
+        ),
         (401, b"<html>", UsageError, "is behind a proxy that refuses who asks"),
         (403, b"<html>", UsageError, "is behind a proxy that refuses who asks"),
         (413, b"<html>", UsageError, "a proxy that takes no pieces of 32 MiB"),
@@ -1190,7 +1461,7 @@ def test_a_token_that_ran_out_is_told_as_that(hostile: Hostile, monkeypatch: pyt
         with pytest.raises(UsageError, match="does not know this token; set GPU_EXTRACT_TOKEN"):
             client.job("j")
         assert client.job("j").state == "running"
-        with pytest.raises(UsageError, match="any more; .* the same command goes on"):
+        with pytest.raises(UsageError, match=r"any more; .* the same command goes on"):
             client.job("j")
     with Client(hostile.url) as client, pytest.raises(UsageError, match="asks for a token; set GPU_EXTRACT_TOKEN"):
         client.job("j")
@@ -1199,7 +1470,7 @@ def test_a_token_that_ran_out_is_told_as_that(hostile: Hostile, monkeypatch: pyt
 def test_the_other_scheme_is_named(tmp_path: Path, hostile: Hostile) -> None:
     with (
         Client(hostile.url.replace("http:", "https:")) as client,
-        pytest.raises(UsageError, match="does not speak TLS; .* begins with http://"),
+        pytest.raises(UsageError, match=r"does not speak TLS; .* begins with http://"),
     ):
         client.job("j")
     for said, sentence in (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Arrived:
         self._folder, self._log = folder, log
         self._names = _of_run(folder)
         self._settled = True
+        self._settled_in = 0.0
         self._due = time.monotonic() + SETTLE_SECONDS
         self._handle: int | None = None
         if log is not None:
@@ -84,10 +86,14 @@ class Arrived:
         if done:
             self._append({"settled": len(self._names)})
             self._settled = True
-        now = time.monotonic()
-        self._due = now + max(SETTLE_SECONDS, SETTLE_SHARE * (now - began))
+        self._settled_in = time.monotonic() - began
+        self._due = time.monotonic() + max(SETTLE_SECONDS, SETTLE_SHARE * self._settled_in)
 
     def close(self) -> None:
+        """The end, also of a run that was interrupted: nobody is kept waiting, and nothing fails by it."""
+        if self._settled_in < journal.QUICK_SECONDS:
+            with suppress(OutputError):
+                self.settle()
         if self._handle is not None:
             close_quietly(self._handle)
             self._handle = None

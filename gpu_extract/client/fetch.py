@@ -1,4 +1,4 @@
-"""A job's faces, brought into a folder here while the job makes them, as if the run were here: the journal comes last."""
+"""A job's faces, brought into a folder here while the job makes them, as if it ran here: the journal comes last."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Fetching:
                         self._arrived.settle_when_due()
                 if missing := next((name for name in asked if name in wanted), None):
                     raise InputError(
-                        f"the server did not send {missing[:200]!r}, which it listed; the job's folder there is not whole."
+                        f"the server did not send {missing[:200]!r}, which it listed; the job there is not whole."
                     )
             except CutError as error:
                 self._server.wait_out(error)
@@ -126,7 +126,8 @@ class Fetching:
         size = wanted[member.name]
         if size not in (None, member.size):
             raise InputError(
-                f"the server sends {member.name[:200]!r} with {member.size:,} bytes instead of {size:,}; that is refused."
+                f"the server sends {member.name[:200]!r} with {member.size:,} bytes instead of {size:,}; that is "
+                "refused."
             )
         self._inbox.put(member)
         del wanted[member.name]

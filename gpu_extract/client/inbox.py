@@ -83,7 +83,7 @@ class Inbox:
 
     @contextmanager
     def aside(self, member: Member) -> Iterator[Path]:
-        """A file of an archive under another name, which it has for as long as it is looked at; raises as `put` does."""
+        """A file of an archive, under another name while it is looked at, and then no more; raises as `put` does."""
         with self._unfinished(member, self._folder / temporary_name(member.name)) as (path, _):
             yield path
 

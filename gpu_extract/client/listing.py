@@ -22,7 +22,7 @@ class Page:
     """Some frames of a list.
 
     Attributes:
-        frames: the faces of each, with `file`, `frame`, `index`, `sha1` and `bytes`, and `archive` where one holds them.
+        frames: the faces of each, with `file`, `frame`, `index`, `sha1`, `bytes`, and `archive` where one holds them.
         place: behind them.
         more: whether there is more at once.
     """

@@ -1,5 +1,4 @@
-"""The alignments file here, in whose place the server's comes as a run here would have saved it: last, whole, and with a
-copy of the old one beside it."""
+"""The alignments file here, and the server's in its place: whole, and with a copy of the old one, as a run saves it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`submit`: a run on a server as if it were one here: upload, fetch the faces as they are made, save the alignments file.
+"""`submit`: a run on a server as if it were one here: upload, fetch faces as they are made, save the alignments file.
 
 Whatever cuts it – the network, a sleeping machine, a kill, a restart of the server – the same command goes on.
 """
@@ -43,7 +43,7 @@ TRIES = 3
 """Of an id that another job may have."""
 CANCELLING_SECONDS = 0.2
 """Between looks at a job that is coming to its end."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0
 """Between looks at a job that makes nothing new; each is twice the one before."""
 _NOT_IN_IDS = re.compile(r"[^a-z0-9]+")
 
@@ -297,16 +297,25 @@ class _Submission:
         while True:
             teller.state(job.said)
             teller.planned(job.said.get("of"))
-            if fetching.catch_up():
-                pause = FIRST_PAUSE_SECONDS
+            try:
+                if fetching.catch_up():
+                    pause = FIRST_PAUSE_SECONDS
+            except InputError:
+                if self.client.find(job.id) is None:
+                    raise self._removed(job, fetching) from None
+                raise
             if job.has_ended:
                 return
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             found = self.client.find(job.id)
             if found is None:
-                raise InputError(f"the job {job.id} was removed from {self.client.url}.{self._kept(fetching)}")
+                raise self._removed(job, fetching)
             job.state, job.said = found.state, found.said
+
+    def _removed(self, job: Job, fetching: Fetching) -> InputError:
+        again = "" if self.wish.job is not None else "; the same command makes it again"
+        return InputError(f"the job {job.id} was removed from {self.client.url}{again}.{self._kept(fetching)}")
 
     def _check(self, job: Job, fetching: Fetching) -> None:
         """
