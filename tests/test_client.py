@@ -1447,6 +1447,7 @@ def test_a_proxy_that_has_lost_its_service_for_a_moment_is_no_answer_of_it(
     hostile: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = json.dumps({"id": "j", "state": "running"}).encode()
+    answers: Iterator[tuple[bytes, int, dict[str, str]]]
     answers = iter([(job, 200, {}), (b"404 page not found", 404, HTML), (b"", 500, HTML), (job, 200, {})])
     monkeypatch.setattr(hostile, "answer", lambda path: next(answers))
     with Client(hostile.url) as client:
@@ -1455,6 +1456,7 @@ def test_a_proxy_that_has_lost_its_service_for_a_moment_is_no_answer_of_it(
 
 def test_a_token_that_ran_out_is_told_as_that(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
     job = json.dumps({"id": "j", "state": "running"}).encode()
+    answers: Iterator[tuple[bytes, int, dict[str, str]]]
     answers = iter([(b"{}", 401, {}), (job, 200, {}), (b"{}", 401, {}), (b"{}", 401, {})])
     monkeypatch.setattr(hostile, "answer", lambda path: next(answers))
     with Client(hostile.url, "old") as client:

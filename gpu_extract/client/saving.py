@@ -1,4 +1,4 @@
-"""The alignments file here, and the server's in its place: whole, and with a copy of the old one, as a run saves it."""
+"""The alignments file here, and the server's in its place: whole, and with a copy of the old, as a run saves it."""
 
 from __future__ import annotations
 
