@@ -487,7 +487,7 @@ COMMANDS = (
     _Command(
         "submit",
         _submit,
-        "Have a server cut the faces: upload, fetch them as they are made, save the alignments file, as if it ran here.\n\n"
+        "Have a server cut the faces: upload, fetch them as they come, save the alignments file, as if it ran here.\n\n"
         "FILE and PATH are of this machine, or ROOT:path of the server: what is here by that name goes first.\n"
         "Whatever cuts it, the same command goes on where it was; how far it is stands in the user's state folder\n"
         "(XDG_STATE_HOME). Ctrl-C leaves the job running at the server, a second one ends this at once.\n"

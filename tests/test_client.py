@@ -614,6 +614,37 @@ def test_the_progress_is_that_of_a_run_here(service: Service, walk: Walk) -> Non
     assert [one["frames"] for one in counts] == sorted(one["frames"] for one in counts)
 
 
+def test_a_tar_of_some_files_holds_these_and_nothing_else(service: Service, material: Material) -> None:
+    with Client(service.url) as client:
+        job = client.submit(material.of_clip, material.clip, options={"size": 16})
+        job.wait()
+        names = [
+            face["file"] for face in map(json.loads, client.server.ask("GET", f"{job._path}/faces").body.splitlines())
+        ]
+
+        def sent(*asked: str) -> list[str]:
+            answer = client.server.ask("POST", f"{job._path}/faces.tar", body=asked)
+            with tarfile.open(fileobj=io.BytesIO(answer.body)) as found:
+                return found.getnames()
+
+        assert sent(*reversed(names)) == names[::-1]
+        assert sent(names[0], journal.NAME) == [names[0], journal.NAME]
+        strange = [
+            "../request.json",
+            "/etc/passwd.png",
+            "nobody.png",
+            "a\0.png",
+            "\udcff.png",
+            ".part-x.png",
+            "",
+            "x" * 5000,
+        ]
+        assert sent(*strange, f"../faces/{names[0]}", names[1]) == [names[1]]
+        for refused in ([], ["x.png"] * 1001):
+            with pytest.raises(GpuExtractError, match="list should have"):
+                sent(*refused)
+
+
 @pytest.mark.parametrize("place_of_images", ["root", "here"])
 def test_frames_that_failed_are_tried_again_by_the_same_command(
     place_of_images: str, service: Service, material: Material, tmp_path: Path, capsys: pytest.CaptureFixture[str]
