@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from gpu_extract.storage.atomic import write_whole
 from gpu_extract.storage.inputs import open_input
 
 FILES_AT_ONCE = 500
+READ_BYTES = 1 << 18
+MOST_BEHIND = 1 << 16
+"""What an archive's end is filled up with."""
 METADATA = ("faces.jsonl", "faces.parquet")
 """Beside the faces, where the job was to write it."""
 JOURNAL_BYTES, JOURNAL_BYTES_A_FACE = 64 << 20, 8 << 10
@@ -141,10 +145,14 @@ class Fetching:
         """
         path, headers = f"/v1/jobs/{quoted(self._job)}/faces.tar", {"Content-Type": "application/json"}
         with self._server.stream("POST", path, body=json.dumps(names).encode(), headers=headers) as answer:
+            gathered = io.BufferedReader(answer, READ_BYTES)
             try:
-                yield self._heard(members(answer))
+                yield self._heard(members(gathered))
+                gathered.read(MOST_BEHIND)  # an answer that was read to its end leaves its connection
             except EndedError as error:
                 raise CutError("the connection ended") from error
+            finally:
+                gathered.detach()
 
     def _heard(self, found: Iterator[Member]) -> Iterator[Member]:
         """A disk that is slow here is no silence there."""

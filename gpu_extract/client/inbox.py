@@ -15,6 +15,7 @@ from gpu_extract.storage.atomic import write_all
 from gpu_extract.storage.descriptors import closing, open_beyond_standard
 from gpu_extract.storage.parts import temporary_name
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 GO_ON = "when that is solved, run the same command again to go on"
 
 
@@ -86,15 +87,18 @@ class Inbox:
         """A file of an archive, under another name while it is looked at, and then no more; raises as `put` does."""
         with self._unfinished(member, self._folder / temporary_name(member.name)) as (path, _):
             yield path
+            path.unlink()
 
     @contextmanager
     def _unfinished(self, member: Member, path: Path) -> Iterator[tuple[Path, str]]:
-        """A whole file under a temporary name, and its SHA-256; removed in the end unless it has another name then."""
+        """A whole file under a temporary name, and its SHA-256; removed where anything fails."""
         digest = hashlib.sha256()
         try:
-            with suppress(FileNotFoundError):
+            try:
+                handle = open_beyond_standard(path, _NEW)
+            except FileExistsError:  # of a try that was killed
                 path.unlink()
-            handle = open_beyond_standard(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+                handle = open_beyond_standard(path, _NEW)
         except OSError as error:
             raise self._refused(error) from error
         try:
@@ -108,9 +112,10 @@ class Inbox:
             if member.sha256 not in (None, digest.hexdigest()):
                 raise InputError(f"{member.name[:200]!r} was altered on its way; run the same command again.")
             yield path, digest.hexdigest()
-        finally:
+        except BaseException:
             with suppress(OSError):
                 path.unlink()
+            raise
 
     def _make(self, folder: Path) -> None:
         if folder in self._made or folder == self._folder:
