@@ -10,6 +10,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import sqlite3
@@ -440,6 +441,114 @@ def test_the_folders_are_the_truth_when_the_table_is_lost(service: Callable[...,
     assert here.job("three")["faces"] == before["faces"]
     here.ask("POST", "/v1/jobs/two/resume")
     assert here.wait("two")["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("change", ["ALTER TABLE job ADD COLUMN colour TEXT", "ALTER TABLE step DROP COLUMN waits"])
+def test_the_table_of_another_version_is_made_again(service: Callable[..., Service], change: str) -> None:
+    here = service()
+    here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48})
+    here.wait("one")
+    assert here.stop() == 0
+    table = sqlite3.connect(here.data / "service.sqlite")
+    table.execute(change)
+    table.close()
+    here.start()
+    assert [(job["id"], job["state"]) for job in here.ask("GET", "/v1/jobs").json["jobs"]] == [("one", "succeeded")]
+    assert list(here.data.glob("service.damaged-*"))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "table"),
+    [
+        ('{"state": "succ', "there"),
+        ('{"state": "succ', "lost"),
+        ('{"state": "happy", "x": 1}', "lost"),
+        ("[" * 100_000, "lost"),
+    ],
+    ids=["torn", "torn, without the table", "foreign", "deep"],
+)
+def test_a_damaged_outcome_is_a_failure_that_can_be_resumed(
+    service: Callable[..., Service], truth: Callable[..., Any], outcome: str, table: str
+) -> None:
+    here = service()
+    here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48})
+    here.wait("one")
+    assert here.stop() == 0
+    (here.data / "jobs" / "one" / "outcome.json").write_text(outcome)
+    if table == "lost":
+        (here.data / "service.sqlite").unlink()
+    else:  # as a kill leaves it between the folder's word and the table's
+        rows = sqlite3.connect(here.data / "service.sqlite", isolation_level=None)
+        rows.execute("UPDATE job SET state = 'running'")
+        rows.close()
+    here.start()
+    found = here.job("one")
+    assert (found["state"], found["exit_code"]) == ("failed", InputError.exit_code)
+    assert "cannot be read" in found["error"]
+    assert here.ask("POST", "/v1/jobs/one/resume").status == 202
+    assert here.wait("one")["state"] == "succeeded"
+    assert_made(here, "one", truth("clip"))
+
+
+@pytest.mark.parametrize("when", ["it waits", "nothing runs"])
+def test_a_job_whose_folder_is_removed_by_hand_is_gone_and_holds_nobody_up(
+    service: Callable[..., Service], when: str
+) -> None:
+    here = service()
+    here.submit("first", "long.fsa", "long.mp4", options={"size": 48})
+    here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48})
+    here.submit("two", "clip.fsa", "clip.mp4", options={"size": 48})
+    if when == "nothing runs":
+        here.kill()
+    shutil.rmtree(here.data / "jobs" / "one")
+    if when == "nothing runs":
+        here.start()
+    assert here.wait("two")["state"] == "succeeded"
+    assert here.ask("GET", "/v1/jobs/one").status == 404
+    assert here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48}).status == 201
+    assert here.wait("one")["state"] == "succeeded"
+
+
+def test_a_job_whose_folder_is_gone_can_be_cancelled(office: Office) -> None:
+    made, _ = office.create(asked("clip"), "anna", "one")
+    shutil.rmtree(office.data.job("one").path)
+    office.cancel(made)
+    assert office.known("one") is None
+
+
+def test_a_link_that_is_made_in_a_root_while_its_job_waits_leads_nowhere(
+    service: Callable[..., Service], root: Path, tmp_path: Path
+) -> None:
+    here = service()
+    (root / "later").mkdir()
+    shutil.copy(root / "clip.mp4", root / "later")
+    (tmp_path / "outside").mkdir()
+    shutil.copy(root / "clip.mp4", tmp_path / "outside")
+    here.submit("first", "long.fsa", "long.mp4", options={"size": 48})
+    here.submit("one", "clip.fsa", "later/clip.mp4", options={"size": 48})
+    shutil.rmtree(root / "later")
+    (root / "later").symlink_to(tmp_path / "outside")
+    try:
+        found = here.wait("one")
+    finally:
+        (root / "later").unlink()
+    assert (found["state"], found["faces"]) == ("failed", 0)
+    assert "leads out of the roots" in found["error"]
+
+
+def test_what_a_process_writes_over_its_jobs_request_changes_nothing(
+    service: Callable[..., Service], truth: Callable[..., Any], tmp_path: Path
+) -> None:
+    here = service()
+    here.submit("first", "long.fsa", "long.mp4", options={"size": 48})
+    here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48})
+    (tmp_path / "precious").mkdir()
+    path = here.data / "jobs" / "one" / "request.json"
+    changed = {"frames": "/etc/hosts", "packed": str(tmp_path / "precious" / "frames.tar"), "owner": "somebody"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    assert here.wait("one")["state"] == "succeeded"
+    assert_made(here, "one", truth("clip"))
+    assert (tmp_path / "precious").is_dir()
 
 
 def test_a_signal_ends_it_at_once_with_streams_open(service: Callable[..., Service], truth: Callable[..., Any]) -> None:

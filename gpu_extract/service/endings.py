@@ -178,10 +178,17 @@ class Endings:
             self.end(job.id, CANCELLED, None, None)
 
     def end(self, job: str, state: str, error: str | None, code: int | None) -> None:
-        """The folder knows first, so that a table that is lost is made again from it; later, while the disk is full."""
-        outcome = {"state": state, "error": error, "exit_code": code, "ended": time.time()}
+        """The folder knows first, so that a table that is lost is made again from it; later, while the disk is full.
+
+        Without a folder there is no job.
+        """
+        folder, outcome = self._data.job(job), {"state": state, "error": error, "exit_code": code, "ended": time.time()}
+        if not folder.path.is_dir():  # by hand
+            log.warning("the folder of the job %s is gone, and so is the job", job)
+            self._table.remove(job)
+            return
         try:
-            self._data.job(job).end(outcome)
+            folder.end(outcome)
         except OutputError as refusal:
             log.warning("%s: %s", job, refusal)
             self._untold = True

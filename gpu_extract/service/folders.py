@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import secrets
 import shutil
@@ -26,12 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from gpu_extract.errors import InputError, OutputError
+from gpu_extract.service.table import ENDED, FAILED
 from gpu_extract.storage.atomic import sync_file, sync_folder, write_whole
 from gpu_extract.storage.inputs import open_input
 
 REPORT = "report.json"
 ASIDE = ".removed-"
 """How the name of a folder begins that is no job any more."""
+LOST = "how it ended cannot be read any more; resume it, and what is there is not done again."
+"""The error of a job whose outcome.json is damaged."""
 JOB_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 
 
@@ -178,7 +182,14 @@ class JobFolder:
         return (self.path / "outcome.json").is_file()
 
     def outcome(self) -> dict[str, Any] | None:
-        return _read(self.path / "outcome.json")
+        """How the job ended, None where it did not; where that cannot be read it is a failure, which can be resumed."""
+        path = self.path / "outcome.json"
+        if not os.path.lexists(path):
+            return None
+        found = self.record_if_whole(path.name)
+        if found is not None and _is_outcome(found):
+            return found
+        return {"state": FAILED, "error": LOST, "exit_code": InputError.exit_code, "ended": path.lstat().st_mtime}
 
     def record_if_whole(self, name: str) -> dict[str, Any] | None:
         """The same, and None where it is not whole."""
@@ -220,6 +231,16 @@ class JobFolder:
         return aside
 
 
+def _is_outcome(found: dict[str, Any]) -> bool:
+    return (
+        found.keys() == {"state", "error", "exit_code", "ended"}
+        and found["state"] in ENDED
+        and isinstance(found["error"], str | None)
+        and isinstance(found["exit_code"], int | None)
+        and isinstance(found["ended"], int | float)
+    )
+
+
 def _as_json(value: dict[str, Any]) -> bytes:
     return json.dumps(value, indent=1).encode()
 
@@ -230,6 +251,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     with open_input(path, "a record of a job") as file:
         try:
             found = json.load(file)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is not whole: {error}.") from error
     return found if isinstance(found, dict) else None

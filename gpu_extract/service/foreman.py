@@ -29,7 +29,7 @@ from gpu_extract.service.folders import Data
 from gpu_extract.service.lanes import Lane
 from gpu_extract.service.leftovers import began
 from gpu_extract.service.meters import Meters
-from gpu_extract.service.requests import Request
+from gpu_extract.service.requests import Request, check_frames
 from gpu_extract.service.table import CUT, FINISHING, MERGE, RUNNING, Step, Table
 from gpu_extract.service.tallies import Tallies, Tally
 from gpu_extract.service.unpacking import Unpacking
@@ -84,7 +84,11 @@ class Foreman:
     def run(self, attempt: Attempt, step: Step, lane: Lane) -> Ended:
         """Run a step to its end."""
         folder = self._data.job(step.job)
-        request = Request.of(folder.request())
+        job = self._table.job(step.job)
+        if job is None or not folder.exists:
+            raise InputError(f"the folder of the job {step.job} is gone.")
+        request = Request.of(job.request)  # not that of the folder, in which the job's processes write
+        check_frames(request, self._roots)
         shard = Shard(step.number, step.count) if step.count > 1 else None
         self._tallies.put(step, Tally(feed.count(folder.faces, shard) if step.kind == CUT else (0, 0)))
         scratch = folder.path / "tmp"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gpu_extract.errors import UsageError
+from gpu_extract.errors import InputError, UsageError
 from gpu_extract.options import MOST_SHARDS, SERVER_DECIDES, Option, Settings, options
 from gpu_extract.service.folders import JobFolder
 from gpu_extract.service.problems import Problem
@@ -225,6 +225,22 @@ def in_root(place: InRoot, roots: Mapping[str, str]) -> Path:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise Problem(422, f"{place.path!r} is neither a file nor a folder.")
     return real
+
+
+def check_frames(request: Request, roots: Mapping[str, str]) -> None:
+    """To be called before a process may read them: whoever writes in a root may have made a link of one of their names.
+
+    Raises:
+        InputError: if they lie in no root any more.
+    """
+    frames = Path(request.frames)
+    if not frames.is_absolute():
+        return
+    with suppress(OSError, RuntimeError):  # links that go round in a circle lead nowhere
+        real = frames.resolve()
+        if any(real.is_relative_to(Path(root).resolve()) for root in roots.values()):
+            return
+    raise InputError(f"{request.shown['frames']!r} leads out of the roots of this service.")
 
 
 def _root(name: str, roots: Mapping[str, str]) -> Path:

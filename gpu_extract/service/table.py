@@ -16,7 +16,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +118,17 @@ class Table:
 
     Raises:
         OutputError: from any method that writes, where the disk refuses; nothing has changed then.
+        sqlite3.DatabaseError: on opening, if it is that of another version; it is closed then.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.close, self.change = database.close, database.change
+        for name, row in (("job", Job), ("step", Step)):
+            columns = {about["name"] for about in database.execute(f"PRAGMA table_info({name})")}
+            if columns != {field.name for field in fields(row)}:
+                database.close()
+                raise sqlite3.DatabaseError(f"{name} is that of another version")
 
     @property
     def is_in_memory(self) -> bool:
@@ -276,7 +282,7 @@ def new_job(job: str, request: dict[str, Any], *, created: float | None = None) 
 
 
 def opened(path: Path) -> Table:
-    """The table of a file; an empty one where that is damaged, which is then put aside.
+    """The table of a file; an empty one where that is damaged, or another version's, which is then put aside.
 
     Raises:
         OutputError: if it cannot be opened, and the disk is not full.
@@ -286,7 +292,7 @@ def opened(path: Path) -> Table:
     except sqlite3.DatabaseError as error:
         aside = path.with_suffix(f".damaged-{int(time.time())}")
         log.warning(
-            "the table of jobs is damaged (%s); it lies at %s, and is made again from the folders", error, aside
+            "the table of jobs cannot be used (%s); it lies at %s, and is made again from the folders", error, aside
         )
         for suffix in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
