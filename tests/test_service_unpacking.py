@@ -215,6 +215,16 @@ def test_it_can_be_stopped_between_files_and_done_again(place: Place, looks: int
     assert place.unpack() == FILES
 
 
+def test_it_can_be_stopped_within_a_file(place: Place) -> None:
+    def begun() -> bool:
+        return any(path.stat().st_size for path in place.frames.parent.glob("frames.part-*/*"))
+
+    with pytest.raises(InterruptedRunError):
+        place.unpack(plain({"a.png": bytes(5 << 20)}), stopped=begun)
+    assert not place.frames.exists()
+    assert place.unpack().keys() == {"a.png"}
+
+
 @pytest.mark.parametrize("at", ["write", "rename", "close"])
 def test_a_full_disk_leaves_nothing_and_is_no_fault_of_the_tar(
     place: Place, monkeypatch: pytest.MonkeyPatch, at: str

@@ -60,6 +60,7 @@ class Office:
         self.meters = meters or Meters()
         self._uploaded = uploaded
         self._held = hold(self.data)
+        self._drained = 0.0
         try:
             self.table = opened(self.data.table)
         except BaseException:
@@ -275,11 +276,13 @@ class Office:
 
     def drain(self) -> None:
         """Take nothing more and ask all processes to end; what they did not finish waits for the next service."""
+        if not self.draining:
+            self._drained = time.monotonic()
         self.foreman.drain()
 
     def close(self, seconds: float) -> None:
-        """Wait for the lanes; after `drain`."""
-        until = time.monotonic() + seconds
+        """Wait for the lanes, until so long after `drain`: connections that took some time to end leave them less."""
+        until = self._drained + seconds
         for lane in self.lanes:
             if lane.lives:
                 lane.join(max(0.0, until - time.monotonic()))

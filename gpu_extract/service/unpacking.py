@@ -96,7 +96,7 @@ def _unpack(archive: Path, folder: Path, stopped: Callable[[], bool]) -> None:
         try:
             for member in files:
                 _go_on(stopped)
-                _copy(file, member, part / member.name)
+                _copy(file, member, part / member.name, stopped)
             # All at once: a wait for each of some thousand small files is one of minutes.
             os.sync()
             part.rename(folder)
@@ -113,12 +113,13 @@ def _remove_rest(folder: Path) -> None:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def _copy(file: BinaryIO, member: _Member, target: Path) -> None:
+def _copy(file: BinaryIO, member: _Member, target: Path, stopped: Callable[[], bool]) -> None:
     file.seek(member.offset)
     left = member.size
     try:
         with open(target, "xb") as copy:
             while left:
+                _go_on(stopped)
                 block = file.read(min(COPY_BYTES, left))
                 if not block:
                     raise _cut()
