@@ -109,6 +109,20 @@ def test_a_token_that_is_taken_out_is_dead_at_once(path: Path) -> None:
     assert len(tokens) == 0
 
 
+@pytest.mark.parametrize("text", ["", "# nobody\n", None])
+def test_who_takes_out_the_last_token_lets_nobody_in(path: Path, text: str | None) -> None:
+    tokens = Tokens.load(path, may_be_none=True)
+    assert tokens.are_not_asked_for
+    secret = Tokens.make(path, "anna", ["read"])
+    assert not tokens.are_not_asked_for
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    assert not tokens.are_not_asked_for
+    assert tokens.who(secret) is None
+
+
 def test_a_change_of_the_same_length_is_seen(path: Path) -> None:
     secret = Tokens.make(path, "anna", ["read"])
     tokens = Tokens.load(path)
@@ -291,6 +305,16 @@ def test_a_wrong_token_waits_and_nobody_with_it(
         assert time.monotonic() - begin < 0.9
         assert wrong.recv(100).startswith(b"HTTP/1.1 401")
         assert time.monotonic() - begin >= 0.9
+
+
+@pytest.mark.parametrize("where", ["/v1/healthz", "/"])
+def test_a_service_whose_tokens_cannot_be_read_lives(
+    port: int, secrets: dict[str, str], path: Path, where: str
+) -> None:
+    path.write_text("[[token")
+    assert ask(port, "GET", where).status == 200
+    assert ask(port, "GET", where, bearer(secrets["admin"])).status == 200
+    assert ask(port, "GET", "/v1/jobs", bearer(secrets["admin"])).status == 503
 
 
 def test_tokens_that_cannot_be_read_are_an_answer(port: int, secrets: dict[str, str], path: Path) -> None:

@@ -74,13 +74,15 @@ class Tokens:
     """What `tokens.toml` says now: it is read again when it was changed, so a token that is taken out is dead.
 
     Args:
-        may_be_none: while there are none, nobody is asked for one.
+        may_be_none: until there is one, nobody is asked for it. From then on an empty list lets nobody in, whether the
+            last one was taken out or an editor is about to write.
     """
 
     def __init__(self, path: Path, *, may_be_none: bool = False) -> None:
         self.path, self._may_be_none = path, may_be_none
         self._tokens: tuple[_Token, ...] = ()
         self._seen: tuple[int, ...] | None = None
+        self._had_some = False
         self.refused = 0
         """Wrong secrets so far."""
 
@@ -98,7 +100,7 @@ class Tokens:
     @property
     def are_not_asked_for(self) -> bool:
         """Whether whoever comes may come in; raises InputError as `who` does."""
-        return self._may_be_none and len(self) == 0
+        return self._may_be_none and len(self) == 0 and not self._had_some
 
     @staticmethod
     def make(path: Path, name: str, scopes: Iterable[str], *, jobs: int | None = None, bytes: int | None = None) -> str:
@@ -164,6 +166,7 @@ class Tokens:
         self._tokens, self._seen = (), None
         self._tokens = _parsed(_text(self.path), self.path)
         self._seen = seen
+        self._had_some |= bool(self._tokens)
 
 
 class Sessions:

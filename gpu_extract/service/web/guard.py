@@ -87,7 +87,7 @@ class Guard:
         try:
             self._check_host(request)
             caller = scope[CALLER] = await self._caller(request)
-            if caller is None and request.url.path.startswith(API) and request.url.path not in OPEN:
+            if caller is None and not _is_open(request):
                 raise _unknown()
             if request.method not in SAFE and not (request.method == "PATCH" and request.url.path.startswith(UPLOAD)):
                 receive = await _gathered(request, receive, MOST_OF_STRANGERS if caller is None else MOST_BODY)
@@ -136,7 +136,10 @@ class Guard:
             _check_origin(request, demanded=caller is not None)
             return caller
         except InputError as error:
-            raise _unreadable(error) from error
+            unreadable = _unreadable(error)
+            if _is_open(request):  # the service lives all the same, and is not to be started anew for it
+                return None
+            raise unreadable from error
 
 
 def needs(scope: str) -> Callable[[Request], Awaitable[Caller]]:
@@ -209,6 +212,11 @@ def problem_answer(problem: Problem) -> Response:
 
 def _told(caller: Caller) -> dict[str, Any]:
     return {"name": caller.name, "scopes": sorted(caller.scopes)}
+
+
+def _is_open(request: Request) -> bool:
+    """Whether it is for whoever asks, or for its route to decide."""
+    return not request.url.path.startswith(API) or request.url.path in OPEN
 
 
 def _unknown() -> Problem:
