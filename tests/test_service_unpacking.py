@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,21 @@ def test_too_many_files_are_refused(place: Place, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match="more than 2 files"):
         place.unpack(plain(FILES))
     place.assert_untouched()
+
+
+def test_a_long_name_of_the_folder_takes_its_room_once(tmp_path: Path) -> None:
+    count, deep = 1000, "d/" * 2000
+    archive = tmp_path / "deep.tar"
+    archive.write_bytes(plain({f"{number}.png": b"" for number in range(count)}, deep))
+    with archive.open("rb") as file:
+        tracemalloc.start()
+        try:
+            files = unpacking._checked(unpacking._members(file, lambda: False))
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert len(files) == count
+    assert taken < count * 1000
 
 
 @pytest.mark.parametrize("looks", [0, 1, 3, 4, 5, 6])

@@ -144,7 +144,7 @@ def _checked(found: Iterator[_Member]) -> list[_Member]:
             why = f"{_shown(files[0].name)} and {_shown(member.name)} lie in two folders of it"
             raise _refused(f"{why}; a folder of frames has no others inside")
         names.add(member.name)
-        files.append(member)
+        files.append(member._replace(folder=files[0].folder) if files else member)  # kept once, however long it is
     if not files:
         raise _refused("it holds no files")
     return files
