@@ -509,6 +509,16 @@ def test_a_job_whose_folder_is_removed_by_hand_is_gone_and_holds_nobody_up(
     assert here.wait("one")["state"] == "succeeded"
 
 
+def test_a_clock_that_is_set_back_keeps_no_job_waiting(office: Office) -> None:
+    office.create(asked("clip"), "anna", "one")
+    (step,) = office.table.steps("one")
+    now = time.time()
+    office.table.set_step(step, not_before=now + 50)
+    assert office.table.claim("cpu", ["cut"], now) is None
+    office.table.set_step(step, not_before=now + 5 * 3600)
+    assert office.table.claim("cpu", ["cut"], now) is not None
+
+
 def test_a_job_whose_folder_is_gone_can_be_cancelled(office: Office) -> None:
     made, _ = office.create(asked("clip"), "anna", "one")
     shutil.rmtree(office.data.job("one").path)

@@ -28,6 +28,7 @@ from gpu_extract.service.table import (
     ENDED,
     FAILED,
     FINISHING,
+    LONGEST_WAIT_SECONDS,
     MERGE,
     PARTIAL,
     QUEUED,
@@ -44,7 +45,7 @@ MOST_TRIES = 3
 """Of a step that ends by a signal."""
 MOST_WAITS = 5
 """Of a step for want of room."""
-FIRST_WAIT_SECONDS, WAIT_SECONDS = 10.0, 60.0
+FIRST_WAIT_SECONDS = 10.0
 log = logging.getLogger("gpu_extract.service")
 
 
@@ -114,7 +115,7 @@ class Endings:
         elif code == DeviceError.exit_code:
             self._other_device(job, step, words, free, device)
         elif code == OutputError.exit_code and step.waits < MOST_WAITS:
-            pause = FIRST_WAIT_SECONDS if step.waits == 0 else WAIT_SECONDS
+            pause = FIRST_WAIT_SECONDS if step.waits == 0 else LONGEST_WAIT_SECONDS
             self._table.set_step(step, **free | {"waits": step.waits + 1, "not_before": time.time() + pause})
             self._requeue(job, f"it is tried again in {pause:g} s: {words}")
         else:

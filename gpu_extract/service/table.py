@@ -28,6 +28,8 @@ SUCCEEDED, PARTIAL, FAILED, CANCELLED = "succeeded", "partial", "failed", "cance
 OPEN = (QUEUED, RUNNING, FINISHING, CANCELLING)
 ENDED = (SUCCEEDED, PARTIAL, FAILED, CANCELLED)
 CHECK, CUT, MERGE = "check", "cut", "merge"
+LONGEST_WAIT_SECONDS = 60.0
+"""That a step is put off; one that would wait longer was put off before the clock was set back."""
 log = logging.getLogger("gpu_extract.service")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS job (
@@ -49,7 +51,8 @@ CREATE INDEX IF NOT EXISTS step_by_state ON step (state, kind);
 CLAIM = """
 UPDATE step SET state = 'running', device = :device, attempt = attempt + 1 WHERE rowid = (
     SELECT step.rowid FROM step JOIN job ON job.id = step.job
-    WHERE step.state = 'waiting' AND step.not_before <= :now AND job.state IN ('queued', 'running', 'finishing')
+    WHERE step.state = 'waiting' AND job.state IN ('queued', 'running', 'finishing')
+        AND (step.not_before <= :now OR step.not_before > :now + {longest})
         AND ((step.kind IN ({kinds}) AND NOT step.rescued AND instr(step.avoid, ',' || :device || ',') = 0)
              OR (:rescues AND step.rescued))
     ORDER BY (SELECT count(*) FROM step AS busy JOIN job AS mine ON mine.id = busy.job
@@ -237,7 +240,7 @@ class Table:
         Args:
             rescues: take also cuts that no device takes any more.
         """
-        query = CLAIM.format(kinds=", ".join(f"'{kind}'" for kind in kinds))
+        query = CLAIM.format(longest=LONGEST_WAIT_SECONDS, kinds=", ".join(f"'{kind}'" for kind in kinds))
         with self.change(at_once=False):
             if self.is_in_memory:
                 return None
