@@ -178,8 +178,12 @@ def here(tmp_path: Path, material: Material) -> Place:
     return Place(tmp_path / "here", material.of_clip, material.clip)
 
 
-def assert_as_if_it_ran_here(place: Place, here: Place) -> None:
-    assert place.left() == here.left()
+def assert_as_if_it_ran_here(place: Place, here: Place, *, killed: bool = False) -> None:
+    """After a kill between a copy and what is remembered of it there is one more of these, as after a run here."""
+    left = place.left()
+    if killed:
+        left["copies"] = [*dict.fromkeys(left["copies"])]
+    assert left == here.left()
     assert main(["verify", *map(str, ("-a", place.alignments, "-fr", place.frames, "-fc", place.faces))]) == 0
 
 
@@ -421,7 +425,7 @@ def test_killed_at_every_moment_and_run_again(
     times = Counter((tmp_path / "came").read_text().splitlines())
     assert len(times) == 2 * FRAMES
     assert max(times.values()) <= 2
-    assert_as_if_it_ran_here(place, here)
+    assert_as_if_it_ran_here(place, here, killed=True)
 
 
 # ---- faces come while the job runs
