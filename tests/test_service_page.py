@@ -485,6 +485,7 @@ def test_a_tab_takes_over_what_another_sends_no_more(page: Any, service: Service
     other.route("**/v1/uploads/*", lambda route: route.abort())
     slot(other, "Frames").locator("input").set_input_files(big)
     slot(page, "Frames").get_by_text("Another tab sends it").wait_for()
+    wait_until(lambda: "big.mp4" in (page.evaluate("localStorage.getItem('gpu-extract.uploads')") or ""))
     other.close()
     slot(page, "Frames").locator("input").set_input_files(big)
     slot(page, "Frames").get_by_text("41.9 MB · on the server").wait_for()

@@ -167,6 +167,7 @@ export class Upload extends EventTarget {
           this.fault = "";
         } else if (error.status === 404) {
           this.id = null;
+          keep(this.key, null);
         } else {
           this.become("refused", error.message);
         }
@@ -176,6 +177,7 @@ export class Upload extends EventTarget {
 
   /** How much the server has; announced if it knows nothing of it. */
   async findPlace() {
+    this.id ??= kept()[this.key] ?? null; // another tab may have announced it since
     if (this.id) {
       const { status, header } = await this.say("HEAD", `${UPLOADS}/${this.id}`);
       if (status === 200) {
