@@ -38,7 +38,7 @@ pytest.importorskip("prometheus_client")
 from gpu_extract.service import steps
 from gpu_extract.service.access import Tokens
 from gpu_extract.service.attempt import Ended
-from gpu_extract.service.folders import JobFolder
+from gpu_extract.service.folders import Data, JobFolder
 from gpu_extract.service.office import Office
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.requests import JobRequest
@@ -507,6 +507,65 @@ def test_a_job_whose_folder_is_removed_by_hand_is_gone_and_holds_nobody_up(
     assert here.ask("GET", "/v1/jobs/one").status == 404
     assert here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48}).status == 201
     assert here.wait("one")["state"] == "succeeded"
+
+
+def test_a_request_of_a_later_version_is_read_without_what_is_new(service: Callable[..., Service]) -> None:
+    here = service()
+    here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48})
+    here.wait("one")
+    here.stop()
+    rows = sqlite3.connect(here.data / "service.sqlite", isolation_level=None)
+    rows.execute("UPDATE job SET request = json_set(request, '$.colour', 1)")
+    rows.close()
+    here.start()
+    assert [job["id"] for job in here.ask("GET", "/v1/jobs").json["jobs"]] == ["one"]
+    assert here.ask("GET", "/v1/jobs/one").status == 200
+
+
+def test_a_folder_that_cannot_be_looked_at_is_not_taken_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that belongs to somebody else: what is "nothing" is put aside at the next start, and removed."""
+    data = Data(tmp_path)
+    data.make()
+    real = Path.stat
+
+    def refusing(path: Path, **how: Any) -> os.stat_result:
+        if path.name == "request.json":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, **how)
+
+    (data.job("theirs").path / "faces").mkdir(parents=True)
+    (data.job("begun").path / "faces").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refusing)
+        data.put_aside_rest()
+        assert {job for job, _ in data.jobs()} == {"theirs", "begun"}
+    assert data.job("theirs").path.is_dir()
+    data.put_aside_rest()
+    assert not data.job("begun").path.exists()
+
+
+def test_owners_have_kernels_of_their_own(tmp_path: Path) -> None:
+    """What one process compiled the next one runs."""
+    data = Data(tmp_path)
+    assert data.kernels_of("anna") == data.kernels_of("anna") != data.kernels_of("../bob")
+    assert data.kernels_of("../bob").parent == tmp_path / "cache" / "triton"
+    assert data.kernels_of("../bob").is_dir()
+
+
+def test_a_large_file_of_faces_is_sent_in_blocks(service: Callable[..., Service]) -> None:
+    here = service()
+    here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48, "output_layout": "webdataset"})
+    here.wait("one")
+    large = random.Random(3).randbytes(5_000_001)
+    (here.data / "jobs" / "one" / "faces" / "00009.tar").write_bytes(large)
+    answer = here.ask("GET", "/v1/jobs/one/faces/00009.tar")
+    assert (answer.status, answer.body) == (200, large)
+    assert answer.headers["content-length"] == "5000001"
+    etag = answer.headers["etag"]
+    assert here.ask("GET", "/v1/jobs/one/faces/00009.tar", headers={"If-None-Match": etag}).status == 304
+    assert here.ask("HEAD", "/v1/jobs/one/faces/00009.tar").headers["content-length"] == "5000001"
 
 
 def test_a_clock_that_is_set_back_keeps_no_job_waiting(office: Office) -> None:

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -69,6 +70,15 @@ class Data:
     @property
     def cache(self) -> Path:
         return self.path / "cache"
+
+    def kernels_of(self, owner: str) -> Path:
+        """Where processes of an owner's jobs keep the kernels that they compile; it is made if need be.
+
+        Each writes there what the next one runs, so nobody else's do.
+        """
+        path = self.cache / "triton" / hashlib.sha256(owner.encode()).hexdigest()[:16]
+        path.mkdir(parents=True, exist_ok=True)
+        return path
 
     def job(self, job: str) -> JobFolder:
         assert is_job_id(job)
@@ -131,11 +141,16 @@ class JobFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether it was begun: a power cut may leave the name of a request, and not what was asked for."""
+        """Whether it was begun: a power cut may leave the name of a request, and not what was asked for.
+
+        What cannot be looked at, as another user's, is not to be taken for nothing.
+        """
         try:
             return (self.path / "request.json").stat().st_size > 0
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError:
+            return True
 
     def begin(self, request: dict[str, Any], inputs: Sequence[Path]) -> None:
         """Record what was asked for; the job is known from then on, and after a power cut.

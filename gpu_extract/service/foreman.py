@@ -93,8 +93,7 @@ class Foreman:
         self._tallies.put(step, Tally(feed.count(folder.faces, shard) if step.kind == CUT else (0, 0)))
         scratch = folder.path / "tmp"
         scratch.mkdir(exist_ok=True)
-        triton = self._data.cache / "triton"
-        triton.mkdir(exist_ok=True)
+        triton = self._data.kernels_of(request.owner)
         report_of(step, request, folder).unlink(missing_ok=True)
         if request.packed is not None:
             self._unpacking.frames(folder.path / request.packed, folder.frames, lambda: attempt.stopped)

@@ -7,7 +7,7 @@ import shutil
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -103,7 +103,9 @@ class Request:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Request:
-        return cls(**stored)
+        """What was stored, without what a later version may have added."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in known})
 
     @property
     def is_check(self) -> bool:

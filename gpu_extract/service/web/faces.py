@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import mimetypes
 import os
@@ -92,13 +91,22 @@ def router(office: Office) -> APIRouter:
     def face(job: str, path: str, request: Request, who: Reader) -> Response:
         """One file; its ETag is its SHA-256."""
         found = job_of(office, job, who)
-        data = _content(office.data.job(found.id).faces, path)
-        tag = f'"{hashlib.sha256(data).hexdigest()}"'
-        headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-        if tag in request.headers.get("If-None-Match", ""):
-            return Response(status_code=304, headers=headers)
-        kind = mimetypes.guess_type(path)[0] if has_extension(path, FACE_EXTENSIONS) else None
-        return Response(data, media_type=kind or "application/octet-stream", headers=headers)
+        folder = office.data.job(found.id).faces
+        handle = _served(folder, path)
+        try:
+            tag = f'"{_digest_of(handle)}"'
+            headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+            if tag in request.headers.get("If-None-Match", ""):
+                return Response(status_code=304, headers=headers)
+            kind = mimetypes.guess_type(path)[0] if has_extension(path, FACE_EXTENSIONS) else None
+            kind = kind or "application/octet-stream"
+            size = os.fstat(handle).st_size
+            if size <= BLOCK_BYTES:
+                return Response(os.pread(handle, BLOCK_BYTES, 0), media_type=kind, headers=headers)
+            headers["Content-Length"] = str(size)
+            return StreamingResponse(_blocks(folder, path, size), media_type=kind, headers=headers)
+        finally:
+            close_quietly(handle)
 
     return routes
 
@@ -176,8 +184,23 @@ def _digest_of(handle: int) -> str:
     return digest.hexdigest()
 
 
-def _content(folder: Path, path: str) -> bytes:
-    """A file of a faces folder.
+def _blocks(folder: Path, path: str, size: int) -> Iterator[bytes]:
+    """The first `size` bytes of a file, which is opened when they are asked for: nobody closes what never begins."""
+    handle = _open(folder, path)
+    try:
+        at = 0
+        while at < size:
+            block = os.pread(handle, min(BLOCK_BYTES, size - at), at)
+            if not block:
+                raise EOFError
+            at += len(block)
+            yield block
+    finally:
+        close_quietly(handle)
+
+
+def _served(folder: Path, path: str) -> int:
+    """A file of a faces folder, opened.
 
     Raises:
         Problem: 404 where there is none that clients may have.
@@ -186,11 +209,9 @@ def _content(folder: Path, path: str) -> bytes:
     if not has_extension(path, SERVED):
         raise missing
     try:
-        handle = _open(folder, path)
+        return _open(folder, path)
     except OSError:
         raise missing from None
-    with io.FileIO(handle) as file:
-        return file.readall()
 
 
 def _open(folder: Path, path: str) -> int:
