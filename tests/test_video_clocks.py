@@ -20,7 +20,7 @@ import pytest
 
 from gpu_extract.frames import FrameFailure, open_frames
 from gpu_extract.frames.sources import video
-from gpu_extract.frames.video.clock import TIMELESS, ClockFacts, FrameClock, PacketClock, rescaled
+from gpu_extract.frames.video.clock import MICROSECOND, TIMELESS, ClockFacts, FrameClock, PacketClock, rescaled
 from gpu_extract.frames.video.decoders import gave_no_frame
 
 BLOCK = 16
@@ -392,6 +392,30 @@ def test_times_that_lie_before_the_overflow() -> None:
 @pytest.mark.parametrize(("value", "expected"), [(5, 3), (-5, -3), (4, 2), (6, 3), (7, 4), (-7, -4)])
 def test_halves_are_rounded_away_from_zero(value: int, expected: int) -> None:
     assert rescaled(value, Fraction(1, 2), Fraction(1)) == expected
+
+
+@pytest.mark.parametrize("unit", [Fraction(1, rate) for rate in (25, 1000, 15360, 90000, 10**6, 10**7, 10**9)], ids=str)
+def test_times_of_decoding_are_whole_microseconds_in_between(unit: Fraction) -> None:
+    """Also where a packet is so far ahead or behind that it is looked at closely."""
+    second = round(1 / unit)
+    clock = PacketClock(replace(FACTS, container="matroska", file_start=0, time_base=unit))
+    random = np.random.default_rng(second % 7)
+    for stamp in [*np.sort(random.integers(-9 * second, 90 * second, 200)).tolist(), 11 * 3600 * second, 2 * second]:
+        microseconds = rescaled(stamp, unit, MICROSECOND)
+        assert clock.take(stamp, stamp, 7) == (stamp, rescaled(microseconds, MICROSECOND, unit))
+
+
+@pytest.mark.parametrize("value", [-10_000_000_019, -1, 0, 1, 7, 10_000_000_019])
+def test_rescaled_is_the_nearest_whole_number(value: int) -> None:
+    for unit, other in (
+        (Fraction(1, 90000), MICROSECOND),
+        (MICROSECOND, Fraction(1, 90000)),
+        (Fraction(1001, 30000), 1),
+    ):
+        exact = value * unit / other
+        found = rescaled(value, Fraction(unit), Fraction(other))
+        assert abs(found - exact) <= Fraction(1, 2)
+        assert abs(found - exact) < Fraction(1, 2) or abs(found) > abs(exact)
 
 
 class Came(NamedTuple):

@@ -25,6 +25,7 @@ _CLOCK_BITS = {"mpegts": 33, "mpeg": 33}
 _JUMP = 10_000_000  # microseconds between what a packet's time should be and what it is: then the clock was set
 _STEP_BACK = 100_000  # microseconds; so was it if time goes back by more
 _ABSURD = 3600 * 30 * 1_000_000  # microseconds
+_NEAR = _ABSURD // 3
 
 
 def rescaled(value: int, unit: Fraction, other: Fraction) -> int:
@@ -32,16 +33,16 @@ def rescaled(value: int, unit: Fraction, other: Fraction) -> int:
     return scaled(value, ratio(unit, other))
 
 
-def ratio(unit: Fraction, other: Fraction) -> tuple[int, int]:
-    """Of one unit to another, for `scaled`."""
-    return unit.numerator * other.denominator, unit.denominator * other.numerator
+def ratio(unit: Fraction, other: Fraction) -> tuple[int, int, int]:
+    """Of one unit to another, for `scaled`: twice the numerator, the denominator, and twice that."""
+    denominator = unit.denominator * other.numerator
+    return 2 * unit.numerator * other.denominator, denominator, 2 * denominator
 
 
-def scaled(value: int, by: tuple[int, int]) -> int:
+def scaled(value: int, by: tuple[int, int, int]) -> int:
     """`rescaled` for whoever has many times: fractions take longer to ask than a packet to read."""
-    numerator, denominator = by
-    size = (2 * abs(value * numerator) + denominator) // (2 * denominator)
-    return size if value >= 0 else -size
+    twice, half, whole = by
+    return (value * twice + half) // whole if value >= 0 else -((half - value * twice) // whole)
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,19 @@ class PacketClock:
         self._facts = facts
         self._unit = facts.time_base
         self._up, self._down = ratio(MICROSECOND, facts.time_base), ratio(facts.time_base, MICROSECOND)
+        self._near = scaled(_NEAR, self._up)
+        self._survives = facts.time_base >= MICROSECOND  # whether a time does that is rounded to microseconds and back
         self._restarting = facts.container in _RESTARTING
         self._bits = _CLOCK_BITS.get(facts.container, 0) if facts.file_start is not None else 0
         self._offset = -self._start()
+        self._shift = scaled(self._offset, self._up)
         rate = facts.average_rate
         self._dts = -int(facts.reorder * 1_000_000 / float(rate)) if rate else 0
         self._next: int | None = None  # decoding time that is expected of the next packet
         self._last: int | None = None  # decoding time of the last one that had any
         known_rate = facts.coded_rate or rate
         self._frame_length = rescaled(1, 1 / known_rate, MICROSECOND) if known_rate else 0
+        self._duration, self._length = 0, self._frame_length  # of the packet before
         self._waiting: list[int] = []  # presentation times of packets whose frames are still to come, as a heap
         self._shown = 0  # microseconds; the end of the last frame that came
         self._timeless = 0  # packets without a presentation time so far
@@ -87,25 +92,38 @@ class PacketClock:
 
     def take(self, pts: int | None, dts: int | None, duration: int) -> tuple[int, int]:
         """(presentation time or `TIMELESS`, decoding time) of the next packet; the latter is foretold if missing."""
-        pts, dts = self._unwrapped(pts, dts)
-        shift = scaled(self._offset, self._up)
-        pts = None if pts is None else pts + shift
-        dts = None if dts is None else dts + shift
+        if self._bits:
+            pts, dts = self._unwrapped(pts, dts)
+        if pts is not None:
+            pts += self._shift
+        if dts is not None:
+            dts += self._shift
         if self._restarting:
             pts, dts = self._continued(pts, dts)
-        elif self._next is not None:
-            pts, dts = self._sane(pts), self._sane(dts)
-        if self._next is None:
-            self._next = self._dts
-        if dts is not None:
-            self._next = self._last = self._micro(dts)
-        current = self._next
-        length = self._micro(duration) or self._frame_length
+        now = None if dts is None else scaled(dts, self._down)
+        expected = self._next
+        if not self._restarting and expected is not None:
+            if dts is None or now is None or abs(now - expected) > _NEAR:
+                pts, dts = self._sane(pts), self._sane(dts)
+            elif pts is not None and abs(pts - dts) > self._near:
+                pts = self._sane(pts)
+        if duration != self._duration:
+            self._duration, self._length = duration, scaled(duration, self._down) or self._frame_length
+        length = self._length
+        if dts is None or now is None:
+            current = self._dts if expected is None else expected
+        else:
+            current = self._last = now
         self._dts = current + length
         self._next = self._dts if length else None
-        self._show(pts, length)
-        self._timeless += pts is None
-        return TIMELESS + self._timeless if pts is None else pts, scaled(current, self._up)
+        if self._restarting:
+            self._show(pts, length)
+        if dts is None or not self._survives:
+            dts = scaled(current, self._up)
+        if pts is None:
+            self._timeless += 1
+            pts = TIMELESS + self._timeless
+        return pts, dts
 
     def after_last(self, number: int, rate: Fraction | None) -> int:
         """Time of the n-th frame that comes out after the last packet and has none; rate: what the decoder knows."""
@@ -114,8 +132,6 @@ class PacketClock:
 
     def _unwrapped(self, pts: int | None, dts: int | None) -> tuple[int | None, int | None]:
         """Times that lie before the beginning, and only because the clock began again at 0."""
-        if not self._bits:
-            return pts, dts
         turn = 1 << self._bits
         latest = rescaled(self._facts.file_start or 0, MICROSECOND, self._unit) + turn // 2
         wrapped = [time is not None and time > latest for time in (pts, dts)]
@@ -128,17 +144,16 @@ class PacketClock:
 
     def _continued(self, pts: int | None, dts: int | None) -> tuple[int | None, int | None]:
         """Where the clock was set, time goes on as if it had not been."""
-        if dts is None:
-            return pts, dts
-        now = self._micro(dts)
         expected = self._last if self._next is None else self._next
-        if expected is None:
+        if dts is None or expected is None:
             return pts, dts
+        now = scaled(dts, self._down)
         delta = now - expected
         back = self._next is not None and now + _STEP_BACK < max(self._dts, self._shown)
         if abs(delta) <= _JUMP and not back:
             return pts, dts
         self._offset -= delta
+        self._shift = scaled(self._offset, self._up)
         shift = rescaled(delta, MICROSECOND, self._unit)
         return (None if pts is None else pts - shift), dts - shift
 
@@ -173,6 +188,13 @@ class FrameClock:
 
     def take(self, frame: VideoFrame) -> int:
         pts, dts = frame.pts, frame.dts
+        if pts is not None and dts is not None and pts < TIMELESS:
+            if pts <= self._last_pts:
+                self._faulty_pts += 1
+            if dts <= self._last_dts:
+                self._faulty_dts += 1
+            self._last_pts, self._last_dts = pts, dts
+            return pts if self._faulty_pts <= self._faulty_dts else dts
         if pts is not None and pts >= TIMELESS:
             pts = None
         if dts is not None:

@@ -8,11 +8,12 @@ keep a frame's duration unrounded and may then place a repeat one tick earlier o
 
 from __future__ import annotations
 
+from collections import deque
 from fractions import Fraction
 
 import numpy as np
 
-from gpu_extract.frames.video.clock import rescaled
+from gpu_extract.frames.video.clock import ratio, scaled
 
 _SLACK = 1.1  # ticks by which a frame may be early or late before one is left out or repeated
 _ROUND_UP = 0.6
@@ -37,15 +38,15 @@ class ConstantRate:
         lengths_known: bool = True,
     ) -> None:
         self._ticks_per_unit = rate * time_base
-        self._time_base = time_base
         self._parts = 1 << min(
             max(29 - (rate.numerator.bit_length() - 1), 0), 16
         )  # of a tick, in which times are counted
-        self._part = 1 / (rate * self._parts)
+        self._in_parts = ratio(time_base, 1 / (rate * self._parts))
         self._next = 0  # the tick that the next output frame has
         self._may_start_late = only_stream
         self._lengths_known = lengths_known
-        self._recent = [0, 0, 0]  # repeats of the previous frame, at the last three frames
+        self._duration, self._length = 0, 1.0  # of the frame before, the latter in ticks
+        self._recent = deque((0, 0, 0), maxlen=3)  # repeats of the previous frame, at the last three frames
 
     def place(self, time: int, duration: int) -> tuple[int, int]:
         """(repeats of the previous frame, copies of this one) that the output has before the next frame comes.
@@ -53,13 +54,18 @@ class ConstantRate:
         time: when it is shown, from the beginning of the file.
         """
         at = self._ticks(time)
-        length = float(round(self._ticks_per_unit * duration)) if self._lengths_known else 0.0
-        length = length or 1.0
+        if duration != self._duration and self._lengths_known:
+            self._duration, self._length = duration, float(round(self._ticks_per_unit * duration)) or 1.0
+        length = self._length
         early = at - self._next
         if self._may_start_late and early >= 0.5:
             self._next, early = round(at), 0.0
         self._may_start_late = False
         end = early + length
+        if -_SLACK <= end <= _SLACK:
+            self._recent.append(0)
+            self._next += 1
+            return 0, 1
         if early < 0 < end:
             early = 0.0
         repeats, total = 0, 1
@@ -70,7 +76,7 @@ class ConstantRate:
             if early > _SLACK:
                 repeats = _rounded(early - _ROUND_UP)
         repeats = min(repeats, total)
-        self._recent = [repeats, *self._recent[:2]]
+        self._recent.append(repeats)
         if total > _TOO_MANY:
             return 0, 0
         self._next += total
@@ -81,7 +87,7 @@ class ConstantRate:
         return sorted(self._recent)[1]
 
     def _ticks(self, time: int) -> float:
-        ticks = rescaled(time, self._time_base, self._part) / self._parts
+        ticks = scaled(time, self._in_parts) / self._parts
         return ticks + (_MIDPOINT_NUDGE if ticks > 0 else -_MIDPOINT_NUDGE)
 
 
