@@ -9,7 +9,6 @@ that decodes several frames at once, which may hand a frame out before it has fo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import av
@@ -29,10 +28,7 @@ class _Event(NamedTuple):
     only_marked: bool = False  # the container says so, not the decoder
 
 
-class _Held(NamedTuple):
-    frame: av.VideoFrame
-    packet: int | None  # its number, None where timestamps do not tell
-    until: int | None  # the latest time shown of any packet before its own
+_UNKNOWN: tuple[int | None, int | None] = (None, None)
 
 
 class DamageTracker:
@@ -47,11 +43,14 @@ class DamageTracker:
         self._second = second
         self._sent = 0
         self._time: int | None = None  # of decoding, of the packet before
-        self._number_of: dict[int, int] = {}  # time shown, or `TIMELESS` -> packet
-        self._latest: dict[int, int] = {}  # packet -> the latest time shown of it and of those shortly before
+        # Time shown, or `TIMELESS` -> packet, and the latest time shown of it and of those shortly before.
+        self._known: dict[int | None, tuple[int | None, int | None]] = {}
         self._window: deque[int] = deque(maxlen=_WINDOW)
+        self._latest = -(1 << 63)  # in the window
+        self._age = 0  # times that came into the window since
         self._events: list[_Event] = []
-        self._held: deque[_Held] = deque()
+        # Frames that wait, with the two of their packet; None where timestamps do not tell.
+        self._held: deque[tuple[av.VideoFrame, int | None, int | None]] = deque()
 
     def send(self, packet: av.Packet[Any], stored_dts: int | None = None) -> None:
         """To be told of each packet, `SEAM` packets before it is decoded; stored_dts: if the packet's was changed.
@@ -59,24 +58,28 @@ class DamageTracker:
         Where time runs backwards, or is a second or more ahead at a key frame, marks just before are taken for those
         of a seam, at which nothing is missing.
         """
-        number, self._sent = self._sent, self._sent + 1
+        number = self._sent
+        self._sent = number + 1
         dts = packet.dts if stored_dts is None else stored_dts
         if dts is not None:
-            if self._time is not None and (dts < self._time or self._is_ahead(packet, dts - self._time)):
+            before, self._time = self._time, dts
+            if (
+                self._events
+                and before is not None
+                and (dts < before or (0 < self._second <= dts - before and packet.is_keyframe))
+            ):
                 at_seam = number - SEAM
                 self._events = [event for event in self._events if not event.only_marked or event.first < at_seam]
-            self._time = dts
         if packet.is_corrupt:
             self._events.append(_Event(number, number + 1, only_marked=True))
-        if packet.pts is None:
+        pts = packet.pts
+        if pts is None:
             return
-        self._number_of.pop(packet.pts, None)
-        self._number_of[packet.pts] = number
-        if packet.pts < TIMELESS:
-            self._window.append(packet.pts)
-            self._latest[number] = max(self._window)
-        if len(self._number_of) > _REMEMBERED:
-            self._latest.pop(self._number_of.pop(next(iter(self._number_of))), None)
+        known = self._known
+        known.pop(pts, None)
+        known[pts] = number, self._latest_with(pts) if pts < TIMELESS else None
+        if len(known) > _REMEMBERED:
+            del known[next(iter(known))]
 
     def hole(self) -> None:
         """Something between the packet before and the next one could not be read."""
@@ -87,32 +90,47 @@ class DamageTracker:
         number = max(self._sent - 1 - SEAM - delay, 0)
         self._events.append(_Event(number, number + 1))
 
-    def take(self, frames: list[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, bool]]:
+    def take(self, frames: list[av.VideoFrame]) -> list[tuple[av.VideoFrame, bool]]:
+        """The frames that need not wait, those first that have waited for these."""
+        passed: list[tuple[av.VideoFrame, bool]] = []
+        held = self._held
         for frame in frames:
-            number = None if frame.pts is None else self._number_of.get(frame.pts)
+            pts = frame.pts
+            number, until = self._known.get(pts, _UNKNOWN)
             if frame.is_corrupt:
                 first = number or 0
                 self._events.append(_Event(first, first + 1))
-            self._held.append(_Held(frame, number, None if number is None else self._latest.get(number)))
-            while self._held and (len(self._held) > _LONGEST_RUN or not self._waits(self._held[0])):
-                yield self._judged(self._held.popleft())
+            held.append((frame, number, until))
+            while held:
+                until = held[0][2]
+                if until is None or pts is None:
+                    waits = all(frame.pict_type == PictureType.B for frame, _, _ in held)
+                else:
+                    waits = pts < until
+                if waits and len(held) <= _LONGEST_RUN:
+                    break
+                passed.append(self._judged(*held.popleft()) if self._events else (held.popleft()[0], False))
+        return passed
 
-    def finish(self) -> Iterator[tuple[av.VideoFrame, bool]]:
+    def finish(self) -> list[tuple[av.VideoFrame, bool]]:
         """What still waits at the end of the video."""
-        while self._held:
-            yield self._judged(self._held.popleft())
+        passed = [self._judged(frame, packet) for frame, packet, _ in self._held]
+        self._held.clear()
+        return passed
 
-    def _is_ahead(self, packet: av.Packet[Any], step: int) -> bool:
-        return 0 < self._second <= step and packet.is_keyframe
+    def _latest_with(self, pts: int) -> int:
+        """The latest time in the window once this one is in it."""
+        self._window.append(pts)
+        self._age += 1
+        if pts >= self._latest:
+            self._latest, self._age = pts, 0
+        elif self._age >= _WINDOW:
+            self._latest = max(self._window)
+            self._age = [*reversed(self._window)].index(self._latest)
+        return self._latest
 
-    def _waits(self, held: _Held) -> bool:
-        newest = self._held[-1].frame
-        if held.until is None or newest.pts is None:
-            return all(one.frame.pict_type == PictureType.B for one in self._held)
-        return newest.pts < held.until
-
-    def _judged(self, held: _Held) -> tuple[av.VideoFrame, bool]:
-        number = self._sent if held.packet is None else held.packet
-        if held.frame.key_frame and not held.frame.is_corrupt:
+    def _judged(self, frame: av.VideoFrame, packet: int | None, _: int | None = None) -> tuple[av.VideoFrame, bool]:
+        number = self._sent if packet is None else packet
+        if frame.key_frame and not frame.is_corrupt:
             self._events = [event for event in self._events if event.cleared_by > number]
-        return held.frame, any(event.first <= number for event in self._events)
+        return frame, any(event.first <= number for event in self._events)
