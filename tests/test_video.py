@@ -20,10 +20,12 @@ from av.video.reformatter import VideoReformatter
 
 from gpu_extract.errors import FrameError, InputError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource, open_frames
+from gpu_extract.frames.base import Planes
 from gpu_extract.frames.sources import video
 from gpu_extract.frames.video import yuv
 from gpu_extract.frames.video.container import container_format
 from gpu_extract.frames.video.damage import DamageTracker
+from gpu_extract.frames.video.turn import UPRIGHT, Turn
 from gpu_extract.frames.video.yuv import to_bgr
 from gpu_extract.kernels import yuv as kernels_yuv
 from gpu_extract.patch import Region
@@ -447,6 +449,73 @@ def test_a_hole_spares_what_came_before() -> None:
     assert doubted(tracker, Shown(0, "I"), *map(Shown, range(1, 5)), Shown(5, "I")) == [3, 4]
 
 
+def test_a_frame_waits_for_the_latest_of_the_packets_shortly_before_it() -> None:
+    """However times go up and down, and whatever was forgotten of them since."""
+    random = np.random.default_rng(3)
+    steps = random.choice([-90, -7, -1, 1, 2, 40], 600, p=[0.02, 0.1, 0.2, 0.4, 0.2, 0.08])
+    times = list(dict.fromkeys(np.cumsum(steps).tolist()))
+    for number, pts in enumerate(times):
+        latest = max(times[max(number - 31, 0) : number + 1])
+        for shown in (pts, latest - 1, latest):
+            tracker = DamageTracker()
+            for one in times[: number + 1]:
+                tracker.send(Packet(one, dts=0))  # type: ignore[arg-type]
+            passed = tracker.take([Shown(pts), Shown(shown)])  # type: ignore[list-item]
+            assert bool(passed) == (latest in (pts, shown)), (number, shown)
+
+
+@pytest.mark.parametrize("pixels", ["direct", "piped"])
+def test_planes_are_what_load_converts(tmp_path: Path, pixels: str) -> None:
+    if not kernels_yuv.is_available():
+        pytest.skip("the C converter was not built")
+
+    def converted(planes: Planes) -> np.ndarray:
+        return kernels_yuv.to_bgr(planes[:3], planes.strides, 0, 0, 70, 50, planes.coefficients)
+
+    path = write_clip(tmp_path / "a.mp4", 3, (50, 70))
+    with open_frames(path, pixels=pixels) as source:
+        frames = [frame for frame in source.frames(np.arange(3)) if isinstance(frame, Frame)]
+        planes = [frame.planes() for frame in frames]
+        whole = [frame.load().pixels for frame in frames]
+    del frames  # planes are valid without them, and after the source was closed
+    assert len(planes) == 3
+    for one, pixels_of_it in zip(planes, whole, strict=True):
+        assert one is not None
+        assert (one.height, one.width) == (50, 70)
+        assert [memoryview(plane).nbytes for plane in one[:3]] == [
+            rows * stride for rows, stride in zip((50, 25, 25), one.strides, strict=True)
+        ]
+        np.testing.assert_array_equal(converted(one), pixels_of_it)
+
+
+def test_planes_that_were_repeated_are_those_of_one_picture(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", 2, (32, 48))
+    with open_frames(path, timing="constant") as source:
+        assert [frame.planes() is None for frame in source.frames(np.arange(2))] == [  # type: ignore[union-attr]
+            not kernels_yuv.is_available()
+        ] * 2
+
+
+@pytest.mark.parametrize(
+    ("size", "pixel_format", "turn"),
+    [
+        ((50, 71), "yuv420p", UPRIGHT),
+        ((51, 70), "yuv420p", UPRIGHT),
+        ((50, 70), "yuv420p", Turn(True, False, False)),
+        ((50, 70), "yuv422p", UPRIGHT),
+        ((50, 70), "yuv420p10le", UPRIGHT),
+        ((50, 70), "nv12", UPRIGHT),
+        ((50, 70), "bgr24", UPRIGHT),
+        ((4, 4), "yuv420p", UPRIGHT),
+    ],
+)
+def test_there_are_no_planes_where_the_formula_does_not_give_the_pixels(
+    size: tuple[int, int], pixel_format: str, turn: Turn
+) -> None:
+    frame = video.VideoFrame(0, str, video.Picture(random_frame(*size, pixel_format)), turn)
+    assert frame.planes() is None
+
+
 FOREIGN = {
     "hls.mp4": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/passwd\n#EXT-X-ENDLIST\n",
     "concat.mp4": b"ffconcat version 1.0\nfile '/etc/passwd'\n",
@@ -546,6 +615,6 @@ def test_a_source_can_be_walked_again() -> None:
 def test_pixels_that_cannot_be_converted_are_a_frame_error() -> None:
     from gpu_extract.frames.sources.video import Picture, VideoFrame
 
-    frame = VideoFrame(0, "x", Picture(av.VideoFrame(16, 16, "bgr4")))
+    frame = VideoFrame(0, str, Picture(av.VideoFrame(16, 16, "bgr4")))
     with pytest.raises(FrameError, match="cannot be converted"):
         frame.load()

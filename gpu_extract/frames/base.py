@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from gpu_extract.kernels.yuv import Coefficients
 from gpu_extract.patch import Patch, Region
 
 TIMINGS = ("decoded", "constant")
@@ -59,6 +60,20 @@ class Reading:
     """Whether those before the first one can be passed over."""
 
 
+class Planes(NamedTuple):
+    """A frame in 8-bit 4:2:0 that `kernels.yuv` makes BGR of, as `Frame.load` would."""
+
+    y: Any
+    """A buffer of bytes as `u` and `v` are, rows from the top; valid for as long as it is kept."""
+    u: Any
+    v: Any
+    strides: tuple[int, int, int]
+    """Bytes from one row to the next of each, positive."""
+    height: int
+    width: int
+    coefficients: Coefficients
+
+
 class Frame(ABC):
     """One frame that was read but not yet turned into pixels."""
 
@@ -85,6 +100,10 @@ class Frame(ABC):
     def load_each(self, regions: Sequence[Region]) -> list[Patch]:
         """`load` of every region, of which there is at least one; may leave undecoded what none of them needs."""
         return [self.load(region) for region in regions]
+
+    def planes(self) -> Planes | None:
+        """What the frame was decoded to, where a formula gives its pixels; None where only `load` does."""
+        return None
 
 
 class FrameSource(ABC):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
-from itertools import chain, repeat
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from gpu_extract.frames.base import (
     Frame,
     FrameFailure,
     FrameSource,
+    Planes,
     Reading,
     SourceOptions,
     check_wanted,
@@ -30,13 +32,13 @@ from gpu_extract.frames.video.bitstream import DoubtError
 from gpu_extract.frames.video.clock import MICROSECOND, ClockFacts, FrameClock, PacketClock
 from gpu_extract.frames.video.container import DECODE_ERRORS, READ_ERRORS, open_container, probe
 from gpu_extract.frames.video.damage import SEAM, DamageTracker
-from gpu_extract.frames.video.decoders import gave_no_frame, notes_on
+from gpu_extract.frames.video.decoders import gave_no_frame, has_silent_packets, notes_on
 from gpu_extract.frames.video.index import GENERATE_PTS, VideoIndex, read_index
 from gpu_extract.frames.video.mp4 import has_composition_offsets
 from gpu_extract.frames.video.skipping import IndexMismatchError, decode_stretches, plan_stretches
 from gpu_extract.frames.video.timing import ConstantRate, constant_rate_frames
 from gpu_extract.frames.video.turn import UPRIGHT, Turn, turn_of
-from gpu_extract.frames.video.yuv import to_bgr
+from gpu_extract.frames.video.yuv import planes_of, to_bgr
 from gpu_extract.naming import VIDEO_EXTENSIONS, split_name
 from gpu_extract.patch import Patch, Region
 
@@ -53,17 +55,18 @@ WORTHWHILE_SHARE = 0.1  # of the frames up to the last wanted one, those in such
 
 
 class Picture:
-    """A decoded frame, and the lock that whoever converts it holds; several `VideoFrame`s may show one.
+    """A decoded frame, and the lock that whoever converts it holds; several `VideoFrame`s may show one."""
 
-    damaged: its pixels are what FFmpeg made up, or predicted from that; time: when it is shown, with constant
-    timing.
-    """
+    __slots__ = ("frame", "guard")
 
-    def __init__(self, frame: av.VideoFrame, damaged: bool = False, time: int = 0) -> None:
+    def __init__(self, frame: av.VideoFrame) -> None:
         self.frame = frame
-        self.damaged = damaged
-        self.time = time
         self.guard = threading.Lock()
+
+
+Decoded = tuple[av.VideoFrame, bool, int]
+"""A frame; whether its pixels are what FFmpeg made up, or predicted from that; its time, or 1 if timing is "decoded".
+"""
 
 
 def accepts(path: Path) -> bool:
@@ -93,7 +96,7 @@ class VideoSource(FrameSource):
         self._guard = threading.Lock()  # held while FFmpeg works, so that close() waits for it
         self._closed = False
         self._container: InputContainer | None = None
-        self._begun: Iterator[Picture] | None = None  # all pictures, of which the decoder has given some already
+        self._begun: Iterator[Decoded] | None = None  # all frames, of which the decoder has given some already
         self._turn = UPRIGHT
         self._clock_facts: ClockFacts | None = None
         self._index: VideoIndex | None = None
@@ -132,12 +135,14 @@ class VideoSource(FrameSource):
         if self._closed and not was_closed:
             return
         if index is not None:
+            given = -1
             try:
                 for frame in self._indexed(index, remaining):
                     yield frame
-                    remaining = remaining[remaining > frame.index]
+                    given = frame.index
                 return
             except (IndexMismatchError, *READ_ERRORS):
+                remaining = remaining[remaining > given]
                 self.frames_seen = None
                 self.skipping = "given up: the video is damaged, or its frames are not those that its packets announce"
         yield from self._sequential(remaining)
@@ -166,38 +171,44 @@ class VideoSource(FrameSource):
 
     def _sequential(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
         """Decodes from the beginning to the last wanted frame, or to the end where that is near."""
-        remaining = iter(wanted.tolist())
-        target = next(remaining, None)
-        position = beyond = 0
-        for position, picture in self._numbered():
-            while target is not None and target == position:
-                yield self._frame_or_failure(position, picture)
-                target = next(remaining, None)
-            position += 1
-            if target is None and self._options.skip_unwanted:
-                beyond += 1
-                if beyond > LOOK_BEYOND:
-                    return
+        targets = wanted.tolist()
+        remaining = iter(targets)
+        never = 1 << 62
+        target = next(remaining, never)
+        last = (targets[-1] if targets else 0) + LOOK_BEYOND if self._options.skip_unwanted else never
+        position = 0  # of the next frame
+        picture = None
+        for frame, damaged, copies in self._counted():
+            position += copies
+            if picture is not None and picture.frame is not frame:
+                picture = None  # an unwanted one would otherwise be kept until the next wanted one
+            if target < position:
+                picture = picture or Picture(frame)
+                while target < position:
+                    yield self._damaged(target) if damaged else self._frame(target, picture)
+                    target = next(remaining, never)
+            if position > last:
+                return
         if self._closed:
             return
         if not position:
             raise InputError(f"no frame of the video '{self.path}' can be decoded.")
         self.frames_seen = position
-        while target is not None:
-            yield self._failure(target, position)
-            target = next(remaining, None)
+        for missing in wanted[wanted >= position].tolist():
+            yield self._failure(missing, position)
 
     def _indexed(self, index: VideoIndex, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
         """Decodes only what the wanted frames need; raises IndexMismatchError once the index proves wrong."""
         source_of = self._sources(index)
         self.frames_seen = len(source_of)
         present = wanted[wanted < len(source_of)]
-        pending = iter(present.tolist())
-        target = next(pending, None)
-        for number, picture in self._stretches(index, np.unique(source_of[present])):
-            while target is not None and source_of[target] == number:
+        pending = iter(zip(present.tolist(), source_of[present].tolist(), strict=True))
+        target, shows = next(pending, (None, None))
+        for number, frame in self._stretches(index, np.unique(source_of[present])):
+            picture = Picture(frame)
+            while target is not None and shows == number:
                 yield self._frame(target, picture)
-                target = next(pending, None)
+                target, shows = next(pending, (None, None))
         if self._closed:
             return
         for missing in wanted[len(present) :].tolist():
@@ -214,7 +225,7 @@ class VideoSource(FrameSource):
         except ValueError as error:
             raise IndexMismatchError from error
 
-    def _stretches(self, index: VideoIndex, wanted: np.ndarray) -> Iterator[tuple[int, Picture]]:
+    def _stretches(self, index: VideoIndex, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
         with self._guard:
             stream = self._at_start()
             container = self._container
@@ -229,7 +240,7 @@ class VideoSource(FrameSource):
                 except StopIteration:
                     return
             if step is not None:
-                yield step[0], Picture(step[1])
+                yield step
 
     def _count(self, frames: int) -> None:
         self.frames_decoded += frames
@@ -263,27 +274,30 @@ class VideoSource(FrameSource):
         self._index = index
         return index
 
-    def _numbered(self) -> Iterator[tuple[int, Picture]]:
-        """All frames with their numbers, as `timing` counts them."""
-        pictures, self._begun = self._begun or self._decoded(), None
-        if self._options.timing == "constant":
-            pictures = self._at_constant_rate(pictures)
-        return enumerate(pictures)
+    def _counted(self) -> Iterator[tuple[av.VideoFrame, bool, int]]:
+        """All frames, whether each is damaged, and how many numbers show it in a row, as `timing` counts.
 
-    def _at_constant_rate(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
+        One may come twice in a row, or be shown by none.
+        """
+        decoded, self._begun = self._begun or self._decoded(), None
+        return self._at_constant_rate(decoded) if self._options.timing == "constant" else decoded
+
+    def _at_constant_rate(self, decoded: Iterator[Decoded]) -> Iterator[tuple[av.VideoFrame, bool, int]]:
         previous = None
         clock = None
-        for picture in pictures:
+        for frame, damaged, time in decoded:
             if clock is None:
                 with self._guard:
-                    assert self._container is not None
+                    if self._container is None:
+                        return
                     clock = self._rate_clock(self._video_stream(self._container))
-            repeats, copies = clock.place(picture.time, picture.frame.duration or 0)
-            yield from repeat(previous or picture, repeats)
-            yield from repeat(picture, copies)
-            previous = picture
+            repeats, copies = clock.place(time, frame.duration or 0)
+            if repeats:
+                yield *(previous or (frame, damaged)), repeats
+            yield frame, damaged, copies
+            previous = frame, damaged
         if clock is not None and previous is not None:
-            yield from repeat(previous, clock.finish())
+            yield *previous, clock.finish()
 
     def _packet_clock(self, stream: VideoStream) -> PacketClock | None:
         """With constant timing, and then no packet is given times that its file has not."""
@@ -306,62 +320,77 @@ class VideoSource(FrameSource):
             ),
         )
 
-    def _decoded(self) -> Iterator[Picture]:
+    def _decoded(self) -> Iterator[Decoded]:
         """Every frame that the decoder gives, in its order; packets that it refuses are passed over."""
         with self._guard:
             stream = self._at_start()
             container = self._container
             clock = self._packet_clock(stream)
         assert container is not None
+        context = stream.codec_context
         tracker = DamageTracker(round(1 / (stream.time_base or MICROSECOND)))
-        times = FrameClock(clock, stream.codec_context) if clock else None
-        for packet in _delayed(self._packets(container, stream, tracker, clock), SEAM):
+        times = FrameClock(clock, context) if clock else None
+        packets = _delayed(self._packets(container, stream, tracker, clock), SEAM)
+        packet: av.Packet[Any] | None
+        while True:
             with self._guard:
+                packet = next(packets, None)
                 if self._closed:
                     return
                 try:
-                    frames = stream.codec_context.decode(packet)
+                    frames = context.decode(packet)
                 except DECODE_ERRORS:
                     frames = []
                     self.damaged += 1
-                    tracker.refused(stream.codec_context.thread_count - 1)
+                    tracker.refused(context.thread_count - 1)
             self.frames_decoded += len(frames)
-            self.damaged += sum(frame.is_corrupt for frame in frames)
-            for frame, damaged in tracker.take(frames):
-                yield Picture(frame, damaged, times.take(frame) if times else 0)
-        for frame, damaged in tracker.finish():
-            yield Picture(frame, damaged, times.take(frame) if times else 0)
+            for frame in frames:
+                if frame.is_corrupt:
+                    self.damaged += 1
+            passed = tracker.take(frames)
+            if packet is None:
+                passed += tracker.finish()
+            while passed:
+                # One is let go before the next: buffers come back in that order, and damage may show what was in them.
+                frame, damaged = passed.pop(0)
+                yield frame, damaged, times.take(frame) if times else 1
+            if packet is None:
+                return
 
     def _packets(
         self, container: InputContainer, stream: VideoStream, tracker: DamageTracker, clock: PacketClock | None
     ) -> Iterator[av.Packet[Any] | None]:
-        """The stream's packets, then None; an unreadable spot in the file is passed over where FFmpeg can go on."""
+        """The stream's packets, then None; an unreadable spot in the file is passed over where FFmpeg can go on.
+
+        For whoever holds the guard.
+        """
+        silent = clock is not None and has_silent_packets(stream.codec_context.name)
         errors = 0
         while errors < MAX_DEMUX_ERRORS:
             demuxed = container.demux(stream)
-            while True:
-                with self._guard:
-                    if self._closed:
-                        return
-                    try:
-                        packet = next(demuxed, None)
-                    except READ_ERRORS:
-                        errors += 1
-                        self.damaged += 1
-                        tracker.hole()
-                        break
+            while not self._closed:
+                try:
+                    packet = next(demuxed, None)
+                except READ_ERRORS:
+                    errors += 1
+                    self.damaged += 1
+                    tracker.hole()
+                    break
                 if packet is None:
                     yield None
                     return
-                stored_dts = packet.dts
-                if clock and (packet.size or packet.dts is not None):
-                    packet.pts, packet.dts = clock.take(packet.pts, packet.dts, packet.duration or 0)
+                size, stored_dts = packet.size, packet.dts
+                if clock and (size or stored_dts is not None):
+                    packet.pts, packet.dts = clock.take(packet.pts, stored_dts, packet.duration or 0)
                 # FFmpeg's decoders take an empty packet for the end of the stream; AVI has them where a frame repeats.
-                if packet.size and not (clock and gave_no_frame(stream.codec_context.name, memoryview(packet))):
+                if size and not (silent and gave_no_frame(stream.codec_context.name, memoryview(packet))):
                     errors = 0
-                    self.damaged += packet.is_corrupt
+                    if packet.is_corrupt:
+                        self.damaged += 1
                     tracker.send(packet, stored_dts)
                     yield packet
+            else:
+                return
         yield None
 
     def _at_start(self) -> VideoStream:
@@ -392,19 +421,18 @@ class VideoSource(FrameSource):
 
     def _display_turn(self) -> Turn:
         """What the display matrix of the first frame asks for."""
-        pictures = self._decoded()
-        first = next(pictures, None)
-        if first is not None:
-            self._begun = chain([first], pictures)
-        return turn_of(first.frame) if first else UPRIGHT
+        decoded = self._decoded()
+        first = next(decoded, None)
+        if first is None:
+            return UPRIGHT
+        self._begun = chain([first], decoded)
+        return turn_of(first[0])
 
     def _frame(self, index: int, picture: Picture) -> Frame:
-        return VideoFrame(index, self.name_of(index), picture, self._turn, self._options.pixels)
+        return VideoFrame(index, self.name_of, picture, self._turn, self._options.pixels)
 
-    def _frame_or_failure(self, index: int, picture: Picture) -> Frame | FrameFailure:
-        if picture.damaged:
-            return FrameFailure(index, self.name_of(index), DAMAGED)
-        return self._frame(index, picture)
+    def _damaged(self, index: int) -> FrameFailure:
+        return FrameFailure(index, self.name_of(index), DAMAGED)
 
     def _failure(self, index: int, count: int) -> FrameFailure:
         return FrameFailure(index, self.name_of(index), f"the video ends after {count} frames that can be decoded.")
@@ -413,24 +441,40 @@ class VideoSource(FrameSource):
 class VideoFrame(Frame):
     """Keeps its decoded picture until it is dropped; drop it once it is loaded."""
 
-    def __init__(self, index: int, name: str, picture: Picture, turn: Turn = UPRIGHT, pixels: str = "direct") -> None:
+    def __init__(
+        self,
+        index: int,
+        name_of: Callable[[int], str],
+        picture: Picture,
+        turn: Turn = UPRIGHT,
+        pixels: str = "direct",
+    ) -> None:
         self.index = index
-        self.name = name
+        self._name_of = name_of
         self._picture = picture
         self._turn = turn
         self._pixels = pixels
-        self._height, self._width = turn.size(picture.frame.height, picture.frame.width)
+
+    @cached_property
+    def name(self) -> str:  # type: ignore[override]
+        return self._name_of(self.index)
 
     @property
     def height(self) -> int:
-        return self._height
+        return self._turn.size(self._picture.frame.height, self._picture.frame.width)[0]
 
     @property
     def width(self) -> int:
-        return self._width
+        return self._turn.size(self._picture.frame.height, self._picture.frame.width)[1]
+
+    def planes(self) -> Planes | None:
+        if self._turn != UPRIGHT:
+            return None
+        with self._picture.guard:
+            return planes_of(self._picture.frame, self._pixels)
 
     def load(self, region: Region | None = None) -> Patch:
-        stored = None if region is None else self._turn.stored_region(region, self._height, self._width)
+        stored = None if region is None else self._turn.stored_region(region, self.height, self.width)
         frame = self._picture.frame
         try:
             with self._picture.guard:

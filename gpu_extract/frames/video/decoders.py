@@ -34,12 +34,17 @@ def notes_on(codec_name: str) -> tuple[str, ...]:
     )
 
 
+def has_silent_packets(codec_name: str) -> bool:
+    """Whether `gave_no_frame` need be asked."""
+    return codec_name == "qtrle"
+
+
 def gave_no_frame(codec_name: str, packet: bytes | memoryview) -> bool:
     """Whether the decoder of FFmpeg 4.2 made nothing of a packet of which today's repeats the frame before.
 
     QuickTime Animation has them where nothing changes: they end before anything that could be drawn.
     """
-    if codec_name != "qtrle":
+    if not has_silent_packets(codec_name):
         return False
     says_lines = len(packet) >= _QTRLE_PLAIN and packet[5] & 8
     return len(packet) < (_QTRLE_WITH_LINES if says_lines else _QTRLE_PLAIN)

@@ -62,6 +62,7 @@ def decode_stretches(
     """
     context = stream.codec_context
     packet_at = {pts: packet for packet, pts in enumerate(index.pts.tolist())}
+    size = index.size.tolist()
     position = 0
     packets = container.demux(stream)
     for stretch in stretches:
@@ -71,10 +72,10 @@ def decode_stretches(
         elif position:
             context.flush_buffers()
         checker = _Checker(index, stretch, count)
-        needed = _needed(index, stretch)
+        needed = _needed(index, stretch).tolist()
         begun = False
         for packet in packets:
-            if not packet.size:
+            if not (found_size := packet.size):
                 continue
             at = packet_at.get(packet.pts)
             if not begun:
@@ -84,7 +85,7 @@ def decode_stretches(
             elif at != position:
                 raise IndexMismatchError
             if begun and at is not None:
-                if packet.size != index.size[at]:
+                if found_size != size[at]:
                     raise IndexMismatchError
                 if needed[at - stretch.start]:
                     yield from checker.take(context.decode(packet))

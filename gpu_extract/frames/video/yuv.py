@@ -24,7 +24,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from gpu_extract.frames.base import clip_region
+from gpu_extract.frames.base import Planes, clip_region
 from gpu_extract.frames.video import piped
 from gpu_extract.frames.video.planes import copied, samples
 from gpu_extract.kernels import yuv
@@ -77,14 +77,31 @@ def to_bgr(frame: av.VideoFrame, region: Region | None = None, pixels: str = "di
     return _converted_cut_out(frame, region, pixels)
 
 
+def planes_of(frame: av.VideoFrame, pixels: str = "direct") -> Planes | None:
+    """The planes and the formula that `to_bgr` would use; None if it would not use one. Not beside `to_bgr` either."""
+    if frame.format.name not in _FORMULA_FORMATS:
+        return None
+    y, u, v = frame.planes
+    strides = y.line_size, u.line_size, v.line_size
+    way = _known_way(frame, pixels, min(strides) >= 0)
+    if not isinstance(way, yuv.Coefficients):
+        return None
+    return Planes(y, u, v, strides, frame.height, frame.width, way)
+
+
 def _way(frame: av.VideoFrame, pixels: str) -> _Way:
-    upright = all(plane.line_size >= 0 for plane in frame.planes)
+    return _known_way(frame, pixels, all(plane.line_size >= 0 for plane in frame.planes))
+
+
+def _known_way(frame: av.VideoFrame, pixels: str, upright: bool) -> _Way:
     key = (pixels, frame.format.name, frame.width, frame.height, upright, *_tags(frame))
-    if key not in _ways:
+    way = _ways.get(key)
+    if way is None:
         with _trying:
-            if key not in _ways:
-                _ways[key] = _try_out(frame, pixels)
-    return _ways[key]
+            way = _ways.get(key)
+            if way is None:
+                way = _ways[key] = _try_out(frame, pixels)
+    return way
 
 
 def _try_out(frame: av.VideoFrame, pixels: str) -> _Way:
