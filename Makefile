@@ -46,7 +46,7 @@ lint: $(VENV)/.test
 	$(PY) -m mypy
 	$(PY) docs/generate.py --check
 	$(VENV)/bin/codespell
-	$(VENV)/bin/clang-format --dry-run -Werror kernels/*.c kernels/*.h
+	$(VENV)/bin/clang-format --dry-run -Werror kernels/*.c kernels/*.h bench/*.c
 
 bench: $(VENV)/.test
 	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[bench]"
