@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from types import FrameType
 from typing import NoReturn
+
+GARBAGE = 20_000
+"""Objects that come up before some are looked through for garbage. Loading makes many, of which all stay: to look
+through them after every 700, as Python does by itself, is a tenth of the start."""
 
 
 def main() -> int:
@@ -16,6 +21,7 @@ def main() -> int:
     # The OpenBLAS of NumPy and of OpenCV starts threads when it is loaded, which nothing here needs. Where the system
     # refuses one it sends SIGINT to the process, as if a person had stopped it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.set_threshold(GARBAGE)
     from gpu_extract.run.parent import follow_parent
 
     follow_parent()

@@ -93,7 +93,8 @@ class _Command:
     options: str | None = None
     words: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = ()
 
-    def add_to(self, commands: Any) -> None:
+    def add_to(self, commands: Any, *, whole: bool) -> None:
+        """Make it known; `whole` with its words, which nobody needs of a command that is not called."""
         parser: argparse.ArgumentParser = commands.add_parser(
             self.name,
             help=self.text.partition("\n")[0],
@@ -102,6 +103,8 @@ class _Command:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        if not whole:
+            return
         parser.set_defaults(run=self.run)
         parser.add_argument("-v", "--verbose", action="store_true", help="say more; show the traceback of an error")
         parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
@@ -178,7 +181,8 @@ def _default(row: Option) -> str:
     return "" if row.default is None or row.default is False else f"default {row.default}"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(given: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands; if the words that are `given` are known, whole only for the one among them."""
     parser = _Parser(
         prog="gpu-extract",
         description="Re-extract aligned faces from an alignments file and the frames it was made from.",
@@ -189,7 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gpu-extract {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     for command in COMMANDS:
-        command.add_to(commands)
+        command.add_to(commands, whole=given is None or command.name in given)
     return parser
 
 
@@ -642,7 +646,7 @@ def _run(given: list[str]) -> int:
         hold_standard_streams()
         _escape_what_cannot_be_shown()
         with StopOnSignal():
-            arguments = build_parser().parse_args(given)
+            arguments = build_parser(given).parse_args(given)
             logging.basicConfig(format="%(message)s", level=logging.INFO if verbose else logging.WARNING)
             _check_address_space(arguments.run)
             code: int = arguments.run(arguments)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gpu_extract.demo.clip import make_clip
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpu_extract"
 FLOORS = (
@@ -174,3 +176,20 @@ def test_help_loads_only_what_is_light() -> None:
     ours = {name.removeprefix("gpu_extract.") for name in loaded if name.startswith("gpu_extract.")}
     light = {"cli", "errors", "naming", "options", "plugins", "faces", "faces.layouts", "run", "run.signals"}
     assert ours <= light | {"storage", "storage.descriptors"}
+
+
+def test_a_run_loads_nothing_that_it_has_no_use_for(tmp_path: Path) -> None:
+    """By name, not by clock: what only other jobs, other containers or a configuration file need."""
+    clip = make_clip(tmp_path, frames=3)
+    code = (
+        "import sys\nfrom gpu_extract.cli import main\n"
+        f"main(['extract', '-a', {str(clip.alignments)!r}, '-fr', {str(clip.video)!r}, '-fc', {str(tmp_path / 'f')!r},"
+        " '--device', 'cpu', '--config', '', '--progress', 'none'])\n"
+        "print(*sorted(sys.modules), sep='\\n', file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stderr.split())
+    assert "gpu_extract.jobs.extract" in loaded
+    assert not loaded & {"tarfile", "tomllib", "difflib", "secrets", "zipfile", "importlib.resources", "yaml", "torch"}
+    others = {"jobs.processes", "jobs.merge", "jobs.staging", "run.children", "alignments.upgrade", "service", "client"}
+    assert not loaded & {f"gpu_extract.{name}" for name in others}

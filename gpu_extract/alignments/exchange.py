@@ -17,7 +17,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,12 +26,15 @@ from gpu_extract.alignments.document import Alignments, LandmarksOnlyError
 from gpu_extract.alignments.face_table import LANDMARK_KEYS, POINT_COUNTS
 from gpu_extract.alignments.limits import Limits, check_tree, reason, shown
 from gpu_extract.alignments.packed import unpack
+from gpu_extract.alignments.pickles.pickle_writer import DEFAULT_PROTOCOL
 from gpu_extract.alignments.repeats import Repeats
-from gpu_extract.alignments.upgrade import PROTOCOL, FrameSize, Migration, NewNames, box_around, current_face, upgraded
 from gpu_extract.errors import AlignmentsError, UsageError
 from gpu_extract.storage.atomic import write_free
 from gpu_extract.storage.inputs import open_input, unreadable
 from gpu_extract.tasks import Failure
+
+if TYPE_CHECKING:
+    from gpu_extract.alignments.upgrade import FrameSize, Migration, NewNames
 
 WRITE_FRAMES = 256  # frames that are formatted together
 
@@ -50,6 +53,8 @@ def export_json(
     file name of the `video` that the frames are from, their keys end in its extension. Faces without proper landmarks
     are left out and named in the result. Raises as `Alignments.load`; UsageError where `new` exists.
     """
+    from gpu_extract.alignments.upgrade import upgraded
+
     alignments = Alignments.load(path)
     target = alignments.path.with_suffix(".json") if new is None else Path(new)
     if new is not None and os.path.lexists(target):
@@ -151,7 +156,7 @@ class _Import:
             f"{_count(count, 'face')} of {self._label} held {shown(key)}, for which an alignments file has no place."
             for key, count in self._unknown.items()
         ]
-        return Document({"__meta__": {"version": 2.4}, "__data__": frames}, PROTOCOL)
+        return Document({"__meta__": {"version": 2.4}, "__data__": frames}, DEFAULT_PROTOCOL)
 
     def _frame(self, name: str, faces: list[Any]) -> list[dict[str, Any]]:
         made = []
@@ -206,6 +211,8 @@ def _faces(faces: list[Any]) -> list[Any]:
 
 
 def _imported(detected: Any, landmarks: Any) -> dict[str, Any]:
+    from gpu_extract.alignments.upgrade import box_around, current_face  # extract does without
+
     points = _checked_points(landmarks)
     if detected is None:
         return current_face(box_around(points), points)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tarfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +44,8 @@ def stored_files(folder: Path, besides: Collection[str] = ()) -> dict[str, Place
             continue
         found[name] = path
         if path.suffix == ".tar" and path.stem.replace("-", "").isdecimal() and path.parent == folder:
+            import tarfile
+
             try:
                 with (
                     open_input(path, "the shard") as file,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 from functools import cache
-from importlib import resources
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ CENTERINGS: tuple[Centering, ...] = ("legacy", "face", "head")
 @cache
 def table(name: str) -> np.ndarray:
     """A table of `data/`, by the stem of its file: points [n, 2] or [n, 3] float64, or a map [n] of integers."""
-    text = resources.files("gpu_extract").joinpath("data", f"{name}.json").read_text("utf-8")
+    text = pkgutil.get_data("gpu_extract", f"data/{name}.json")
+    assert text is not None
     data = json.loads(text)
     return np.asarray(data["map" if "map" in data else "points"])

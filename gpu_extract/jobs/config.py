@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,6 +130,8 @@ def _of_file(path: Path | None) -> dict[str, Value]:
         path.stat()  # a file that is missing is most often one that a flag names: no advice beyond that
     except OSError as error:
         raise InputError(f"{WHAT} {path} cannot be read: {error.strerror}.") from error
+    import tomllib  # most runs have no file
+
     try:
         with open_input(path, WHAT) as file:
             told = tomllib.loads(file.read().decode("utf-8"))
@@ -153,6 +153,8 @@ def _of_file(path: Path | None) -> dict[str, Value]:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
     near = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {near[0]}?" if near else ""
 

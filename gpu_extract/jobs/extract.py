@@ -11,7 +11,6 @@ from typing import Literal
 from gpu_extract.jobs.estimate import estimate
 from gpu_extract.jobs.extraction import begin, introduce, other_names
 from gpu_extract.jobs.prepare import Prepared, on_own_device, prepared
-from gpu_extract.jobs.processes import cut_in_processes, divide, for_planning
 from gpu_extract.naming import located
 from gpu_extract.options import Settings
 from gpu_extract.reports.base import check_target, write_report
@@ -191,6 +190,8 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
 
 def _divided(settings: Settings, report: Report, progress: Progress, interruption: Interruption) -> None:
     """The run in several processes, or in this one where it does better."""
+    from gpu_extract.jobs.processes import cut_in_processes, divide, for_planning
+
     with prepared(for_planning(settings), progress.note) as made:
         work = divide(settings, made)
         if work.note is not None:

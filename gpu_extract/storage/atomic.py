@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import os
 import re
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -238,7 +237,7 @@ def _blocks(file: BinaryIO, digest: Any) -> Iterator[bytes]:
 @contextmanager
 def _temporary(target: Path, chunks: Iterable[bytes]) -> Iterator[Path]:
     """A flushed temporary file beside `target` that holds `chunks`; gone at the end, whatever happens."""
-    temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     descriptor = open_beyond_standard(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         with closing(descriptor):
