@@ -157,6 +157,31 @@ def test_the_fit_recovers_a_known_similarity(degrees: float) -> None:
     np.testing.assert_allclose(back, np.eye(3), atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_face_alone_is_fitted_as_it_is_among_others_and_its_landmarks_stay(dtype: type) -> None:
+    points = np.random.default_rng(4).normal(200, 60, (9, 51, 2)).astype(dtype)
+    before = points.copy()
+    target = crops.mean_face(51, seed=True)
+    together = crops.umeyama(points, target)
+    alone = [crops.umeyama(points[k : k + 1], target)[0] for k in range(len(points))]
+    assert np.array_equal(together, alone)
+    assert np.array_equal(points, before)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_means_and_variances_are_summed_point_after_point(dtype: type) -> None:
+    points = np.random.default_rng(5).normal(2000, 3, (40, 51, 2)).astype(dtype)
+    target = crops.mean_face(51, seed=False)
+    mean = np.zeros((40, 2), dtype)
+    for k in range(51):
+        mean += points[:, k]
+    mean /= 51
+    shift = crops.umeyama(points, target)
+    linear, moved = shift[:, :, :2], shift[:, :, 2]
+    exact = target.mean(axis=0) - (linear * mean.astype(np.float64)[:, None]).sum(axis=2)
+    assert np.abs(moved - exact).max() < 1e-12
+
+
 def test_landmark_sets_other_than_68() -> None:
     placed = similarity(60, 20, (100, 50))
     mean = crops.mean_face(51, seed=False)

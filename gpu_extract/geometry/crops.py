@@ -71,11 +71,13 @@ def umeyama(points: np.ndarray, target: np.ndarray, rounding: Rounding = USUAL) 
     """
     with np.errstate(all="ignore"):
         n = points.shape[1]
-        points_mean = points.mean(axis=1)
-        points_centred = points - points_mean[:, None]
+        by_point = points.transpose(1, 0, 2).copy()  # the same sums, of all faces at a time
+        points_mean = by_point.mean(axis=0)
+        by_point -= points_mean
+        points_centred = np.ascontiguousarray(by_point.transpose(1, 0, 2), np.float64)
         target_mean = target.mean(axis=0)
         target_centred = target - target_mean
-        covariance = np.matmul(target_centred.T, points_centred.astype(np.float64)) / n
+        covariance = np.matmul(target_centred.T, points_centred) / n
         finite = np.isfinite(covariance).all(axis=(1, 2))
         u, s, vh = np.linalg.svd(np.where(finite[:, None, None], covariance, 0.0))
         tolerance = s[:, 0] * 2 * np.finfo(np.float64).eps
@@ -83,7 +85,7 @@ def umeyama(points: np.ndarray, target: np.ndarray, rounding: Rounding = USUAL) 
         proper = np.where(rank == 1, np.linalg.det(u) * np.linalg.det(vh) > 0, np.linalg.det(covariance) >= 0)
         sign = np.stack([np.ones(len(points)), np.where(proper, 1.0, -1.0)], axis=1)
         turn = np.matmul(u * sign[:, None, :], vh)
-        variance = points_centred.var(axis=1).sum(axis=1)
+        variance = by_point.var(axis=0).sum(axis=1)
         weight = np.where((rank == 1)[:, None], 1.0, sign)
         scale = rounding.inverse(variance) * (s * weight).sum(axis=1)
         matrix = np.empty((len(points), 2, 3))
