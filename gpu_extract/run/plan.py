@@ -297,14 +297,16 @@ def without_shared_files(plan: Plan, *, any_extension: bool = False, fold_case: 
         any_extension: whether names that differ in their extension only are one name.
         fold_case: whether names that differ in case only, or in how accents are composed, are one name.
     """
+    names = [plan.frame_names[frame] for frame in plan.frame_of.tolist()]
+    files = [stem_of(name) for name in names]
+    if not any_extension and plan.extension is None:
+        files = [f"{file}/{face_extension(name)}" for file, name in zip(files, names, strict=True)]
+    if fold_case:
+        files = [unicodedata.normalize("NFC", file).casefold() for file in files]
+    if len(set(files)) == len(files):
+        return plan
     frames_of: dict[str, list[int]] = {}
-    for i, frame in enumerate(plan.frame_of.tolist()):
-        name = plan.frame_names[frame]
-        file = stem_of(name)
-        if not any_extension:
-            file += f"/{plan.extension or face_extension(name)}"
-        if fold_case:
-            file = unicodedata.normalize("NFC", file).casefold()
+    for i, file in enumerate(files):
         frames_of.setdefault(file, []).append(i)
     keep = np.ones(plan.face_count, bool)
     failures = []
