@@ -5,6 +5,7 @@ import os
 import pickle
 import pickletools
 import random
+import re
 import resource
 import struct
 import subprocess
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from gpu_extract.alignments.deflate import SMALL_STREAM, deflated, inflated
 from gpu_extract.alignments.limits import Limits
 from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
-from gpu_extract.alignments.pickles import safe_pickle
+from gpu_extract.alignments.pickles import number_lists, safe_pickle
 from gpu_extract.alignments.pickles.pickle_writer import pickled
 from gpu_extract.errors import AlignmentsError, UnsafePickleError
 from tests.helpers import VECTORS, same
@@ -183,6 +184,70 @@ def test_landmark_lists_are_packed(name: str, dtype: str) -> None:
 def test_arrays_are_packed_with_and_without_their_shortcut() -> None:
     tree = read(pickle.dumps({"a": points(1), "b": points(2)}, 4))
     assert [type(value) for value in tree.values()] == [PackedArray, PackedArray]
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_arrays_of_many_kinds_in_turn(protocol: int, optimized: bool) -> None:
+    kinds = [points(seed, 3 + seed, dtype) for seed, dtype in enumerate([np.float32, np.float64, np.int16] * 4)]
+    data = {
+        f"{turn} {n}": kind + turn for turn in range(3) for n, kind in enumerate([*kinds, np.asfortranarray(kinds[0])])
+    }
+    raw = pickle.dumps(data, protocol)
+    assert same(unpack(read(pickletools.optimize(raw) if optimized else raw)), data)
+
+
+@pytest.mark.parametrize("number", [6, 16], ids=["ndarray", "its dtype"])
+def test_an_array_that_begins_as_one_before_is_read_by_what_the_memo_holds_now(number: int) -> None:
+    raw = pickle.dumps([points(1), points(2), "between", points(3)], 4)
+    assert same(unpack(read(raw)), python_loads(raw))
+    between = b"\x8c\x07between\x94"
+    assert raw.count(between) == 1
+    changed = raw.replace(between, between + b"q%c" % number)  # the text takes the place of that name
+    changed = changed[:3] + struct.pack("<Q", len(changed) - 11) + changed[11:]
+    with pytest.raises(TypeError):
+        python_loads(changed)
+    with pytest.raises(AlignmentsError):
+        read(changed)
+
+
+LIST_PATTERNS = {
+    "points": rb"P\((?:\]P\(G.{8}G.{8}e)++e(?!\()",
+    "floats": rb"P\((?:G.{8})++e(?!\()",
+    # A single item that is left over after full batches is appended on its own.
+    "small integers": rb"P(?:\((?:K.){1000}e)*+(?:\((?:K.){1,999}+e|K.a)?(?!\(|K.a)",
+}
+
+
+@pytest.mark.parametrize("put", [b"\x94", b""], ids=["memo", "no memo"])
+@pytest.mark.parametrize("kind", LIST_PATTERNS)
+def test_lists_are_found_where_the_pattern_of_their_instructions_matches(kind: str, put: bytes) -> None:
+    pattern = re.compile(LIST_PATTERNS[kind].replace(b"P", re.escape(put)), re.DOTALL)
+    item = {"points": b"]" + put + b"(" + b"G12345678" * 2 + b"e", "floats": b"G12345678", "small integers": b"K1"}[
+        kind
+    ]
+    least = (4 if kind == "points" else 16) * len(item) + 2
+    rng = random.Random(7)
+    outcomes = set()
+    for count in (1, 3, 4, 5, 15, 16, 17, 68, 999, 1000, 1001, 1002, 2000, 2001, 2137):
+        batches = [min(1000, count - at) for at in range(0, count, 1000)] if kind == "small integers" else [count]
+        whole = put + b"".join(b"(" + item * batch + b"e" for batch in batches)
+        single = put + b"".join(b"(" + item * batch + b"e" for batch in batches[:-1]) + item + b"a"
+        for code in (whole, single) if batches[-1] == 1 and count > 1 else (whole,):
+            for damage in range(40):
+                raw = bytearray(code + b"K1K2.")
+                for _ in range(damage and rng.choice((1, 1, 2))):
+                    at = rng.choice((rng.randrange(len(raw)), rng.randrange(min(40, len(raw))), len(raw) - 6))
+                    rng.choice((raw.__delitem__, lambda at, raw=raw: raw.insert(at, rng.choice(b"(]eGKa"))))(at)
+                matched = pattern.match(raw)
+                found = number_lists.find(bytes(raw), 0, 0)
+                long_enough = matched is not None and matched.end() - len(put) >= least
+                assert (found is not None) == long_enough, (count, damage)
+                if found is not None:
+                    assert matched is not None
+                    assert found.end == matched.end()
+                outcomes.add(found is not None)
+    assert outcomes == {True, False}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

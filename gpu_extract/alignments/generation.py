@@ -99,8 +99,7 @@ def generation_of(version: float, frames: Iterable[Any], records: Sequence[Any])
     """
     if version >= 2:
         return f"{version:.1f}"
-    keys = set(map(frozenset, (record for record in records if isinstance(record, dict))))
-    present: set[str] = set().union(*keys) if keys else set()
+    present: set[str] = set().union(*{tuple(record) for record in records if isinstance(record, dict)})
     if any(isinstance(frame, dict) for frame in frames):
         return "g7b" if "thumb" in present else "g7a"
     if "landmarksXY" in present:

@@ -1,8 +1,9 @@
 """Long lists of numbers in a pickle, recognised whole and decoded together.
 
 Picklers write a list of landmarks as hundreds of instructions that always come in the same order. `find` matches that
-order at once, so that a list costs one step instead of hundreds, and `decode` turns the matched bytes of many lists
-into numbers with NumPy. What does not match is left to the machine, instruction by instruction.
+order at once, by every n-th byte where all instructions have one length and by a pattern elsewhere, so that a list
+costs a few steps instead of hundreds, and `decode` turns the matched bytes of many lists into numbers with NumPy. What
+does not match is left to the machine, instruction by instruction.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ MIN_NUMBERS = 16  # flat lists of fewer are not worth it
 MIN_POINTS = 4
 INT_POINTS = 68  # the landmark set of the files whose landmarks are integers
 BATCH = 1000  # picklers append so many items at a time
-INT_BATCH = 2 * BATCH + 2  # bytes of a full batch of small integers: MARK, 1000 times BININT1, APPENDS
 
 # The memo instruction behind every list and tuple: of protocols 4 and 5, of 2 and 3, and none.
 PUTS = (rb"\x94", rb"(?:q.|r.{4})", rb"")
@@ -29,10 +29,6 @@ def _compiled(pattern: bytes, put: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern.replace(rb"P", put), re.DOTALL)
 
 
-_POINTS = {put: _compiled(rb"P\((?:\]P\(G.{8}G.{8}e)++e(?!\()", put) for put in PUTS[::2]}
-_FLOATS = {put: _compiled(rb"P\((?:G.{8})++e(?!\()", put) for put in PUTS[::2]}
-# A single item that is left over after full batches is appended on its own.
-_SMALL_INTS = {put: _compiled(rb"P(?:\((?:K.){1000}e)*+(?:\((?:K.){1,999}+e|K.a)?(?!\(|K.a)", put) for put in PUTS[::2]}
 _TUPLES = [_compiled(rb"(P)\((?:%b{2}\x86(P)){%d}+e" % (_INT, INT_POINTS), put) for put in PUTS]
 _LISTS = [_compiled(rb"(P)\((?:\](P)\(%b{2}e){%d}+e" % (_INT, INT_POINTS), put) for put in PUTS]
 
@@ -63,43 +59,82 @@ def find(buffer: bytes, i: int, memo_size: int) -> Found | None:
     kind = buffer[at + 1]
     found: Found | None = None
     if kind == 0x5D and put is not PUTS[1]:
-        found = _points(buffer, i, at + 1, put)
+        found = _points(buffer, at + 1, put)
     elif kind == 0x47 and put is not PUTS[1]:
-        found = _floats(buffer, i, at + 1, put)
+        found = _floats(buffer, at + 1, put)
     elif kind == 0x4B and put is not PUTS[1]:
-        found = _small_ints(buffer, i, at, put)
+        found = _small_ints(buffer, at, put)
     if found is None and (kind == 0x5D or kind == 0x4B or kind == 0x4D or kind == 0x4A):
         found = _int_points(buffer, i, at + 1, put, memo_size)
     return found
 
 
-def _points(buffer: bytes, i: int, start: int, put: bytes) -> Found | None:
-    match = _POINTS[put].match(buffer, i)
-    unit = 22 if put else 21
-    if match is None or match.end() - start < unit * MIN_POINTS:
+def _repeated(buffer: bytes, at: int, unit: int, op: bytes) -> int:
+    """How often the instruction `op` stands at `at` and behind it, each time `unit` bytes on; counts up to `BATCH`."""
+    codes = buffer[at : at + BATCH * unit : unit]
+    return len(codes) - len(codes.lstrip(op))
+
+
+def _points(buffer: bytes, start: int, put: bytes) -> Found | None:
+    opening = b"]\x94(" if put else b"]("
+    first = len(opening)
+    unit = first + 19
+    if buffer[start + unit - 1 : start + unit] != b"e":  # such as the rows of a matrix
         return None
-    count = (match.end() - 1 - start) // unit
-    value = PackedList(buffer[start : match.end() - 1], DTYPES["f8"], (count, 2))
-    return Found(match.end(), value, f"points {unit}", bool(put), count)
-
-
-def _floats(buffer: bytes, i: int, start: int, put: bytes) -> Found | None:
-    match = _FLOATS[put].match(buffer, i)
-    if match is None or match.end() - start < 9 * MIN_NUMBERS:
+    columns = (*enumerate(opening), (first, 0x47), (first + 9, 0x47), (first + 18, 0x65))
+    end, more = start, BATCH
+    while more == BATCH:
+        at = end
+        more = _repeated(buffer, at, unit, b"]")
+        end = at + more * unit
+        if any(buffer[at + place : end : unit].count(op) != more for place, op in columns):
+            return None
+    count = (end - start) // unit
+    if count < MIN_POINTS or not _ends(buffer, end):
         return None
-    value = PackedList(buffer[start : match.end() - 1], DTYPES["f8"], ((match.end() - 1 - start) // 9,))
-    return Found(match.end(), value, "floats", bool(put), 0)
+    value = PackedList(buffer[start:end], DTYPES["f8"], (count, 2))
+    return Found(end + 1, value, f"points {unit}", bool(put), count)
 
 
-def _small_ints(buffer: bytes, i: int, start: int, put: bytes) -> Found | None:
-    match = _SMALL_INTS[put].match(buffer, i)
-    if match is None or match.end() - start < 2 * MIN_NUMBERS + 2:
+def _floats(buffer: bytes, start: int, put: bytes) -> Found | None:
+    end, more = start, BATCH
+    while more == BATCH:
+        more = _repeated(buffer, end, 9, b"G")
+        end += more * 9
+    count = (end - start) // 9
+    if count < MIN_NUMBERS or not _ends(buffer, end):
         return None
-    code = buffer[start : match.end()]
-    raw = b"".join([code[at + 2 : at + INT_BATCH : 2] for at in range(0, len(code), INT_BATCH)])
-    if code[-1] == 0x61:
-        raw = raw[:-1] + code[-2:-1]
-    return Found(match.end(), PackedList(raw, DTYPES["u1"], (len(raw),)), "", bool(put), 0)
+    return Found(end + 1, PackedList(buffer[start:end], DTYPES["f8"], (count,)), "floats", bool(put), 0)
+
+
+def _ends(buffer: bytes, end: int) -> bool:
+    """Whether a list's items are appended there, and were all."""
+    return buffer[end : end + 1] == b"e" and buffer[end + 1 : end + 2] != b"("
+
+
+def _small_ints(buffer: bytes, start: int, put: bytes) -> Found | None:
+    values = []
+    end = start
+    count = BATCH
+    while count == BATCH and buffer[end : end + 1] == b"(":
+        count = _repeated(buffer, end + 1, 2, b"K")
+        stop = end + 1 + 2 * count
+        if not count or buffer[stop : stop + 1] != b"e":
+            return None
+        values.append(buffer[end + 2 : stop : 2])
+        end = stop + 1
+    if count == BATCH and _is_single(buffer, end):
+        values.append(buffer[end + 1 : end + 2])
+        end += 3
+    if end - start < 2 * MIN_NUMBERS + 2 or buffer[end : end + 1] == b"(" or _is_single(buffer, end):
+        return None
+    raw = b"".join(values)
+    return Found(end, PackedList(raw, DTYPES["u1"], (len(raw),)), "", bool(put), 0)
+
+
+def _is_single(buffer: bytes, at: int) -> bool:
+    """Whether a small integer stands there that is appended on its own, as the one left over by full batches is."""
+    return buffer[at : at + 1] == b"K" and buffer[at + 2 : at + 3] == b"a"
 
 
 def _int_points(buffer: bytes, i: int, start: int, put: bytes, memo_size: int) -> Found | None:

@@ -34,6 +34,7 @@ from gpu_extract.alignments.pickles.stand_ins import (
 from gpu_extract.errors import AlignmentsError, UnsafePickleError
 
 LOOKAHEAD = 1 << 16  # bytes that are buffered at the start of every instruction, where the stream has them
+FILLED = 5  # as often as that is buffered at a time: number lists are decoded together, by the buffer
 MAX_MEMO_GAP = 1000  # picklers number their memo entries one after the other
 PACKED_COST = 4  # values that a packed list or array counts as, by the memory it takes beside its numbers
 MAX_STACK = 100_000  # picklers work in batches of 1000
@@ -94,6 +95,23 @@ ARRAYS = [re.compile(_ARRAY.replace(rb"P", put), re.DOTALL) for put in PUTS]
 ARRAY_ENDS = [re.compile(put + rb"t(" + put + rb")b", re.DOTALL) for put in PUTS]
 
 
+MAX_ARRAY_HEADS = 8  # kinds of arrays of a file, such as landmarks, matrices and masks
+
+
+class _ArrayHead(NamedTuple):
+    """How an array begins, and what it is then: all others that begin so are of its kind, while the memo stays so."""
+
+    code: bytes  # from behind the name of `_reconstruct` up to the numbers
+    tail: bytes  # behind the numbers
+    nbytes: int
+    class_at: int  # in the memo
+    dtype_at: int
+    dtype: Dtype
+    shape: tuple[int, ...]
+    fortran: bool
+    memoizes: bool
+
+
 class _Machine:
     def __init__(self, stream: Iterator[bytes], limits: Limits, max_values: int, label: str, packing: bool) -> None:
         self.stream = _without_frames(stream)
@@ -111,6 +129,7 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: list[Any] = []
         self.shapes: dict[bytes, tuple[int, ...]] = {}
+        self.array_heads: list[_ArrayHead] = []
         self.pending: dict[str, list[PackedList]] = {}  # lists that still hold pickle code, by its form
 
     # ---- the stream
@@ -168,7 +187,7 @@ class _Machine:
             if i > safe:
                 if not self.ended:
                     self.position = i
-                    self.fill(LOOKAHEAD + 1)
+                    self.fill(FILLED * LOOKAHEAD)
                     buffer, i = self.buffer, 0
                     safe = len(buffer) - (1 if self.ended else LOOKAHEAD)
                 if i >= len(buffer):
@@ -324,6 +343,18 @@ class _Machine:
     def array_at(self, i: int) -> int:
         """`_reconstruct` was fetched before `i`: push the whole array that usually follows, else the marker."""
         memo, buffer = self.memo, self.buffer
+        for known in self.array_heads:
+            if buffer.startswith(known.code, i):
+                start = i + len(known.code)
+                end = start + known.nbytes
+                if (
+                    buffer.startswith(known.tail, end)
+                    and memo[known.class_at] is NDARRAY
+                    and memo[known.dtype_at] is known.dtype
+                ):
+                    array = PackedArray(buffer[start:end], known.dtype.dtype, known.shape, known.fortran)
+                    self.push_array(array, memoizes=known.memoizes)
+                    return end + len(known.tail)
         for variant, (head, tail) in enumerate(zip(ARRAYS, ARRAY_ENDS, strict=True)):
             found = head.match(buffer, i)
             if found is None:
@@ -339,14 +370,23 @@ class _Machine:
                 break
             shape = self.shapes.get(shape_code) or self.shape(shape_code)
             array = checked_array(buffer[start:end], dtype, shape, fortran == b"\x88", self.label)
-            self.stack.append(array)
-            self.values += PACKED_COST
-            if variant < 2:
-                # The memo entries of (0,), the three arguments, the array, its shape, its bytes, its state.
-                memo.extend((HOLE, HOLE, array, HOLE, HOLE, HOLE))
+            if variant != 1 and len(self.array_heads) < MAX_ARRAY_HEADS:
+                code, tail = buffer[i:start], rest[0]
+                places = _index(kind), _index(dtype_get)
+                self.array_heads.append(
+                    _ArrayHead(code, tail, end - start, *places, dtype, shape, array.fortran, variant == 0)
+                )
+            self.push_array(array, memoizes=variant < 2)
             return rest.end()
         self.stack.append(RECONSTRUCT)
         return i
+
+    def push_array(self, array: PackedArray, *, memoizes: bool) -> None:
+        self.stack.append(array)
+        self.values += PACKED_COST
+        if memoizes:
+            # The memo entries of (0,), the three arguments, the array, its shape, its bytes, its state.
+            self.memo.extend((HOLE, HOLE, array, HOLE, HOLE, HOLE))
 
     def shape(self, code: bytes) -> tuple[int, ...]:
         sizes = []
