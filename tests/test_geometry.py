@@ -159,7 +159,7 @@ def test_the_fit_recovers_a_known_similarity(degrees: float) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_face_alone_is_fitted_as_it_is_among_others_and_its_landmarks_stay(dtype: type) -> None:
-    points = np.random.default_rng(4).normal(200, 60, (9, 51, 2)).astype(dtype)
+    points: np.ndarray = np.random.default_rng(4).normal(200, 60, (9, 51, 2)).astype(dtype)
     before = points.copy()
     target = crops.mean_face(51, seed=True)
     together = crops.umeyama(points, target)
@@ -170,9 +170,9 @@ def test_a_face_alone_is_fitted_as_it_is_among_others_and_its_landmarks_stay(dty
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_means_and_variances_are_summed_point_after_point(dtype: type) -> None:
-    points = np.random.default_rng(5).normal(2000, 3, (40, 51, 2)).astype(dtype)
+    points: np.ndarray = np.random.default_rng(5).normal(2000, 3, (40, 51, 2)).astype(dtype)
     target = crops.mean_face(51, seed=False)
-    mean = np.zeros((40, 2), dtype)
+    mean: np.ndarray = np.zeros((40, 2), dtype)
     for k in range(51):
         mean += points[:, k]
     mean /= 51

@@ -371,10 +371,18 @@ class _Machine:
             shape = self.shapes.get(shape_code) or self.shape(shape_code)
             array = checked_array(buffer[start:end], dtype, shape, fortran == b"\x88", self.label)
             if variant != 1 and len(self.array_heads) < MAX_ARRAY_HEADS:
-                code, tail = buffer[i:start], rest[0]
-                places = _index(kind), _index(dtype_get)
                 self.array_heads.append(
-                    _ArrayHead(code, tail, end - start, *places, dtype, shape, array.fortran, variant == 0)
+                    _ArrayHead(
+                        code=buffer[i:start],
+                        tail=rest[0],
+                        nbytes=end - start,
+                        class_at=_index(kind),
+                        dtype_at=_index(dtype_get),
+                        dtype=dtype,
+                        shape=shape,
+                        fortran=array.fortran,
+                        memoizes=variant == 0,
+                    )
                 )
             self.push_array(array, memoizes=variant < 2)
             return rest.end()
