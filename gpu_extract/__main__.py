@@ -38,7 +38,10 @@ def main() -> int:
         return error.exit_code
     from gpu_extract.cli import main as run
 
-    return run()
+    try:
+        return run()
+    finally:
+        gc.freeze()  # or the interpreter looks through all that is left, more than once, before it ends
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:

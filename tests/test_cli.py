@@ -245,6 +245,13 @@ def test_the_module_runs_and_knows_its_version() -> None:
     assert run.stdout.strip() == f"gpu-extract {gpu_extract.__version__}"
 
 
+def test_the_program_looks_for_garbage_seldom_and_not_at_its_end() -> None:
+    code = "import gc, sys; sys.argv = ['gpu-extract', '--version']\nfrom gpu_extract.__main__ import main\n"
+    code += "try: main()\nexcept SystemExit: print(gc.isenabled(), gc.get_threshold()[0], gc.get_freeze_count() > 0)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "True 20000 True"
+
+
 def test_help_loads_nothing_heavy() -> None:
     """Start-up: `--help` must not wait for NumPy, OpenCV, PyAV or torch."""
     code = "import sys; from gpu_extract.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
