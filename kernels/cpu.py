@@ -44,11 +44,11 @@ def warp_affine(
     tables = coordinate_tables(crop_from_frame, size)
     for crop, source, table, is_cubic in zip(out, source_of, tables, cubic, strict=True):
         x0, y0 = origins[source] if origins is not None else (0, 0)
-        _sampler.warp(_in_rows(sources[source]), x0, y0, table, weights(bool(is_cubic)), crop)
+        _sampler.warp(in_rows(sources[source]), x0, y0, table, weights(bool(is_cubic)), crop)
     return out
 
 
-def _in_rows(source: np.ndarray) -> np.ndarray:
+def in_rows(source: np.ndarray) -> np.ndarray:
     """The source itself, or a copy if its pixels are not side by side or its rows not in rising order."""
     row, column, channel = source.strides if source.ndim == 3 else (0, 0, 0)
     if (column, channel) == (3, 1) and row >= 3 * source.shape[1]:

@@ -23,7 +23,7 @@
 #endif
 
 /* Whether this processor has all that functions marked AVX2 use. */
-static int has_avx2(void)
+static inline int has_avx2(void)
 {
 #if HAVE_AVX2
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&

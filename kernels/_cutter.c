@@ -1,0 +1,871 @@
+/* Frames cut by threads that need no interpreter: cutter.py calls it, frame.h has what is done about a frame.
+
+   Whoever holds the GIL submits decoded pictures and collects what became of them, many at once; between the two
+   nothing of Python is touched. A picture is kept alive by buffers of its planes, which are let go by the next call
+   after it was cut. The lock is held for moments only and never while the GIL is waited for. */
+
+#define _GNU_SOURCE
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "frame.h"
+#include "machine.h"
+#include "png.h"
+
+enum {
+    PLANES = 3,
+    CHANNELS = 3,
+    MOST_THREADS = 1024,
+    MOST_EXTENSION = 16,
+    MOST_SIDE = 1 << 15, /* of a crop; its bytes fit into 32 bits */
+};
+
+/* The arrays of a plan; see cutter.py. */
+enum { LINEAR, CUBIC, MATRICES, IS_CUBIC, REGION, INDEX, STARTS, ARRAYS };
+
+/* What keeps a picture and its names alive. */
+typedef struct Held {
+    struct Held *next;
+    Py_buffer planes[PLANES];
+    int count; /* of planes */
+    PyObject *folder, *stem, *texts;
+} Held;
+
+typedef struct Job {
+    struct Job *next;
+    int64_t frame;
+    Picture picture;
+    Faces faces;
+    Held *held;
+    uint64_t spent[STAGES];
+    Text *text;
+    Face results[];
+} Job;
+
+typedef struct {
+    Job *first, **end;
+    int count;
+} Queue;
+
+typedef struct {
+    PyObject_HEAD Setup setup;
+    char extension[MOST_EXTENSION];
+    PyObject *objects[ARRAYS];
+    Py_buffer arrays[ARRAYS];
+    int arrays_held;
+    int64_t frames;
+
+    pthread_mutex_t lock;
+    pthread_cond_t room, news; /* for who submits, for who collects */
+    pthread_cond_t *enough;    /* for each thread */
+    pthread_t *threads;
+    int thread_count, started, per_thread, is_set_up;
+    Queue waiting, done;
+    Job *unreleased; /* the first of those done whose picture is still held */
+    int busy;        /* threads that cut */
+    int closed, woken;
+    int abandoned;
+    uint64_t submit_waited, threads_waited;
+    Arena **idle; /* of callers that cut on their own threads */
+    int idle_count, idle_room;
+} Cutter;
+
+typedef struct {
+    int64_t frame;
+    int32_t height, width;
+} FrameRecord;
+
+static uint64_t nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void put_job(Queue *queue, Job *job)
+{
+    job->next = NULL;
+    *queue->end = job;
+    queue->end = &job->next;
+    queue->count++;
+}
+
+static Job *take_job(Queue *queue)
+{
+    Job *const job = queue->first;
+    if (job != NULL) {
+        queue->first = job->next;
+        if (queue->first == NULL)
+            queue->end = &queue->first;
+        queue->count--;
+    }
+    return job;
+}
+
+/* The n-th thread takes a picture only while more than n * per_thread wait: see run/queues.py. */
+static int is_enough(const Cutter *cutter, int n)
+{
+    return cutter->waiting.count > n * cutter->per_thread;
+}
+
+typedef struct {
+    Cutter *cutter;
+    int number;
+} ThreadStart;
+
+static void *cut_pictures(void *argument)
+{
+    const ThreadStart start = *(ThreadStart *)argument;
+    Cutter *const cutter = start.cutter;
+    free(argument);
+    pthread_setname_np(pthread_self(), "gpu-extract-cut"); /* as `top` shows it */
+    Arena *const arena = arena_new(&cutter->setup);
+    pthread_mutex_lock(&cutter->lock);
+    for (;;) {
+        const uint64_t since = nanoseconds();
+        while (!is_enough(cutter, start.number) && !cutter->closed)
+            pthread_cond_wait(&cutter->enough[start.number], &cutter->lock);
+        cutter->threads_waited += nanoseconds() - since;
+        Job *const job = take_job(&cutter->waiting);
+        if (job == NULL)
+            break;
+        cutter->busy++;
+        pthread_cond_signal(&cutter->room);
+        pthread_mutex_unlock(&cutter->lock);
+        int error = ENOMEM;
+        if (arena != NULL)
+            error = frame_cut(&cutter->setup, arena, &job->picture, &job->faces, &cutter->abandoned, job->results,
+                              job->spent);
+        else
+            for (size_t k = 0; k < job->faces.count; k++)
+                job->results[k].error = ENOMEM;
+        if (error != 0) /* all others would meet it, too */
+            __atomic_store_n(&cutter->abandoned, 1, __ATOMIC_RELAXED);
+        pthread_mutex_lock(&cutter->lock);
+        cutter->busy--;
+        put_job(&cutter->done, job);
+        if (cutter->unreleased == NULL)
+            cutter->unreleased = job;
+        pthread_cond_signal(&cutter->news);
+    }
+    pthread_cond_signal(&cutter->news);
+    pthread_mutex_unlock(&cutter->lock);
+    arena_free(arena);
+    return NULL;
+}
+
+/* Starts all threads, with no signal of the process ever taken by one. Returns errno. */
+static int start_threads(Cutter *cutter)
+{
+    sigset_t all, before;
+    int error = 0;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    while (cutter->started < cutter->thread_count && error == 0) {
+        ThreadStart *const start = malloc(sizeof *start);
+        if (start == NULL) {
+            error = ENOMEM;
+            break;
+        }
+        *start = (ThreadStart){cutter, cutter->started};
+        error = pthread_create(&cutter->threads[cutter->started], NULL, cut_pictures, start);
+        if (error == 0)
+            cutter->started++;
+        else
+            free(start);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+}
+
+static void release(Held *held)
+{
+    while (held != NULL) {
+        Held *const next = held->next;
+        while (held->count > 0)
+            PyBuffer_Release(&held->planes[--held->count]);
+        Py_XDECREF(held->folder);
+        Py_XDECREF(held->stem);
+        Py_XDECREF(held->texts);
+        free(held);
+        held = next;
+    }
+}
+
+/* Pictures that are done with; the lock is held. They are to be released when it is not. */
+static Held *take_spent(Cutter *cutter)
+{
+    Held *spent = NULL;
+    for (Job *job = cutter->unreleased; job != NULL; job = job->next) {
+        if (job->held != NULL) {
+            job->held->next = spent;
+            spent = job->held;
+            job->held = NULL;
+        }
+    }
+    cutter->unreleased = NULL;
+    return spent;
+}
+
+static void free_job(Job *job)
+{
+    if (job != NULL) {
+        release(job->held);
+        free(job->text);
+        free(job);
+    }
+}
+
+/* Fills faces `first` .. `first + count` of a frame; 0 with an error set if there are none such. */
+static int faces_of(const Cutter *cutter, Py_ssize_t frame, Py_ssize_t first, Py_ssize_t count, Faces *faces)
+{
+    if (frame < 0 || frame >= cutter->frames) {
+        PyErr_Format(PyExc_ValueError, "frame %zd is none of %lld", frame, (long long)cutter->frames);
+        return 0;
+    }
+    const int64_t *const starts = cutter->arrays[STARTS].buf;
+    const int64_t all = starts[frame + 1] - starts[frame];
+    if (count < 0)
+        count = (Py_ssize_t)all - first;
+    if (first < 0 || count < 0 || first + count > all) {
+        PyErr_Format(PyExc_ValueError, "faces %zd to %zd are none of frame %zd, which has %lld", first, first + count,
+                     frame, (long long)all);
+        return 0;
+    }
+    const int64_t at = starts[frame] + first;
+    *faces = (Faces){.count = (size_t)count,
+                     .crop_from_frame = (const double *)cutter->arrays[MATRICES].buf + 6 * at,
+                     .cubic = (const uint8_t *)cutter->arrays[IS_CUBIC].buf + at,
+                     .region = (const int64_t *)cutter->arrays[REGION].buf + 4 * at,
+                     .index = (const int32_t *)cutter->arrays[INDEX].buf + at};
+    return 1;
+}
+
+/* The names and texts of faces, whose bytes `held` keeps. *text is to be freed. */
+static int name_faces(PyObject *folder, PyObject *stem, PyObject *texts, Faces *faces, Text **text, Held *held)
+{
+    char *folder_bytes, *stem_bytes;
+    *text = NULL;
+    if (PyBytes_AsStringAndSize(folder, &folder_bytes, NULL) != 0 ||
+        PyBytes_AsStringAndSize(stem, &stem_bytes, NULL) != 0)
+        return 0; /* a zero inside is refused, too */
+    faces->folder = folder_bytes;
+    faces->stem = stem_bytes;
+    if (texts != Py_None) {
+        if (!PyTuple_Check(texts) || (size_t)PyTuple_Size(texts) != faces->count) {
+            PyErr_SetString(PyExc_ValueError, "texts must be a tuple, one for each face");
+            return 0;
+        }
+        *text = calloc(faces->count + 1, sizeof **text);
+        if (*text == NULL) {
+            PyErr_NoMemory();
+            return 0;
+        }
+        for (size_t k = 0; k < faces->count; k++) {
+            PyObject *const one = PyTuple_GetItem(texts, (Py_ssize_t)k);
+            char *bytes;
+            Py_ssize_t size;
+            if (one == Py_None)
+                continue;
+            if (PyBytes_AsStringAndSize(one, &bytes, &size) != 0)
+                return 0;
+            if (size > PNG_MOST_DATA) {
+                PyErr_Format(PyExc_ValueError, "text of %zd bytes is too long for a PNG chunk", size);
+                return 0;
+            }
+            (*text)[k] = (Text){bytes, (size_t)size};
+        }
+        faces->text = *text;
+    }
+    Py_INCREF(folder);
+    Py_INCREF(stem);
+    Py_INCREF(texts);
+    held->folder = folder;
+    held->stem = stem;
+    held->texts = texts;
+    return 1;
+}
+
+/* Takes the buffers of three planes; 0 with an error set where one holds less than its samples. */
+static int hold_planes(PyObject *const objects[PLANES], const Py_ssize_t strides[PLANES], Picture *picture, Held *held)
+{
+    if (picture->width < 2 || picture->height < 2 || (picture->width | picture->height) % 2 != 0) {
+        PyErr_SetString(PyExc_ValueError, "a picture must have even sides");
+        return 0;
+    }
+    for (int i = 0; i < PLANES; i++) {
+        const Py_ssize_t width = i > 0 ? picture->width / 2 : picture->width;
+        const Py_ssize_t height = i > 0 ? picture->height / 2 : picture->height;
+        if (PyObject_GetBuffer(objects[i], &held->planes[i], PyBUF_SIMPLE) != 0)
+            return 0;
+        held->count = i + 1;
+        if (strides[i] < width || height > PY_SSIZE_T_MAX / strides[i] ||
+            (height - 1) * strides[i] + width > held->planes[i].len) {
+            PyErr_SetString(PyExc_ValueError, "a plane is smaller than its picture");
+            return 0;
+        }
+        picture->planes[i] = held->planes[i].buf;
+        picture->strides[i] = strides[i];
+    }
+    return 1;
+}
+
+static PyObject *submit(PyObject *self, PyObject *args)
+{
+    Cutter *const cutter = (Cutter *)self;
+    PyObject *planes[PLANES], *folder, *stem, *texts;
+    Py_ssize_t strides[PLANES], frame;
+    int milliseconds;
+    Picture picture;
+    Coefficients *const c = &picture.coefficients;
+    if (!PyArg_ParseTuple(args, "n(OOO)(nnn)ii(hhhhhh)OOOi", &frame, &planes[0], &planes[1], &planes[2], &strides[0],
+                          &strides[1], &strides[2], &picture.height, &picture.width, &c->luma, &c->luma_zero,
+                          &c->blue_u, &c->green_u, &c->green_v, &c->red_v, &folder, &stem, &texts, &milliseconds))
+        return NULL;
+    Held *spent;
+    int has_room;
+    pthread_mutex_lock(&cutter->lock);
+    has_room = cutter->waiting.count < cutter->thread_count * cutter->per_thread;
+    spent = take_spent(cutter);
+    pthread_mutex_unlock(&cutter->lock);
+    release(spent); /* also before waiting: the decoder may want its memory back */
+    if (!has_room) {
+        Py_BEGIN_ALLOW_THREADS
+        const uint64_t since = nanoseconds();
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += milliseconds % 1000 * 1000000L;
+        until.tv_sec += milliseconds / 1000 + until.tv_nsec / 1000000000L;
+        until.tv_nsec %= 1000000000L;
+        int late = 0;
+        pthread_mutex_lock(&cutter->lock);
+        while (!(has_room = cutter->waiting.count < cutter->thread_count * cutter->per_thread) && !late &&
+               !cutter->closed)
+            late = pthread_cond_timedwait(&cutter->room, &cutter->lock, &until) == ETIMEDOUT;
+        spent = take_spent(cutter);
+        cutter->submit_waited += nanoseconds() - since;
+        pthread_mutex_unlock(&cutter->lock);
+        Py_END_ALLOW_THREADS
+        release(spent);
+        if (!has_room)
+            Py_RETURN_FALSE;
+    }
+    Faces faces;
+    if (!faces_of(cutter, frame, 0, -1, &faces))
+        return NULL;
+    Job *const job = calloc(1, sizeof *job + faces.count * sizeof(Face));
+    if (job == NULL)
+        return PyErr_NoMemory();
+    job->held = calloc(1, sizeof *job->held);
+    if (job->held == NULL) {
+        free_job(job);
+        return PyErr_NoMemory();
+    }
+    job->frame = frame;
+    if (!hold_planes(planes, strides, &picture, job->held) ||
+        !name_faces(folder, stem, texts, &faces, &job->text, job->held)) {
+        free_job(job);
+        return NULL;
+    }
+    job->picture = picture;
+    job->faces = faces;
+    int error = 0;
+    pthread_mutex_lock(&cutter->lock);
+    const int is_open = !cutter->closed;
+    if (is_open) {
+        if (cutter->started < cutter->thread_count)
+            error = start_threads(cutter);
+        put_job(&cutter->waiting, job);
+        for (int n = 0; n < cutter->thread_count && is_enough(cutter, n); n++)
+            pthread_cond_signal(&cutter->enough[n]);
+    }
+    pthread_mutex_unlock(&cutter->lock);
+    if (!is_open) {
+        free_job(job);
+        PyErr_SetString(PyExc_ValueError, "the cutter is closed");
+        return NULL;
+    }
+    if (error != 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_TRUE;
+}
+
+static PyObject *seconds_of(const uint64_t spent[STAGES])
+{
+    return Py_BuildValue("ddddd", (double)spent[LOAD] * 1e-9, (double)spent[WARP] * 1e-9, (double)spent[HASH] * 1e-9,
+                         (double)spent[ENCODE] * 1e-9, (double)spent[WRITE] * 1e-9);
+}
+
+static PyObject *collect(PyObject *self, PyObject *args)
+{
+    Cutter *const cutter = (Cutter *)self;
+    int least, milliseconds, ended;
+    if (!PyArg_ParseTuple(args, "ii", &least, &milliseconds))
+        return NULL;
+    Queue done = {NULL, NULL, 0};
+    Held *spent;
+    Py_BEGIN_ALLOW_THREADS
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += milliseconds % 1000 * 1000000L;
+    until.tv_sec += milliseconds / 1000 + until.tv_nsec / 1000000000L;
+    until.tv_nsec %= 1000000000L;
+    int late = 0;
+    pthread_mutex_lock(&cutter->lock);
+    for (;;) {
+        ended = cutter->closed && cutter->waiting.count == 0 && cutter->busy == 0;
+        if (cutter->done.count >= least || cutter->woken || ended || late)
+            break;
+        late = pthread_cond_timedwait(&cutter->news, &cutter->lock, &until) == ETIMEDOUT;
+    }
+    cutter->woken = 0;
+    spent = take_spent(cutter);
+    done = cutter->done;
+    cutter->done = (Queue){NULL, &cutter->done.first, 0};
+    pthread_mutex_unlock(&cutter->lock);
+    Py_END_ALLOW_THREADS
+    release(spent);
+    if (done.count == 0 && ended)
+        Py_RETURN_NONE;
+    Py_ssize_t faces = 0;
+    for (const Job *job = done.first; job != NULL; job = job->next)
+        faces += (Py_ssize_t)job->faces.count;
+    PyObject *const frame_bytes = PyBytes_FromStringAndSize(NULL, done.count * (Py_ssize_t)sizeof(FrameRecord));
+    PyObject *const face_bytes = PyBytes_FromStringAndSize(NULL, faces * (Py_ssize_t)sizeof(Face));
+    uint64_t stages[STAGES] = {0};
+    if (frame_bytes != NULL && face_bytes != NULL) {
+        char *frame_at = PyBytes_AsString(frame_bytes), *face_at = PyBytes_AsString(face_bytes);
+        for (const Job *job = done.first; job != NULL; job = job->next) {
+            const FrameRecord record = {job->frame, job->picture.height, job->picture.width};
+            memcpy(frame_at, &record, sizeof record);
+            frame_at += sizeof record;
+            memcpy(face_at, job->results, job->faces.count * sizeof(Face));
+            face_at += job->faces.count * sizeof(Face);
+            for (int stage = 0; stage < STAGES; stage++)
+                stages[stage] += job->spent[stage];
+        }
+    }
+    for (Job *job = done.first, *next; job != NULL; job = next) {
+        next = job->next;
+        free_job(job);
+    }
+    if (frame_bytes == NULL || face_bytes == NULL) {
+        Py_XDECREF(frame_bytes);
+        Py_XDECREF(face_bytes);
+        return NULL;
+    }
+    return Py_BuildValue("NNN", frame_bytes, face_bytes, seconds_of(stages));
+}
+
+static Arena *borrow(Cutter *cutter)
+{
+    Arena *arena = NULL;
+    pthread_mutex_lock(&cutter->lock);
+    if (cutter->idle_count > 0)
+        arena = cutter->idle[--cutter->idle_count];
+    pthread_mutex_unlock(&cutter->lock);
+    return arena != NULL ? arena : arena_new(&cutter->setup);
+}
+
+static void give_back(Cutter *cutter, Arena *arena)
+{
+    pthread_mutex_lock(&cutter->lock);
+    const int has_room = cutter->idle_count < cutter->idle_room;
+    if (has_room)
+        cutter->idle[cutter->idle_count++] = arena;
+    pthread_mutex_unlock(&cutter->lock);
+    if (!has_room)
+        arena_free(arena);
+}
+
+/* What `cut` and `finish` return: the faces, and the seconds of each stage. */
+static PyObject *told(const Face *results, size_t count, const uint64_t spent[STAGES])
+{
+    PyObject *const faces = PyBytes_FromStringAndSize((const char *)results, (Py_ssize_t)(count * sizeof(Face)));
+    return faces != NULL ? Py_BuildValue("NN", faces, seconds_of(spent)) : NULL;
+}
+
+static int is_array(const Py_buffer *view, const char *format, int ndim, const Py_ssize_t *shape)
+{
+    const char *const given = view->format;
+    if (view->ndim != ndim || given == NULL || strchr(format, given[0]) == NULL || given[1] != '\0')
+        return 0;
+    for (int axis = 0; axis < ndim; axis++)
+        if (shape[axis] >= 0 && view->shape[axis] != shape[axis])
+            return 0;
+    return 1;
+}
+
+/* Fills a patch from (pixels, x0, y0); 0 with an error set. */
+static int hold_patch(PyObject *object, Py_buffer *view, Patch *patch)
+{
+    const int limit = 1 << 20; /* see _sampler.c */
+    PyObject *pixels;
+    int x0, y0;
+    if (!PyArg_ParseTuple(object, "Oii", &pixels, &x0, &y0) ||
+        PyObject_GetBuffer(pixels, view, PyBUF_STRIDED_RO | PyBUF_FORMAT) != 0)
+        return 0;
+    if (!is_array(view, "B", 3, (Py_ssize_t[]){-1, -1, CHANNELS}) || view->strides[2] != 1 ||
+        view->strides[1] != CHANNELS || view->strides[0] < CHANNELS * view->shape[1] || view->shape[0] > limit ||
+        view->shape[1] > limit || x0 < 0 || y0 < 0 || x0 > limit || y0 > limit) {
+        PyBuffer_Release(view);
+        PyErr_SetString(PyExc_ValueError, "a patch must be [h, w, 3] uint8, rows contiguous, at a place in its frame");
+        return 0;
+    }
+    *patch = (Patch){view->buf, view->strides[0], (int32_t)view->shape[1], (int32_t)view->shape[0], x0, y0};
+    return 1;
+}
+
+static PyObject *cut(PyObject *self, PyObject *args)
+{
+    Cutter *const cutter = (Cutter *)self;
+    PyObject *patches, *patch_of, *folder, *stem, *texts, *result = NULL;
+    Py_ssize_t frame, first, count;
+    Faces faces;
+    if (!PyArg_ParseTuple(args, "nnnO!OOOO", &frame, &first, &count, &PyTuple_Type, &patches, &patch_of, &folder, &stem,
+                          &texts) ||
+        !faces_of(cutter, frame, first, count, &faces))
+        return NULL;
+    const Py_ssize_t patch_count = PyTuple_Size(patches);
+    Held held = {0};
+    Text *text = NULL;
+    Py_buffer of, *const views = calloc((size_t)patch_count + 1, sizeof *views);
+    Patch *const pieces = calloc((size_t)patch_count + 1, sizeof *pieces);
+    Face *const results = calloc(faces.count + 1, sizeof *results);
+    Py_ssize_t held_views = 0;
+    uint64_t spent[STAGES] = {0};
+    if (views == NULL || pieces == NULL || results == NULL)
+        PyErr_NoMemory();
+    else
+        while (held_views < patch_count &&
+               hold_patch(PyTuple_GetItem(patches, held_views), &views[held_views], &pieces[held_views]))
+            held_views++;
+    if (!PyErr_Occurred() && PyObject_GetBuffer(patch_of, &of, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0) {
+        int is_right = is_array(&of, "lq", 1, (Py_ssize_t[]){(Py_ssize_t)faces.count});
+        for (size_t k = 0; is_right && k < faces.count; k++)
+            is_right = ((const int64_t *)of.buf)[k] >= 0 && ((const int64_t *)of.buf)[k] < patch_count;
+        if (!is_right) {
+            PyErr_SetString(PyExc_ValueError, "patch_of must be [K] int64, each the number of a patch");
+        } else if (name_faces(folder, stem, texts, &faces, &text, &held)) {
+            Arena *arena;
+            Py_BEGIN_ALLOW_THREADS
+            arena = borrow(cutter);
+            if (arena != NULL) {
+                frame_cut_patches(&cutter->setup, arena, pieces, of.buf, &faces, &cutter->abandoned, results, spent);
+                give_back(cutter, arena);
+            }
+            Py_END_ALLOW_THREADS
+            result = arena != NULL ? told(results, faces.count, spent) : PyErr_NoMemory();
+        }
+        PyBuffer_Release(&of);
+    }
+    while (held_views > 0)
+        PyBuffer_Release(&views[--held_views]);
+    Py_XDECREF(held.folder);
+    Py_XDECREF(held.stem);
+    Py_XDECREF(held.texts);
+    free(views);
+    free(pieces);
+    free(results);
+    free(text);
+    return result;
+}
+
+static PyObject *finish(PyObject *self, PyObject *args)
+{
+    Cutter *const cutter = (Cutter *)self;
+    PyObject *crops, *folder, *stem, *texts, *result = NULL;
+    Py_ssize_t frame, first;
+    Py_buffer view;
+    if (!PyArg_ParseTuple(args, "nnOOOO", &frame, &first, &crops, &folder, &stem, &texts) ||
+        PyObject_GetBuffer(crops, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) != 0)
+        return NULL;
+    const Py_ssize_t size = cutter->setup.size;
+    Held held = {0};
+    Text *text = NULL;
+    Faces faces;
+    if (!is_array(&view, "B", 4, (Py_ssize_t[]){-1, size, size, CHANNELS})) {
+        PyErr_Format(PyExc_ValueError, "crops must be [K, %zd, %zd, 3] uint8, contiguous", size, size);
+    } else if (faces_of(cutter, frame, first, view.shape[0], &faces) &&
+               name_faces(folder, stem, texts, &faces, &text, &held)) {
+        Face *const results = calloc(faces.count + 1, sizeof *results);
+        uint64_t spent[STAGES] = {0};
+        Arena *arena = NULL;
+        if (results != NULL) {
+            Py_BEGIN_ALLOW_THREADS
+            arena = borrow(cutter);
+            if (arena != NULL) {
+                frame_finish(&cutter->setup, arena, view.buf, &faces, &cutter->abandoned, results, spent);
+                give_back(cutter, arena);
+            }
+            Py_END_ALLOW_THREADS
+        }
+        result = arena != NULL ? told(results, faces.count, spent) : PyErr_NoMemory();
+        free(results);
+    }
+    PyBuffer_Release(&view);
+    Py_XDECREF(held.folder);
+    Py_XDECREF(held.stem);
+    Py_XDECREF(held.texts);
+    free(text);
+    return result;
+}
+
+static PyObject *wake(PyObject *self, PyObject *Py_UNUSED(args))
+{
+    Cutter *const cutter = (Cutter *)self;
+    pthread_mutex_lock(&cutter->lock);
+    cutter->woken = 1;
+    pthread_cond_signal(&cutter->news);
+    pthread_mutex_unlock(&cutter->lock);
+    Py_RETURN_NONE;
+}
+
+static void close_queue(Cutter *cutter)
+{
+    pthread_mutex_lock(&cutter->lock);
+    cutter->closed = 1;
+    for (int n = 0; n < cutter->thread_count; n++)
+        pthread_cond_signal(&cutter->enough[n]);
+    pthread_cond_broadcast(&cutter->room);
+    pthread_cond_broadcast(&cutter->news);
+    pthread_mutex_unlock(&cutter->lock);
+}
+
+static PyObject *close_cutter(PyObject *self, PyObject *Py_UNUSED(args))
+{
+    close_queue((Cutter *)self);
+    Py_RETURN_NONE;
+}
+
+/* Needs no GIL. */
+static void end_threads(Cutter *cutter)
+{
+    close_queue(cutter);
+    while (cutter->started > 0)
+        pthread_join(cutter->threads[--cutter->started], NULL);
+}
+
+static PyObject *abandon(PyObject *self, PyObject *Py_UNUSED(args))
+{
+    Cutter *const cutter = (Cutter *)self;
+    __atomic_store_n(&cutter->abandoned, 1, __ATOMIC_RELAXED);
+    close_queue(cutter);
+    Py_RETURN_NONE;
+}
+
+static PyObject *join(PyObject *self, PyObject *Py_UNUSED(args))
+{
+    Py_BEGIN_ALLOW_THREADS
+    end_threads((Cutter *)self);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *waits(PyObject *self, PyObject *Py_UNUSED(args))
+{
+    Cutter *const cutter = (Cutter *)self;
+    pthread_mutex_lock(&cutter->lock);
+    const uint64_t submit_waited = cutter->submit_waited, threads_waited = cutter->threads_waited;
+    pthread_mutex_unlock(&cutter->lock);
+    return Py_BuildValue("dd", (double)submit_waited * 1e-9, (double)threads_waited * 1e-9);
+}
+
+static void dealloc(PyObject *self)
+{
+    Cutter *const cutter = (Cutter *)self;
+    PyTypeObject *const type = Py_TYPE(self);
+    if (cutter->is_set_up) {
+        __atomic_store_n(&cutter->abandoned, 1, __ATOMIC_RELAXED);
+        Py_BEGIN_ALLOW_THREADS
+        end_threads(cutter);
+        Py_END_ALLOW_THREADS
+        Job *job;
+        while ((job = take_job(&cutter->waiting)) != NULL || (job = take_job(&cutter->done)) != NULL)
+            free_job(job);
+        for (int n = 0; n < cutter->thread_count; n++)
+            pthread_cond_destroy(&cutter->enough[n]);
+        pthread_cond_destroy(&cutter->room);
+        pthread_cond_destroy(&cutter->news);
+        pthread_mutex_destroy(&cutter->lock);
+    }
+    while (cutter->idle_count > 0)
+        arena_free(cutter->idle[--cutter->idle_count]);
+    while (cutter->arrays_held > 0)
+        PyBuffer_Release(&cutter->arrays[--cutter->arrays_held]);
+    free(cutter->idle);
+    free(cutter->threads);
+    free(cutter->enough);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
+static int check_arrays(Cutter *cutter)
+{
+    static const char *const formats[ARRAYS] = {"h", "h", "d", "?B", "lq", "i", "lq"};
+    static const int ndims[ARRAYS] = {3, 3, 3, 1, 2, 1, 1};
+    const Py_buffer *const arrays = cutter->arrays;
+    const Py_ssize_t faces = arrays[INDEX].ndim == 1 ? arrays[INDEX].shape[0] : -1;
+    const Py_ssize_t shapes[ARRAYS][3] = {{1 << 2 * FRACTION_BITS, 2, 2},
+                                          {1 << 2 * FRACTION_BITS, 4, 4},
+                                          {faces, 2, 3},
+                                          {faces},
+                                          {faces, 4},
+                                          {faces},
+                                          {-1}};
+    for (int i = 0; i < ARRAYS; i++)
+        if (faces < 0 || !is_array(&arrays[i], formats[i], ndims[i], shapes[i])) {
+            PyErr_Format(PyExc_ValueError, "array %d of the plan has another shape or dtype", i);
+            return 0;
+        }
+    const int64_t *const starts = arrays[STARTS].buf;
+    cutter->frames = arrays[STARTS].shape[0] - 1;
+    int is_right = cutter->frames >= 0 && starts[0] >= 0 && starts[cutter->frames] <= faces;
+    for (int64_t i = 0; is_right && i < cutter->frames; i++)
+        is_right = starts[i] <= starts[i + 1];
+    if (!is_right)
+        PyErr_SetString(PyExc_ValueError, "starts must rise from 0 to the number of faces at most");
+    return is_right;
+}
+
+static int set_up(Cutter *cutter)
+{
+    pthread_condattr_t monotonic;
+    cutter->waiting.end = &cutter->waiting.first;
+    cutter->done.end = &cutter->done.first;
+    cutter->idle_room = cutter->thread_count;
+    cutter->idle = calloc((size_t)cutter->idle_room, sizeof *cutter->idle);
+    cutter->threads = calloc((size_t)cutter->thread_count, sizeof *cutter->threads);
+    cutter->enough = calloc((size_t)cutter->thread_count, sizeof *cutter->enough);
+    if (cutter->idle == NULL || cutter->threads == NULL || cutter->enough == NULL) {
+        PyErr_NoMemory();
+        return 0;
+    }
+    pthread_mutex_init(&cutter->lock, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&cutter->room, &monotonic);
+    pthread_cond_init(&cutter->news, &monotonic);
+    for (int n = 0; n < cutter->thread_count; n++)
+        pthread_cond_init(&cutter->enough[n], NULL);
+    pthread_condattr_destroy(&monotonic);
+    cutter->is_set_up = 1;
+    return 1;
+}
+
+static PyObject *new_cutter(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *objects[ARRAYS];
+    int threads, per_thread, size, folder, portable;
+    const char *extension;
+    if (keywords != NULL && PyDict_Size(keywords) > 0) {
+        PyErr_SetString(PyExc_TypeError, "Cutter takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "iiiisp(OOOOOOO)", &threads, &per_thread, &size, &folder, &extension, &portable,
+                          &objects[0], &objects[1], &objects[2], &objects[3], &objects[4], &objects[5], &objects[6]))
+        return NULL;
+    if (threads < 1 || threads > MOST_THREADS || per_thread < 1 || per_thread > MOST_THREADS || size < 1 ||
+        size > MOST_SIDE || png_most_data((size_t)size, (size_t)size) == SIZE_MAX ||
+        strlen(extension) >= MOST_EXTENSION) {
+        PyErr_SetString(PyExc_ValueError, "threads, pictures a thread, size or extension is out of range");
+        return NULL;
+    }
+    Cutter *const cutter = (Cutter *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (cutter == NULL)
+        return NULL;
+    while (cutter->arrays_held < ARRAYS &&
+           PyObject_GetBuffer(objects[cutter->arrays_held], &cutter->arrays[cutter->arrays_held],
+                              PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0)
+        cutter->arrays_held++;
+    cutter->thread_count = threads;
+    cutter->per_thread = per_thread;
+    if (cutter->arrays_held < ARRAYS || !check_arrays(cutter) || !set_up(cutter)) {
+        Py_DECREF(cutter);
+        return NULL;
+    }
+    strcpy(cutter->extension, extension);
+    cutter->setup = (Setup){.size = size,
+                            .weights = {cutter->arrays[LINEAR].buf, cutter->arrays[CUBIC].buf},
+                            .folder = folder,
+                            .extension = cutter->extension,
+                            .fast = !portable && has_avx2()};
+    return (PyObject *)cutter;
+}
+
+static PyMethodDef cutter_methods[] = {
+    {"submit", submit, METH_VARARGS,
+     "submit(frame, planes, strides, height, width, coefficients, folder, stem, texts, milliseconds)\n\n"
+     "Take a picture; False if there was no room for it that long."},
+    {"collect", collect, METH_VARARGS,
+     "collect(least, milliseconds)\n\nWhat is done: (frames, faces, seconds), or None when all is and it was closed."},
+    {"cut", cut, METH_VARARGS,
+     "cut(frame, first, count, patches, patch_of, folder, stem, texts)\n\nCut faces on this thread: (faces, seconds)."},
+    {"finish", finish, METH_VARARGS,
+     "finish(frame, first, crops, folder, stem, texts)\n\nHash, encode and store crops on this thread: (faces, seconds)."},
+    {"wake", wake, METH_NOARGS, "Have collect() return, now or when it is next called."},
+    {"close", close_cutter, METH_NOARGS, "No more pictures come."},
+    {"abandon", abandon, METH_NOARGS, "As close(); faces that are not begun get the error ECANCELED."},
+    {"join", join, METH_NOARGS, "As close(), and wait for the threads to end."},
+    {"waits", waits, METH_NOARGS, "Seconds that submit() waited for threads, and threads for pictures."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot cutter_slots[] = {
+    {Py_tp_new, (void *)new_cutter},
+    {Py_tp_dealloc, (void *)dealloc},
+    {Py_tp_methods, cutter_methods},
+    {Py_tp_doc, "Threads that cut the faces of pictures; see cutter.py."},
+    {0, NULL},
+};
+
+static PyType_Spec cutter_spec = {
+    "gpu_extract.kernels._cutter.Cutter", sizeof(Cutter), 0, Py_TPFLAGS_DEFAULT, cutter_slots,
+};
+
+static PyObject *hashed(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer data;
+    int portable = 0;
+    uint8_t digest[SHA1_BYTES];
+    if (!PyArg_ParseTuple(args, "y*|p", &data, &portable))
+        return NULL;
+    sha1(data.buf, (size_t)data.len, !portable && has_avx2(), digest);
+    PyBuffer_Release(&data);
+    return PyBytes_FromStringAndSize((const char *)digest, SHA1_BYTES);
+}
+
+static int add_contents(PyObject *module)
+{
+    png_prepare();
+    PyObject *const type = PyType_FromModuleAndSpec(module, &cutter_spec, NULL);
+    if (type == NULL)
+        return -1;
+    const int added = PyModule_AddObjectRef(module, "Cutter", type);
+    Py_DECREF(type);
+    return added;
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)add_contents}, {0, NULL}};
+
+static PyMethodDef methods[] = {
+    {"hashed", hashed, METH_VARARGS, "hashed(data, portable=False)\n\nThe SHA-1 of bytes, 20 of them."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_cutter", "Frames cut without the interpreter.", 0, methods, slots, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__cutter(void)
+{
+    return PyModuleDef_Init(&module);
+}
