@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gpu_extract.naming import stem_of
 
@@ -22,7 +22,7 @@ class Failure:
     """How many faces are lost with it."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class FrameTask:
     """All faces to cut from one frame, in file order."""
 
@@ -47,7 +47,18 @@ class FrameTask:
         return f"{stem_of(self.name)}_{self.index[k]}{self.extension}"
 
 
-@dataclass(frozen=True)
+class Place(NamedTuple):
+    """Where all files of a frame go, `<stem>_<index><extension>` each."""
+
+    stem: str
+    folder: str
+    """Relative to the faces folder, "" or with a slash at its end."""
+    folder_bytes: bytes
+    """The same as the file system has it."""
+    stem_bytes: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class FaceResult:
     """One face, written."""
 
@@ -58,7 +69,7 @@ class FaceResult:
     nbytes: int
 
 
-@dataclass
+@dataclass(slots=True)
 class FrameResult:
     """What became of one frame's faces."""
 

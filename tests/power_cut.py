@@ -20,6 +20,7 @@ import pytest
 
 from gpu_extract.run import journal
 from gpu_extract.storage import durable
+from tests.helpers import by_the_long_way
 
 
 @dataclass
@@ -112,6 +113,7 @@ class Recorder:
     def recording(self) -> Iterator[None]:
         real = {name: getattr(os, name) for name in ("open", "write", "ftruncate", "fsync", "close", "unlink")}
         with self._patch.context() as patch:
+            by_the_long_way(patch)
             for name, function in real.items():
                 patch.setattr(os, name, self._wrapped(function, getattr(self, f"_{name}")))
             for name in ("rename", "replace", "link"):

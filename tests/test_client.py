@@ -610,7 +610,7 @@ def test_shards_that_are_merged_meanwhile_are_fetched_once(
 
 
 def test_the_progress_is_that_of_a_run_here(service: Service, walk: Walk) -> None:
-    command = [sys.executable, "-m", "gpu_extract", *walk.place.words(service.url, "--progress", "jsonl")]
+    command = [sys.executable, "-m", "gpu_extract", *walk.place.words(service.url, "--progress", "jsonl", "-sz", "512")]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     counts = [json.loads(line) for line in said.splitlines() if line.startswith('{"frames"')]
     assert len(counts) > 2

@@ -26,6 +26,7 @@ from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
 from gpu_extract.run import journal
 from gpu_extract.storage import atomic
+from tests.helpers import by_the_long_way
 
 FRAMES = 120
 ENTRIES_ELSEWHERE = 6000  # without a frame here: they make the file take a while to save
@@ -163,6 +164,7 @@ class Faulty:
     ) -> None:
         self.folder, self.at, self.what = str(folder), at, what
         self.calls: list[str] = []
+        by_the_long_way(patch)
         for name in STEPS:
             patch.setattr(os, name, self._wrapped(name, getattr(os, name)))
 

@@ -21,6 +21,7 @@ from gpu_extract.errors import FrameError, UsageError
 from gpu_extract.jobs.verify import verify
 from gpu_extract.run.progress import Bar, Event, Finished, FrameDone, Note, Plain, Planned, Silent, listener_for
 from gpu_extract.tasks import FaceResult, Failure
+from tests.helpers import by_the_long_way
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,7 @@ def test_the_end_is_told_also_when_an_error_ends_the_run(
     def fails(*_: object) -> bytes:
         raise OSError(28, "No space left on device")
 
+    by_the_long_way(monkeypatch)
     monkeypatch.setattr(png.PngEncoder, "encode", fails)
     events: list[Event] = []
     with pytest.raises(OSError, match="No space left"):

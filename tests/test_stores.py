@@ -28,7 +28,7 @@ from gpu_extract.stores import cache, open_store
 from gpu_extract.stores.base import ChangedError
 from gpu_extract.stores.probe import probe
 from tests.fake_s3 import FakeS3
-from tests.helpers import files_in
+from tests.helpers import by_the_long_way, files_in
 from tests.staged import FRAMES, Place, Whole, assert_same, files_in_all, make_job, merged, run
 
 NEEDS_OBSTORE = pytest.mark.skipif(importlib.util.find_spec("obstore") is None, reason="needs obstore")
@@ -213,6 +213,7 @@ def test_what_was_interrupted_goes_on_elsewhere(
             if len(frames) == 4:
                 cancel.set()
 
+    by_the_long_way(monkeypatch)
     monkeypatch.setattr(flat, "write_file", write_slowly)
     first = run(whole, place, shard=shard, progress=listen, cancel=cancel, workers=1)
     assert first.exit_code == 130

@@ -20,7 +20,6 @@ from av.video.reformatter import VideoReformatter
 
 from gpu_extract.errors import FrameError, InputError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource, open_frames
-from gpu_extract.frames.base import Planes
 from gpu_extract.frames.sources import video
 from gpu_extract.frames.video import yuv
 from gpu_extract.frames.video.container import container_format
@@ -28,6 +27,7 @@ from gpu_extract.frames.video.damage import DamageTracker
 from gpu_extract.frames.video.turn import UPRIGHT, Turn
 from gpu_extract.frames.video.yuv import to_bgr
 from gpu_extract.kernels import yuv as kernels_yuv
+from gpu_extract.kernels.cutter import Planes
 from gpu_extract.patch import Region
 from tests.helpers import CLIP, VECTORS, as_piped, assert_covers, copied, plain_decode, unmarked, write_clip
 

@@ -76,6 +76,18 @@ class Layout(ABC):
             OSError: if it cannot be written; EINVAL, EILSEQ or ENAMETOOLONG speak of this name only.
         """
 
+    def inside(self, task: FrameTask) -> str | None:
+        """The folder of a frame's files, which `store` would write under their flat names, with nothing beside them.
+
+        Returns:
+            Relative to the faces folder, "" or with a slash at its end, and it is there; None where faces are stored
+            in any other way.
+
+        Raises:
+            OSError: if it cannot be made.
+        """
+        return None
+
     def stem(self, frame_name: str) -> str:
         """How the names of a frame's face files begin, before `_<index>`."""
         return stem_of(frame_name)

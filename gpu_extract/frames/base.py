@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
-from gpu_extract.kernels.yuv import Coefficients
+from gpu_extract.kernels.cutter import Planes
 from gpu_extract.patch import Patch, Region
 
 TIMINGS = ("decoded", "constant")
@@ -58,20 +58,6 @@ class Reading:
     """bool: whether whoever begins here reads nothing that is read for one before."""
     skips: bool
     """Whether those before the first one can be passed over."""
-
-
-class Planes(NamedTuple):
-    """A frame in 8-bit 4:2:0 that `kernels.yuv` makes BGR of, as `Frame.load` would."""
-
-    y: Any
-    """A buffer of bytes as `u` and `v` are, rows from the top; valid for as long as it is kept."""
-    u: Any
-    v: Any
-    strides: tuple[int, int, int]
-    """Bytes from one row to the next of each, positive."""
-    height: int
-    width: int
-    coefficients: Coefficients
 
 
 class Frame(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,10 @@ from gpu_extract.options import Settings
 from gpu_extract.reports.extraction import Report
 from gpu_extract.run import journal as journals
 from gpu_extract.run.confinement import active
+from gpu_extract.run.crew import Crew
 from gpu_extract.run.fingerprint import fingerprint
 from gpu_extract.run.folder import prepare_folder
-from gpu_extract.run.journal import Journal
+from gpu_extract.run.journal import Finished, Journal
 from gpu_extract.run.pipeline import Pipeline
 from gpu_extract.run.plan import Plan, count_outside, without_shared_files
 from gpu_extract.run.progress import Progress
@@ -262,18 +263,25 @@ class Extraction:
         prefix = "" if self.shard is None else f"{self.shard.number:05d}-"
         layout = layout_for(settings.output_layout)(settings.faces, todo.positions, made.plan.face_count, prefix)
         writer = FaceWriter(layout, settings.faces, settings.quality, header_maker(made), self._rows.sidecar)
-        pipeline = Pipeline(todo, made.source, made.engine, writer, made.workers)
+        crew = Crew.of(todo, made.engine, writer, settings.faces, made.workers)
+        pipeline = Pipeline(todo, made.source, made.engine, writer, made.workers, crew)
         try:
-            with interruption.calling(partial(pipeline.stop, within=GRACE_SECONDS)):
-                for result in pipeline:
-                    tally(result, report)
-                    if result.decoded:
-                        self._frames_of_size.setdefault(result.frame_size, []).append(result.task.position)
-                    self._keep(layout.commit(result))
+            with (
+                crew or nullcontext(),
+                interruption.calling(partial(pipeline.stop, within=GRACE_SECONDS)),
+                closing(pipeline.batches()) as batches,  # whatever ends this, no thread works for the crew any more
+            ):
+                for batch in batches:
+                    for result in batch:
+                        tally(result, report)
+                        if result.decoded:
+                            self._frames_of_size.setdefault(result.frame_size, []).append(result.task.position)
+                    self._keep([whole for result in batch for whole in layout.commit(result)])
                     if not layout.flushes:
                         self.journal.settle_when_due()
-                    progress.frame_done(result)
-                    self._doubt(result, progress)
+                    for result in batch:
+                        progress.frame_done(result)
+                        self._doubt(result, progress)
                     if self._too_many_errors():
                         pipeline.stop()
             if interruption.exit_code is not None:
@@ -298,13 +306,16 @@ class Extraction:
 
     def _keep(self, results: Iterable[FrameResult]) -> None:
         """Frames whose files are whole under their names."""
+        finished = []
         for result in results:
             self._written.add(result.faces)
             if not result.failures:
                 # What stays out is recorded with the rest, or a later run could not restore it.
                 entry = int(self.made.alignments.faces.frame[result.task.rows[0]])
                 left_out = self._left_out.get(entry, [])
-                self.journal.add(result.task.position, [*result.faces, *left_out])
+                finished.append(Finished(result.task.position, [*result.faces, *left_out]))
+        if finished:
+            self.journal.add(*finished)
 
     def _doubt(self, result: FrameResult, progress: Progress) -> None:
         """Find out on the first faces, before hours of work, that these may be other frames."""

@@ -24,8 +24,9 @@ from gpu_extract.tasks import FrameResult
 TICKETS_IN_FLIGHT = 3  # batches on the device at once: one uploads, one computes, one downloads
 TICKETS = TICKETS_IN_FLIGHT + 1  # batches that hold memory: those and one that the encoders read
 
-FinishOne = Callable[[FrameResult, int, np.ndarray], None]
-"""finish_one(result, k, crop [S, S, 3] uint8 BGR): finish face k and put what became of it into the result."""
+FinishCrops = Callable[[FrameResult, int, int, np.ndarray], None]
+"""finish_crops(result, number, start, crops [k, S, S, 3] uint8 BGR): finish the faces from `start` on of the frame that
+has this number in the plan, and put what became of them into the result."""
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Waits:
 class Loaded:
     """A frame's regions on their way to the engine."""
 
+    number: int
+    """Of the frame in the plan."""
     result: FrameResult
     patches: list[Patch]
     patch_of: np.ndarray  # [K]
@@ -92,7 +95,7 @@ class BatchStage:
 
     Args:
         size: S, of the crops.
-        finish_one: called by the finishers.
+        finish_crops: called by the finishers.
         hand_on: takes each frame's result when its last face is finished.
         give_up: takes an error that ends the run.
         abandon: set when every thread has to end early.
@@ -107,14 +110,14 @@ class BatchStage:
         self,
         engine: Engine,
         size: int,
-        finish_one: FinishOne,
+        finish_crops: FinishCrops,
         hand_on: Callable[[FrameResult], None],
         give_up: Callable[[BaseException], None],
         abandon: threading.Event,
         finishers: int,
         waits: Waits,
     ) -> None:
-        self._engine, self._size, self._finish_one = engine, size, finish_one
+        self._engine, self._size, self._finish_crops = engine, size, finish_crops
         self._hand_on, self._give_up, self._abandon = hand_on, give_up, abandon
         self._finishers, self._waits = finishers, waits
         self._waits_lock = threading.Lock()
@@ -250,5 +253,4 @@ class BatchStage:
 
     def _finish_share(self, share: _Share, part: FrameResult) -> None:
         assert share.crops is not None
-        for k, crop in enumerate(share.crops, share.start):
-            self._finish_one(part, k, crop)
+        self._finish_crops(part, share.loaded.number, share.start, share.crops)

@@ -24,6 +24,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
 from typing import Any
 
@@ -142,14 +143,14 @@ class Journal:
             close_quietly(handle)
             raise
 
-    def add(self, position: int, faces: list[FaceResult]) -> None:
-        """Record a frame whose faces are on disk.
+    def add(self, *frames: Finished) -> None:
+        """Record frames whose faces are on disk, with one call of the system for all.
 
         Raises:
             OutputError: if the disk takes no more.
         """
-        self._append(frame_entry(Finished(position, faces)))
-        self.unsettled.add(Finished(position, faces).key)
+        self._write(b"".join([_as_line(_frame_text(frame).encode()) for frame in frames]))
+        self.unsettled.update([frame.key for frame in frames])
 
     def set_frames_seen(self, count: int) -> None:
         """Record how many frames the source has; raises OutputError as `add` does."""
@@ -250,7 +251,9 @@ class Journal:
             self.finished.pop(key, None)
 
     def _append(self, entry: dict[str, Any]) -> None:
-        data = line(entry)
+        self._write(line(entry))
+
+    def _write(self, data: bytes) -> None:
         try:
             if os.write(self._handle, data) != len(data):
                 raise OutputError(f"the journal {self.path} cannot grow: the disk is full.")
@@ -325,7 +328,10 @@ class Follower:
 
 def line(entry: dict[str, Any]) -> bytes:
     """An entry as it stands in a journal."""
-    text = json.dumps(entry, separators=(",", ":"), ensure_ascii=True).encode()
+    return _as_line(json.dumps(entry, separators=(",", ":"), ensure_ascii=True).encode())
+
+
+def _as_line(text: bytes) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
@@ -336,6 +342,12 @@ def first_entry(fingerprint: Fingerprint) -> dict[str, Any]:
 def frame_entry(frame: Finished) -> dict[str, Any]:
     rows = [[face.row, face.index, face.file_name, face.sha1, face.nbytes] for face in frame.faces]
     return {"frame": frame.position, "faces": rows}
+
+
+def _frame_text(frame: Finished) -> str:
+    """What `json.dumps` makes of the frame's entry, in a third of the time."""
+    faces = [f'[{face.row},{face.index},{_quoted(face.file_name)},"{face.sha1}",{face.nbytes}]' for face in frame.faces]
+    return f'{{"frame":{frame.position},"faces":[{",".join(faces)}]}}'
 
 
 def read(folder: Path) -> tuple[Fingerprint, list[Finished]] | None:

@@ -1,6 +1,7 @@
 """Read → load → warp → encode → write in threads, with a bound on everything that waits.
 
     reader (1 thread)      takes frames from the source, in order
+    crew                   threads of C that do all about the frames that can go the native way (`crew`)
     workers                load a frame's regions; with an inline engine also warp and finish its faces
                            (on a single core the reader does that itself: threads would only wait for each other)
     device, finishers      take over from the workers where the engine works in batches (`batches`)
@@ -15,7 +16,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from functools import partial
 
 import numpy as np
@@ -25,6 +27,7 @@ from gpu_extract.errors import FrameError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
 from gpu_extract.patch import Patch, group_regions
 from gpu_extract.run.batches import BatchStage, Loaded, Waits
+from gpu_extract.run.crew import Crew
 from gpu_extract.run.plan import Plan
 from gpu_extract.run.queues import DECODED_FRAMES_PER_WORKER, POLL_SECONDS, Backlog, StoppedError
 from gpu_extract.run.threads import available_cores, start_thread
@@ -38,11 +41,17 @@ Finish = Callable[[FrameTask, int, np.ndarray, FrameResult], FaceResult | Failur
 
 
 class Pipeline:
-    """One run over a plan. Iterate it once; `stop()` ends it after the frames in flight."""
+    """One run over a plan. Iterate it once, or its `batches`; `stop()` ends it after the frames in flight.
 
-    def __init__(self, plan: Plan, source: FrameSource, engine: Engine, finish: Finish, workers: int) -> None:
+    Args:
+        crew: cuts what it can in the workers' stead, for the same plan; the files are those of `finish`.
+    """
+
+    def __init__(
+        self, plan: Plan, source: FrameSource, engine: Engine, finish: Finish, workers: int, crew: Crew | None = None
+    ) -> None:
         self._plan, self._source, self._engine, self._finish = plan, source, engine, finish
-        self._workers = workers
+        self._workers, self._crew = workers, crew
         self.waits = Waits()
         self._read_seconds = 0.0
         self._stop_reading = threading.Event()
@@ -64,11 +73,11 @@ class Pipeline:
         """
         self._deadline = None if within is None else time.monotonic() + within
         self._stop_reading.set()
-        self._results.put(_STOPPING)
+        self._tell(_STOPPING)
 
     def own_seconds(self) -> dict[str, float]:
         """Busy seconds of the stages that belong to no frame: the reader, and a device that works in batches."""
-        seconds = {"read": self._read_seconds}
+        seconds = {"read": self._read_seconds} | (self._crew.seconds if self._crew is not None else {})
         if self._batches is not None:
             seconds["warp"] = self._batches.seconds
         return seconds
@@ -89,44 +98,91 @@ class Pipeline:
             return "warp"
         return "read" if reader_limits else "encode"
 
-    def __iter__(self) -> Iterator[FrameResult]:
+    def __iter__(self) -> Generator[FrameResult, None, None]:
+        with closing(self.batches()) as batches:
+            for batch in batches:
+                yield from batch
+
+    def batches(self) -> Generator[list[FrameResult], None, None]:
+        """The results in the order of completion, as many at a time as there are."""
         threads: list[threading.Thread] = []
-        ended = 0
+        running, crew_works = 0, self._crew is not None
+        is_whole = False
         try:
             self._start(threads)
-            while ended < len(threads):
-                item = self._next_result()
-                if item is None:
-                    ended += 1
-                elif isinstance(item, BaseException):
-                    raise item
-                elif isinstance(item, FrameResult):
-                    yield item
-                else:
-                    # A reader may be far away between two wanted frames; a closed source ends its iteration.
-                    self._source.close()
+            running = len(threads)
+            while running or crew_works:
+                batch: list[FrameResult] = []
+                error: BaseException | None = None
+                if self._crew is not None and crew_works:
+                    done = self._crew.collect()
+                    crew_works = done is not None
+                    batch += done or ()
+                for item in self._told(wait=running > 0 and not crew_works):
+                    if item is None:
+                        running -= 1
+                    elif isinstance(item, BaseException):
+                        error = error or item
+                    elif isinstance(item, FrameResult):
+                        batch.append(item)
+                    else:
+                        # A reader may be far away between two wanted frames; a closed source ends its iteration.
+                        self._source.close()
+                if batch:
+                    yield batch
+                if error is not None:
+                    raise error
+            is_whole = True
         finally:
             self._stop_reading.set()
-            if ended < len(threads):
-                self._abandon.set()
+            if not is_whole:
+                self._abandon_all()
                 self._source.close()
             for thread in threads:
                 thread.join()
+            self._note_waits_of_crew()
 
-    def _next_result(self) -> FrameResult | BaseException | object | None:
+    def _told(self, wait: bool) -> Iterator[FrameResult | BaseException | object | None]:
+        """What the threads have told so far; with `wait` the next of it, whenever it comes."""
         if self._deadline is not None and not self._abandon.is_set():
-            try:
-                return self._results.get(timeout=max(0.0, self._deadline - time.monotonic()))
-            except queue.Empty:
-                self._abandon.set()
-        return self._results.get()
+            left = self._deadline - time.monotonic()
+            if wait:
+                with suppress(queue.Empty):
+                    yield self._results.get(timeout=max(0.0, left))
+                    return
+            if wait or left <= 0:
+                self._abandon_all()
+        if wait:
+            yield self._results.get()
+            return
+        with suppress(queue.Empty):
+            while True:
+                yield self._results.get_nowait()
+
+    def _tell(self, item: FrameResult | BaseException | object | None) -> None:
+        """Have the caller's loop see something."""
+        self._results.put(item)
+        if self._crew is not None:
+            self._crew.wake()
+
+    def _abandon_all(self) -> None:
+        """Make every thread end early."""
+        self._abandon.set()
+        if self._crew is not None:
+            self._crew.abandon()
+
+    def _note_waits_of_crew(self) -> None:
+        if self._crew is not None:
+            reader_waited, crew_waited = self._crew.waits()
+            self.waits.reader_for_workers += reader_waited
+            self.waits.workers_for_reader += crew_waited
 
     def _batch_stage(self) -> BatchStage:
         return BatchStage(
             self._engine,
             self._plan.size,
-            finish_one=self._finish_one,
-            hand_on=self._results.put,
+            finish_crops=self._finish_crops,
+            hand_on=self._tell,
             give_up=self._give_up,
             abandon=self._abandon,
             finishers=self._workers,
@@ -157,12 +213,12 @@ class Pipeline:
         except BaseException as error:
             self._give_up(error)
         finally:
-            self._results.put(None)
+            self._tell(None)
 
     def _give_up(self, error: BaseException) -> None:
         """Hand an error to the caller and make every thread end early."""
-        self._abandon.set()
-        self._results.put(error)
+        self._abandon_all()
+        self._tell(error)
 
     def _read(self, take: Callable[[int, Frame | FrameFailure], None]) -> None:
         """Walk over the source.
@@ -201,8 +257,12 @@ class Pipeline:
                 next_task += 1
         finally:
             self._work.close()
+            if self._crew is not None:
+                self._crew.close()
 
     def _hand_over(self, i: int, frame: Frame | FrameFailure) -> None:
+        if self._order(i, frame):
+            return
         began = time.perf_counter()
         while not self._decoded.acquire(timeout=POLL_SECONDS):
             if self._abandon.is_set():
@@ -210,10 +270,20 @@ class Pipeline:
         self.waits.reader_for_workers += time.perf_counter() - began
         self._work.put((i, frame))
 
+    def _order(self, i: int, frame: Frame | FrameFailure) -> bool:
+        """Whether the crew took a frame; waits until it has room for it."""
+        order = self._crew.order(i, frame) if self._crew is not None and isinstance(frame, Frame) else None
+        if self._crew is None or order is None:
+            return False
+        while not self._crew.submit(order, POLL_SECONDS):
+            if self._abandon.is_set():
+                raise StoppedError
+        return True
+
     def _never_came(self, i: int) -> None:
         result = FrameResult(self._plan.task(i))
         result.failures.append(Failure(result.task.name, None, "the source ended before this frame"))
-        self._results.put(result)
+        self._tell(result)
 
     def _work_loop(self, worker: int) -> None:
         waited = 0.0
@@ -229,7 +299,7 @@ class Pipeline:
                 i, frame = item
                 result = FrameResult(self._plan.task(i))
                 try:
-                    loaded = self._load(frame, result)
+                    loaded = self._load(i, frame, result)
                 finally:
                     del item, frame
                     self._decoded.release()
@@ -243,11 +313,13 @@ class Pipeline:
                 self._batches.close()
 
     def _work_on(self, i: int, frame: Frame | FrameFailure) -> None:
-        """All that is to be done about a frame, on this thread."""
+        """All that is to be done about a frame, on this thread, unless the crew does it."""
+        if self._order(i, frame):
+            return
         if self._abandon.is_set():
             raise StoppedError
         result = FrameResult(self._plan.task(i))
-        self._go_on(result, self._load(frame, result))
+        self._go_on(result, self._load(i, frame, result))
 
     def _go_on(self, result: FrameResult, loaded: Loaded | None) -> None:
         """What follows when a frame was loaded, or could not be."""
@@ -256,9 +328,9 @@ class Pipeline:
             return
         if loaded is not None:
             self._cut(loaded)
-        self._results.put(result)
+        self._tell(result)
 
-    def _load(self, frame: Frame | FrameFailure, result: FrameResult) -> Loaded | None:
+    def _load(self, i: int, frame: Frame | FrameFailure, result: FrameResult) -> Loaded | None:
         """The regions of a frame that its faces touch; None, with a failure in the result, if it cannot be read."""
         task = result.task
         began = time.perf_counter()
@@ -276,11 +348,13 @@ class Pipeline:
         if self._batches is not None:
             patches = [_detached(patch) for patch in patches]
         nbytes = sum(patch.pixels.nbytes for patch in patches)
-        return Loaded(result, patches, patch_of, nbytes, len(task))
+        return Loaded(i, result, patches, patch_of, nbytes, len(task))
 
     def _cut(self, loaded: Loaded) -> None:
         """Warp and finish all faces of a frame on this thread."""
         result = loaded.result
+        if self._crew is not None and self._crew.cut(loaded):
+            return
         step = max(1, CROPS_AT_ONCE_BYTES // (3 * self._plan.size**2))
         for start in range(0, len(result.task), step):
             if self._abandon.is_set():
@@ -289,8 +363,13 @@ class Pipeline:
             began = time.perf_counter()
             crops = self._engine.warp(loaded.patches, loaded.crops(start, stop, self._plan.size))
             result.add_seconds("warp", time.perf_counter() - began)
-            for k, crop in enumerate(crops, start):
-                self._finish_one(result, k, crop)
+            self._finish_crops(result, loaded.number, start, crops)
+
+    def _finish_crops(self, result: FrameResult, number: int, start: int, crops: np.ndarray) -> None:
+        if self._crew is not None and self._crew.finish(number, start, crops, result):
+            return
+        for k, crop in enumerate(crops, start):
+            self._finish_one(result, k, crop)
 
     def _finish_one(self, result: FrameResult, k: int, crop: np.ndarray) -> None:
         done = result.task.failed.get(k) or self._finish(result.task, k, crop, result)

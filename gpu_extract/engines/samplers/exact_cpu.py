@@ -30,6 +30,7 @@ class CpuEngine(Engine):
     name = "exact"
     device = "cpu"
     inline = True
+    is_cutter = True
 
     def __init__(self) -> None:
         self.implementation = f"own C sampler, {cpu.variant()}"

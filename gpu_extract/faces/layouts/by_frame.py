@@ -38,12 +38,23 @@ class ByFrame(Layout):
             write_file(self._folder, name, data)
             return name
         inside = self._folder_of(task, k)
-        target = self._folder / inside
-        if inside not in self._made:
-            target.mkdir(parents=True, exist_ok=True)
-            self._made.add(inside)
-        write_file(target, name, data)
+        self._make(inside)
+        write_file(self._folder / inside, name, data)
         return f"{inside}/{name}"
+
+    def inside(self, task: FrameTask) -> str | None:
+        if not self._nested:
+            return ""
+        if int(task.index.max()) >= MAX_ENTRIES:
+            return None
+        inside = self._folder_of(task, 0)
+        self._make(inside)
+        return f"{inside}/"
+
+    def _make(self, inside: str) -> None:
+        if inside not in self._made:
+            (self._folder / inside).mkdir(parents=True, exist_ok=True)
+            self._made.add(inside)
 
     def _folder_of(self, task: FrameTask, k: int) -> str:
         stem = stem_of(task.name)

@@ -12,6 +12,9 @@ class Flat(Layout):
         check_name(name)
         return name
 
+    def inside(self, task: FrameTask) -> str:
+        return ""
+
     def store(self, task: FrameTask, k: int, name: str, data: bytes, sidecar: Sidecar) -> str:
         write_file(self._folder, name, data)
         return name

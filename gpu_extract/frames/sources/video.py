@@ -22,7 +22,6 @@ from gpu_extract.frames.base import (
     Frame,
     FrameFailure,
     FrameSource,
-    Planes,
     Reading,
     SourceOptions,
     check_wanted,
@@ -39,6 +38,7 @@ from gpu_extract.frames.video.skipping import IndexMismatchError, decode_stretch
 from gpu_extract.frames.video.timing import ConstantRate, constant_rate_frames
 from gpu_extract.frames.video.turn import UPRIGHT, Turn, turn_of
 from gpu_extract.frames.video.yuv import planes_of, to_bgr
+from gpu_extract.kernels.cutter import Planes
 from gpu_extract.naming import VIDEO_EXTENSIONS, split_name
 from gpu_extract.patch import Patch, Region
 

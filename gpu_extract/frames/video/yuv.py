@@ -24,10 +24,11 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from gpu_extract.frames.base import Planes, clip_region
+from gpu_extract.frames.base import clip_region
 from gpu_extract.frames.video import piped
 from gpu_extract.frames.video.planes import copied, samples
 from gpu_extract.kernels import yuv
+from gpu_extract.kernels.cutter import Planes
 from gpu_extract.patch import Patch, Region
 
 _FORMULA_FORMATS = frozenset(("yuv420p", "yuvj420p"))
