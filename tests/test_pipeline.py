@@ -133,7 +133,7 @@ def test_an_error_reaches_the_caller_and_all_threads_end(inline: bool, where: st
 def test_leaving_the_loop_early_joins_all_threads(inline: bool) -> None:
     pipeline = iter(Pipeline(make_plan([3] * 500), fake_source(), FakeEngine(inline), finish, 3))
     next(pipeline)
-    pipeline.close()  # type: ignore[attr-defined]
+    pipeline.close()
 
 
 @ENGINES
