@@ -846,6 +846,7 @@ static PyObject *hashed(PyObject *Py_UNUSED(module), PyObject *args)
 static int add_contents(PyObject *module)
 {
     png_prepare();
+    sha1_prepare();
     PyObject *const type = PyType_FromModuleAndSpec(module, &cutter_spec, NULL);
     if (type == NULL)
         return -1;

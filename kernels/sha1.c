@@ -96,17 +96,21 @@ SHA static void add_blocks_sha(uint32_t state[5], const uint8_t *data, size_t bl
     state[4] = (uint32_t)_mm_extract_epi32(e, 3);
 }
 
-static int has_sha(void)
-{
-    unsigned a, b, c, d;
-    return __builtin_cpu_supports("sse4.1") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b >> 29 & 1);
-}
+static int has_sha;
 #endif
+
+void sha1_prepare(void)
+{
+#if HAVE_SHA
+    unsigned a, b, c, d; /* asking takes as long as hashing some kilobytes where a hypervisor answers */
+    has_sha = __builtin_cpu_supports("sse4.1") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b >> 29 & 1);
+#endif
+}
 
 static void add_blocks(uint32_t state[5], const uint8_t *data, size_t blocks, int fast)
 {
 #if HAVE_SHA
-    if (fast) {
+    if (fast && has_sha) {
         add_blocks_sha(state, data, blocks);
         return;
     }
@@ -120,9 +124,6 @@ void sha1(const uint8_t *data, size_t size, int fast, uint8_t digest[SHA1_BYTES]
     uint32_t state[5] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
     const size_t rest = size % BLOCK, padded = rest < BLOCK - LENGTH_BYTES ? BLOCK : 2 * BLOCK;
     uint8_t last[2 * BLOCK] = {0};
-#if HAVE_SHA
-    fast = fast && has_sha();
-#endif
     add_blocks(state, data, size / BLOCK, fast);
     if (rest > 0)
         memcpy(last, data + size - rest, rest);

@@ -8,6 +8,9 @@
 
 enum { SHA1_BYTES = 20 };
 
+/* Once, before anything else. */
+void sha1_prepare(void);
+
 /* fast: whether instructions that only some processors have may be used. */
 void sha1(const uint8_t *data, size_t size, int fast, uint8_t digest[SHA1_BYTES]);
 

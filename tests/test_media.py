@@ -140,7 +140,7 @@ def test_no_face_is_cut_from_concealed_pixels(job: Any, tmp_path: Path, monkeypa
     path = clip_of(tmp_path / "clip.mkv", g="8", bf="2")
     whole = job(path, folder="whole")
     assert whole.run() == 0
-    monkeypatch.setattr(video, "_decoder_threads", lambda: 1)  # with more, FFmpeg sometimes forgets to complain
+    monkeypatch.setattr(video, "_decoder_threads", lambda _: 1)  # with more, FFmpeg sometimes forgets to complain
     expected = whole.pixels()
     old = Alignments.load(whole.alignments)
     with av.open(str(path)) as container:

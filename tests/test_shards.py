@@ -176,7 +176,7 @@ def cut_and_merge(
     kind: str, generation: str, counts: Sequence[int], job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind.startswith("damaged"):
-        monkeypatch.setattr(sources_video, "_decoder_threads", lambda: 1)  # with more, it is chance what is noticed
+        monkeypatch.setattr(sources_video, "_decoder_threads", lambda _: 1)  # with more, it is chance what is noticed
     whole = job(kind, "--metadata", "jsonl", generation=generation)
     code = whole.run()
     for count in counts:
