@@ -9,6 +9,7 @@
 #include <Python.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -70,6 +71,7 @@ typedef struct {
     Job *unreleased; /* the first of those done whose picture is still held */
     int busy;        /* threads that cut */
     int closed, woken;
+    int wanted; /* jobs done, for which `collect` waits */
     int abandoned;
     uint64_t submit_waited, threads_waited;
     Arena **idle; /* of callers that cut on their own threads */
@@ -152,7 +154,8 @@ static void *cut_pictures(void *argument)
         put_job(&cutter->done, job);
         if (cutter->unreleased == NULL)
             cutter->unreleased = job;
-        pthread_cond_signal(&cutter->news);
+        if (cutter->done.count >= cutter->wanted || cutter->closed)
+            pthread_cond_signal(&cutter->news);
     }
     pthread_cond_signal(&cutter->news);
     pthread_mutex_unlock(&cutter->lock);
@@ -316,6 +319,52 @@ static int hold_planes(PyObject *const objects[PLANES], const Py_ssize_t strides
     return 1;
 }
 
+/* The time so many milliseconds from now, on the clock of the conditions. */
+static struct timespec after(int milliseconds)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += milliseconds % 1000 * 1000000L;
+    until.tv_sec += milliseconds / 1000 + until.tv_nsec / 1000000000L;
+    until.tv_nsec %= 1000000000L;
+    return until;
+}
+
+static int has_room(const Cutter *cutter)
+{
+    return cutter->waiting.count < cutter->thread_count * cutter->per_thread;
+}
+
+/* Gives a job to the threads once there is room for it; returns whether there was, or errno, negative. Needs no GIL. */
+static int enqueue(Cutter *cutter, Job *job, int milliseconds, Held **spent)
+{
+    int taken = 0, late = 0, woken = 0;
+    pthread_mutex_lock(&cutter->lock);
+    if (!has_room(cutter)) {
+        const uint64_t since = nanoseconds();
+        const struct timespec until = after(milliseconds);
+        while (!has_room(cutter) && !late && !cutter->closed)
+            late = pthread_cond_timedwait(&cutter->room, &cutter->lock, &until) == ETIMEDOUT;
+        cutter->submit_waited += nanoseconds() - since;
+    }
+    if (cutter->closed) {
+        taken = -ESHUTDOWN;
+    } else if (has_room(cutter)) {
+        const int error = cutter->started < cutter->thread_count ? start_threads(cutter) : 0;
+        taken = error != 0 ? -error : 1;
+    }
+    if (taken == 1) {
+        put_job(&cutter->waiting, job);
+        while (woken < cutter->thread_count && is_enough(cutter, woken))
+            woken++;
+    }
+    *spent = take_spent(cutter);
+    pthread_mutex_unlock(&cutter->lock);
+    while (woken > 0)
+        pthread_cond_signal(&cutter->enough[--woken]);
+    return taken;
+}
+
 static PyObject *submit(PyObject *self, PyObject *args)
 {
     Cutter *const cutter = (Cutter *)self;
@@ -328,34 +377,6 @@ static PyObject *submit(PyObject *self, PyObject *args)
                           &strides[1], &strides[2], &picture.height, &picture.width, &c->luma, &c->luma_zero,
                           &c->blue_u, &c->green_u, &c->green_v, &c->red_v, &folder, &stem, &texts, &milliseconds))
         return NULL;
-    Held *spent;
-    int has_room;
-    pthread_mutex_lock(&cutter->lock);
-    has_room = cutter->waiting.count < cutter->thread_count * cutter->per_thread;
-    spent = take_spent(cutter);
-    pthread_mutex_unlock(&cutter->lock);
-    release(spent); /* also before waiting: the decoder may want its memory back */
-    if (!has_room) {
-        Py_BEGIN_ALLOW_THREADS
-        const uint64_t since = nanoseconds();
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += milliseconds % 1000 * 1000000L;
-        until.tv_sec += milliseconds / 1000 + until.tv_nsec / 1000000000L;
-        until.tv_nsec %= 1000000000L;
-        int late = 0;
-        pthread_mutex_lock(&cutter->lock);
-        while (!(has_room = cutter->waiting.count < cutter->thread_count * cutter->per_thread) && !late &&
-               !cutter->closed)
-            late = pthread_cond_timedwait(&cutter->room, &cutter->lock, &until) == ETIMEDOUT;
-        spent = take_spent(cutter);
-        cutter->submit_waited += nanoseconds() - since;
-        pthread_mutex_unlock(&cutter->lock);
-        Py_END_ALLOW_THREADS
-        release(spent);
-        if (!has_room)
-            Py_RETURN_FALSE;
-    }
     Faces faces;
     if (!faces_of(cutter, frame, 0, -1, &faces))
         return NULL;
@@ -375,27 +396,23 @@ static PyObject *submit(PyObject *self, PyObject *args)
     }
     job->picture = picture;
     job->faces = faces;
-    int error = 0;
-    pthread_mutex_lock(&cutter->lock);
-    const int is_open = !cutter->closed;
-    if (is_open) {
-        if (cutter->started < cutter->thread_count)
-            error = start_threads(cutter);
-        put_job(&cutter->waiting, job);
-        for (int n = 0; n < cutter->thread_count && is_enough(cutter, n); n++)
-            pthread_cond_signal(&cutter->enough[n]);
-    }
-    pthread_mutex_unlock(&cutter->lock);
-    if (!is_open) {
-        free_job(job);
+    Held *spent;
+    int taken;
+    Py_BEGIN_ALLOW_THREADS
+    taken = enqueue(cutter, job, milliseconds, &spent);
+    Py_END_ALLOW_THREADS
+    release(spent);
+    if (taken == 1)
+        Py_RETURN_TRUE;
+    free_job(job);
+    if (taken == 0)
+        Py_RETURN_FALSE;
+    if (taken == -ESHUTDOWN) {
         PyErr_SetString(PyExc_ValueError, "the cutter is closed");
         return NULL;
     }
-    if (error != 0) {
-        errno = error;
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    Py_RETURN_TRUE;
+    errno = -taken;
+    return PyErr_SetFromErrno(PyExc_OSError);
 }
 
 static PyObject *seconds_of(const uint64_t spent[STAGES])
@@ -413,13 +430,10 @@ static PyObject *collect(PyObject *self, PyObject *args)
     Queue done = {NULL, NULL, 0};
     Held *spent;
     Py_BEGIN_ALLOW_THREADS
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += milliseconds % 1000 * 1000000L;
-    until.tv_sec += milliseconds / 1000 + until.tv_nsec / 1000000000L;
-    until.tv_nsec %= 1000000000L;
+    const struct timespec until = after(milliseconds);
     int late = 0;
     pthread_mutex_lock(&cutter->lock);
+    cutter->wanted = least;
     for (;;) {
         ended = cutter->closed && cutter->waiting.count == 0 && cutter->busy == 0;
         if (cutter->done.count >= least || cutter->woken || ended || late)
@@ -427,6 +441,7 @@ static PyObject *collect(PyObject *self, PyObject *args)
         late = pthread_cond_timedwait(&cutter->news, &cutter->lock, &until) == ETIMEDOUT;
     }
     cutter->woken = 0;
+    cutter->wanted = INT_MAX;
     spent = take_spent(cutter);
     done = cutter->done;
     cutter->done = (Queue){NULL, &cutter->done.first, 0};
@@ -741,6 +756,7 @@ static int set_up(Cutter *cutter)
     pthread_condattr_t monotonic;
     cutter->waiting.end = &cutter->waiting.first;
     cutter->done.end = &cutter->done.first;
+    cutter->wanted = INT_MAX;
     cutter->idle_room = cutter->thread_count;
     cutter->idle = calloc((size_t)cutter->idle_room, sizeof *cutter->idle);
     cutter->threads = calloc((size_t)cutter->thread_count, sizeof *cutter->threads);
