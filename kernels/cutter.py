@@ -107,7 +107,11 @@ class Cutter:
     def submit(
         self, frame: int, planes: Planes, folder: bytes, stem: bytes, texts: Sequence[bytes | None] | None, wait: float
     ) -> bool:
-        """Have a frame of the plan cut by the threads; False if there was no room for it in that many seconds."""
+        """Have a frame of the plan cut by the threads; False if there was no room for it in that many seconds.
+
+        Raises OSError where the system refuses a thread, ValueError after `close` and for planes, names or texts that
+        cannot be.
+        """
         y, u, v, strides, height, width, coefficients = planes
         taken: bool = self._cutter.submit(
             frame,

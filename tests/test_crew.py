@@ -21,7 +21,7 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.jobs.extract import extract
 from gpu_extract.jobs.extraction import Extraction
-from gpu_extract.kernels.cutter import is_available
+from gpu_extract.kernels.cutter import Cutter, is_available
 from gpu_extract.run.crew import Crew
 from tests.helpers import Job, by_the_long_way, face_entry, image_bytes, noise, write_clip, write_pickled
 
@@ -287,6 +287,19 @@ def test_an_error_of_a_listener_ends_the_crew(job: Callable[..., Job]) -> None:
     with pytest.raises(ZeroDivisionError):
         extract(made.alignments, made.frames, made.faces, size=48, progress=listen, workers=2, device="cpu")
     assert cutting_threads() == 0
+
+
+def test_threads_that_the_system_refuses(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = job("refused")
+
+    def refuse(*_: Any) -> bool:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(Cutter, "submit", refuse)
+    assert made.run("--workers", "3") == 5
+    assert "the system grants some of the 3 threads that cut and then no more" in capsys.readouterr().err
 
 
 def test_a_frame_costs_the_interpreter_few_instructions(tmp_path: Path, landmarks: np.ndarray) -> None:

@@ -24,6 +24,7 @@ from gpu_extract.kernels.cutter import STAGES, Cutter, Planes, Seconds, is_avail
 from gpu_extract.run.batches import Loaded
 from gpu_extract.run.plan import Plan
 from gpu_extract.run.queues import DECODED_FRAMES_PER_WORKER, StoppedError
+from gpu_extract.run.threads import refused
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask, Place
 
 EXTENSION = ".png"
@@ -61,7 +62,7 @@ class Crew:
     """
 
     def __init__(self, plan: Plan, engine: Engine, writer: Writer, folder: Path, workers: int) -> None:
-        self._plan, self._writer = plan, writer
+        self._plan, self._writer, self._workers = plan, writer, workers
         self._whole_frames = engine.is_cutter
         self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         geometry = plan.geometry
@@ -103,9 +104,16 @@ class Crew:
         return Order(i, planes, place, texts)
 
     def submit(self, order: Order, wait: float) -> bool:
-        """Have a frame cut by the threads; False if there was no room for it in that many seconds."""
+        """Have a frame cut by the threads; False if there was no room for it in that many seconds.
+
+        Raises:
+            DeviceError: if the system refuses the threads.
+        """
         number, planes, place, texts = order
-        return self._cutter.submit(number, planes, place.folder_bytes, place.stem_bytes, texts, wait)
+        try:
+            return self._cutter.submit(number, planes, place.folder_bytes, place.stem_bytes, texts, wait)
+        except OSError as error:
+            raise refused(f"some of the {self._workers} threads that cut", error) from error
 
     def collect(self) -> list[FrameResult] | None:
         """Frames that were done since the last call; waits a moment for some. None when no more will come.

@@ -25,7 +25,12 @@ def start_thread(thread: threading.Thread, granted: str) -> None:
     try:
         thread.start()
     except RuntimeError as error:
-        raise DeviceError(
-            f"the system grants {granted} and then no more ({error}); try fewer --workers, or raise its limits "
-            "(ulimit -u, ulimit -v)."
-        ) from error
+        raise refused(granted, error) from error
+
+
+def refused(granted: str, error: Exception) -> DeviceError:
+    """What is said where the system has granted some threads and refuses another."""
+    return DeviceError(
+        f"the system grants {granted} and then no more ({error}); try fewer --workers, or raise its limits "
+        "(ulimit -u, ulimit -v)."
+    )
