@@ -148,7 +148,7 @@ def test_kill_at_random_moments(job: Job) -> None:
 
 @pytest.mark.slow
 def test_kill_at_200_random_moments(job: Job) -> None:
-    killed = kill_at_random(job, 240, random.Random(os.getpid()))
+    killed = kill_at_random(job, 320, random.Random(os.getpid()))
     print(killed)
     assert sum(killed.values()) - killed["too late"] >= 200
 
