@@ -151,15 +151,18 @@ INLINE_AVX2 Block locate(const Window *window, const Positions *at, int32_t x, i
     return block;
 }
 
-INLINE_AVX2 void store_12(uint8_t *out, __m128i value)
+/* The lower 12 bytes of both halves. */
+INLINE_AVX2 void store_24(uint8_t *out, __m256i value)
 {
-    const int32_t tail = _mm_extract_epi32(value, 2);
-    _mm_storel_epi64((__m128i *)out, value);
-    memcpy(out + 8, &tail, 4);
+    const __m128i upper = _mm256_extracti128_si256(value, 1);
+    const int32_t tail = _mm_extract_epi32(upper, 2);
+    _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(value));
+    _mm_storel_epi64((__m128i *)(out + 12), upper);
+    memcpy(out + 20, &tail, 4);
 }
 
 /* Four rows of four taps of one pixel: int32 x 8 = b b' g g' | r r' 0 0, where b + b' is the sum of channel b. */
-INLINE_AVX2 __m256i cubic_sums(const uint8_t *pixels, ptrdiff_t stride, const int16_t *weight)
+INLINE_AVX2 __m256i cubic_sums(const uint8_t *const rows[4], ptrdiff_t offset, const int16_t *weight)
 {
     const __m256i spread = _mm256_setr_epi8(0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1, /* upper lane: */
                                             2, -1, 5, -1, 8, -1, 11, -1, -1, -1, -1, -1, -1, -1, -1, -1);
@@ -167,24 +170,20 @@ INLINE_AVX2 __m256i cubic_sums(const uint8_t *pixels, ptrdiff_t stride, const in
     for (int i = 0; i < 4; i++) {
         int64_t line;
         memcpy(&line, weight + 4 * i, sizeof line);
-        const __m128i taps = _mm_loadu_si128((const __m128i *)(pixels + i * stride));
+        const __m128i taps = _mm_loadu_si128((const __m128i *)(rows[i] + offset));
         const __m256i channels = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(taps), spread);
         sums = _mm256_add_epi32(sums, _mm256_madd_epi16(channels, _mm256_set1_epi64x(line)));
     }
     return sums;
 }
 
-/* The 12 bytes of four pixels from their cubic_sums. */
-INLINE_AVX2 __m128i cubic_bytes(__m256i a, __m256i b, __m256i c, __m256i d)
+/* Of four pixels from their cubic_sums: int16 x 16 = b g of each | r 0 of each. */
+INLINE_AVX2 __m256i cubic_words(const __m256i sums[4])
 {
     const __m256i round = _mm256_set1_epi32(ROUND);
-    const __m128i order = _mm_setr_epi8(0, 1, 8, 2, 3, 10, 4, 5, 12, 6, 7, 14, -1, -1, -1, -1);
-    const __m256i ab = _mm256_srai_epi32(_mm256_add_epi32(_mm256_hadd_epi32(a, b), round), WEIGHT_BITS);
-    const __m256i cd = _mm256_srai_epi32(_mm256_add_epi32(_mm256_hadd_epi32(c, d), round), WEIGHT_BITS);
-    __m256i packed = _mm256_packus_epi32(ab, cd); /* b g of four pixels | r 0 of four pixels */
-    packed = _mm256_packus_epi16(packed, packed);
-    return _mm_shuffle_epi8(_mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1)),
-                            order);
+    const __m256i ab = _mm256_add_epi32(_mm256_hadd_epi32(sums[0], sums[1]), round);
+    const __m256i cd = _mm256_add_epi32(_mm256_hadd_epi32(sums[2], sums[3]), round);
+    return _mm256_packus_epi32(_mm256_srai_epi32(ab, WEIGHT_BITS), _mm256_srai_epi32(cd, WEIGHT_BITS));
 }
 
 /* Two pixels, one a lane: eight bytes of the upper row of taps, then eight of the lower. */
@@ -226,34 +225,51 @@ INLINE_AVX2 void linear_8(const Source *source, const int32_t *offset, __m256i f
     }
     const __m256i bytes = _mm256_shuffle_epi8(
         _mm256_packus_epi16(_mm256_packus_epi32(pair[0], pair[1]), _mm256_packus_epi32(pair[2], pair[3])), order);
-    store_12(out, _mm256_castsi256_si128(bytes));
-    store_12(out + 12, _mm256_extracti128_si256(bytes, 1));
+    store_24(out, bytes);
 }
 
-/* Four neighbouring pixels of a crop's row, all of them readable. */
-INLINE_AVX2 void cubic_4(const Source *source, const int16_t *weights, const int32_t *offset, const int32_t *weight,
-                         uint8_t *out)
+/* The same for cubic; rows: of taps at offset 0; entry: where the weights of each pixel begin. */
+INLINE_AVX2 void cubic_8(const uint8_t *const rows[4], const int16_t *weights, const int32_t *offset,
+                         const int32_t *entry, uint8_t *out)
 {
-    __m256i sums[4];
-    for (int p = 0; p < 4; p++)
-        sums[p] = cubic_sums(source->pixels + offset[p], source->stride, weights + weight[p] * 16);
-    store_12(out, cubic_bytes(sums[0], sums[1], sums[2], sums[3]));
+    const __m256i order = _mm256_setr_epi8(0, 1, 8, 2, 3, 10, 4, 5, 12, 6, 7, 14, -1, -1, -1, -1, /* upper lane: */
+                                           0, 1, 8, 2, 3, 10, 4, 5, 12, 6, 7, 14, -1, -1, -1, -1);
+    __m256i words[2];
+#pragma GCC unroll 1 /* the sums of both halves at once would not fit into the registers */
+    for (int half = 0; half < 2; half++) {
+        __m256i sums[4];
+        for (int p = 0; p < 4; p++)
+            sums[p] = cubic_sums(rows, offset[4 * half + p], weights + entry[4 * half + p]);
+        words[half] = cubic_words(sums);
+    }
+    const __m256i lanes = _mm256_permute4x64_epi64(_mm256_packus_epi16(words[0], words[1]), _MM_SHUFFLE(3, 1, 2, 0));
+    store_24(out, _mm256_shuffle_epi8(lanes, order));
 }
 
-INLINE_AVX2 void warp_block(const Source *source, const Positions *at, const int16_t *weights, int k,
-                            const Window *window, int32_t x, int32_t y, uint8_t *row)
+/* The positions of a strip's row. They are all stored before the first is loaded: a load that waits for the store just
+   before it would hold up every block. */
+typedef struct {
+    _Alignas(32) int32_t offset[STRIP];
+    _Alignas(32) int32_t fx[STRIP];
+    _Alignas(32) int32_t fy[STRIP];
+    _Alignas(32) int32_t entry[STRIP]; /* where the weights begin; for cubic only, fx and fy for linear */
+    int readable[STRIP / BLOCK];
+} Line;
+
+INLINE_AVX2 void locate_line(const Window *window, const Positions *at, int k, int32_t y, const int32_t *starts,
+                             int blocks, Line *line)
 {
-    _Alignas(32) int32_t offset[BLOCK], weight[BLOCK];
-    const Block block = locate(window, at, x, y);
-    _mm256_store_si256((__m256i *)offset, block.offset);
-    if (k == 2 && block.readable == 0xff) {
-        linear_8(source, offset, block.fx, block.fy, row + 3 * x);
-    } else if (k == 4 && block.readable == 0xff) {
-        _mm256_store_si256((__m256i *)weight, _mm256_or_si256(_mm256_slli_epi32(block.fy, FRACTION_BITS), block.fx));
-        cubic_4(source, weights, offset, weight, row + 3 * x);
-        cubic_4(source, weights, offset + 4, weight + 4, row + 3 * (x + 4));
-    } else {
-        sample_span(source, at, weights, k, y, x, x + BLOCK, row);
+    for (int b = 0; b < blocks; b++) {
+        const Block block = locate(window, at, starts[b], y);
+        _mm256_store_si256((__m256i *)(line->offset + BLOCK * b), block.offset);
+        if (k == 4) {
+            const __m256i entry = _mm256_or_si256(_mm256_slli_epi32(block.fy, FRACTION_BITS), block.fx);
+            _mm256_store_si256((__m256i *)(line->entry + BLOCK * b), _mm256_slli_epi32(entry, 4)); /* 4 x 4 each */
+        } else {
+            _mm256_store_si256((__m256i *)(line->fx + BLOCK * b), block.fx);
+            _mm256_store_si256((__m256i *)(line->fy + BLOCK * b), block.fy);
+        }
+        line->readable[b] = block.readable;
     }
 }
 
@@ -265,12 +281,32 @@ INLINE_AVX2 void warp_avx2(const Source *source, const Positions *at, const int1
             sample_span(source, at, weights, k, y, 0, at->size, out + (ptrdiff_t)y * at->size * 3);
         return;
     }
-    for (int32_t first = 0; first < at->size; first += STRIP)
-        for (int32_t y = 0; y < at->size; y++)
-            for (int32_t x = first; x < first + STRIP && x < at->size; x += BLOCK)
-                /* the last block of a row may overlap the one before it; both write the same bytes */
-                warp_block(source, at, weights, k, &window, x <= at->size - BLOCK ? x : at->size - BLOCK, y,
-                           out + (ptrdiff_t)y * at->size * 3);
+    const uint8_t *const rows[4] = {source->pixels, source->pixels + source->stride,
+                                    source->pixels + (k - 2) * source->stride,
+                                    source->pixels + (k - 1) * source->stride};
+    Line line;
+    for (int32_t first = 0; first < at->size; first += STRIP) {
+        int32_t starts[STRIP / BLOCK];
+        int blocks = 0;
+        /* the last block of a row may overlap the one before it; both write the same bytes */
+        for (int32_t x = first; x < first + STRIP && x < at->size; x += BLOCK)
+            starts[blocks++] = x <= at->size - BLOCK ? x : at->size - BLOCK;
+        for (int32_t y = 0; y < at->size; y++) {
+            uint8_t *const row = out + (ptrdiff_t)y * at->size * 3;
+            locate_line(&window, at, k, y, starts, blocks, &line);
+            for (int b = 0; b < blocks; b++) {
+                const int32_t x = starts[b], *const offset = line.offset + BLOCK * b;
+                if (line.readable[b] != 0xff) {
+                    sample_span(source, at, weights, k, y, x, x + BLOCK, row);
+                } else if (k == 4) {
+                    cubic_8(rows, weights, offset, line.entry + BLOCK * b, row + 3 * x);
+                } else {
+                    linear_8(source, offset, _mm256_load_si256((const __m256i *)(line.fx + BLOCK * b)),
+                             _mm256_load_si256((const __m256i *)(line.fy + BLOCK * b)), row + 3 * x);
+                }
+            }
+        }
+    }
 }
 
 AVX2 static void warp_cubic_avx2(const Source *source, const Positions *at, const int16_t *weights, uint8_t *out)
