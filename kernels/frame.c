@@ -16,12 +16,12 @@
 #include "png.h"
 #include "positions.h"
 
-enum { CHANNELS = 3, MOST_NAME = 255, SLACK_BYTES = 64 };
+enum { CHANNELS = 3, MOST_NAME = 255, SLACK_BYTES = 64, AT_ONCE = 2 /* faces, whose hashes cost less together */ };
 
 struct Arena {
     uint8_t *patch;
     size_t patch_bytes;
-    uint8_t *crop;
+    uint8_t *crops; /* AT_ONCE */
     int32_t *table;
     PngWriter *png;
     size_t text_bytes; /* that png has room for */
@@ -52,10 +52,10 @@ Arena *arena_new(const Setup *setup)
     Arena *const arena = calloc(1, sizeof *arena);
     if (arena == NULL)
         return NULL;
-    arena->crop = malloc(CHANNELS * side * side);
+    arena->crops = malloc(AT_ONCE * CHANNELS * side * side);
     arena->table = malloc(4 * side * sizeof *arena->table);
     arena->png = png_writer(side, side, 0);
-    if (arena->crop == NULL || arena->table == NULL || arena->png == NULL) {
+    if (arena->crops == NULL || arena->table == NULL || arena->png == NULL) {
         arena_free(arena);
         return NULL;
     }
@@ -67,7 +67,7 @@ void arena_free(Arena *arena)
     if (arena == NULL)
         return;
     free(arena->patch);
-    free(arena->crop);
+    free(arena->crops);
     free(arena->table);
     png_writer_free(arena->png);
     free(arena);
@@ -145,9 +145,9 @@ static int is_of_one_colour(const uint8_t *crop, size_t pixels)
     return memcmp(crop, crop + CHANNELS, bytes - CHANNELS) == 0;
 }
 
-/* Hash, encode and store one crop. */
-static void finish(const Setup *setup, Arena *arena, const uint8_t *pixels, const Faces *faces, size_t k, Face *result,
-                   uint64_t spent[STAGES])
+/* Encode and store one crop. */
+static void store_crop(const Setup *setup, Arena *arena, const uint8_t *pixels, const Faces *faces, size_t k,
+                       Face *result, uint64_t spent[STAGES])
 {
     const size_t side = (size_t)setup->size;
     const Crop crop = {pixels, (ptrdiff_t)(CHANNELS * side), side, side};
@@ -155,9 +155,6 @@ static void finish(const Setup *setup, Arena *arena, const uint8_t *pixels, cons
     char name[2 * MOST_NAME], temporary[2 * MOST_NAME];
     const uint8_t *file;
     uint64_t since = nanoseconds();
-    sha1(pixels, CHANNELS * side * side, setup->fast, result->sha1);
-    result->one_colour = (uint32_t)is_of_one_colour(pixels, side * side);
-    spend(&spent[HASH], &since);
     if (!reserve_text(arena, setup, text.size)) {
         result->error = ENOMEM;
         return;
@@ -189,16 +186,6 @@ static int is_set(const int *flag)
     return __atomic_load_n(flag, __ATOMIC_RELAXED);
 }
 
-static void warp(const Setup *setup, Arena *arena, const Source *source, const Faces *faces, size_t k)
-{
-    const int32_t size = setup->size;
-    const int cubic = faces->cubic[k] != 0;
-    positions_of(faces->crop_from_frame + 6 * k, size, arena->table);
-    const Positions at = {arena->table, arena->table + size, arena->table + 2 * (ptrdiff_t)size,
-                          arena->table + 3 * (ptrdiff_t)size, size};
-    sampler_warp(source, &at, setup->weights[cubic], cubic ? 4 : 2, setup->fast, arena->crop);
-}
-
 static int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -207,6 +194,51 @@ static int64_t least(int64_t a, int64_t b)
 static int64_t most(int64_t a, int64_t b)
 {
     return a > b ? a : b;
+}
+
+static size_t crop_bytes(const Setup *setup)
+{
+    return (size_t)CHANNELS * (size_t)setup->size * (size_t)setup->size;
+}
+
+/* Hashes, encodes and stores the crops, AT_ONCE at most, of the faces from `first` on. Returns whether others may
+   follow; if not, they have ended and *error is what to return. */
+static int finish(const Setup *setup, Arena *arena, const uint8_t *crops, const Faces *faces, size_t first,
+                  size_t count, const int *abandoned, Face *results, uint64_t spent[STAGES], int *error)
+{
+    const size_t bytes = crop_bytes(setup);
+    uint8_t digests[AT_ONCE][SHA1_BYTES];
+    uint64_t since = nanoseconds();
+    if (count == AT_ONCE)
+        sha1_pair((const uint8_t *const[]){crops, crops + bytes}, bytes, setup->fast, digests);
+    else
+        sha1(crops, bytes, setup->fast, digests[0]);
+    spend(&spent[HASH], &since);
+    for (size_t i = 0; i < count; i++) {
+        Face *const result = &results[first + i];
+        if (i > 0 && is_set(abandoned)) {
+            *error = ended(faces, first + i, 0, results);
+            return 0;
+        }
+        memcpy(result->sha1, digests[i], SHA1_BYTES);
+        result->one_colour = (uint32_t)is_of_one_colour(crops + i * bytes, bytes / CHANNELS);
+        store_crop(setup, arena, crops + i * bytes, faces, first + i, result, spent);
+        if (result->error != 0 && !is_of_name(result->error)) {
+            *error = ended(faces, first + i + 1, result->error, results);
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static void warp(const Setup *setup, Arena *arena, const Source *source, const Faces *faces, size_t k, uint8_t *crop)
+{
+    const int32_t size = setup->size;
+    const int cubic = faces->cubic[k] != 0;
+    positions_of(faces->crop_from_frame + 6 * k, size, arena->table);
+    const Positions at = {arena->table, arena->table + size, arena->table + 2 * (ptrdiff_t)size,
+                          arena->table + 3 * (ptrdiff_t)size, size};
+    sampler_warp(source, &at, setup->weights[cubic], cubic ? 4 : 2, setup->fast, crop);
 }
 
 /* The part of a region inside the frame, at least one pixel. */
@@ -265,21 +297,26 @@ int frame_cut(const Setup *setup, Arena *arena, const Picture *picture, const Fa
     const Box shared = shared_box(picture, faces);
     const int is_shared = area(shared) > 0;
     Source source = {0};
-    for (size_t k = 0; k < faces->count; k++) {
+    int error;
+    for (size_t k = 0, ready = 0; k < faces->count; k += ready) {
         if (is_set(abandoned))
             return ended(faces, k, 0, results);
         uint64_t since = nanoseconds();
-        if (k == 0 || !is_shared) {
-            const Box box = is_shared ? shared : clipped(faces->region + 4 * k, picture->width, picture->height);
-            if (!load(setup, arena, picture, box, &source))
-                return ended(faces, k, ENOMEM, results);
+        for (ready = 0; ready < AT_ONCE && k + ready < faces->count; ready++) {
+            const size_t face = k + ready;
+            if (face == 0 || !is_shared) {
+                const Box box = is_shared ? shared : clipped(faces->region + 4 * face, picture->width, picture->height);
+                if (!load(setup, arena, picture, box, &source))
+                    break;
+            }
+            spend(&spent[LOAD], &since);
+            warp(setup, arena, &source, faces, face, arena->crops + ready * crop_bytes(setup));
+            spend(&spent[WARP], &since);
         }
-        spend(&spent[LOAD], &since);
-        warp(setup, arena, &source, faces, k);
-        spend(&spent[WARP], &since);
-        finish(setup, arena, arena->crop, faces, k, &results[k], spent);
-        if (results[k].error != 0 && !is_of_name(results[k].error))
-            return ended(faces, k + 1, results[k].error, results);
+        if (ready == 0)
+            return ended(faces, k, ENOMEM, results);
+        if (!finish(setup, arena, arena->crops, faces, k, ready, abandoned, results, spent, &error))
+            return error;
     }
     return 0;
 }
@@ -287,17 +324,19 @@ int frame_cut(const Setup *setup, Arena *arena, const Picture *picture, const Fa
 int frame_cut_patches(const Setup *setup, Arena *arena, const Patch *patches, const int64_t *patch_of,
                       const Faces *faces, const int *abandoned, Face *results, uint64_t spent[STAGES])
 {
-    for (size_t k = 0; k < faces->count; k++) {
+    int error;
+    for (size_t k = 0, ready = 0; k < faces->count; k += ready) {
         if (is_set(abandoned))
             return ended(faces, k, 0, results);
-        const Patch *const patch = &patches[patch_of[k]];
-        const Source source = {patch->pixels, patch->stride, patch->width, patch->height, patch->x0, patch->y0};
         uint64_t since = nanoseconds();
-        warp(setup, arena, &source, faces, k);
+        for (ready = 0; ready < AT_ONCE && k + ready < faces->count; ready++) {
+            const Patch *const patch = &patches[patch_of[k + ready]];
+            const Source source = {patch->pixels, patch->stride, patch->width, patch->height, patch->x0, patch->y0};
+            warp(setup, arena, &source, faces, k + ready, arena->crops + ready * crop_bytes(setup));
+        }
         spend(&spent[WARP], &since);
-        finish(setup, arena, arena->crop, faces, k, &results[k], spent);
-        if (results[k].error != 0 && !is_of_name(results[k].error))
-            return ended(faces, k + 1, results[k].error, results);
+        if (!finish(setup, arena, arena->crops, faces, k, ready, abandoned, results, spent, &error))
+            return error;
     }
     return 0;
 }
@@ -305,13 +344,13 @@ int frame_cut_patches(const Setup *setup, Arena *arena, const Patch *patches, co
 int frame_finish(const Setup *setup, Arena *arena, const uint8_t *crops, const Faces *faces, const int *abandoned,
                  Face *results, uint64_t spent[STAGES])
 {
-    const size_t bytes = (size_t)CHANNELS * (size_t)setup->size * (size_t)setup->size;
-    for (size_t k = 0; k < faces->count; k++) {
+    int error;
+    for (size_t k = 0, ready = 0; k < faces->count; k += ready) {
         if (is_set(abandoned))
             return ended(faces, k, 0, results);
-        finish(setup, arena, crops + k * bytes, faces, k, &results[k], spent);
-        if (results[k].error != 0 && !is_of_name(results[k].error))
-            return ended(faces, k + 1, results[k].error, results);
+        ready = (size_t)least(AT_ONCE, (int64_t)(faces->count - k));
+        if (!finish(setup, arena, crops + k * crop_bytes(setup), faces, k, ready, abandoned, results, spent, &error))
+            return error;
     }
     return 0;
 }

@@ -8,11 +8,12 @@
 #define HAVE_SHA 1
 #include <cpuid.h>
 #define SHA __attribute__((target("sha,sse4.1")))
+#define INLINE_SHA static inline __attribute__((target("sha,sse4.1"), always_inline))
 #else
 #define HAVE_SHA 0
 #endif
 
-enum { BLOCK = 64, LENGTH_BYTES = 8 };
+enum { BLOCK = 64, LENGTH_BYTES = 8, STREAMS = 2 };
 
 static inline uint32_t rotated(uint32_t word, int bits)
 {
@@ -58,42 +59,62 @@ static void add_blocks_portable(uint32_t state[5], const uint8_t *data, size_t b
 /* Four rounds of the `kind`-th of the four functions take e and four words of the message, of which i counts the fours;
    those from the fifth on are made of the four before. */
 #define FOUR_ROUNDS(i, kind) \
-    do { \
-        __m128i *const word = &words[(i) % 4]; \
+    for (int k = 0; k < streams; k++) { \
+        __m128i *const word = &words[k][(i) % 4]; \
         if ((i) >= 4) \
             *word = _mm_sha1msg2_epu32( \
-                _mm_xor_si128(_mm_sha1msg1_epu32(*word, words[((i) + 1) % 4]), words[((i) + 2) % 4]), \
-                words[((i) + 3) % 4]); \
-        const __m128i with_e = (i) == 0 ? _mm_add_epi32(e, *word) : _mm_sha1nexte_epu32(e, *word); \
-        e = abcd; \
-        abcd = _mm_sha1rnds4_epu32(abcd, with_e, kind); \
-    } while (0)
+                _mm_xor_si128(_mm_sha1msg1_epu32(*word, words[k][((i) + 1) % 4]), words[k][((i) + 2) % 4]), \
+                words[k][((i) + 3) % 4]); \
+        const __m128i with_e = (i) == 0 ? _mm_add_epi32(e[k], *word) : _mm_sha1nexte_epu32(e[k], *word); \
+        e[k] = abcd[k]; \
+        abcd[k] = _mm_sha1rnds4_epu32(abcd[k], with_e, kind); \
+    }
 #define TWENTY_ROUNDS(kind) \
-    FOUR_ROUNDS(5 * (kind), kind); \
-    FOUR_ROUNDS(5 * (kind) + 1, kind); \
-    FOUR_ROUNDS(5 * (kind) + 2, kind); \
-    FOUR_ROUNDS(5 * (kind) + 3, kind); \
+    FOUR_ROUNDS(5 * (kind), kind) \
+    FOUR_ROUNDS(5 * (kind) + 1, kind) \
+    FOUR_ROUNDS(5 * (kind) + 2, kind) \
+    FOUR_ROUNDS(5 * (kind) + 3, kind) \
     FOUR_ROUNDS(5 * (kind) + 4, kind)
 
-SHA static void add_blocks_sha(uint32_t state[5], const uint8_t *data, size_t blocks)
+/* Rounds wait for the one before; those of a second stream fit in between. `streams` is a constant at every call. */
+INLINE_SHA void add_blocks_of(int streams, uint32_t states[][5], const uint8_t *const *data, size_t blocks)
 {
     const __m128i big_endian = _mm_set_epi64x(0x0001020304050607, 0x08090a0b0c0d0e0f);
-    __m128i abcd = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state), 0x1b);
-    __m128i e = _mm_set_epi32((int32_t)state[4], 0, 0, 0);
-    for (; blocks > 0; blocks--, data += BLOCK) {
-        const __m128i abcd_before = abcd, e_before = e;
-        __m128i words[4];
-        for (int i = 0; i < 4; i++)
-            words[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(data + 16 * i)), big_endian);
-        TWENTY_ROUNDS(0);
-        TWENTY_ROUNDS(1);
-        TWENTY_ROUNDS(2);
-        TWENTY_ROUNDS(3);
-        e = _mm_sha1nexte_epu32(e, e_before);
-        abcd = _mm_add_epi32(abcd, abcd_before);
+    __m128i abcd[STREAMS], e[STREAMS];
+    for (int k = 0; k < streams; k++) {
+        abcd[k] = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)states[k]), 0x1b);
+        e[k] = _mm_set_epi32((int32_t)states[k][4], 0, 0, 0);
     }
-    _mm_storeu_si128((__m128i *)state, _mm_shuffle_epi32(abcd, 0x1b));
-    state[4] = (uint32_t)_mm_extract_epi32(e, 3);
+    for (size_t block = 0; block < blocks; block++) {
+        __m128i abcd_before[STREAMS], e_before[STREAMS], words[STREAMS][4];
+        for (int k = 0; k < streams; k++) {
+            abcd_before[k] = abcd[k];
+            e_before[k] = e[k];
+            for (int i = 0; i < 4; i++)
+                words[k][i] =
+                    _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(data[k] + BLOCK * block) + i), big_endian);
+        }
+        TWENTY_ROUNDS(0)
+        TWENTY_ROUNDS(1)
+        TWENTY_ROUNDS(2)
+        TWENTY_ROUNDS(3)
+        for (int k = 0; k < streams; k++) {
+            e[k] = _mm_sha1nexte_epu32(e[k], e_before[k]);
+            abcd[k] = _mm_add_epi32(abcd[k], abcd_before[k]);
+        }
+    }
+    for (int k = 0; k < streams; k++) {
+        _mm_storeu_si128((__m128i *)states[k], _mm_shuffle_epi32(abcd[k], 0x1b));
+        states[k][4] = (uint32_t)_mm_extract_epi32(e[k], 3);
+    }
+}
+
+SHA static void add_blocks_sha(int streams, uint32_t states[][5], const uint8_t *const *data, size_t blocks)
+{
+    if (streams == 1)
+        add_blocks_of(1, states, data, blocks);
+    else
+        add_blocks_of(STREAMS, states, data, blocks);
 }
 
 static int has_sha;
@@ -107,30 +128,48 @@ void sha1_prepare(void)
 #endif
 }
 
-static void add_blocks(uint32_t state[5], const uint8_t *data, size_t blocks, int fast)
+static void add_blocks(int streams, uint32_t states[][5], const uint8_t *const *data, size_t blocks, int fast)
 {
 #if HAVE_SHA
     if (fast && has_sha) {
-        add_blocks_sha(state, data, blocks);
+        add_blocks_sha(streams, states, data, blocks);
         return;
     }
 #endif
     (void)fast;
-    add_blocks_portable(state, data, blocks);
+    for (int k = 0; k < streams; k++)
+        add_blocks_portable(states[k], data[k], blocks);
+}
+
+/* Of one stream or STREAMS, each of `size` bytes. */
+static void hash(int streams, const uint8_t *const *data, size_t size, int fast, uint8_t digests[][SHA1_BYTES])
+{
+    const size_t rest = size % BLOCK, padded = rest < BLOCK - LENGTH_BYTES ? BLOCK : 2 * BLOCK;
+    uint32_t states[STREAMS][5];
+    uint8_t last[STREAMS][2 * BLOCK] = {{0}};
+    const uint8_t *const lasts[STREAMS] = {last[0], last[1]};
+    for (int k = 0; k < streams; k++) {
+        memcpy(states[k], (const uint32_t[5]){0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0},
+               sizeof states[k]);
+        if (rest > 0)
+            memcpy(last[k], data[k] + size - rest, rest);
+        last[k][rest] = 0x80;
+        for (int i = 0; i < LENGTH_BYTES; i++)
+            last[k][padded - 1 - (size_t)i] = (uint8_t)((uint64_t)size * 8 >> 8 * i);
+    }
+    add_blocks(streams, states, data, size / BLOCK, fast);
+    add_blocks(streams, states, lasts, padded / BLOCK, fast);
+    for (int k = 0; k < streams; k++)
+        for (int i = 0; i < 5; i++)
+            store_big_32(digests[k] + 4 * i, states[k][i]);
 }
 
 void sha1(const uint8_t *data, size_t size, int fast, uint8_t digest[SHA1_BYTES])
 {
-    uint32_t state[5] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
-    const size_t rest = size % BLOCK, padded = rest < BLOCK - LENGTH_BYTES ? BLOCK : 2 * BLOCK;
-    uint8_t last[2 * BLOCK] = {0};
-    add_blocks(state, data, size / BLOCK, fast);
-    if (rest > 0)
-        memcpy(last, data + size - rest, rest);
-    last[rest] = 0x80;
-    for (int i = 0; i < LENGTH_BYTES; i++)
-        last[padded - 1 - (size_t)i] = (uint8_t)((uint64_t)size * 8 >> 8 * i);
-    add_blocks(state, last, padded / BLOCK, fast);
-    for (int i = 0; i < 5; i++)
-        store_big_32(digest + 4 * i, state[i]);
+    hash(1, &data, size, fast, (uint8_t (*)[SHA1_BYTES])digest);
+}
+
+void sha1_pair(const uint8_t *const data[2], size_t size, int fast, uint8_t digests[2][SHA1_BYTES])
+{
+    hash(STREAMS, data, size, fast, digests);
 }
