@@ -347,6 +347,8 @@ INLINE size_t find_runs(const uint64_t *repeats, size_t n, uint16_t *starts, uin
         whole = bits;
         for (int i = 1; i < MIN_RUN; i++)
             whole &= bits >> i | next << (64 - i);
+        if ((whole | whole_before | run_before) == 0)
+            continue; /* most words, where nothing is flat */
         run = whole;
         for (int i = 1; i < MIN_RUN; i++)
             run |= whole << i | whole_before >> (64 - i);
