@@ -816,7 +816,7 @@ static PyObject *new_cutter(PyTypeObject *type, PyObject *args, PyObject *keywor
                             .weights = {cutter->arrays[LINEAR].buf, cutter->arrays[CUBIC].buf},
                             .folder = folder,
                             .extension = cutter->extension,
-                            .fast = !portable && has_avx2()};
+                            .level = level_up_to(portable ? LEVEL_PORTABLE : LEVEL_AVX512)};
     return (PyObject *)cutter;
 }
 

@@ -32,8 +32,8 @@ static PyObject *encode(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *objects[2], *file = NULL;
     Py_buffer pixels, text = {0};
-    int portable = 0;
-    if (!PyArg_ParseTuple(args, "OO|p", &objects[0], &objects[1], &portable))
+    int most = LEVEL_AVX512;
+    if (!PyArg_ParseTuple(args, "OO|i", &objects[0], &objects[1], &most))
         return NULL;
     if (PyObject_GetBuffer(objects[0], &pixels, PyBUF_STRIDED_RO | PyBUF_FORMAT) != 0)
         return NULL;
@@ -49,8 +49,8 @@ static PyObject *encode(PyObject *Py_UNUSED(module), PyObject *args)
         Py_BEGIN_ALLOW_THREADS
         writer = png_writer(crop.width, crop.height, (size_t)text.len);
         if (writer != NULL)
-            size = png_write(writer, &crop, text.obj != NULL ? text.buf : NULL, (size_t)text.len,
-                             !portable && has_avx2(), &bytes);
+            size = png_write(writer, &crop, text.obj != NULL ? text.buf : NULL, (size_t)text.len, level_up_to(most),
+                             &bytes);
         Py_END_ALLOW_THREADS
         file = writer != NULL ? PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)size) : PyErr_NoMemory();
         png_writer_free(writer);
@@ -64,8 +64,8 @@ static PyObject *deflated(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *object, *result = NULL;
     Py_buffer data;
-    int portable = 0;
-    if (!PyArg_ParseTuple(args, "O|p", &object, &portable) || PyObject_GetBuffer(object, &data, PyBUF_SIMPLE) != 0)
+    int most = LEVEL_AVX512;
+    if (!PyArg_ParseTuple(args, "O|i", &object, &most) || PyObject_GetBuffer(object, &data, PyBUF_SIMPLE) != 0)
         return NULL;
     if (data.len == 0) {
         PyErr_SetString(PyExc_ValueError, "data must not be empty");
@@ -73,7 +73,7 @@ static PyObject *deflated(PyObject *Py_UNUSED(module), PyObject *args)
         uint8_t *stream;
         size_t size = 0;
         Py_BEGIN_ALLOW_THREADS
-        stream = png_deflated(data.buf, (size_t)data.len, !portable && has_avx2(), &size);
+        stream = png_deflated(data.buf, (size_t)data.len, level_up_to(most), &size);
         Py_END_ALLOW_THREADS
         result = stream != NULL ? PyBytes_FromStringAndSize((const char *)stream, (Py_ssize_t)size) : PyErr_NoMemory();
         free(stream);
@@ -84,10 +84,11 @@ static PyObject *deflated(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyMethodDef methods[] = {
     {"encode", encode, METH_VARARGS,
-     "encode(crop, text, portable=False)\n\n"
-     "The PNG file of crop [H, W, 3] uint8 BGR, with text, bytes or None, as the data of an iTXt chunk before the pixels."},
+     "encode(crop, text, level=2)\n\n"
+     "The PNG file of crop [H, W, 3] uint8 BGR, with text, bytes or None, as the data of an iTXt chunk before the pixels.\n"
+     "level: 0 leaves out what is particular to a processor, 1 takes AVX2 and 2 AVX-512, as far as this one has it."},
     {"deflated", deflated, METH_VARARGS,
-     "deflated(data, portable=False)\n\nThe zlib stream of at least one byte, as encode() writes it for its rows."},
+     "deflated(data, level=2)\n\nThe zlib stream of at least one byte, as encode() writes it for its rows."},
     {NULL, NULL, 0, NULL},
 };
 

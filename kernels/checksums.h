@@ -139,23 +139,23 @@ AVX2 static uint32_t crc_avx2(uint32_t crc, const uint8_t *data, size_t size)
 }
 #endif
 
-static uint32_t adler32(uint32_t adler, const uint8_t *data, size_t size, int fast)
+static uint32_t adler32(uint32_t adler, const uint8_t *data, size_t size, int level)
 {
 #if HAVE_AVX2
-    if (fast)
+    if (level >= LEVEL_AVX2)
         return adler_avx2(adler, data, size);
 #endif
-    (void)fast;
+    (void)level;
     return adler_portable(adler, data, size);
 }
 
-static uint32_t crc32(const uint8_t *data, size_t size, int fast)
+static uint32_t crc32(const uint8_t *data, size_t size, int level)
 {
 #if HAVE_AVX2
-    if (fast)
+    if (level >= LEVEL_AVX2)
         return ~crc_avx2(0xffffffff, data, size);
 #endif
-    (void)fast;
+    (void)level;
     return ~crc_portable(0xffffffff, data, size);
 }
 

@@ -23,7 +23,8 @@ enum {
     MANY_ZEROS = 18, /* items that are not a length */
     SLACK = 8,       /* bytes after the output that may be written to */
     WORDS = BLOCK / 64 + 2,
-    AT_ONCE = 4, /* positions that add_positions writes, of which the last ones may be too many */
+    VECTOR_LITERALS = 128, /* that are worth the lookups of 64 at once */
+    AT_ONCE = 4,           /* positions that add_positions writes, of which the last ones may be too many */
     RUNS = BLOCK / (MIN_RUN + 1) + AT_ONCE /* there is a byte between two */
 };
 
@@ -42,6 +43,7 @@ typedef struct {
     uint16_t tables[8][256];
     uint32_t counts[SYMBOLS];
     Codes codes;
+    uint8_t low[256], high[256]; /* the two halves of the literals' codes */
 } Deflater;
 
 typedef struct {
@@ -309,16 +311,16 @@ AVX2 static void mark_repeats_avx2(const uint8_t *block, size_t words, uint64_t 
 #endif
 
 /* Reads 64 bytes after the block and one before it. The first byte repeats nothing: there may be nothing before it. */
-INLINE void mark_repeats(const uint8_t *block, size_t n, int fast, uint64_t *repeats)
+INLINE void mark_repeats(const uint8_t *block, size_t n, int level, uint64_t *repeats)
 {
     const size_t words = n / 64 + 1;
 #if HAVE_AVX2
-    if (fast)
+    if (level >= LEVEL_AVX2)
         mark_repeats_avx2(block, words, repeats);
     else
 #endif
         mark_repeats_portable(block, words, repeats);
-    (void)fast;
+    (void)level;
     repeats[0] &= ~(uint64_t)1;
     repeats[words - 1] &= ((uint64_t)1 << n % 64) - 1;
     repeats[words] = 0;
@@ -417,6 +419,118 @@ INLINE void put_literals(Writer *to, const Codes *codes, const uint8_t *bytes, s
     flush(to);
 }
 
+#if HAVE_AVX512
+/* A byte for each byte. */
+typedef struct {
+    __m512i quarters[4];
+} Lookup;
+
+INLINE_AVX512 Lookup lookup_in(const uint8_t *values)
+{
+    Lookup lookup;
+    for (int i = 0; i < 4; i++)
+        lookup.quarters[i] = _mm512_loadu_si512(values + 64 * i);
+    return lookup;
+}
+
+INLINE_AVX512 __m512i looked_up(const Lookup *lookup, __m512i bytes)
+{
+    const __m512i *const quarters = lookup->quarters;
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(bytes), _mm512_permutex2var_epi8(quarters[0], bytes, quarters[1]),
+                                  _mm512_permutex2var_epi8(quarters[2], bytes, quarters[3]));
+}
+
+/* Of each two neighbours of `width` bits the second is moved down to the end of the first. lengths: of the first. */
+INLINE_AVX512 __m512i joined_16(__m512i codes, __m512i lengths)
+{
+    return _mm512_or_si512(_mm512_and_si512(codes, _mm512_set1_epi32(0xffff)),
+                           _mm512_sllv_epi32(_mm512_srli_epi32(codes, 16), lengths));
+}
+
+INLINE_AVX512 __m512i joined_32(__m512i codes, __m512i lengths)
+{
+    const __m512i low = _mm512_set1_epi64(0xffffffff);
+    return _mm512_or_si512(_mm512_and_si512(codes, low),
+                           _mm512_sllv_epi64(_mm512_srli_epi64(codes, 32), _mm512_and_si512(lengths, low)));
+}
+
+/* Of each int32, the sum of those up to it. */
+INLINE_AVX512 __m512i sums_up_to(__m512i values)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    values = _mm512_add_epi32(values, _mm512_alignr_epi32(values, zero, 15));
+    values = _mm512_add_epi32(values, _mm512_alignr_epi32(values, zero, 14));
+    values = _mm512_add_epi32(values, _mm512_alignr_epi32(values, zero, 12));
+    return _mm512_add_epi32(values, _mm512_alignr_epi32(values, zero, 8));
+}
+
+/* 64 literals. The codes of four are joined, and moved to where they begin in a byte, all sixteen fours at once; what
+   is left is to put one after another. */
+INLINE_AVX512 void put_64(Writer *to, const Lookup *length_of, const Lookup *low_of, const Lookup *high_of,
+                          const uint8_t *literals)
+{
+    /* lanes are 16 bytes and unpacking takes a half of each: so that the lower halves are the first 32 bytes */
+    const __m512i halves = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m512i in_order = _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    const __m512i zero = _mm512_setzero_si512();
+    const __m512i bytes = _mm512_permutexvar_epi64(halves, _mm512_loadu_si512(literals));
+    const __m512i lengths = looked_up(length_of, bytes), low = looked_up(low_of, bytes);
+    const __m512i high = looked_up(high_of, bytes);
+    const __m512i first = _mm512_and_si512(lengths, _mm512_set1_epi16(0xff));
+    const __m512i of_two = _mm512_maddubs_epi16(lengths, _mm512_set1_epi8(1));
+    const __m512i of_four = _mm512_permutexvar_epi32(in_order, _mm512_madd_epi16(of_two, _mm512_set1_epi16(1)));
+    const __m512i twos[2] = {joined_16(_mm512_unpacklo_epi8(low, high), _mm512_unpacklo_epi16(first, zero)),
+                             joined_16(_mm512_unpackhi_epi8(low, high), _mm512_unpackhi_epi16(first, zero))};
+    const __m512i fours[2] = {joined_32(twos[0], _mm512_unpacklo_epi16(of_two, zero)),
+                              joined_32(twos[1], _mm512_unpackhi_epi16(of_two, zero))};
+
+    /* in bits from to->out on */
+    const __m512i before = _mm512_set1_epi32((int32_t)to->count);
+    const __m512i sums = sums_up_to(of_four), ends = _mm512_add_epi32(sums, before);
+    const __m512i starts = _mm512_sub_epi32(ends, of_four), bytes_before = _mm512_srli_epi32(starts, 3);
+    const __m512i whole_bytes = _mm512_sub_epi32(_mm512_srli_epi32(ends, 3), bytes_before);
+    const __m512i shifts = _mm512_and_si512(starts, _mm512_set1_epi32(7));
+    const __m512i shift[2] = {_mm512_cvtepu32_epi64(_mm512_castsi512_si256(shifts)),
+                              _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(shifts, 1))};
+    _Alignas(64) uint64_t bits[16];
+    _Alignas(64) uint32_t at[16], done[16];
+    _mm512_store_si512(bits, _mm512_sllv_epi64(fours[0], shift[0]));
+    _mm512_store_si512(bits + 8, _mm512_sllv_epi64(fours[1], shift[1]));
+    _mm512_store_si512(at, bytes_before);
+    _mm512_store_si512(done, _mm512_slli_epi32(whole_bytes, 3));
+    uint64_t unwritten = to->bits;
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+        unwritten |= bits[i];
+        store_64(to->out + at[i], unwritten);
+        unwritten >>= done[i];
+    }
+    const unsigned end = to->count + (unsigned)_mm_extract_epi32(_mm512_extracti32x4_epi32(sums, 3), 3);
+    *to = (Writer){to->out + (end >> 3), unwritten, end & 7};
+}
+
+AVX512 static void put_literals_avx512(Writer *to, const Deflater *deflater, const uint8_t *bytes, size_t n)
+{
+    const Lookup length_of = lookup_in(deflater->codes.length);
+    const Lookup low_of = lookup_in(deflater->low), high_of = lookup_in(deflater->high);
+    for (; n >= 64; n -= 64, bytes += 64)
+        put_64(to, &length_of, &low_of, &high_of, bytes);
+    put_literals(to, &deflater->codes, bytes, n);
+}
+#endif
+
+INLINE void put_bytes(Writer *to, const Deflater *deflater, const uint8_t *bytes, size_t n, int level)
+{
+#if HAVE_AVX512
+    if (level == LEVEL_AVX512 && n >= VECTOR_LITERALS) {
+        put_literals_avx512(to, deflater, bytes, n);
+        return;
+    }
+#endif
+    (void)level;
+    put_literals(to, &deflater->codes, bytes, n);
+}
+
 INLINE void put_run(Writer *to, const Codes *codes, size_t length)
 {
     const unsigned symbol = length_symbol[length];
@@ -425,14 +539,15 @@ INLINE void put_run(Writer *to, const Codes *codes, size_t length)
     flush(to);
 }
 
-INLINE void put_symbols(Writer *writer, const uint8_t *block, size_t n, size_t runs, const Deflater *deflater)
+INLINE void put_symbols(Writer *writer, const uint8_t *block, size_t n, size_t runs, const Deflater *deflater,
+                        int level)
 {
     const Codes *const codes = &deflater->codes;
     Writer to = *writer;
     size_t at = 0;
     for (size_t i = 0; i < runs; i++) {
         const size_t start = deflater->starts[i], end = deflater->ends[i], rest = rest_of(end - start);
-        put_literals(&to, codes, block + at, start - at);
+        put_bytes(&to, deflater, block + at, start - at, level);
         for (size_t left = end - start; left > rest; left -= MAX_RUN)
             put_run(&to, codes, MAX_RUN);
         if (rest >= 3)
@@ -441,15 +556,15 @@ INLINE void put_symbols(Writer *writer, const uint8_t *block, size_t n, size_t r
             put_literals(&to, codes, block + end - rest, rest);
         at = end;
     }
-    put_literals(&to, codes, block + at, n - at);
+    put_bytes(&to, deflater, block + at, n - at, level);
     put(&to, codes->bits[END_OF_BLOCK], codes->length[END_OF_BLOCK]);
     flush(&to);
     *writer = to;
 }
 
-INLINE void deflate_as(Deflater *deflater, Writer *to, const uint8_t *block, size_t n, int last, int fast)
+INLINE void deflate_as(Deflater *deflater, Writer *to, const uint8_t *block, size_t n, int last, int level)
 {
-    mark_repeats(block, n, fast, deflater->repeats);
+    mark_repeats(block, n, level, deflater->repeats);
     const size_t runs = find_runs(deflater->repeats, n, deflater->starts, deflater->ends);
     count_symbols(block, n, runs, deflater);
     make_codes(deflater->counts, SYMBOLS, LONGEST_CODE, &deflater->codes);
@@ -462,7 +577,11 @@ INLINE void deflate_as(Deflater *deflater, Writer *to, const uint8_t *block, siz
         bits += (uint64_t)deflater->counts[FIRST_LENGTH + symbol] * (length_bits[symbol] + 1u);
     if (bits < 8 * (uint64_t)(n + 4)) {
         put_header(to, &header, last);
-        put_symbols(to, block, n, runs, deflater);
+        for (int byte = 0; byte < 256; byte++) {
+            deflater->low[byte] = (uint8_t)deflater->codes.bits[byte];
+            deflater->high[byte] = (uint8_t)(deflater->codes.bits[byte] >> 8);
+        }
+        put_symbols(to, block, n, runs, deflater, level);
     } else {
         put_stored(to, block, n, last);
     }
@@ -470,27 +589,42 @@ INLINE void deflate_as(Deflater *deflater, Writer *to, const uint8_t *block, siz
 
 static void deflate_portable(Deflater *deflater, Writer *to, const uint8_t *block, size_t n, int last)
 {
-    deflate_as(deflater, to, block, n, last, 0);
+    deflate_as(deflater, to, block, n, last, LEVEL_PORTABLE);
 }
 
 #if HAVE_AVX2
 AVX2 static void deflate_avx2(Deflater *deflater, Writer *to, const uint8_t *block, size_t n, int last)
 {
-    deflate_as(deflater, to, block, n, last, 1);
+    deflate_as(deflater, to, block, n, last, LEVEL_AVX2);
     _mm256_zeroupper(); /* GCC 12 forgets it for blocks without runs, and all code without AVX is slow after that */
 }
 #endif
 
-/* Adds a block of 1 to BLOCK bytes; one byte before them and 64 after them are read and make no difference. */
-static void deflate(Deflater *deflater, Writer *to, const uint8_t *block, size_t n, int last, int fast)
+#if HAVE_AVX512
+AVX512 static void deflate_avx512(Deflater *deflater, Writer *to, const uint8_t *block, size_t n, int last)
 {
-#if HAVE_AVX2
-    if (fast)
-        deflate_avx2(deflater, to, block, n, last);
-    else
+    deflate_as(deflater, to, block, n, last, LEVEL_AVX512);
+    _mm256_zeroupper();
+}
 #endif
-        deflate_portable(deflater, to, block, n, last);
-    (void)fast;
+
+/* Adds a block of 1 to BLOCK bytes; one byte before them and 64 after them are read and make no difference. */
+static void deflate(Deflater *deflater, Writer *to, const uint8_t *block, size_t n, int last, int level)
+{
+#if HAVE_AVX512
+    if (level == LEVEL_AVX512) {
+        deflate_avx512(deflater, to, block, n, last);
+        return;
+    }
+#endif
+#if HAVE_AVX2
+    if (level >= LEVEL_AVX2) {
+        deflate_avx2(deflater, to, block, n, last);
+        return;
+    }
+#endif
+    (void)level;
+    deflate_portable(deflater, to, block, n, last);
 }
 
 #endif

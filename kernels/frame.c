@@ -159,7 +159,7 @@ static void store_crop(const Setup *setup, Arena *arena, const uint8_t *pixels, 
         result->error = ENOMEM;
         return;
     }
-    const size_t bytes = png_write(arena->png, &crop, (const uint8_t *)text.bytes, text.size, setup->fast, &file);
+    const size_t bytes = png_write(arena->png, &crop, (const uint8_t *)text.bytes, text.size, setup->level, &file);
     spend(&spent[ENCODE], &since);
     const int32_t index = faces->index[k];
     const int length = snprintf(name, sizeof name, "%s%s_%d%s", faces->folder, faces->stem, index, setup->extension);
@@ -210,9 +210,9 @@ static int finish(const Setup *setup, Arena *arena, const uint8_t *crops, const 
     uint8_t digests[AT_ONCE][SHA1_BYTES];
     uint64_t since = nanoseconds();
     if (count == AT_ONCE)
-        sha1_pair((const uint8_t *const[]){crops, crops + bytes}, bytes, setup->fast, digests);
+        sha1_pair((const uint8_t *const[]){crops, crops + bytes}, bytes, setup->level, digests);
     else
-        sha1(crops, bytes, setup->fast, digests[0]);
+        sha1(crops, bytes, setup->level, digests[0]);
     spend(&spent[HASH], &since);
     for (size_t i = 0; i < count; i++) {
         Face *const result = &results[first + i];
@@ -238,7 +238,7 @@ static void warp(const Setup *setup, Arena *arena, const Source *source, const F
     positions_of(faces->crop_from_frame + 6 * k, size, arena->table);
     const Positions at = {arena->table, arena->table + size, arena->table + 2 * (ptrdiff_t)size,
                           arena->table + 3 * (ptrdiff_t)size, size};
-    sampler_warp(source, &at, setup->weights[cubic], cubic ? 4 : 2, setup->fast, crop);
+    sampler_warp(source, &at, setup->weights[cubic], cubic ? 4 : 2, setup->level, crop);
 }
 
 /* The part of a region inside the frame, at least one pixel. */
@@ -284,7 +284,7 @@ static int load(const Setup *setup, Arena *arena, const Picture *picture, Box bo
         height,
         arena->patch,
     };
-    yuv_convert(&conversion, &picture->coefficients, setup->fast);
+    yuv_convert(&conversion, &picture->coefficients, setup->level);
     *source = (Source){arena->patch, (ptrdiff_t)CHANNELS * width, width, height, x0, y0};
     return 1;
 }

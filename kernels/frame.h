@@ -18,7 +18,7 @@ typedef struct {
     const int16_t *weights[2]; /* of tables.weights: linear, cubic */
     int folder;                /* an open directory, in which the names begin */
     const char *extension;
-    int fast;
+    int level; /* of this processor, or a lower one, as of machine.h */
 } Setup;
 
 typedef struct {

@@ -22,6 +22,19 @@
 #define HAVE_AVX2 0
 #endif
 
+#if HAVE_AVX2 && (defined(__clang__) || __GNUC__ >= 8)
+#define HAVE_AVX512 1
+#define AVX512 __attribute__((target("avx2,bmi,bmi2,pclmul,avx512f,avx512bw,avx512vbmi")))
+#define INLINE_AVX512 \
+    static inline __attribute__((target("avx2,bmi,bmi2,pclmul,avx512f,avx512bw,avx512vbmi"), always_inline))
+#else
+#define HAVE_AVX512 0
+#endif
+
+/* What a function may use of a processor. All give the same bytes; where there is no version for a level, the one below
+   runs. */
+enum { LEVEL_PORTABLE, LEVEL_AVX2, LEVEL_AVX512 };
+
 /* Whether this processor has all that functions marked AVX2 use. */
 static inline int has_avx2(void)
 {
@@ -31,6 +44,25 @@ static inline int has_avx2(void)
 #else
     return 0;
 #endif
+}
+
+/* Whether it has all that functions marked AVX512 use. */
+static inline int has_avx512(void)
+{
+#if HAVE_AVX512
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vbmi");
+#else
+    return 0;
+#endif
+}
+
+/* This processor's level, `most` at most. */
+static inline int level_up_to(int most)
+{
+    if (most >= LEVEL_AVX512 && has_avx512())
+        return LEVEL_AVX512;
+    return most >= LEVEL_AVX2 && has_avx2() ? LEVEL_AVX2 : LEVEL_PORTABLE;
 }
 
 /* Little-endian, whatever the machine is; one instruction where it is that. */

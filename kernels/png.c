@@ -19,14 +19,14 @@ typedef struct {
     Deflater deflater;
     Writer to;
     uint32_t adler;
-    int fast;
+    int level;
 } Stream;
 
-static void begin(Stream *stream, uint8_t *out, int fast)
+static void begin(Stream *stream, uint8_t *out, int level)
 {
     stream->to = (Writer){out, 0, 0};
     stream->adler = 1;
-    stream->fast = fast;
+    stream->level = level;
     put(&stream->to, 0x0178, 16); /* a window of 32 KB, no dictionary, the fastest level */
     flush(&stream->to);
 }
@@ -34,10 +34,10 @@ static void begin(Stream *stream, uint8_t *out, int fast)
 /* data lies between MARGINs. */
 static void add(Stream *stream, const uint8_t *data, size_t size, int last)
 {
-    stream->adler = adler32(stream->adler, data, size, stream->fast);
+    stream->adler = adler32(stream->adler, data, size, stream->level);
     for (size_t part; size > 0; data += part, size -= part) {
         part = size < BLOCK ? size : BLOCK;
-        deflate(&stream->deflater, &stream->to, data, part, last && part == size, stream->fast);
+        deflate(&stream->deflater, &stream->to, data, part, last && part == size, stream->level);
     }
 }
 
@@ -73,7 +73,7 @@ static uint8_t *write_pixels(const Crop *crop, PngWriter *writer)
         const uint8_t *bgr = crop->pixels + (ptrdiff_t)y * crop->stride;
         uint64_t costs[FILTERS];
 #if HAVE_AVX2
-        if (stream->fast) {
+        if (stream->level >= LEVEL_AVX2) {
             swap_avx2(bgr, n, row);
             filter_avx2(row, above, n, writer->rows, costs);
         } else
@@ -103,14 +103,14 @@ static uint8_t *write_pixels(const Crop *crop, PngWriter *writer)
 }
 
 /* Returns where the chunk ends, whose `size` bytes of data are in place, eight bytes after its start. */
-static uint8_t *close_chunk(uint8_t *chunk, const char *kind, size_t size, int fast)
+static uint8_t *close_chunk(uint8_t *chunk, const char *kind, size_t size, int level)
 {
     store_big_32(chunk, (uint32_t)size);
     memcpy(chunk + 4, kind, 4);
-    return store_big_32(chunk + 8 + size, crc32(chunk + 4, 4 + size, fast));
+    return store_big_32(chunk + 8 + size, crc32(chunk + 4, 4 + size, level));
 }
 
-size_t png_write(PngWriter *writer, const Crop *crop, const uint8_t *text, size_t text_bytes, int fast,
+size_t png_write(PngWriter *writer, const Crop *crop, const uint8_t *text, size_t text_bytes, int level,
                  const uint8_t **file)
 {
     static const uint8_t signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
@@ -121,14 +121,14 @@ size_t png_write(PngWriter *writer, const Crop *crop, const uint8_t *text, size_
     store_big_32(out + 8, (uint32_t)crop->width);
     store_big_32(out + 12, (uint32_t)crop->height);
     memcpy(out + 16, format, sizeof format);
-    out = close_chunk(out, "IHDR", 13, fast);
+    out = close_chunk(out, "IHDR", 13, level);
     if (text != NULL) {
         memcpy(out + 8, text, text_bytes);
-        out = close_chunk(out, "iTXt", text_bytes, fast);
+        out = close_chunk(out, "iTXt", text_bytes, level);
     }
-    begin(&writer->stream, out + 8, fast);
-    out = close_chunk(out, "IDAT", (size_t)(write_pixels(crop, writer) - out - 8), fast);
-    out = close_chunk(out, "IEND", 0, fast);
+    begin(&writer->stream, out + 8, level);
+    out = close_chunk(out, "IDAT", (size_t)(write_pixels(crop, writer) - out - 8), level);
+    out = close_chunk(out, "IEND", 0, level);
     *file = writer->file;
     return (size_t)(out - writer->file);
 }
@@ -166,7 +166,7 @@ void png_writer_free(PngWriter *writer)
     free(writer);
 }
 
-uint8_t *png_deflated(const uint8_t *data, size_t size, int fast, size_t *stream_bytes)
+uint8_t *png_deflated(const uint8_t *data, size_t size, int level, size_t *stream_bytes)
 {
     const size_t margins = MARGIN + size + MARGIN, most = most_bytes(size) + SLACK;
     uint8_t *const out = malloc(most);
@@ -175,7 +175,7 @@ uint8_t *png_deflated(const uint8_t *data, size_t size, int fast, size_t *stream
         uint8_t *const copy = (uint8_t *)(stream + 1);
         memset(copy, 0, margins);
         memcpy(copy + MARGIN, data, size);
-        begin(stream, out, fast);
+        begin(stream, out, level);
         add(stream, copy + MARGIN, size, 1);
         *stream_bytes = (size_t)(finish(stream) - out);
     }

@@ -1,5 +1,5 @@
-/* PNG files of crops: rows filtered (rows.h), deflated a block at a time (deflate.h) and wrapped into chunks. There is
-   a portable version and one for processors with AVX2; both write the same bytes. */
+/* PNG files of crops: rows filtered (rows.h), deflated a block at a time (deflate.h) and wrapped into chunks. There are
+   versions for each level of machine.h; all write the same bytes. */
 
 #ifndef PNG_H
 #define PNG_H
@@ -30,12 +30,12 @@ PngWriter *png_writer(size_t width, size_t height, size_t text_bytes);
 void png_writer_free(PngWriter *writer);
 
 /* Writes the file of a crop of the writer's size, with `text` as the data of an iTXt chunk before the pixels unless it
-   is NULL. Returns its size; *file stays until the next call. fast: whether this processor has AVX2 and it may be used.
- */
-size_t png_write(PngWriter *writer, const Crop *crop, const uint8_t *text, size_t text_bytes, int fast,
+   is NULL. Returns its size; *file stays until the next call. level: of this processor,
+   or a lower one. */
+size_t png_write(PngWriter *writer, const Crop *crop, const uint8_t *text, size_t text_bytes, int level,
                  const uint8_t **file);
 
 /* The zlib stream of at least one byte, as for a file's rows; in memory of its own, to be freed, or NULL. */
-uint8_t *png_deflated(const uint8_t *data, size_t size, int fast, size_t *stream_bytes);
+uint8_t *png_deflated(const uint8_t *data, size_t size, int level, size_t *stream_bytes);
 
 #endif

@@ -29,5 +29,5 @@ def encoded(crop: np.ndarray, text: bytes | None = None, *, portable: bool = Fal
         raise RuntimeError("the C PNG encoder was not built here; install with a C compiler, or encode with OpenCV")
     if crop.ndim == 3 and crop.strides[1:] != (3, 1):
         crop = np.ascontiguousarray(crop)
-    file: bytes = _png.encode(crop, text, portable)
+    file: bytes = _png.encode(crop, text, 0) if portable else _png.encode(crop, text)
     return file

@@ -191,6 +191,20 @@ def test_sampler_equals_opencv_on_matrices_out_of_range() -> None:
 
 
 @needs_sampler
+@pytest.mark.parametrize("cubic", [True, False])
+def test_sampler_cuts_every_size_around_a_strip(cubic: bool) -> None:
+    """Strips are 64 columns of blocks of 8; the last block of a row overlaps the one before it."""
+    rng = np.random.default_rng(9)
+    frame = rng.integers(0, 256, (90, 110, 3), dtype=np.uint8)
+    for size in [*range(1, 18), *range(62, 74), *range(126, 138), 200]:
+        for centre in ((55.3, 44.8), (3.1, 88.2)):  # inside, over two borders
+            case = Case(frame, turned(size / 60, rng.uniform(-3, 3), centre, size), cubic, size)
+            expected = opencv(case)
+            np.testing.assert_array_equal(cut(cpu, case), expected)
+            np.testing.assert_array_equal(portable(case, frame), expected)
+
+
+@needs_sampler
 @pytest.mark.parametrize("slack", [0, 1, 5])
 def test_sampler_reads_pieces_with_strided_rows(slack: int) -> None:
     for case in CASES:

@@ -123,6 +123,18 @@ def test_sha1_of_every_length_around_a_block(portable: bool) -> None:
 
 
 @PORTABLE
+def test_each_face_has_its_own_hash(portable: bool, folder: int) -> None:
+    """Two are hashed at a time; sizes of crops are all remainders of SHA-1's blocks that occur."""
+    for size in range(1, 24):
+        plan = wanted(1, 5, size)
+        cutter = Cutter(1, 1, size, folder, ".png", *plan.arrays, portable=portable)
+        for count in range(1, 6):
+            crops = np.random.default_rng([size, count]).integers(0, 256, (count, size, size, 3), np.uint8)
+            faces, _ = cutter.finish(0, 0, crops, b"", b"f", None)
+            assert [bytes(face) for face in faces["sha1"]] == [hashlib.sha1(crop.data).digest() for crop in crops]
+
+
+@PORTABLE
 @pytest.mark.parametrize("size", [1, 7, 33, 64])
 def test_submitted_pictures_become_what_the_twin_makes(size: int, portable: bool, tmp_path: Path, folder: int) -> None:
     frames, faces = 40, 3

@@ -23,6 +23,7 @@ from gpu_extract.kernels import png
 EXTENSION: Any = vars(png)["_png"]  # None where it was not built
 needs_extension = pytest.mark.skipif(not png.is_available(), reason="the C extension was not built here")
 
+LEVELS = (0, 1, 2)  # portable, AVX2, AVX-512; as far as this processor has them
 BLOCK, LONGEST_CODE, MIN_RUN = 65535, 14, 5  # of deflate.h
 SIZES = [(1, 1), (1, 40), (40, 1), (7, 5), (7, 6), (13, 21), (16, 17), (31, 33), (64, 64), (3, 22000), (256, 256)]
 CONTENTS = ("noise", "constant", "black and white", "gradient", "grain", "patches")
@@ -226,7 +227,7 @@ def huffman(counts: Counter[int]) -> tuple[int, int]:
 def check_stream(data: bytes) -> bytes:
     """The stream of data, after everybody has read it."""
     stream: bytes = EXTENSION.deflated(data)
-    assert stream == EXTENSION.deflated(data, True)
+    assert [EXTENSION.deflated(data, level) == stream for level in LEVELS] == [True] * len(LEVELS)
     inflater = zlib.decompressobj()
     assert inflater.decompress(stream) == data
     assert inflater.eof
@@ -246,6 +247,7 @@ def test_decoders_give_back_the_crop(size: tuple[int, int], content: str) -> Non
     crop = crop_of(content, *size)
     file = png.encoded(crop)
     assert file == png.encoded(crop, portable=True)
+    assert [EXTENSION.encode(crop, None, level) == file for level in LEVELS] == [True] * len(LEVELS)
     np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED), crop)
     raw = crop.size + len(crop)
     assert len(stream_of(file)) <= 2 + raw + 6 * (2 * raw // BLOCK + 1) + 4
@@ -270,6 +272,7 @@ def test_plain_decoder_gives_back_the_crop(height: int, width: int, values: list
     crop = np.repeat(picks, repeats)[: height * width * 3].reshape(height, width, 3)
     file = png.encoded(crop)
     assert file == png.encoded(crop, portable=True)
+    assert [EXTENSION.encode(crop, None, level) == file for level in LEVELS] == [True] * len(LEVELS)
     rows, _ = inflated(stream_of(file))
     np.testing.assert_array_equal(unfiltered(rows, height, width), crop)
 
@@ -350,6 +353,19 @@ def test_sizes_around_words_and_blocks(size: int) -> None:
         np.where(np.arange(size) < size - 70, 3, 4),
     ):
         check_stream(data.astype(np.uint8).tobytes())
+
+
+@needs_extension
+def test_literals_between_runs() -> None:
+    """Stretches of every length around those that are written 64 at a time, from every bit of a byte on."""
+    rng = np.random.default_rng(3)
+    for length in [*range(120, 136), *range(184, 200), *range(248, 264), 1000]:
+        rare = np.minimum(rng.geometric(0.4, length), 60)  # codes of 1 to 14 bits
+        literals = np.cumsum(np.where(rng.integers(0, 2, length) > 0, rare, -rare)).astype(np.uint8)
+        for alphabet in (literals, rare.astype(np.uint8), rng.integers(0, 256, length).astype(np.uint8) | 1):
+            data = (b"\0" * 300 + alphabet.tobytes()) * 3 + b"\0" * 9
+            out, _ = inflated(check_stream(data))
+            assert out == data
 
 
 @needs_extension
