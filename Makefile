@@ -11,7 +11,7 @@ ON_DISK := PYTEST_DEBUG_TEMPROOT=$(or $(TMPDIR),/tmp)
 SUITE := -m pytest -q -n logical --dist worksteal
 
 .PHONY: demo test test-bare test-servers test-newest test-lowest lint lock bench gpu-check rehearsal soak soak-service \
-    fuzz fuzz-guided fuzz-service scale clean
+    fuzz fuzz-guided fuzz-service sanitize sanitize-threads scale clean
 .PRECIOUS: %/bin/python  # make would remove it, as it does with what only stands between two rules
 
 demo: $(VENV)/.base
@@ -87,6 +87,30 @@ FUZZ_SECONDS ?= 600
 fuzz-service: $(VENV)/.test
 	$(PY) -m pip install -q --disable-pip-version-check schemathesis==4.32.5
 	$(PY) -m tests.fuzz_service $(FUZZ_SECONDS)
+
+# The tests of our C under AddressSanitizer and UndefinedBehaviorSanitizer, and those with threads of C under
+# ThreadSanitizer; built from a copy, so that what is installed stays as it is. With GCC, whose runtime must be loaded
+# before an interpreter that knows nothing of it; -s, as a report goes to a stream that pytest would keep. Leaks are not
+# looked for: Python and NumPy do not give back all their memory.
+SANITIZED = build/sanitize-$(SANITIZER)
+SANITIZE = rm -rf $(SANITIZED) && \
+    mkdir -p $(SANITIZED)/bench && cp -R bench/results $(SANITIZED)/bench && \
+    cp -R gpu_extract kernels tests pyproject.toml setup.py README.md LICENSE $(SANITIZED) && \
+    cd $(SANITIZED) && rm -f kernels/*.so && \
+    CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=$(CHECKS) -fno-sanitize-recover=undefined" \
+    $(abspath $(PY)) setup.py -q build_ext --inplace && ls kernels/_cutter.*.so && \
+    env LD_PRELOAD="$$(gcc -print-file-name=lib$(SANITIZER).so)" PYTHONPATH="$$PWD" PYTHONMALLOC=malloc
+
+sanitize: SANITIZER = asan
+sanitize: CHECKS = address,undefined
+sanitize: $(VENV)/.test
+	$(SANITIZE) ASAN_OPTIONS=detect_leaks=0 $(abspath $(PY)) -m pytest -q -s -p no:cacheprovider tests/test_kernels.py \
+	    tests/test_kernels_png.py tests/test_kernels_yuv.py tests/test_kernels_cutter.py tests/test_frames_png.py
+
+sanitize-threads: SANITIZER = tsan
+sanitize-threads: CHECKS = thread
+sanitize-threads: $(VENV)/.test
+	$(SANITIZE) TSAN_OPTIONS=halt_on_error=1 $(abspath $(PY)) -m pytest -q -s -p no:cacheprovider tests/test_kernels_cutter.py
 
 scale: $(VENV)/.base
 	$(PY) bench/alignments_scale.py
