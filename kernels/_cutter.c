@@ -305,9 +305,14 @@ static int hold_planes(PyObject *const objects[PLANES], const Py_ssize_t strides
         PyErr_SetString(PyExc_ValueError, "a picture must have even sides");
         return 0;
     }
+    if (!yuv_is_known(&picture->layout)) {
+        PyErr_SetString(PyExc_ValueError, "no formula is known for this layout");
+        return 0;
+    }
     for (int i = 0; i < PLANES; i++) {
-        const Py_ssize_t width = i > 0 ? picture->width / 2 : picture->width;
-        const Py_ssize_t height = i > 0 ? picture->height / 2 : picture->height;
+        const Py_ssize_t samples = i > 0 ? picture->width / 2 : picture->width;
+        const Py_ssize_t width = picture->layout.bits > 8 ? 2 * samples : samples; /* bytes */
+        const Py_ssize_t height = i > 0 ? picture->height >> picture->layout.halved : picture->height;
         if (PyObject_GetBuffer(objects[i], &held->planes[i], PyBUF_SIMPLE) != 0)
             return 0;
         held->count = i + 1;
@@ -376,9 +381,13 @@ static PyObject *submit(PyObject *self, PyObject *args)
     int milliseconds;
     Picture picture;
     Coefficients *const c = &picture.coefficients;
-    if (!PyArg_ParseTuple(args, "n(OOO)(nnn)ii(hhhhhh)OOOi", &frame, &planes[0], &planes[1], &planes[2], &strides[0],
-                          &strides[1], &strides[2], &picture.height, &picture.width, &c->luma, &c->luma_zero,
-                          &c->blue_u, &c->green_u, &c->green_v, &c->red_v, &folder, &stem, &texts, &milliseconds))
+    Layout *const layout = &picture.layout;
+    if (!PyArg_ParseTuple(args, "n(OOO)(nnn)ii(hhhhhhiiiiii)(ippip)OOOi", &frame, &planes[0], &planes[1], &planes[2],
+                          &strides[0], &strides[1], &strides[2], &picture.height, &picture.width, &c->luma,
+                          &c->luma_zero, &c->blue_u, &c->green_u, &c->green_v, &c->red_v, &c->scale, &c->zero,
+                          &c->step_blue_u, &c->step_green_u, &c->step_green_v, &c->step_red_v, &layout->bits,
+                          &layout->halved, &layout->left, &layout->down, &layout->cubic, &folder, &stem, &texts,
+                          &milliseconds))
         return NULL;
     Faces faces;
     if (!faces_of(cutter, frame, 0, -1, &faces))
@@ -822,7 +831,7 @@ static PyObject *new_cutter(PyTypeObject *type, PyObject *args, PyObject *keywor
 
 static PyMethodDef cutter_methods[] = {
     {"submit", submit, METH_VARARGS,
-     "submit(frame, planes, strides, height, width, coefficients, folder, stem, texts, milliseconds)\n\n"
+     "submit(frame, planes, strides, height, width, coefficients, layout, folder, stem, texts, milliseconds)\n\n"
      "Take a picture; False if there was no room for it that long."},
     {"collect", collect, METH_VARARGS,
      "collect(least, milliseconds)\n\nWhat is done: (frames, faces, seconds), or None when all is and it was closed."},

@@ -1,6 +1,6 @@
 """All that is done about the faces of a frame in one call of C, or in threads of C that need no interpreter.
 
-A decoded 4:2:0 picture goes in; its regions become BGR (`yuv`), crops (`tables` and `cpu`), SHA-1 sums and PNG files
+A decoded picture's planes go in; its regions become BGR (`yuv`), crops (`tables` and `cpu`), SHA-1 sums and PNG files
 (`png`), whose bytes are theirs, and what became of each face comes out, many frames at a time.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpu_extract.kernels.tables import weights
-from gpu_extract.kernels.yuv import Coefficients
+from gpu_extract.kernels.yuv import Coefficients, Layout
 
 try:
     import gpu_extract.kernels._cutter as _cutter
@@ -32,7 +32,7 @@ Seconds = tuple[float, float, float, float, float]
 
 
 class Planes(NamedTuple):
-    """A decoded 8-bit 4:2:0 picture of even sides that `yuv.to_bgr` converts exactly."""
+    """A decoded picture of even sides that `yuv.to_bgr` converts exactly."""
 
     y: Any
     """A buffer of bytes as `u` and `v` are, rows from the top; valid for as long as it is kept."""
@@ -43,6 +43,7 @@ class Planes(NamedTuple):
     height: int
     width: int
     coefficients: Coefficients
+    layout: Layout = Layout()
 
 
 class Done(NamedTuple):
@@ -112,7 +113,7 @@ class Cutter:
         Raises OSError where the system refuses a thread, ValueError after `close` and for planes, names or texts that
         cannot be.
         """
-        y, u, v, strides, height, width, coefficients = planes
+        y, u, v, strides, height, width, coefficients, layout = planes
         taken: bool = self._cutter.submit(
             frame,
             (y, u, v),
@@ -120,6 +121,7 @@ class Cutter:
             height,
             width,
             coefficients,
+            layout,
             folder,
             stem,
             None if texts is None else tuple(texts),

@@ -275,16 +275,19 @@ static int load(const Setup *setup, Arena *arena, const Picture *picture, Box bo
     const int32_t width = box.x1 + box.x1 % 2 - x0, height = box.y1 + box.y1 % 2 - y0;
     if (!reserve_patch(arena, (size_t)CHANNELS * (size_t)width * (size_t)height))
         return 0;
-    const ptrdiff_t *const strides = picture->strides;
     const Conversion conversion = {
-        {picture->planes[0] + y0 * strides[0] + x0, strides[0]},
-        {picture->planes[1] + y0 / 2 * strides[1] + x0 / 2, strides[1]},
-        {picture->planes[2] + y0 / 2 * strides[2] + x0 / 2, strides[2]},
+        {picture->planes[0], picture->strides[0]},
+        {picture->planes[1], picture->strides[1]},
+        {picture->planes[2], picture->strides[2]},
+        picture->width,
+        picture->height,
+        x0,
+        y0,
         width,
         height,
         arena->patch,
     };
-    yuv_convert(&conversion, &picture->coefficients, setup->level);
+    yuv_convert(&conversion, &picture->coefficients, &picture->layout, setup->level);
     *source = (Source){arena->patch, (ptrdiff_t)CHANNELS * width, width, height, x0, y0};
     return 1;
 }

@@ -50,6 +50,7 @@ typedef struct {
     ptrdiff_t strides[3];
     int32_t width, height; /* of the frame, even */
     Coefficients coefficients;
+    Layout layout;
 } Picture;
 
 /* Pixels of a frame, as of patch.Patch. */

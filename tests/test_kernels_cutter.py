@@ -75,7 +75,8 @@ def picture(seed: int, height: int = HEIGHT, width: int = WIDTH, slack: int = 6)
 
 
 def frame_of(planes: Planes) -> np.ndarray:
-    return yuv.to_bgr(planes[:3], planes.strides, 0, 0, planes.width, planes.height, planes.coefficients)
+    height, width = planes.height, planes.width
+    return yuv.to_bgr(planes[:3], planes.strides, 0, 0, width, height, planes.coefficients, planes.layout)
 
 
 @pytest.fixture
@@ -189,6 +190,42 @@ def test_pictures_of_any_even_size(shape: tuple[int, int], tmp_path: Path, folde
         crops = cpu.warp_affine([pixels], [0, 0], plan.crop_from_frame[plan.of(i)], plan.cubic[plan.of(i)], 16)
         for k in range(2):
             assert_as_the_twin(at[i][k], tmp_path / f"faces/f{i}_{k}.png", crops[k])
+
+
+LAYOUTS = [
+    yuv.Layout(halved=False),
+    *(yuv.Layout(10, True, left, down) for left in (False, True) for down in (0, 1, 2)),
+    *(yuv.Layout(bits, halved, cubic=True) for bits in (9, 12) for halved in (False, True)),
+]
+
+
+@PORTABLE
+def test_pictures_of_every_layout(portable: bool, tmp_path: Path, folder: int) -> None:
+    size, faces, frames = 20, 4, len(LAYOUTS)
+    rng = np.random.default_rng(11)
+    plan = wanted(frames, faces, size, seed=3)
+    pictures = []
+    for i, layout in enumerate(LAYOUTS):
+        rows = HEIGHT // 2 if layout.halved else HEIGHT
+        kind = np.uint16 if layout.bits > 8 else np.uint8
+        y = rng.integers(0, 1 << layout.bits, (HEIGHT, WIDTH + 5), kind)
+        u, v = rng.integers(0, 1 << layout.bits, (2, rows, WIDTH // 2 + 1), kind)
+        strides = (y.strides[0], u.strides[0], v.strides[0])
+        pictures.append(Planes(y, u, v, strides, HEIGHT, WIDTH, yuv.COEFFICIENTS[i % 10], layout))
+    cutter = Cutter(2, 1, size, folder, ".png", *plan.arrays, portable=portable)
+    for i, planes in enumerate(pictures):
+        while not cutter.submit(i, planes, b"", b"f%d" % i, None, 0.2):
+            pass
+    cutter.close()
+    done = all_done(cutter)
+    numbers = [int(number) for one in done for number in one.frames["frame"]]
+    results = np.concatenate([one.faces for one in done])
+    assert sorted(numbers) == list(range(frames))
+    for n, i in enumerate(numbers):
+        pixels = frame_of(pictures[i])
+        crops = cpu.warp_affine([pixels], [0] * faces, plan.crop_from_frame[plan.of(i)], plan.cubic[plan.of(i)], size)
+        for k in range(faces):
+            assert_as_the_twin(results[n * faces + k], tmp_path / f"faces/f{i}_{k}.png", crops[k])
 
 
 def test_patches_and_crops_on_the_callers_thread(tmp_path: Path, folder: int) -> None:
@@ -440,6 +477,10 @@ def test_pictures_that_cannot_be(folder: int) -> None:
         good._replace(strides=(-WIDTH, *good.strides[1:])),
         good._replace(v=good.v[:-1]),
         good._replace(v=b""),
+        good._replace(layout=yuv.Layout(10)),
+        good._replace(layout=yuv.Layout(halved=False)),
+        good._replace(layout=yuv.Layout(13)),
+        good._replace(layout=yuv.Layout(cubic=True)),
     ):
         with pytest.raises(ValueError):  # noqa: PT011
             cutter.submit(0, planes, b"", b"f", None, 0.1)

@@ -149,14 +149,18 @@ def test_a_region_equals_that_part_of_the_whole(pixel_format: str, size: tuple[i
 @pytest.mark.parametrize(
     ("pixel_format", "size", "way"),
     [
-        ("yuv420p", (134, 166), kernels_yuv.COEFFICIENTS[0]),
-        ("yuvj420p", (134, 166), kernels_yuv.COEFFICIENTS[5]),
+        ("yuv420p", (134, 166), yuv.Formula(kernels_yuv.COEFFICIENTS[0], kernels_yuv.Layout())),
+        ("yuvj420p", (134, 166), yuv.Formula(kernels_yuv.COEFFICIENTS[5], kernels_yuv.Layout())),
         ("yuv420p", (134, 165), yuv.WHOLE),
-        ("yuv422p", (134, 166), yuv.CUT_OUT),
+        ("yuv422p", (134, 166), yuv.Formula(kernels_yuv.COEFFICIENTS[0], kernels_yuv.Layout(halved=False))),
         ("yuv422p", (133, 166), yuv.WHOLE),
         ("yuv444p", (133, 165), yuv.CUT_OUT),
         ("yuv444p12le", (133, 165), yuv.CUT_OUT),
-        ("yuv420p10le", (134, 166), yuv.WHOLE),
+        ("yuv420p10le", (134, 166), yuv.Formula(kernels_yuv.COEFFICIENTS[0], kernels_yuv.Layout(10))),
+        ("yuv422p12le", (134, 166), yuv.Formula(kernels_yuv.COEFFICIENTS[0], kernels_yuv.Layout(12, False))),
+        ("yuv420p10le", (133, 166), yuv.WHOLE),
+        ("yuv420p10be", (134, 166), yuv.WHOLE),
+        ("yuv420p14le", (134, 166), yuv.WHOLE),
         ("yuv411p", (134, 168), yuv.WHOLE),
         ("nv12", (134, 166), yuv.WHOLE),
     ],
@@ -246,6 +250,55 @@ def test_regions_of_decoded_frames_equal_the_whole(tmp_path: Path, codec: str, p
             for part, like_then, region in zip(parts, piped, regions, strict=True):
                 assert_covers(part, region, whole)
                 assert_covers(like_then, region, as_piped(frame))
+
+
+SITINGS = ("unspecified", "left", "center", "topleft", "top", "bottomleft", "bottom")
+
+
+def sited(frame: av.VideoFrame, siting: str) -> av.VideoFrame:
+    """The same picture in a frame that says where its chroma lies."""
+    graph = av.filter.Graph()
+    tags = f"colorspace={frame.colorspace}:range={frame.color_range}"
+    size = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/25"
+    source, marker = graph.add("buffer", f"{size}:{tags}"), graph.add("setparams", f"chroma_location={siting}")
+    sink = graph.add("buffersink")
+    source.link_to(marker)
+    marker.link_to(sink)
+    graph.configure()
+    frame.pts = 0
+    graph.push(frame)
+    marked = graph.pull()
+    assert isinstance(marked, av.VideoFrame)
+    return marked
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv420p10le", "yuv422p10le", "yuv420p12le"])
+@pytest.mark.parametrize("size", [(48, 90), (8, 64), (130, 166)])
+def test_regions_follow_where_each_frame_says_that_its_chroma_lies(pixel_format: str, size: tuple[int, int]) -> None:
+    """Frames of one size and format that differ in nothing else, one after the other, in every order."""
+    height, width = size
+    regions = [Region(x, y, x + 33, y + 9) for x in (0, 20, width - 33) for y in (0, height // 2 - 3, height - 9)]
+    for colorspace, color_range, unknown in ((1, 1, None), (5, 2, None), (9, 1, 10), (2, 2, 14)):
+        frame = random_frame(height, width, pixel_format, colorspace, color_range)
+        for siting in (*SITINGS, *reversed(SITINGS)):
+            marked = sited(frame, siting)
+            tags = yuv._tags(marked)
+            whole = marked.to_ndarray(format="bgr24")
+            marked.colorspace = unknown or colorspace  # to swscale; it is then taken for the one before
+            parts = [to_bgr(marked, region) for region in regions]
+            piped = [to_bgr(marked, region, "piped") for region in regions]
+            marked.colorspace = colorspace
+            assert yuv._tags(marked) == tags
+            for part, like_then, region in zip(parts, piped, regions, strict=True):
+                assert_covers(part, region, whole)
+                assert_covers(like_then, region, as_piped(marked))
+
+
+def test_places_of_chroma_are_told_apart() -> None:
+    """Unless the frame is converted as if it said nothing."""
+    kinds = {siting: yuv._siting(sited(random_frame(48, 90, "yuv420p10le", 1, 1), siting)) for siting in SITINGS}
+    assert kinds["unspecified"] == kinds["center"]
+    assert len(set(kinds.values())) == len(SITINGS) - 1
 
 
 @pytest.mark.parametrize(
@@ -464,15 +517,17 @@ def test_a_frame_waits_for_the_latest_of_the_packets_shortly_before_it() -> None
             assert bool(passed) == (latest in (pts, shown)), (number, shown)
 
 
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv420p10le", "yuv422p10le"])
 @pytest.mark.parametrize("pixels", ["direct", "piped"])
-def test_planes_are_what_load_converts(tmp_path: Path, pixels: str) -> None:
-    if not kernels_yuv.is_available():
-        pytest.skip("the C converter was not built")
+def test_planes_are_what_load_converts(tmp_path: Path, pixel_format: str, pixels: str) -> None:
+    if platform.machine() not in ("x86_64", "AMD64") or not kernels_yuv.is_available():
+        pytest.skip("other ways on this processor, or without the C extension")
+    is_deep, chroma_rows = "10" in pixel_format, 50 if "422" in pixel_format else 25
 
     def converted(planes: Planes) -> np.ndarray:
-        return kernels_yuv.to_bgr(planes[:3], planes.strides, 0, 0, 70, 50, planes.coefficients)
+        return kernels_yuv.to_bgr(planes[:3], planes.strides, 0, 0, 70, 50, planes.coefficients, planes.layout)
 
-    path = write_clip(tmp_path / "a.mp4", 3, (50, 70))
+    path = write_clip(tmp_path / "a.mp4", 3, (50, 70), pixel_format=pixel_format)
     with open_frames(path, pixels=pixels) as source:
         frames = [frame for frame in source.frames(np.arange(3)) if isinstance(frame, Frame)]
         planes = [frame.planes() for frame in frames]
@@ -482,8 +537,9 @@ def test_planes_are_what_load_converts(tmp_path: Path, pixels: str) -> None:
     for one, pixels_of_it in zip(planes, whole, strict=True):
         assert one is not None
         assert (one.height, one.width) == (50, 70)
+        assert one.layout.bits == (10 if is_deep else 8)
         assert [memoryview(plane).nbytes for plane in one[:3]] == [
-            rows * stride for rows, stride in zip((50, 25, 25), one.strides, strict=True)
+            rows * stride for rows, stride in zip((50, chroma_rows, chroma_rows), one.strides, strict=True)
         ]
         np.testing.assert_array_equal(converted(one), pixels_of_it)
 
@@ -502,8 +558,9 @@ def test_planes_that_were_repeated_are_those_of_one_picture(tmp_path: Path) -> N
         ((50, 71), "yuv420p", UPRIGHT),
         ((51, 70), "yuv420p", UPRIGHT),
         ((50, 70), "yuv420p", Turn(True, False, False)),
-        ((50, 70), "yuv422p", UPRIGHT),
-        ((50, 70), "yuv420p10le", UPRIGHT),
+        ((50, 71), "yuv422p", UPRIGHT),
+        ((50, 71), "yuv420p10le", UPRIGHT),
+        ((50, 70), "yuv420p10be", UPRIGHT),
         ((50, 70), "nv12", UPRIGHT),
         ((50, 70), "bgr24", UPRIGHT),
         ((4, 4), "yuv420p", UPRIGHT),

@@ -4,25 +4,30 @@ These depend on when that was (docs/formats.md#pixels): "piped" pixels are the f
 "direct" ones those that PyAV's swscale gives for the whole frame.
 
 A region costs what the region costs. Which way is safe for a kind of frame – size, pixel format, order of rows, colour
-tags – is tried out once, on noise of that kind, against the conversion of the whole:
+tags, where its chroma lies – is tried out once, on noise of that kind, against the conversion of the whole:
 
-- the formula of `kernels.yuv`, for 8-bit 4:2:0, in a fraction of swscale's time;
+- a formula of `kernels.yuv`, for 4:2:0 and 4:2:2 of 8 to 12 bits, in a fraction of swscale's time;
 - swscale on a cut-out of the planes, for 8-bit 4:2:0 and 4:2:2, and where chroma is not subsampled; for piped pixels
   also where chroma is halved and interpolated, with a margin, for it then lies in the same place in every frame.
 
 If neither is, the frame is converted whole, then cut. So are all other formats: swscale interpolates their chroma from
-where the frame says that it lies, and PyAV can neither read that nor set it for a cut-out.
+where the frame says that it lies, and PyAV can neither read that nor set it for a cut-out. It keeps it, though, in a
+frame that is made of another one: what a tiny one of noise is converted to tells it (`_siting`).
 """
 
 from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator
+from functools import cache
 from hashlib import shake_128
+from itertools import product, starmap
+from typing import NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from gpu_extract.frames.base import clip_region
 from gpu_extract.frames.video import piped
@@ -31,8 +36,12 @@ from gpu_extract.kernels import yuv
 from gpu_extract.kernels.cutter import Planes
 from gpu_extract.patch import Patch, Region
 
-_FORMULA_FORMATS = frozenset(("yuv420p", "yuvj420p"))
-_BLOCK_FORMATS = _FORMULA_FORMATS | {"yuv422p", "yuvj422p"}  # a chroma sample is used as it is for its 2 or 4 pixels
+_BLOCK_FORMATS = frozenset(  # a chroma sample is used as it is for its 2 or 4 pixels
+    ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p")
+)
+_DEEP_FORMATS = {f"yuv{kind}p{bits}le": bits for kind in (420, 422) for bits in (9, 10, 12)}
+_FORMULA_FORMATS = dict.fromkeys(_BLOCK_FORMATS, 8) | _DEEP_FORMATS
+"""And the bits of a sample."""
 _HALVED = re.compile(r"yuvj?4(20|22|40)p\d*([bl]e)?$")  # chroma of half the width, of half the height, or of both
 _MARGIN = 16  # pixels around a cut-out that its edge may spoil: four samples of chroma reach eight pixels far
 _GRID = 8  # cut-outs start at multiples of it: of the chroma steps, and of the pattern with which swscale dithers
@@ -43,17 +52,27 @@ _SIZE_STEP = 32
 
 _KNOWN_MATRICES = frozenset((0, 1, 2, 4, 5, 6, 7, 9))  # to today's swscale
 
+_TINY = 16  # sides of a frame that only tells where chroma lies; of all formats with a formula
+
+
+class Formula(NamedTuple):
+    coefficients: yuv.Coefficients
+    layout: yuv.Layout
+
+
 CUT_OUT, WHOLE = "cut-out", "whole"
-_Way = yuv.Coefficients | str
-"""The formula with these coefficients, or CUT_OUT, or WHOLE."""
+_Way = Formula | str
+"""A formula, or CUT_OUT, or WHOLE."""
 
 
 class _Reformatters(threading.local):
-    """One reformatter of whole frames and one of regions for each thread; they are not shared, swscale keeps state."""
+    """Reformatters for each thread, and for each size that frames have; they are not shared, swscale keeps state."""
 
     def __init__(self) -> None:
         self.whole = VideoReformatter()
         self.region = VideoReformatter()
+        self.shrinking = VideoReformatter()
+        self.tiny = VideoReformatter()
 
 
 _reformatters = _Reformatters()
@@ -69,7 +88,7 @@ def to_bgr(frame: av.VideoFrame, region: Region | None = None, pixels: str = "di
     height, width = frame.height, frame.width
     x0, y0, x1, y1 = region = clip_region(region or Region(0, 0, width, height), height, width)
     way = _way(frame, pixels)
-    if isinstance(way, yuv.Coefficients):
+    if isinstance(way, Formula):
         even = Region(x0 & ~1, y0 & ~1, x1 + x1 % 2, y1 + y1 % 2)
         return Patch(_by_formula(frame, even, way), even.x0, even.y0, height, width)
     if way == WHOLE or 2 * (x1 - x0) * (y1 - y0) > width * height:
@@ -85,9 +104,9 @@ def planes_of(frame: av.VideoFrame, pixels: str = "direct") -> Planes | None:
     y, u, v = frame.planes
     strides = y.line_size, u.line_size, v.line_size
     way = _known_way(frame, pixels, min(strides) >= 0)
-    if not isinstance(way, yuv.Coefficients):
+    if not isinstance(way, Formula):
         return None
-    return Planes(y, u, v, strides, frame.height, frame.width, way)
+    return Planes(y, u, v, strides, frame.height, frame.width, *way)
 
 
 def _way(frame: av.VideoFrame, pixels: str) -> _Way:
@@ -95,7 +114,8 @@ def _way(frame: av.VideoFrame, pixels: str) -> _Way:
 
 
 def _known_way(frame: av.VideoFrame, pixels: str, upright: bool) -> _Way:
-    key = (pixels, frame.format.name, frame.width, frame.height, upright, *_tags(frame))
+    siting = _siting(frame) if pixels == "direct" and frame.format.name in _DEEP_FORMATS else None
+    key = (pixels, frame.format.name, frame.width, frame.height, upright, *_tags(frame), siting)
     way = _ways.get(key)
     if way is None:
         with _trying:
@@ -105,20 +125,47 @@ def _known_way(frame: av.VideoFrame, pixels: str, upright: bool) -> _Way:
     return way
 
 
+def _siting(frame: av.VideoFrame) -> bytes | None:
+    """Bytes that differ where frames, alike but for that, say that their chroma lies in different places.
+
+    None where that does not matter: the frame is copied before it is converted.
+    """
+    if frame.interlaced_frame:
+        return None
+    tiny = _resized(_reformatters.shrinking, frame, _TINY, _TINY)
+    for plane, noise in zip(tiny.planes, _tiny_noise(frame.format.name), strict=True):
+        plane.update(noise)
+    return _convert(_reformatters.tiny, tiny, "direct").tobytes()
+
+
+def _resized(reformatter: VideoReformatter, frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+    """Another frame that says the same of its colours and of where its chroma lies; the same frame if of that size."""
+    tags = _tags(frame)
+    frame.colorspace = piped.BT601  # any that swscale knows
+    resized = reformatter.reformat(frame, width=width, height=height, interpolation=Interpolation.POINT, threads=1)
+    _set_tags(frame, tags)
+    _set_tags(resized, tags)
+    return resized
+
+
 def _try_out(frame: av.VideoFrame, pixels: str) -> _Way:
     """The quickest way that gives for noise what the conversion of the whole gives."""
-    if not _can_be_cut(frame, pixels):
+    has_formula = yuv.is_available() and _has_formula(frame)
+    can_be_cut = _can_be_cut(frame, pixels)
+    if not (has_formula or can_be_cut):
         return WHOLE
     noise = _noise_like(frame)
     height, width = frame.height, frame.width
     whole = _convert(_reformatters.whole, noise, pixels)
     _tag_like(frame, noise)  # which PyAV has altered
-    if yuv.is_available() and frame.format.name in _FORMULA_FORMATS:
-        for coefficients in yuv.COEFFICIENTS:
-            if not np.array_equal(_by_formula(noise, Region(0, 0, width, 2), coefficients), whole[:2]):
+    if has_formula:
+        for formula in _formulas(frame.format.name, pixels):
+            if not np.array_equal(_by_formula(noise, Region(0, 0, width, 2), formula), whole[:2]):
                 continue
-            if np.array_equal(_by_formula(noise, Region(0, 0, width, height), coefficients), whole):
-                return coefficients
+            if np.array_equal(_by_formula(noise, Region(0, 0, width, height), formula), whole):
+                return formula
+    if not can_be_cut:
+        return WHOLE
     x, y, w, h = width // 3, height // 3, min(width, 90), min(height, 70)
     corners = [Region(0, 0, w, h), Region(width - w, height - h, width, height), Region(width - w, y, width, y + h)]
     others = [Region(x, y, x + w, y + h), Region(2 * x, 0, 2 * x + 9, 5), Region(x, height - 1, x + 1, height)]
@@ -129,6 +176,25 @@ def _try_out(frame: av.VideoFrame, pixels: str) -> _Way:
 def _is_part_of(whole: np.ndarray, part: Patch) -> bool:
     rows, columns = part.pixels.shape[:2]
     return np.array_equal(part.pixels, whole[part.y0 : part.y0 + rows, part.x0 : part.x0 + columns])
+
+
+def _formulas(format_name: str, pixels: str) -> Iterator[Formula]:
+    """Those that there are for a format."""
+    bits, halved = _FORMULA_FORMATS[format_name], "420" in format_name
+    layouts = [yuv.Layout(bits, halved)]
+    if format_name in _DEEP_FORMATS and pixels == "piped":
+        layouts = [yuv.Layout(bits, halved, cubic=True)]
+    elif format_name in _DEEP_FORMATS:
+        rows = (1, 0, 2) if halved else (1,)
+        layouts = [yuv.Layout(bits, halved, left, down) for left in (True, False) for down in rows]
+    return starmap(Formula, product(yuv.COEFFICIENTS, layouts))
+
+
+def _has_formula(frame: av.VideoFrame) -> bool:
+    """Whether there may be one: of its format, for rows from the top."""
+    is_even = frame.width % 2 == 0 and frame.height % 2 == 0
+    is_known = frame.format.name in _FORMULA_FORMATS and min(frame.width, frame.height) >= _SMALLEST
+    return is_even and is_known and all(one.line_size > 0 for one in frame.planes)
 
 
 def _can_be_cut(frame: av.VideoFrame, pixels: str) -> bool:
@@ -179,9 +245,10 @@ def _cut_out(frame: av.VideoFrame, x0: int, y0: int, x1: int, y1: int) -> av.Vid
     return cut
 
 
-def _by_formula(frame: av.VideoFrame, region: Region, coefficients: yuv.Coefficients) -> np.ndarray:
+def _by_formula(frame: av.VideoFrame, region: Region, formula: Formula) -> np.ndarray:
     y, u, v = frame.planes
-    return yuv.to_bgr((y, u, v), (y.line_size, u.line_size, v.line_size), *region, coefficients)
+    strides = y.line_size, u.line_size, v.line_size
+    return yuv.to_bgr((y, u, v), strides, *region, *formula, (frame.height, frame.width))
 
 
 def _convert(reformatter: VideoReformatter, frame: av.VideoFrame, pixels: str, *, own: bool = False) -> np.ndarray:
@@ -209,15 +276,28 @@ def _progressive(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 def _noise_like(frame: av.VideoFrame) -> av.VideoFrame:
-    """Always the same, with a period that is no multiple of a row."""
-    noise = av.VideoFrame(frame.width, frame.height, frame.format.name)
-    _tag_like(frame, noise)
-    for i, plane in enumerate(noise.planes):
+    """Of the same kind, and with its chroma in the same place where that matters."""
+    if frame.format.name not in _DEEP_FORMATS or frame.interlaced_frame:
+        noise = av.VideoFrame(frame.width, frame.height, frame.format.name)
+        _tag_like(frame, noise)
+        return _noisy(noise)
+    other = _resized(VideoReformatter(), frame, 2 * _TINY, _TINY)  # only a frame of another size is not the same one
+    return _noisy(_resized(VideoReformatter(), other, frame.width, frame.height))
+
+
+def _noisy(frame: av.VideoFrame) -> av.VideoFrame:
+    """Filled with what is always the same, with a period that is no multiple of a row."""
+    for i, (plane, component) in enumerate(zip(frame.planes, frame.format.components, strict=False)):
         words = np.frombuffer(shake_128(bytes((i,))).digest(65521 * 2), np.uint16)
-        bits = frame.format.components[i].bits
-        samples = words.astype(np.uint8) if bits <= 8 else words & ((1 << bits) - 1)
+        samples = words.astype(np.uint8) if component.bits <= 8 else words & ((1 << component.bits) - 1)
         plane.update(np.resize(samples, plane.buffer_size // samples.itemsize).tobytes())
-    return noise
+    return frame
+
+
+@cache
+def _tiny_noise(format_name: str) -> list[bytes]:
+    """The planes of a tiny frame."""
+    return [bytes(plane) for plane in _noisy(av.VideoFrame(_TINY, _TINY, format_name)).planes]
 
 
 def _tags(frame: av.VideoFrame) -> tuple[int, int, int, int]:
@@ -225,4 +305,8 @@ def _tags(frame: av.VideoFrame) -> tuple[int, int, int, int]:
 
 
 def _tag_like(frame: av.VideoFrame, other: av.VideoFrame) -> None:
-    other.colorspace, other.color_range, other.color_primaries, other.color_trc = _tags(frame)
+    _set_tags(other, _tags(frame))
+
+
+def _set_tags(frame: av.VideoFrame, tags: tuple[int, int, int, int]) -> None:
+    frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc = tags
