@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_LENGTH_AND_KIND = struct.Struct(">I4s")
 
 
 class Chunk(NamedTuple):
@@ -30,17 +31,21 @@ class Chunk(NamedTuple):
         return self.kind.decode("latin-1")
 
 
-def chunks(data: bytes) -> Iterator[Chunk]:
+def chunks(data: bytes, passed_over: bytes | None = None) -> Iterator[Chunk]:
     """The chunks of a file as their own lengths tell them, up to one that the file's end cuts off.
 
     Nothing is checked, the signature included; ends where too few bytes for a further chunk's length and kind are left.
+
+    Args:
+        passed_over: a kind of which none are given; a file may consist of hundreds of the same.
     """
-    at = len(SIGNATURE)
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        chunk = Chunk(kind, at + 8, at + 8 + length)
-        yield chunk
-        at = chunk.end
+    at, last = len(SIGNATURE), len(data) - 8
+    unpack = _LENGTH_AND_KIND.unpack_from
+    while at <= last:
+        length, kind = unpack(data, at)
+        if kind != passed_over:
+            yield Chunk(kind, at + 8, at + 8 + length)
+        at += length + 12
 
 
 def without(data: bytes, kinds: Collection[bytes]) -> bytes:

@@ -1,8 +1,10 @@
-/* Pixels from the inflated scanlines of an 8-bit RGB(A) PNG: unfilter.py calls it. Rows are restored as far to the
-   right and as far down as the wanted rectangle reaches, and only that is written out, as BGR. Runs without the GIL. */
+/* Pixels from the inflated scanlines of an 8-bit RGB(A) PNG, and the stream to inflate: unfilter.py calls it. Rows are
+   restored as far to the right and as far down as the wanted rectangle reaches, and only that is written out, as BGR.
+   Runs without the GIL. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include "checksums.h"
 #include "machine.h"
 #include "paeth.h"
 
@@ -331,7 +333,82 @@ static PyObject *unfilter(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+enum { SIGNATURE_BYTES = 8, CHUNK_BYTES = 12 }; /* of a chunk: length, kind and checksum */
+
+static Py_ssize_t big_32(const uint8_t *bytes)
+{
+    return (Py_ssize_t)bytes[0] << 24 | bytes[1] << 16 | bytes[2] << 8 | bytes[3];
+}
+
+/* Bytes of the data of all IDAT chunks, as their own lengths tell them; -1 if the file ends inside a chunk. */
+static Py_ssize_t stream_size(const uint8_t *data, Py_ssize_t size)
+{
+    Py_ssize_t total = 0;
+    for (Py_ssize_t at = SIGNATURE_BYTES; at + 8 <= size;) {
+        const Py_ssize_t length = big_32(data + at);
+        if (length > size - at - CHUNK_BYTES)
+            return -1;
+        if (memcmp(data + at + 4, "IDAT", 4) == 0)
+            total += length;
+        if (memcmp(data + at + 4, "IEND", 4) == 0)
+            break;
+        at += CHUNK_BYTES + length;
+    }
+    return total;
+}
+
+/* Whether every chunk is what its checksum says, and none stands between those of the stream, which is copied. */
+static int copy_stream(const uint8_t *data, Py_ssize_t size, int fast, uint8_t *out, Py_ssize_t room)
+{
+    int begun = 0, ended = 0;
+    for (Py_ssize_t at = SIGNATURE_BYTES; at + 8 <= size;) {
+        const Py_ssize_t length = big_32(data + at);
+        const uint8_t *const kind = data + at + 4;
+        if (length > size - at - CHUNK_BYTES ||
+            crc32(kind, (size_t)length + 4, fast) != (uint32_t)big_32(kind + 4 + length))
+            return 0;
+        if (memcmp(kind, "IDAT", 4) != 0) {
+            ended = begun;
+        } else {
+            if (ended || length > room)
+                return 0;
+            begun = 1;
+            memcpy(out, kind + 4, (size_t)length);
+            out += length;
+            room -= length;
+        }
+        if (memcmp(kind, "IEND", 4) == 0)
+            break;
+        at += CHUNK_BYTES + length;
+    }
+    return room == 0;
+}
+
+static PyObject *stream(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer file;
+    int portable = 0, is_sound = 0;
+    if (!PyArg_ParseTuple(args, "y*|p", &file, &portable))
+        return NULL;
+    const Py_ssize_t size = stream_size(file.buf, file.len);
+    PyObject *const bytes = size < 0 ? NULL : PyBytes_FromStringAndSize(NULL, size);
+    if (bytes != NULL) {
+        uint8_t *const out = (uint8_t *)PyBytes_AsString(bytes);
+        Py_BEGIN_ALLOW_THREADS
+        is_sound = copy_stream(file.buf, file.len, !portable && has_avx2(), out, size);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&file);
+    if (is_sound || PyErr_Occurred())
+        return bytes;
+    Py_XDECREF(bytes);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
+    {"stream", stream, METH_VARARGS,
+     "stream(file, portable=False)\n\n"
+     "The data of a PNG's IDAT chunks; None if a checksum is wrong or another chunk stands between them."},
     {"unfilter", unfilter, METH_VARARGS,
      "unfilter(rows, channels, x0, y0, out, portable=False)\n\n"
      "Restore rows [H, 1 + W * channels] uint8 and write their rectangle at (x0, y0) to out [h, w, 3] uint8 BGR."},
@@ -344,5 +421,6 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__unfilter(void)
 {
+    prepare_crc();
     return PyModuleDef_Init(&module);
 }

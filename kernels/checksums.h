@@ -139,7 +139,7 @@ AVX2 static uint32_t crc_avx2(uint32_t crc, const uint8_t *data, size_t size)
 }
 #endif
 
-static uint32_t adler32(uint32_t adler, const uint8_t *data, size_t size, int level)
+static inline uint32_t adler32(uint32_t adler, const uint8_t *data, size_t size, int level)
 {
 #if HAVE_AVX2
     if (level >= LEVEL_AVX2)
@@ -149,7 +149,7 @@ static uint32_t adler32(uint32_t adler, const uint8_t *data, size_t size, int le
     return adler_portable(adler, data, size);
 }
 
-static uint32_t crc32(const uint8_t *data, size_t size, int level)
+static inline uint32_t crc32(const uint8_t *data, size_t size, int level)
 {
 #if HAVE_AVX2
     if (level >= LEVEL_AVX2)

@@ -1,4 +1,4 @@
-"""Pixels from the inflated scanlines of a PNG, all of PNG's filters, in C without the GIL."""
+"""The stream of a PNG to inflate, and its pixels from the scanlines, all of PNG's filters, in C without the GIL."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ except ImportError:  # built only where a C compiler was at hand
 def is_available() -> bool:
     """Whether the C extension was built."""
     return _unfilter is not None
+
+
+def stream(data: bytes, *, portable: bool = False) -> bytes | None:
+    """The zlib stream of a PNG file, as its IDAT chunks hold it, b"" if there is none.
+
+    None if a chunk is not what its CRC says, if the file ends inside one, or if another one stands between those of the
+    stream. portable and RuntimeError as for `unfiltered`.
+    """
+    if _unfilter is None:
+        raise RuntimeError("the C unfilter was not built here; install with a C compiler, or decode with OpenCV")
+    found: bytes | None = _unfilter.stream(data, portable)
+    return found
 
 
 def unfiltered(

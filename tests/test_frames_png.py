@@ -104,12 +104,56 @@ def test_without_the_fast_way_opencv_gives_the_same(filters: int, monkeypatch: p
         patched.setattr(unfilter, "_unfilter", None)
         with pytest.raises(RuntimeError, match="not built"):
             unfilter.unfiltered(random_rows(4, 4, 3, [0]), 3, 0, 0, 4, 4)
+        with pytest.raises(RuntimeError, match="not built"):
+            unfilter.stream(data)
 
 
 def png_file(height: int, width: int, channels: int, *streams: bytes, between: bytes = b"") -> bytes:
     """A PNG whose zlib stream is spread over the chunks as given."""
     pixels = between.join(png_chunk(b"IDAT", stream) for stream in streams)
     return png_of(width, height, 8, {3: 2, 4: 6}[channels], pixels)
+
+
+def stream_by_the_standard(data: bytes) -> bytes | None:
+    """Chunk by chunk, as `unfilter.stream` says."""
+    at, ended = 8, False
+    parts: list[bytes] = []
+    while at + 8 <= len(data):
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        stop = at + 8 + size
+        if data[stop : stop + 4] != zlib.crc32(data[at + 4 : stop]).to_bytes(4, "big"):
+            return None
+        if kind != b"IDAT":
+            ended = bool(parts)
+        elif ended:
+            return None
+        else:
+            parts.append(data[at + 8 : stop])
+        if kind == b"IEND":
+            break
+        at = stop + 4
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_the_stream_is_what_sound_chunks_in_a_row_hold(portable: bool) -> None:
+    random = np.random.default_rng(4)
+    kinds = [b"IHDR", b"IDAT", b"IDAT", b"IDAT", b"tEXt", b"IEND"]
+    refused = 0
+    for n in range(3000):
+        file = bytearray(b"\x89PNG\r\n\x1a\n")
+        for _ in range(random.integers(9)):
+            file += png_chunk(kinds[random.integers(6)], random.bytes(int(random.choice([0, 1, 3, 50, 300]))))
+        if n % 4 == 1:
+            del file[random.integers(8, len(file) + 1) :]
+        elif n % 4 == 2 and len(file) > 8:
+            file[random.integers(8, len(file))] ^= 1 << int(random.integers(8))
+        elif n % 4 == 3:
+            file += random.bytes(int(random.integers(20)))
+        expected = stream_by_the_standard(bytes(file))
+        refused += expected is None
+        assert unfilter.stream(bytes(file), portable=portable) == expected
+    assert 500 < refused < 2500
 
 
 def decoded(data: bytes, region: Region) -> np.ndarray | None:

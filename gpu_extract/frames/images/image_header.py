@@ -77,7 +77,7 @@ def _png(data: bytes, turned: bool) -> Header:
     plain = depth == 8 and colour in (2, 6) and interlace == 0
     orientation = 1
     ended = animated = False
-    for chunk in png_file.chunks(data):
+    for chunk in png_file.chunks(data, passed_over=b"IDAT"):
         if chunk.kind in PNG_ANIMATION_CHUNKS:
             animated = True
         elif chunk.kind != b"eXIf" or turned:

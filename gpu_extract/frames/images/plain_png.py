@@ -7,12 +7,10 @@ Rows below it are inflated all the same: the checksum is one of all rows.
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import numpy as np
 
-from gpu_extract import png_file
 from gpu_extract.frames.images.image_header import Header
 from gpu_extract.kernels import unfilter
 from gpu_extract.patch import Region
@@ -39,7 +37,7 @@ def decode(data: bytes, header: Header, region: Region) -> np.ndarray | None:
     """
     if not is_available():
         return None
-    deflated = _deflated(data)
+    deflated = unfilter.stream(data)
     if not deflated or deflated[0] > _LARGEST_WINDOW:
         return None
     row_bytes = header.width * header.channels + 1
@@ -59,22 +57,3 @@ def _inflated(deflated: bytes, size: int) -> bytearray | None:
     except deflate.DeflateError:
         return None
     return inflated if len(inflated) == size else None
-
-
-def _deflated(data: bytes) -> bytes | None:
-    """The zlib stream; None if a chunk is not what its CRC says, or another one stands between those of the stream."""
-    parts: list[memoryview] = []
-    ended = False
-    for chunk in png_file.chunks(data):
-        checked = memoryview(data)[chunk.start - 4 : chunk.stop]
-        if data[chunk.stop : chunk.end] != struct.pack(">I", deflate.crc32(checked)):  # a tenth of zlib's time
-            return None
-        if chunk.kind != b"IDAT":
-            ended = bool(parts)
-        elif ended:
-            return None
-        else:
-            parts.append(checked[4:])
-        if chunk.kind == b"IEND":
-            break
-    return b"".join(parts)
