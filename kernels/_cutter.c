@@ -1,23 +1,20 @@
-/* Frames cut by threads that need no interpreter: cutter.py calls it, frame.h has what is done about a frame.
+/* Frames cut by threads that need no interpreter: cutter.py calls it; pool.h has the threads, frame.h what is done
+   about a frame.
 
    Whoever holds the GIL submits decoded pictures and collects what became of them, many at once; between the two
    nothing of Python is touched. A picture is kept alive by buffers of its planes, which are let go by the next call
-   after it was cut. The lock is held for moments only and never while the GIL is waited for. */
+   after it was cut. */
 
-#define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <errno.h>
-#include <limits.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "frame.h"
 #include "machine.h"
 #include "png.h"
+#include "pool.h"
 
 enum {
     PLANES = 3,
@@ -31,51 +28,20 @@ enum {
 enum { LINEAR, CUBIC, MATRICES, IS_CUBIC, REGION, INDEX, STARTS, ARRAYS };
 
 /* What keeps a picture and its names alive. */
-typedef struct Held {
-    struct Held *next;
+typedef struct {
+    Held held;
     Py_buffer planes[PLANES];
     int count; /* of planes */
     PyObject *folder, *stem, *texts;
-} Held;
-
-typedef struct Job {
-    struct Job *next;
-    int64_t frame;
-    Picture picture;
-    Faces faces;
-    Held *held;
-    uint64_t spent[STAGES];
-    Text *text;
-    Face results[];
-} Job;
-
-typedef struct {
-    Job *first, **end;
-    int count;
-} Queue;
+} Hold;
 
 typedef struct {
     PyObject_HEAD Setup setup;
     char extension[MOST_EXTENSION];
-    PyObject *objects[ARRAYS];
     Py_buffer arrays[ARRAYS];
     int arrays_held;
     int64_t frames;
-
-    pthread_mutex_t lock;
-    pthread_cond_t room, news; /* for who submits, for who collects */
-    pthread_cond_t *enough;    /* for each thread */
-    pthread_t *threads;
-    int thread_count, started, per_thread, is_set_up;
-    Queue waiting, done;
-    Job *unreleased; /* the first of those done whose picture is still held */
-    int busy;        /* threads that cut */
-    int closed, woken;
-    int wanted; /* jobs done, for which `collect` waits */
-    int abandoned;
-    uint64_t submit_waited, threads_waited;
-    Arena **idle; /* of callers that cut on their own threads */
-    int idle_count, idle_room;
+    Pool pool;
 } Cutter;
 
 typedef struct {
@@ -83,149 +49,30 @@ typedef struct {
     int32_t height, width;
 } FrameRecord;
 
-static uint64_t nanoseconds(void)
+static void let_go(Hold *hold)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static void put_job(Queue *queue, Job *job)
-{
-    job->next = NULL;
-    *queue->end = job;
-    queue->end = &job->next;
-    queue->count++;
-}
-
-static Job *take_job(Queue *queue)
-{
-    Job *const job = queue->first;
-    if (job != NULL) {
-        queue->first = job->next;
-        if (queue->first == NULL)
-            queue->end = &queue->first;
-        queue->count--;
-    }
-    return job;
-}
-
-/* The n-th thread takes a picture only while more than n * per_thread wait: see run/queues.py. */
-static int is_enough(const Cutter *cutter, int n)
-{
-    return cutter->waiting.count > n * cutter->per_thread;
-}
-
-typedef struct {
-    Cutter *cutter;
-    int number;
-} ThreadStart;
-
-static void *cut_pictures(void *argument)
-{
-    const ThreadStart start = *(ThreadStart *)argument;
-    Cutter *const cutter = start.cutter;
-    free(argument);
-    pthread_setname_np(pthread_self(), "gpu-extract-cut"); /* as `top` shows it */
-    Arena *const arena = arena_new(&cutter->setup);
-    pthread_mutex_lock(&cutter->lock);
-    for (;;) {
-        const uint64_t since = nanoseconds();
-        while (!is_enough(cutter, start.number) && !cutter->closed)
-            pthread_cond_wait(&cutter->enough[start.number], &cutter->lock);
-        cutter->threads_waited += nanoseconds() - since;
-        Job *const job = take_job(&cutter->waiting);
-        if (job == NULL)
-            break;
-        cutter->busy++;
-        pthread_cond_signal(&cutter->room);
-        pthread_mutex_unlock(&cutter->lock);
-        int error = ENOMEM;
-        if (arena != NULL)
-            error = frame_cut(&cutter->setup, arena, &job->picture, &job->faces, &cutter->abandoned, job->results,
-                              job->spent);
-        else
-            for (size_t k = 0; k < job->faces.count; k++)
-                job->results[k].error = ENOMEM;
-        if (error != 0) /* all others would meet it, too */
-            __atomic_store_n(&cutter->abandoned, 1, __ATOMIC_RELAXED);
-        pthread_mutex_lock(&cutter->lock);
-        cutter->busy--;
-        put_job(&cutter->done, job);
-        if (cutter->unreleased == NULL)
-            cutter->unreleased = job;
-        if (cutter->done.count >= cutter->wanted || cutter->closed)
-            pthread_cond_signal(&cutter->news);
-    }
-    pthread_cond_signal(&cutter->news);
-    pthread_mutex_unlock(&cutter->lock);
-    arena_free(arena);
-    return NULL;
-}
-
-/* Starts all threads, none of which ever takes a signal but for a fault of its own. Returns errno. */
-static int start_threads(Cutter *cutter)
-{
-    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
-    sigset_t all, before;
-    int error = 0;
-    sigfillset(&all);
-    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
-        sigdelset(&all, faults[i]);
-    pthread_sigmask(SIG_BLOCK, &all, &before);
-    while (cutter->started < cutter->thread_count && error == 0) {
-        ThreadStart *const start = malloc(sizeof *start);
-        if (start == NULL) {
-            error = ENOMEM;
-            break;
-        }
-        *start = (ThreadStart){cutter, cutter->started};
-        error = pthread_create(&cutter->threads[cutter->started], NULL, cut_pictures, start);
-        if (error == 0)
-            cutter->started++;
-        else
-            free(start);
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return error;
+    while (hold->count > 0)
+        PyBuffer_Release(&hold->planes[--hold->count]);
+    Py_CLEAR(hold->folder);
+    Py_CLEAR(hold->stem);
+    Py_CLEAR(hold->texts);
 }
 
 static void release(Held *held)
 {
     while (held != NULL) {
-        Held *const next = held->next;
-        while (held->count > 0)
-            PyBuffer_Release(&held->planes[--held->count]);
-        Py_XDECREF(held->folder);
-        Py_XDECREF(held->stem);
-        Py_XDECREF(held->texts);
-        free(held);
-        held = next;
+        Hold *const hold = (Hold *)held;
+        held = held->next;
+        let_go(hold);
+        free(hold);
     }
-}
-
-/* Pictures that are done with; the lock is held. They are to be released when it is not. */
-static Held *take_spent(Cutter *cutter)
-{
-    Held *spent = NULL;
-    for (Job *job = cutter->unreleased; job != NULL; job = job->next) {
-        if (job->held != NULL) {
-            job->held->next = spent;
-            spent = job->held;
-            job->held = NULL;
-        }
-    }
-    cutter->unreleased = NULL;
-    return spent;
 }
 
 static void free_job(Job *job)
 {
-    if (job != NULL) {
-        release(job->held);
-        free(job->text);
-        free(job);
-    }
+    release(job->held);
+    free(job->text);
+    free(job);
 }
 
 /* Fills faces `first` .. `first + count` of a frame; 0 with an error set if there are none such. */
@@ -253,8 +100,8 @@ static int faces_of(const Cutter *cutter, Py_ssize_t frame, Py_ssize_t first, Py
     return 1;
 }
 
-/* The names and texts of faces, whose bytes `held` keeps. *text is to be freed. */
-static int name_faces(PyObject *folder, PyObject *stem, PyObject *texts, Faces *faces, Text **text, Held *held)
+/* The names and texts of faces, whose bytes `hold` keeps. *text is to be freed. */
+static int name_faces(PyObject *folder, PyObject *stem, PyObject *texts, Faces *faces, Text **text, Hold *hold)
 {
     char *folder_bytes, *stem_bytes;
     *text = NULL;
@@ -292,14 +139,14 @@ static int name_faces(PyObject *folder, PyObject *stem, PyObject *texts, Faces *
     Py_INCREF(folder);
     Py_INCREF(stem);
     Py_INCREF(texts);
-    held->folder = folder;
-    held->stem = stem;
-    held->texts = texts;
+    hold->folder = folder;
+    hold->stem = stem;
+    hold->texts = texts;
     return 1;
 }
 
 /* Takes the buffers of three planes; 0 with an error set where one holds less than its samples. */
-static int hold_planes(PyObject *const objects[PLANES], const Py_ssize_t strides[PLANES], Picture *picture, Held *held)
+static int hold_planes(PyObject *const objects[PLANES], const Py_ssize_t strides[PLANES], Picture *picture, Hold *hold)
 {
     if (picture->width < 2 || picture->height < 2 || (picture->width | picture->height) % 2 != 0) {
         PyErr_SetString(PyExc_ValueError, "a picture must have even sides");
@@ -313,64 +160,18 @@ static int hold_planes(PyObject *const objects[PLANES], const Py_ssize_t strides
         const Py_ssize_t samples = i > 0 ? picture->width / 2 : picture->width;
         const Py_ssize_t width = picture->layout.bits > 8 ? 2 * samples : samples; /* bytes */
         const Py_ssize_t height = i > 0 ? picture->height >> picture->layout.halved : picture->height;
-        if (PyObject_GetBuffer(objects[i], &held->planes[i], PyBUF_SIMPLE) != 0)
+        if (PyObject_GetBuffer(objects[i], &hold->planes[i], PyBUF_SIMPLE) != 0)
             return 0;
-        held->count = i + 1;
+        hold->count = i + 1;
         if (strides[i] < width || height > PY_SSIZE_T_MAX / strides[i] ||
-            (height - 1) * strides[i] + width > held->planes[i].len) {
+            (height - 1) * strides[i] + width > hold->planes[i].len) {
             PyErr_SetString(PyExc_ValueError, "a plane is smaller than its picture");
             return 0;
         }
-        picture->planes[i] = held->planes[i].buf;
+        picture->planes[i] = hold->planes[i].buf;
         picture->strides[i] = strides[i];
     }
     return 1;
-}
-
-/* The time so many milliseconds from now, on the clock of the conditions. */
-static struct timespec after(int milliseconds)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += milliseconds % 1000 * 1000000L;
-    until.tv_sec += milliseconds / 1000 + until.tv_nsec / 1000000000L;
-    until.tv_nsec %= 1000000000L;
-    return until;
-}
-
-static int has_room(const Cutter *cutter)
-{
-    return cutter->waiting.count < cutter->thread_count * cutter->per_thread;
-}
-
-/* Gives a job to the threads once there is room for it; returns whether there was, or errno, negative. Needs no GIL. */
-static int enqueue(Cutter *cutter, Job *job, int milliseconds, Held **spent)
-{
-    int taken = 0, late = 0, woken = 0;
-    pthread_mutex_lock(&cutter->lock);
-    if (!has_room(cutter)) {
-        const uint64_t since = nanoseconds();
-        const struct timespec until = after(milliseconds);
-        while (!has_room(cutter) && !late && !cutter->closed)
-            late = pthread_cond_timedwait(&cutter->room, &cutter->lock, &until) == ETIMEDOUT;
-        cutter->submit_waited += nanoseconds() - since;
-    }
-    if (cutter->closed) {
-        taken = -ESHUTDOWN;
-    } else if (has_room(cutter)) {
-        const int error = cutter->started < cutter->thread_count ? start_threads(cutter) : 0;
-        taken = error != 0 ? -error : 1;
-    }
-    if (taken == 1) {
-        put_job(&cutter->waiting, job);
-        while (woken < cutter->thread_count && is_enough(cutter, woken))
-            woken++;
-    }
-    *spent = take_spent(cutter);
-    pthread_mutex_unlock(&cutter->lock);
-    while (woken > 0)
-        pthread_cond_signal(&cutter->enough[--woken]);
-    return taken;
 }
 
 static PyObject *submit(PyObject *self, PyObject *args)
@@ -393,16 +194,15 @@ static PyObject *submit(PyObject *self, PyObject *args)
     if (!faces_of(cutter, frame, 0, -1, &faces))
         return NULL;
     Job *const job = calloc(1, sizeof *job + faces.count * sizeof(Face));
-    if (job == NULL)
-        return PyErr_NoMemory();
-    job->held = calloc(1, sizeof *job->held);
-    if (job->held == NULL) {
-        free_job(job);
+    Hold *const hold = calloc(1, sizeof *hold);
+    if (job == NULL || hold == NULL) {
+        free(job);
+        free(hold);
         return PyErr_NoMemory();
     }
     job->frame = frame;
-    if (!hold_planes(planes, strides, &picture, job->held) ||
-        !name_faces(folder, stem, texts, &faces, &job->text, job->held)) {
+    job->held = &hold->held;
+    if (!hold_planes(planes, strides, &picture, hold) || !name_faces(folder, stem, texts, &faces, &job->text, hold)) {
         free_job(job);
         return NULL;
     }
@@ -411,7 +211,7 @@ static PyObject *submit(PyObject *self, PyObject *args)
     Held *spent;
     int taken;
     Py_BEGIN_ALLOW_THREADS
-    taken = enqueue(cutter, job, milliseconds, &spent);
+    taken = pool_give(&cutter->pool, job, milliseconds, &spent);
     Py_END_ALLOW_THREADS
     release(spent);
     if (taken == 1)
@@ -439,25 +239,10 @@ static PyObject *collect(PyObject *self, PyObject *args)
     int least, milliseconds, ended;
     if (!PyArg_ParseTuple(args, "ii", &least, &milliseconds))
         return NULL;
-    Queue done = {NULL, NULL, 0};
+    Queue done;
     Held *spent;
     Py_BEGIN_ALLOW_THREADS
-    const struct timespec until = after(milliseconds);
-    int late = 0;
-    pthread_mutex_lock(&cutter->lock);
-    cutter->wanted = least;
-    for (;;) {
-        ended = cutter->closed && cutter->waiting.count == 0 && cutter->busy == 0;
-        if (cutter->done.count >= least || cutter->woken || ended || late)
-            break;
-        late = pthread_cond_timedwait(&cutter->news, &cutter->lock, &until) == ETIMEDOUT;
-    }
-    cutter->woken = 0;
-    cutter->wanted = INT_MAX;
-    spent = take_spent(cutter);
-    done = cutter->done;
-    cutter->done = (Queue){NULL, &cutter->done.first, 0};
-    pthread_mutex_unlock(&cutter->lock);
+    ended = pool_take(&cutter->pool, least, milliseconds, &done, &spent);
     Py_END_ALLOW_THREADS
     release(spent);
     if (done.count == 0 && ended)
@@ -490,27 +275,6 @@ static PyObject *collect(PyObject *self, PyObject *args)
         return NULL;
     }
     return Py_BuildValue("NNN", frame_bytes, face_bytes, seconds_of(stages));
-}
-
-static Arena *borrow(Cutter *cutter)
-{
-    Arena *arena = NULL;
-    pthread_mutex_lock(&cutter->lock);
-    if (cutter->idle_count > 0)
-        arena = cutter->idle[--cutter->idle_count];
-    pthread_mutex_unlock(&cutter->lock);
-    return arena != NULL ? arena : arena_new(&cutter->setup);
-}
-
-static void give_back(Cutter *cutter, Arena *arena)
-{
-    pthread_mutex_lock(&cutter->lock);
-    const int has_room = cutter->idle_count < cutter->idle_room;
-    if (has_room)
-        cutter->idle[cutter->idle_count++] = arena;
-    pthread_mutex_unlock(&cutter->lock);
-    if (!has_room)
-        arena_free(arena);
 }
 
 /* What `cut` and `finish` return: the faces, and the seconds of each stage. */
@@ -562,7 +326,7 @@ static PyObject *cut(PyObject *self, PyObject *args)
         !faces_of(cutter, frame, first, count, &faces))
         return NULL;
     const Py_ssize_t patch_count = PyTuple_Size(patches);
-    Held held = {0};
+    Hold hold = {0};
     Text *text = NULL;
     Py_buffer of, *const views = calloc((size_t)patch_count + 1, sizeof *views);
     Patch *const pieces = calloc((size_t)patch_count + 1, sizeof *pieces);
@@ -581,13 +345,14 @@ static PyObject *cut(PyObject *self, PyObject *args)
             is_right = ((const int64_t *)of.buf)[k] >= 0 && ((const int64_t *)of.buf)[k] < patch_count;
         if (!is_right) {
             PyErr_SetString(PyExc_ValueError, "patch_of must be [K] int64, each the number of a patch");
-        } else if (name_faces(folder, stem, texts, &faces, &text, &held)) {
+        } else if (name_faces(folder, stem, texts, &faces, &text, &hold)) {
             Arena *arena;
             Py_BEGIN_ALLOW_THREADS
-            arena = borrow(cutter);
+            arena = pool_borrow(&cutter->pool);
             if (arena != NULL) {
-                frame_cut_patches(&cutter->setup, arena, pieces, of.buf, &faces, &cutter->abandoned, results, spent);
-                give_back(cutter, arena);
+                frame_cut_patches(&cutter->setup, arena, pieces, of.buf, &faces, &cutter->pool.abandoned, results,
+                                  spent);
+                pool_give_back(&cutter->pool, arena);
             }
             Py_END_ALLOW_THREADS
             result = arena != NULL ? told(results, faces.count, spent) : PyErr_NoMemory();
@@ -596,9 +361,7 @@ static PyObject *cut(PyObject *self, PyObject *args)
     }
     while (held_views > 0)
         PyBuffer_Release(&views[--held_views]);
-    Py_XDECREF(held.folder);
-    Py_XDECREF(held.stem);
-    Py_XDECREF(held.texts);
+    let_go(&hold);
     free(views);
     free(pieces);
     free(results);
@@ -616,22 +379,22 @@ static PyObject *finish(PyObject *self, PyObject *args)
         PyObject_GetBuffer(crops, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) != 0)
         return NULL;
     const Py_ssize_t size = cutter->setup.size;
-    Held held = {0};
+    Hold hold = {0};
     Text *text = NULL;
     Faces faces;
     if (!is_array(&view, "B", 4, (Py_ssize_t[]){-1, size, size, CHANNELS})) {
         PyErr_Format(PyExc_ValueError, "crops must be [K, %zd, %zd, 3] uint8, contiguous", size, size);
     } else if (faces_of(cutter, frame, first, view.shape[0], &faces) &&
-               name_faces(folder, stem, texts, &faces, &text, &held)) {
+               name_faces(folder, stem, texts, &faces, &text, &hold)) {
         Face *const results = calloc(faces.count + 1, sizeof *results);
         uint64_t spent[STAGES] = {0};
         Arena *arena = NULL;
         if (results != NULL) {
             Py_BEGIN_ALLOW_THREADS
-            arena = borrow(cutter);
+            arena = pool_borrow(&cutter->pool);
             if (arena != NULL) {
-                frame_finish(&cutter->setup, arena, view.buf, &faces, &cutter->abandoned, results, spent);
-                give_back(cutter, arena);
+                frame_finish(&cutter->setup, arena, view.buf, &faces, &cutter->pool.abandoned, results, spent);
+                pool_give_back(&cutter->pool, arena);
             }
             Py_END_ALLOW_THREADS
         }
@@ -639,98 +402,57 @@ static PyObject *finish(PyObject *self, PyObject *args)
         free(results);
     }
     PyBuffer_Release(&view);
-    Py_XDECREF(held.folder);
-    Py_XDECREF(held.stem);
-    Py_XDECREF(held.texts);
+    let_go(&hold);
     free(text);
     return result;
 }
 
 static PyObject *wake(PyObject *self, PyObject *Py_UNUSED(args))
 {
-    Cutter *const cutter = (Cutter *)self;
-    pthread_mutex_lock(&cutter->lock);
-    cutter->woken = 1;
-    pthread_cond_signal(&cutter->news);
-    pthread_mutex_unlock(&cutter->lock);
+    pool_wake(&((Cutter *)self)->pool);
     Py_RETURN_NONE;
-}
-
-static void close_queue(Cutter *cutter)
-{
-    pthread_mutex_lock(&cutter->lock);
-    cutter->closed = 1;
-    for (int n = 0; n < cutter->thread_count; n++)
-        pthread_cond_signal(&cutter->enough[n]);
-    pthread_cond_broadcast(&cutter->room);
-    pthread_cond_broadcast(&cutter->news);
-    pthread_mutex_unlock(&cutter->lock);
 }
 
 static PyObject *close_cutter(PyObject *self, PyObject *Py_UNUSED(args))
 {
-    close_queue((Cutter *)self);
+    pool_close(&((Cutter *)self)->pool);
     Py_RETURN_NONE;
-}
-
-/* Needs no GIL. */
-static void end_threads(Cutter *cutter)
-{
-    close_queue(cutter);
-    while (cutter->started > 0)
-        pthread_join(cutter->threads[--cutter->started], NULL);
 }
 
 static PyObject *abandon(PyObject *self, PyObject *Py_UNUSED(args))
 {
-    Cutter *const cutter = (Cutter *)self;
-    __atomic_store_n(&cutter->abandoned, 1, __ATOMIC_RELAXED);
-    close_queue(cutter);
+    pool_abandon(&((Cutter *)self)->pool);
     Py_RETURN_NONE;
 }
 
 static PyObject *join(PyObject *self, PyObject *Py_UNUSED(args))
 {
     Py_BEGIN_ALLOW_THREADS
-    end_threads((Cutter *)self);
+    pool_join(&((Cutter *)self)->pool);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
 
 static PyObject *waits(PyObject *self, PyObject *Py_UNUSED(args))
 {
-    Cutter *const cutter = (Cutter *)self;
-    pthread_mutex_lock(&cutter->lock);
-    const uint64_t submit_waited = cutter->submit_waited, threads_waited = cutter->threads_waited;
-    pthread_mutex_unlock(&cutter->lock);
-    return Py_BuildValue("dd", (double)submit_waited * 1e-9, (double)threads_waited * 1e-9);
+    uint64_t giver_waited, threads_waited;
+    pool_waits(&((Cutter *)self)->pool, &giver_waited, &threads_waited);
+    return Py_BuildValue("dd", (double)giver_waited * 1e-9, (double)threads_waited * 1e-9);
 }
 
 static void dealloc(PyObject *self)
 {
     Cutter *const cutter = (Cutter *)self;
     PyTypeObject *const type = Py_TYPE(self);
-    if (cutter->is_set_up) {
-        __atomic_store_n(&cutter->abandoned, 1, __ATOMIC_RELAXED);
+    if (cutter->pool.setup != NULL) {
+        pool_abandon(&cutter->pool);
         Py_BEGIN_ALLOW_THREADS
-        end_threads(cutter);
+        pool_join(&cutter->pool);
         Py_END_ALLOW_THREADS
-        Job *job;
-        while ((job = take_job(&cutter->waiting)) != NULL || (job = take_job(&cutter->done)) != NULL)
-            free_job(job);
-        for (int n = 0; n < cutter->thread_count; n++)
-            pthread_cond_destroy(&cutter->enough[n]);
-        pthread_cond_destroy(&cutter->room);
-        pthread_cond_destroy(&cutter->news);
-        pthread_mutex_destroy(&cutter->lock);
     }
-    while (cutter->idle_count > 0)
-        arena_free(cutter->idle[--cutter->idle_count]);
+    pool_end(&cutter->pool, free_job);
     while (cutter->arrays_held > 0)
         PyBuffer_Release(&cutter->arrays[--cutter->arrays_held]);
-    free(cutter->idle);
-    free(cutter->threads);
-    free(cutter->enough);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
 }
@@ -763,32 +485,6 @@ static int check_arrays(Cutter *cutter)
     return is_right;
 }
 
-static int set_up(Cutter *cutter)
-{
-    pthread_condattr_t monotonic;
-    cutter->waiting.end = &cutter->waiting.first;
-    cutter->done.end = &cutter->done.first;
-    cutter->wanted = INT_MAX;
-    cutter->idle_room = cutter->thread_count;
-    cutter->idle = calloc((size_t)cutter->idle_room, sizeof *cutter->idle);
-    cutter->threads = calloc((size_t)cutter->thread_count, sizeof *cutter->threads);
-    cutter->enough = calloc((size_t)cutter->thread_count, sizeof *cutter->enough);
-    if (cutter->idle == NULL || cutter->threads == NULL || cutter->enough == NULL) {
-        PyErr_NoMemory();
-        return 0;
-    }
-    pthread_mutex_init(&cutter->lock, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&cutter->room, &monotonic);
-    pthread_cond_init(&cutter->news, &monotonic);
-    for (int n = 0; n < cutter->thread_count; n++)
-        pthread_cond_init(&cutter->enough[n], NULL);
-    pthread_condattr_destroy(&monotonic);
-    cutter->is_set_up = 1;
-    return 1;
-}
-
 static PyObject *new_cutter(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     PyObject *objects[ARRAYS];
@@ -814,9 +510,7 @@ static PyObject *new_cutter(PyTypeObject *type, PyObject *args, PyObject *keywor
            PyObject_GetBuffer(objects[cutter->arrays_held], &cutter->arrays[cutter->arrays_held],
                               PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0)
         cutter->arrays_held++;
-    cutter->thread_count = threads;
-    cutter->per_thread = per_thread;
-    if (cutter->arrays_held < ARRAYS || !check_arrays(cutter) || !set_up(cutter)) {
+    if (cutter->arrays_held < ARRAYS || !check_arrays(cutter)) {
         Py_DECREF(cutter);
         return NULL;
     }
@@ -826,6 +520,10 @@ static PyObject *new_cutter(PyTypeObject *type, PyObject *args, PyObject *keywor
                             .folder = folder,
                             .extension = cutter->extension,
                             .level = level_up_to(portable ? LEVEL_PORTABLE : LEVEL_AVX512)};
+    if (!pool_init(&cutter->pool, &cutter->setup, threads, per_thread)) {
+        Py_DECREF(cutter);
+        return PyErr_NoMemory();
+    }
     return (PyObject *)cutter;
 }
 
