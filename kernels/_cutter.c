@@ -530,7 +530,7 @@ static PyObject *new_cutter(PyTypeObject *type, PyObject *args, PyObject *keywor
 static PyMethodDef cutter_methods[] = {
     {"submit", submit, METH_VARARGS,
      "submit(frame, planes, strides, height, width, coefficients, layout, folder, stem, texts, milliseconds)\n\n"
-     "Take a picture; False if there was no room for it that long."},
+     "Take a picture; False if there was no room for it that long, or after abandon()."},
     {"collect", collect, METH_VARARGS,
      "collect(least, milliseconds)\n\nWhat is done: (frames, faces, seconds), or None when all is and it was closed."},
     {"cut", cut, METH_VARARGS,

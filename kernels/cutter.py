@@ -108,7 +108,8 @@ class Cutter:
     def submit(
         self, frame: int, planes: Planes, folder: bytes, stem: bytes, texts: Sequence[bytes | None] | None, wait: float
     ) -> bool:
-        """Have a frame of the plan cut by the threads; False if there was no room for it in that many seconds.
+        """Have a frame of the plan cut by the threads; False if there was no room for it in that many seconds, or after
+        `abandon`, which may come meanwhile.
 
         Raises OSError where the system refuses a thread, ValueError after `close` and for planes, names or texts that
         cannot be.

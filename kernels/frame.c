@@ -108,8 +108,11 @@ static int beyond_standard(int descriptor)
 /* All of a file or nothing: written under a temporary name beside its own, then renamed. Returns errno. */
 static int store(int folder, const char *temporary, const char *name, const uint8_t *data, size_t size)
 {
-    const int file = beyond_standard(openat(folder, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-    int error = 0;
+    int opened, error = 0;
+    do
+        opened = openat(folder, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    while (opened < 0 && errno == EINTR);
+    const int file = beyond_standard(opened);
     if (file < 0)
         return errno;
     while (size > 0 && error == 0) {

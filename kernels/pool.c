@@ -207,7 +207,7 @@ int pool_give(Pool *pool, Job *job, int milliseconds, Held **spent)
         pool->giver_waited += nanoseconds() - since;
     }
     if (pool->closed) {
-        taken = -ESHUTDOWN;
+        taken = __atomic_load_n(&pool->abandoned, __ATOMIC_RELAXED) ? 0 : -ESHUTDOWN;
     } else if (has_room(pool)) {
         const int error = pool->started < pool->thread_count ? start_threads(pool) : 0;
         taken = error != 0 ? -error : 1;

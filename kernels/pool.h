@@ -57,7 +57,8 @@ int pool_init(Pool *pool, const Setup *setup, int threads, int per_thread);
 void pool_end(Pool *pool, void (*drop)(Job *));
 
 /* Gives a job to the threads, as soon as there is room for it, in so many milliseconds at most. Returns 1 if they have
-   it, 0 if there was no room, or errno, negative: ESHUTDOWN after pool_close. *spent: what is no longer needed. */
+   it, 0 if there was no room or after pool_abandon, or errno, negative: ESHUTDOWN after pool_close. *spent: what is no
+   longer needed. */
 int pool_give(Pool *pool, Job *job, int milliseconds, Held **spent);
 
 /* Waits for `least` jobs that are done, for so many milliseconds at most or until pool_wake. Returns whether no more

@@ -369,14 +369,20 @@ def test_what_is_abandoned_is_left_out(tmp_path: Path, folder: int) -> None:
     plan = wanted(8, 2, 64)
     cutter = Cutter(1, 8, 64, folder, ".png", *plan.arrays)
     cutter.abandon()
-    with pytest.raises(ValueError, match="the cutter is closed"):
-        cutter.submit(0, picture(0), b"", b"f", None, 0.1)
+    assert not cutter.submit(0, picture(0), b"", b"f", None, 60)
     crops = np.zeros((2, 64, 64, 3), np.uint8)
     faces, _ = cutter.finish(0, 0, crops, b"", b"f", None)
     assert faces["error"].tolist() == [errno.ECANCELED] * 2
     faces, _ = cutter.cut(0, 0, 2, [(crops[0], 0, 0)], np.zeros(2, np.int64), b"", b"f", None)
     assert faces["error"].tolist() == [errno.ECANCELED] * 2
     assert list((tmp_path / "faces").iterdir()) == []
+
+
+def test_nothing_is_taken_once_it_is_closed(folder: int) -> None:
+    cutter = Cutter(1, 8, 64, folder, ".png", *wanted(8, 2, 64).arrays)
+    cutter.close()
+    with pytest.raises(ValueError, match="the cutter is closed"):
+        cutter.submit(0, picture(0), b"", b"f", None, 60)
 
 
 def test_dropped_without_being_closed(folder: int) -> None:

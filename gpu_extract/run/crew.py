@@ -104,7 +104,7 @@ class Crew:
         return Order(i, planes, place, texts)
 
     def submit(self, order: Order, wait: float) -> bool:
-        """Have a frame cut by the threads; False if there was no room for it in that many seconds.
+        """Have a frame cut by the threads; False if there was no room for it in that many seconds, or after `abandon`.
 
         Raises:
             DeviceError: if the system refuses the threads.
