@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from gpu_extract.alignments import Alignments
+from gpu_extract.jobs import extraction
 from gpu_extract.jobs.extract import extract
 from gpu_extract.jobs.extraction import Extraction
 from gpu_extract.kernels.cutter import Cutter, is_available
@@ -275,6 +276,44 @@ def test_a_run_that_is_asked_to_end(job: Callable[..., Job]) -> None:
     assert cutting_threads() == 0
     assert made.run("-sz", "256", "--resume") == 0
     assert len(list(made.faces.glob("*.png"))) == 2 * FRAMES
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_frames_in_flight_are_given_up_when_their_time_is_over(
+    workers: int, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader then waits for room for one more."""
+    monkeypatch.setattr(extraction, "GRACE_SECONDS", 0.0)
+    made = job("given-up", "-sz", "1024")
+    cancel = threading.Event()
+
+    def listen(event: Any) -> None:
+        if type(event).__name__ == "FrameDone":
+            cancel.set()
+
+    report = extract(
+        made.alignments,
+        made.frames,
+        made.faces,
+        size=1024,
+        progress=listen,
+        cancel=cancel,
+        workers=workers,
+        device="cpu",
+    )
+    assert report.exit_code == 128 + signal.SIGINT
+    assert not report.complete
+    assert report.errors == []
+    assert report.faces_written < 2 * FRAMES
+    assert cutting_threads() == 0
+    assert made.run("--resume") == 0
+    assert len(list(made.faces.glob("*.png"))) == 2 * FRAMES
+
+
+def test_workers_that_are_idle_do_not_make_the_reader_the_limit(job: Callable[..., Job]) -> None:
+    made = job("large", "-sz", "1024", "--workers", "1")
+    assert made.run() == 0
+    assert made.report["limiting_stage"] in ("warp", "hash", "encode", "write")
 
 
 def test_an_error_of_a_listener_ends_the_crew(job: Callable[..., Job]) -> None:

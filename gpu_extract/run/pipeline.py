@@ -62,6 +62,7 @@ class Pipeline:
         self._deadline: float | None = None
         self._workers_lock = threading.Lock()
         self._workers_left = workers
+        self._crew_cuts = False  # whole frames; the workers are then idle, which says nothing of the reader
         self._batches = None if engine.inline else self._batch_stage()
         self._in_one_thread = engine.inline and workers == 1 and available_cores() == 1
 
@@ -275,6 +276,7 @@ class Pipeline:
         order = self._crew.order(i, frame) if self._crew is not None and isinstance(frame, Frame) else None
         if self._crew is None or order is None:
             return False
+        self._crew_cuts = True
         while not self._crew.submit(order, POLL_SECONDS):
             if self._abandon.is_set():
                 raise StoppedError
@@ -306,7 +308,8 @@ class Pipeline:
                 self._go_on(result, loaded)
         finally:
             with self._workers_lock:
-                self.waits.workers_for_reader += waited
+                if not self._crew_cuts:
+                    self.waits.workers_for_reader += waited
                 self._workers_left -= 1
                 last = self._workers_left == 0
             if last and self._batches is not None:
