@@ -13,6 +13,8 @@ import av
 import numpy as np
 import pytest
 
+from gpu_extract.errors import FrameError
+from gpu_extract.frames.sources.video import Picture, VideoFrame
 from gpu_extract.frames.video import yuv
 from gpu_extract.frames.video.yuv import to_bgr
 from gpu_extract.patch import Region
@@ -165,3 +167,13 @@ def test_rows_from_the_bottom_up_are_another_kind_of_frame(tmp_path: Path) -> No
         assert (frame.planes[0].line_size > 0) == downwards
         whole = frame.reformat(format="rgb24", interpolation="BICUBIC").to_ndarray()[..., ::-1]
         assert_covers(to_bgr(frame, region, "piped"), region, whole)
+
+
+def test_planes_of_a_kind_that_cannot_be_converted_are_not_given() -> None:
+    """What is wrong with the frame is then said by loading it, and ends no run."""
+    picture = Picture(av.VideoFrame(64, 48, "yuv420p"))
+    picture.frame.color_range = 3  # there is none such
+    frame = VideoFrame(0, lambda index: f"f_{index}.png", picture)
+    assert frame.planes() is None
+    with pytest.raises(FrameError, match="its pixels \\(yuv420p\\) cannot be converted"):
+        frame.load()

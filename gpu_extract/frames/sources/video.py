@@ -471,8 +471,11 @@ class VideoFrame(Frame):
     def planes(self) -> Planes | None:
         if self._turn != UPRIGHT:
             return None
-        with self._picture.guard:
-            return planes_of(self._picture.frame, self._pixels)
+        try:
+            with self._picture.guard:
+                return planes_of(self._picture.frame, self._pixels)
+        except (av.error.FFmpegError, ValueError):  # `load` says so, and of which frame
+            return None
 
     def load(self, region: Region | None = None) -> Patch:
         stored = None if region is None else self._turn.stored_region(region, self.height, self.width)
