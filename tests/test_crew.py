@@ -199,7 +199,7 @@ def test_killed_at_random(seed: int, job: Callable[..., Job]) -> None:
         time.sleep(delay.uniform(0, 0.2))
         run.kill()
         run.wait()
-        assert made.alignments.read_bytes() == made.before
+        assert made.alignments.read_bytes() in (made.before, whole.alignments.read_bytes())
     assert made.run("--resume") == 0
     assert whole.hashes() == made.hashes()
     assert whole.alignments.read_bytes() == made.alignments.read_bytes()

@@ -28,8 +28,8 @@ MIB = 1 << 20
 def root(tmp_path_factory: pytest.TempPathFactory, landmarks: np.ndarray) -> Path:
     folder = tmp_path_factory.mktemp("root")
     small = ((landmarks - landmarks.mean(axis=0)) * 0.25 + (40, 36)).astype(np.float32)
-    for name, count in (("clip", 60), ("long", 1500)):
-        write_clip(folder / f"{name}.mp4", count, (76, 90), options={"g": "6", "bf": "0"})
+    for name, count in (("clip", 60), ("long", 5000)):
+        write_clip(folder / f"{name}.mp4", count, (76, 90), options={"g": "6", "bf": "0", "preset": "ultrafast"})
         entries = {f"{name}_{number + 1:06d}.png": [face_entry(small)] for number in range(count)}
         write_pickled(folder / f"{name}.fsa", entries)
     return folder
@@ -37,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, landmarks: np.ndarray) -> Pat
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Tmpfs]:
-    with tmpfs_at(tmp_path / "disk", 24 << 10) as made:
+    with tmpfs_at(tmp_path / "disk", 64 << 10) as made:
         yield made
 
 
