@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,9 @@ from gpu_extract.jobs.extract import extract
 from gpu_extract.jobs.extraction import Extraction
 from gpu_extract.kernels.cutter import Cutter, is_available
 from gpu_extract.run.crew import Crew
-from tests.helpers import Job, by_the_long_way, face_entry, image_bytes, noise, write_clip, write_pickled
+from gpu_extract.run.journal import Finished, Journal, frame_entry, line
+from gpu_extract.tasks import FaceResult
+from tests.helpers import Instructions, Job, by_the_long_way, face_entry, image_bytes, noise, write_clip, write_pickled
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="the C extension was not built here")
 
@@ -128,6 +129,7 @@ def test_images_are_cut_where_they_are_decoded(
     one, other = job("native", frames=tmp_path / "images"), job("long", frames=tmp_path / "images")
     assert one.run() == 0
     assert ways["cut"] == FRAMES
+    assert all(one.report["stage_seconds"][stage] > 0 for stage in ("load", "warp", "encode", "write"))
     assert long_way(other, monkeypatch) == 0
     assert_equal(one, other)
 
@@ -353,33 +355,32 @@ def test_a_frame_costs_the_interpreter_few_instructions(tmp_path: Path, landmark
         entries = {f"clip_{n + 1:06d}.png": faces for n in range(frames)}
         job = Job(write_pickled(folder / "a.fsa", entries), clip)
         counts.append(instructions_of_cutting(job))
-    print(counts)
     assert (counts[2] - counts[1]) / 120 < 3000
 
 
 def instructions_of_cutting(job: Job) -> int:
     """From the plan to the last frame in the journal."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        count += event == "opcode"
-        return trace
-
+    counted = Instructions()
     run = Extraction._run_pipeline
 
     def traced(self: Extraction, *given: Any) -> None:
-        before = sys.gettrace(), threading.gettrace()
-        threading.settrace(trace)
-        sys.settrace(trace)
-        try:
+        with counted:
             run(self, *given)
-        finally:
-            sys.settrace(before[0])
-            threading.settrace(before[1])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Extraction, "_run_pipeline", traced)
         assert extract(job.alignments, job.frames, job.faces, size=48, device="cpu", workers=2).exit_code == 0
-    return count
+    return counted.count
+
+
+def test_lines_of_frames_are_those_of_any_entry(tmp_path: Path) -> None:
+    names = ["a.png", 'quo"te\\.png', "new\nline\t\x00.png", "ä😀.png", os.fsdecode(b"\xff.png"), "\x7f\u2028.png"]
+    frames = [
+        Finished(7 * n, [FaceResult(n + k, k, name, "0123456789abcdef" * 2 + "01234567", 1 << 31) for k in range(n)])
+        for n, name in enumerate(names)
+    ]
+    journal = Journal.create(tmp_path, {})
+    journal.add(*frames)
+    journal.close()
+    lines = (tmp_path / ".gpu-extract.journal").read_bytes().splitlines(keepends=True)[1:]
+    assert lines == [line(frame_entry(frame)) for frame in frames]

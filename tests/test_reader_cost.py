@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import pytest
 
 from gpu_extract.frames import FrameFailure, open_frames
-from tests.helpers import write_clip
+from tests.helpers import Instructions, write_clip
 
 FRAMES = 120
 
@@ -23,25 +20,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def instructions(path: Path, wanted: np.ndarray, timing: str) -> int:
     """Of Python's virtual machine, executed for a walk after its first frame."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        count += event == "opcode"
-        return trace
-
     with open_frames(path, timing=timing, threads=1) as source:
         frames = source.frames(wanted)
         assert not isinstance(next(frames), FrameFailure)
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
+        with Instructions() as counted:
             rest = sum(1 for _ in frames)
-        finally:
-            sys.settrace(before)
     assert rest == len(wanted) - 1
-    return count
+    return counted.count
 
 
 @pytest.mark.parametrize(("timing", "most"), [("decoded", 480), ("constant", 850)])

@@ -292,7 +292,8 @@ class Extraction:
             layout.abandon()
             self.journal.sync()
         report.wait_seconds = asdict(pipeline.waits)
-        report.stage_seconds |= pipeline.own_seconds()
+        for stage, seconds in pipeline.own_seconds().items():
+            report.stage_seconds[stage] = report.stage_seconds.get(stage, 0.0) + seconds
         report.limiting_stage = pipeline.limiting_stage(report.stage_seconds)
 
     def _settle(self, layout: Layout) -> None:

@@ -77,7 +77,7 @@ class Pipeline:
         self._tell(_STOPPING)
 
     def own_seconds(self) -> dict[str, float]:
-        """Busy seconds of the stages that belong to no frame: the reader, and a device that works in batches."""
+        """Busy seconds that are not in the results: of the reader, the crew, and a device that works in batches."""
         seconds = {"read": self._read_seconds} | (self._crew.seconds if self._crew is not None else {})
         if self._batches is not None:
             seconds["warp"] = self._batches.seconds
