@@ -374,7 +374,7 @@ def instructions_of_cutting(job: Job) -> int:
 
 
 def test_lines_of_frames_are_those_of_any_entry(tmp_path: Path) -> None:
-    names = ["a.png", 'quo"te\\.png', "new\nline\t\x00.png", "ä😀.png", os.fsdecode(b"\xff.png"), "\x7f\u2028.png"]
+    names = ["a.png", 'with"mark\\.png', "new\nline\t\x00.png", "ä😀.png", os.fsdecode(b"\xff.png"), "\x7f\u2028.png"]
     frames = [
         Finished(7 * n, [FaceResult(n + k, k, name, "0123456789abcdef" * 2 + "01234567", 1 << 31) for k in range(n)])
         for n, name in enumerate(names)
