@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gpu_extract.engines.base import Crops, Ticket
 from gpu_extract.errors import DeviceError, OutputError
+from gpu_extract.frames import Frame, FrameFailure
 from gpu_extract.geometry.crops import CropGeometry
-from gpu_extract.patch import Region, group_regions
+from gpu_extract.patch import Patch, Region, group_regions
+from gpu_extract.run import batches
 from gpu_extract.run.pipeline import Pipeline
 from gpu_extract.run.plan import Plan
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
@@ -169,6 +172,46 @@ def test_what_waits_is_bounded(inline: bool) -> None:
     assert read < 200  # batched: three batches of 6,000 bytes of 189 each, inline: a few a worker
     assert engine.most_out <= 5
     assert source.read == 2000
+
+
+class Counting(FakeEngine):
+    """Notes how many crops each of its batches has."""
+
+    def __init__(self, batch_bytes: int) -> None:
+        super().__init__(inline=False, batch_bytes=batch_bytes)
+        self.sizes: list[int] = []
+
+    def submit(self, patches: Sequence[Patch], crops: Crops) -> Ticket:
+        self.sizes.append(len(crops))
+        return super().submit(patches, crops)
+
+
+def test_a_batch_waits_for_further_frames_until_it_is_full_or_none_will_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "GATHER_SECONDS", 3600.0)
+    engine = Counting(1 << 20)
+    results = run(Pipeline(make_plan([2] * 20), FakeSource(), engine, finish, 2))
+    assert sum(len(r.faces) for r in results) == 40
+    assert engine.sizes == [40]
+    engine = Counting(3 * (189 + 2 * 1520))  # a frame and two crops with their tables, three times
+    run(Pipeline(make_plan([2] * 20), FakeSource(), engine, finish, 2))
+    assert engine.sizes == [6] * 6 + [4]
+
+
+def test_a_batch_does_not_wait_forever() -> None:
+    """The source goes on only when its first frame is done."""
+    done = threading.Event()
+
+    class Patient(FakeSource):
+        def frames(self, wanted: np.ndarray) -> Iterator[Frame | FrameFailure]:
+            for frame in super().frames(wanted):
+                assert self.read == 1 or done.wait(60)
+                yield frame
+
+    engine = Counting(1 << 20)
+    for result in Pipeline(make_plan([3] * 4), Patient(), engine, finish, 2):
+        done.set()
+        assert len(result.faces) == 3
+    assert engine.sizes[0] == 3
 
 
 def test_regions_are_grouped_where_that_loads_no_more() -> None:

@@ -90,7 +90,7 @@ class FaceWriter:
         longest = len(TEMPORARY_PREFIX) + len(stem_bytes) + LONGEST_INDEX + len(PNG)
         if folder is None or longest > MAX_NAME_BYTES:
             return None
-        return Place(stem, folder, os.fsencode(folder), stem_bytes)
+        return Place(stem, folder, os.fsencode(folder) if folder else b"", stem_bytes)
 
     def texts(self, result: FrameResult, start: int, stop: int) -> list[bytes | None] | None:
         """What travels inside the files of faces start .. stop of a frame whose size is known; None: nothing.

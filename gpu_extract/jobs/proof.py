@@ -89,6 +89,7 @@ class FramesProof:
 
     def __post_init__(self) -> None:
         self._black = hashlib.sha1(bytes(3 * self.settings.size**2)).hexdigest()
+        self._stores_hashes = self.made.alignments.traits.stores_hashes
 
     def look(self, faces: Iterable[FaceResult], of_one_colour: Collection[int] = ()) -> None:
         """Compare the hashes of faces that were cut.
@@ -96,7 +97,7 @@ class FramesProof:
         Args:
             of_one_colour: rows of those that show nothing else, as far as that is known.
         """
-        if self.verdict is Verdict.PROVEN:
+        if self.verdict is Verdict.PROVEN or (self._first is not None and not self._stores_hashes):
             return
         for face in faces:
             if face.row in of_one_colour or face.sha1 == self._black:
@@ -111,7 +112,7 @@ class FramesProof:
     @property
     def in_doubt(self) -> bool:
         """Whether it is time to ask whether these are the frames: at the first face, where the file has no hashes."""
-        enough = ENOUGH if self.made.alignments.traits.stores_hashes else 0
+        enough = ENOUGH if self._stores_hashes else 0
         begun = self._first is not None and self.compared >= enough
         return self.verdict is Verdict.UNKNOWN and not self._settled and begun
 

@@ -1,6 +1,6 @@
 """The stage of engines that work in batches: regions of many frames go to a device, its crops to the finishers.
 
-device      1 thread: takes loaded frames, makes full batches of them, submits these and waits for their crops
+device      1 thread: takes loaded frames, makes batches of them, submits these and waits for their crops
 finishers   encode, hash and write what the device thread hands out; the last face of a frame completes it
 """
 
@@ -23,6 +23,7 @@ from gpu_extract.tasks import FrameResult
 
 TICKETS_IN_FLIGHT = 3  # batches on the device at once: one uploads, one computes, one downloads
 TICKETS = TICKETS_IN_FLIGHT + 1  # batches that hold memory: those and one that the encoders read
+GATHER_SECONDS = 0.01  # that a batch waits for further frames: it costs the interpreter the same however small it is
 
 FinishCrops = Callable[[FrameResult, int, int, np.ndarray], None]
 """finish_crops(result, number, start, crops [k, S, S, 3] uint8 BGR): finish the faces from `start` on of the frame that
@@ -160,29 +161,35 @@ class BatchStage:
                 self._to_finish.put(None)
 
     def _batches(self, pending: deque[_Batch]) -> Iterator[list[_Share]]:
-        """Full batches, or whatever there is when nothing more is loaded yet."""
+        """Full batches; smaller ones where not enough is loaded in `GATHER_SECONDS`, and at the end."""
         S = self._size
         face_bytes = S * (3 * S + 16)  # a crop and its coordinate tables
         shares: list[_Share] = []
         nbytes = 0
-        waited = 0.0
+        gathered_since = waited = 0.0
         while True:
             if self._abandon.is_set():
                 raise StoppedError
-            began = time.perf_counter()
             try:
                 item = self._loaded.get_nowait()
             except queue.Empty:
-                if shares:
-                    yield shares
-                    shares, nbytes = [], 0
                 if pending:
                     self._hand_out(pending.popleft())
                     continue
-                item = self._loaded.get()
-                waited += time.perf_counter() - began
+                began = time.perf_counter()
+                left = max(0.0, gathered_since + GATHER_SECONDS - began) if shares else None
+                try:
+                    item = self._loaded.get(timeout=left)
+                except queue.Empty:
+                    yield shares
+                    shares, nbytes = [], 0
+                    continue
+                finally:
+                    waited += time.perf_counter() - began
             if item is None:
                 break
+            if not shares:
+                gathered_since = time.perf_counter()
             if shares and nbytes + item.nbytes + face_bytes > self._engine.batch_bytes:
                 yield shares
                 shares, nbytes = [], 0
