@@ -5,10 +5,14 @@ So a slot that is used too early, or an order that no event enforces, gives wron
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +39,19 @@ class FakeDevice:
         self.lock_error = 0
         self.failure: str | None = None
         self.waits_count = True
+        self.is_current = False
+
+    @contextmanager
+    def made_current(self) -> Iterator[None]:
+        before, self.is_current = self.is_current, True
+        yield
+        self.is_current = before
+
+    def called(self) -> None:
+        """What CUDA does at every call: it acts on the device that is current."""
+        assert self.is_current, "a call of CUDA that takes memory on device 0 of a thread that never chose one"
+        if self.failure:
+            raise RuntimeError(self.failure)
 
     def step(self) -> bool:
         ready = [stream for stream in self.streams if stream.queue and stream.queue[0][0]()]
@@ -44,14 +61,12 @@ class FakeDevice:
         return True
 
     def run_until(self, done: Callable[[], bool]) -> None:
-        if self.failure:
-            raise RuntimeError(self.failure)
+        self.called()
         while not done():
             assert self.step(), "the device waits for what was never enqueued"
 
     def enqueue(self, run: Callable[[], Any], when: Callable[[], bool] = lambda: True) -> None:
-        if self.failure:
-            raise RuntimeError(self.failure)
+        self.called()
         assert self.current is not None, "work on the default stream"
         self.current.queue.append((when, run))
 
@@ -69,10 +84,14 @@ class FakeDevice:
         return torch.full((size,), 0xA5, dtype=torch.uint8).as_subclass(deferred_by(self))
 
     def cudaHostRegister(self, address: int, nbytes: int, flags: int) -> int:  # noqa: N802
+        self.called()
         self.locked[address] = nbytes
         return self.lock_error
 
     def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+        assert self.is_current
+        if self.failure:
+            return 710
         del self.locked[address]
         return 0
 
@@ -147,9 +166,9 @@ def device(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> F
     monkeypatch.setattr(torch.cuda, "Event", lambda blocking=False: FakeEvent(fake))
     monkeypatch.setattr(torch.cuda, "Stream", lambda place: FakeStream(fake))
     monkeypatch.setattr(torch.cuda, "stream", fake.on)
-    monkeypatch.setattr(torch.cuda, "device", lambda place: nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda place: fake.made_current())
     monkeypatch.setattr(torch.cuda, "cudart", lambda: fake)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", fake.called)
     return fake
 
 
@@ -292,6 +311,61 @@ def test_a_failed_device_is_a_sentence_and_closing_adds_nothing(device: FakeDevi
                 "the faces written so far are whole."
             )
             assert caught.value.exit_code == 5
+
+
+def test_memory_that_a_failed_device_holds_is_never_given_back(device: FakeDevice) -> None:
+    with FakeEngine(device):
+        device.failure = "CUDA error: device-side assert triggered"
+    held = set(device.locked)
+    assert len(held) == SLOTS
+    assert held <= slots._locked.keys()
+    for address in held:
+        slots._locked[address][:] = 1
+        del slots._locked[address]  # the device was none
+
+
+def test_a_device_that_fails_after_it_ran_out_of_memory_is_a_sentence(
+    device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeEngine(device) as engine:
+        engine.most_crops = 3
+        patches, crops, _ = batch(1)
+
+        def out_of_memory_and_dead(*_: Any) -> Any:
+            device.failure = "CUDA error: device-side assert triggered"
+            raise RuntimeError("CUDA error: out of memory")
+
+        monkeypatch.setattr(engine, "_start", out_of_memory_and_dead)
+        with pytest.raises(DeviceError, match="cuda:0 failed: CUDA error: device-side assert triggered"):
+            engine.submit(patches, crops)
+        device.failure = None
+
+
+def test_host_memory_is_of_this_process_alone(device: FakeDevice) -> None:
+    """A child that is forked must not share its pages: the device would go on with the old ones after a write."""
+    if not Path("/proc/self/smaps").exists():
+        pytest.skip("memory is described in /proc on Linux only")
+    with FakeEngine(device, batch_mb=3):
+        flags: dict[int, set[str]] = {}
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if span := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+                first, last = (int(end, 16) for end in span.groups())
+            elif line.startswith("VmFlags:"):
+                words = set(line.split()[1:])
+                flags |= {address: words for address in device.locked if first <= address < last}
+        assert len(flags) == SLOTS
+        for words in flags.values():
+            assert "dc" in words
+            assert "sh" not in words
+
+
+def test_host_memory_that_cannot_be_had_is_a_sentence(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr("mmap.mmap", refuses)
+    with pytest.raises(DeviceError, match=r"^1 MiB of host memory cannot be had \(.*\); try a smaller --pinned-mb\.$"):
+        FakeEngine(device)
 
 
 def test_memory_that_cannot_be_locked_is_a_sentence(device: FakeDevice) -> None:

@@ -91,12 +91,13 @@ class _Slot:
         self.on_cuda = device.type == "cuda"
         # The device's memory first: it is what runs out, and page-locking takes its time.
         self.device = torch.empty(nbytes, dtype=torch.uint8, device=device)
-        self._locked = _PageLocked(nbytes) if self.on_cuda else None
-        self.host = torch.from_numpy(self._locked.memory) if self._locked else self.device
         if self.on_cuda:
             self.uploaded, self.computed = torch.cuda.Event(), torch.cuda.Event()
             # A thread that waits for this one sleeps: the encoders need its core.
             self.downloaded = torch.cuda.Event(blocking=True)
+        # Last, for what is locked must be unlocked, and nobody would if something failed after it.
+        self._locked = _PageLocked(nbytes) if self.on_cuda else None
+        self.host = torch.from_numpy(self._locked.memory) if self._locked else self.device
 
     @property
     def nbytes(self) -> int:
@@ -118,12 +119,31 @@ class _PageLocked:
     def __init__(self, nbytes: int) -> None:
         import torch
 
-        self.memory = np.frombuffer(mmap.mmap(-1, max(nbytes, 1)), dtype=np.uint8)
+        self.memory = self._pages(max(nbytes, 1))
         self._runtime: Any = torch.cuda.cudart()
         code = int(self._runtime.cudaHostRegister(self.memory.ctypes.data, self.memory.nbytes, 0))
         self._registered = not code
-        if code:  # some sandboxes lock only memory that the driver gives out
+        if self._registered:
+            _locked[self.memory.ctypes.data] = self.memory
+        else:  # some sandboxes lock only memory that the driver gives out
             self.memory = self._of_torch(nbytes, code)
+
+    @staticmethod
+    def _pages(nbytes: int) -> np.ndarray:
+        """Whole pages of this process alone, [nbytes] uint8.
+
+        A child that a host program forks does not get them: else the next write here would be to a copy of the page,
+        and the device would go on reading the old one.
+        """
+        try:
+            pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise DeviceError(
+                f"{nbytes >> 20} MiB of host memory cannot be had ({error.strerror}); try a smaller --pinned-mb."
+            ) from error
+        if hasattr(mmap, "MADV_DONTFORK"):
+            pages.madvise(mmap.MADV_DONTFORK)
+        return np.frombuffer(pages, dtype=np.uint8)
 
     @staticmethod
     def _of_torch(nbytes: int, code: int) -> np.ndarray:
@@ -141,8 +161,15 @@ class _PageLocked:
         return memory
 
     def free(self) -> None:
-        if self._registered:
-            self._runtime.cudaHostUnregister(self.memory.ctypes.data)
+        address = self.memory.ctypes.data
+        if self._registered and not int(self._runtime.cudaHostUnregister(address)):
+            self._registered = False
+            del _locked[address]
+
+
+_locked: dict[int, np.ndarray] = {}
+"""Page-locked memory by its address, kept while it is: a device that failed may never let go of it, and nothing else
+must come to lie there."""
 
 
 class _SlotTicket(Ticket):
@@ -151,8 +178,7 @@ class _SlotTicket(Ticket):
 
     def result(self) -> np.ndarray:
         with self._engine.failures():
-            if self._slot.on_cuda:
-                self._slot.downloaded.synchronize()
+            self._engine.wait_for(self._slot)
         return self._host_crops
 
     def release(self) -> None:
@@ -219,10 +245,20 @@ class SlotEngine(Engine):
     def failures(self) -> _Failures:
         return _Failures(self.device)
 
+    def has_room(self) -> bool:
+        return not self._free.empty()
+
     def take_back(self, slot: _Slot) -> None:
         self._free.put(slot)
 
+    def wait_for(self, slot: _Slot) -> None:
+        """Wait until a slot's crops are in the host's memory."""
+        if self._on_cuda:
+            with self._current_device():
+                slot.downloaded.synchronize()
+
     def _current_device(self) -> AbstractContextManager[Any]:
+        """Around every call of CUDA: else a thread's first one would take memory on device 0 too."""
         return self._torch.cuda.device(self._device) if self._on_cuda else nullcontext()
 
     def _stream(self, i: int) -> AbstractContextManager[Any]:
@@ -248,9 +284,13 @@ class SlotEngine(Engine):
                 raise
         else:
             return True
+        self._empty_cache()
+        return False
+
+    def _empty_cache(self) -> None:
+        """Give back what torch holds and nobody uses."""
         if self._on_cuda:
             self._torch.cuda.empty_cache()
-        return False
 
     def _drop_slots(self) -> None:
         for slot in self._slots:
@@ -284,8 +324,8 @@ class SlotEngine(Engine):
 
     def _submit_halves(self, patches: Sequence[Patch], crops: Crops) -> Ticket:
         """A batch that did not fit, as two; later batches are half as large as well."""
-        if self._on_cuda:
-            self._torch.cuda.empty_cache()
+        with self.failures(), self._current_device():
+            self._empty_cache()
         self.batch_bytes = max(SMALLEST_BATCH, self.batch_bytes // 2)
         middle = len(crops) // 2
         parts = []
@@ -330,18 +370,17 @@ class SlotEngine(Engine):
 
     def _finish_in_flight(self) -> None:
         """Wait for all that was enqueued; a device that failed has nothing in flight."""
-        for stream in self._streams:
-            try:
+        with suppress(RuntimeError), self._current_device():
+            for stream in self._streams:
                 stream.synchronize()
-            except RuntimeError:
-                return
 
     def close(self) -> None:
         """Wait for what is in flight, then drop all memory."""
         self._finish_in_flight()
         while not self._free.empty():
             self._free.get()
-        self._drop_slots()
+        with suppress(RuntimeError), self._current_device():
+            self._drop_slots()
 
 
 def _aligned(nbytes: int) -> int:
