@@ -41,7 +41,7 @@ class Slots(Engine):
     name, implementation, device, inline = "exact", "slots", "cpu", False
 
     def __init__(self, slots: int) -> None:
-        self.free, self.most_out, self.submitted = slots, 0, 0
+        self.free, self.most_out, self.submitted, self.patches_sent = slots, 0, 0, 0
         self.slots = slots
         self.batch_bytes = 1 << 20
 
@@ -49,7 +49,11 @@ class Slots(Engine):
         pixels = [patch.pixels for patch in patches]
         return reference.warp_affine(pixels, crops.patch, crops.crop_from_frame, crops.cubic, crops.size)
 
+    def has_room(self) -> bool:
+        return self.free > 0
+
     def submit(self, patches: Sequence[Patch], crops: Crops) -> Ticket:
+        self.patches_sent += len(patches)
         assert self.free, "nobody would ever free a slot: this waits for good"
         self.free -= 1
         self.submitted += 1
@@ -97,6 +101,25 @@ def test_a_batch_is_on_its_way_when_submit_returns_and_holds_one_slot() -> None:
     assert slots.most_out == 3
 
 
+def test_the_parts_of_a_batch_overlap_where_slots_are_free() -> None:
+    """Each takes along only the patches that it reads; before the result is asked for there is one part."""
+    slots = Slots(3)
+    ticket = AntialiasedEngine(slots).submit(patches(), crops_of([2.0, 2.5, 4.0, 3.0]))
+    assert slots.most_out == 1
+    np.testing.assert_array_equal(ticket.result(), expected(crops_of([2.0, 2.5, 4.0, 3.0])))
+    assert slots.most_out == 3
+    assert slots.free == 3
+    assert slots.submitted == slots.patches_sent == 4
+
+
+def test_with_one_slot_the_parts_follow_each_other() -> None:
+    slots = Slots(1)
+    np.testing.assert_array_equal(
+        AntialiasedEngine(slots).warp(patches(), crops_of(SHRINKS)), expected(crops_of(SHRINKS))
+    )
+    assert slots.most_out == slots.free == 1
+
+
 def test_batches_are_as_large_as_the_wrapped_engine_has_them_now() -> None:
     slots = Slots(1)
     engine = AntialiasedEngine(slots)
@@ -104,8 +127,8 @@ def test_batches_are_as_large_as_the_wrapped_engine_has_them_now() -> None:
     assert engine.batch_bytes == slots.batch_bytes
 
 
-def test_a_slot_comes_back_also_when_averaging_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    slots = Slots(1)
+def test_slots_come_back_also_when_averaging_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = Slots(2)
     ticket = AntialiasedEngine(slots).submit(patches(), crops_of([4.0, 4.0]))
 
     def fails(fine: np.ndarray, n: int) -> np.ndarray:
@@ -114,4 +137,5 @@ def test_a_slot_comes_back_also_when_averaging_fails(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(antialias, "mean", fails)
     with pytest.raises(MemoryError):
         ticket.result()
-    assert slots.free == 1
+    assert slots.submitted == 2
+    assert slots.free == 2

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 
 from gpu_extract.engines.base import Crops, Engine, Ticket
+from gpu_extract.errors import DeviceError
 from gpu_extract.kernels import antialias
 from gpu_extract.patch import Patch
 
@@ -32,10 +35,10 @@ class AntialiasedEngine(Engine):
         return self._collected(patches, crops, _parts(crops), None)
 
     def submit(self, patches: Sequence[Patch], crops: Crops) -> Ticket:
-        """The first part is on its way at once, beside other batches; the others follow when that is asked for.
+        """The first part is on its way at once, beside other batches; the others follow when the result is asked for.
 
-        A batch holds one of the wrapped engine's slots at a time, as any other batch does, so that none waits for
-        memory which only its own result would free.
+        Until then a batch holds one of the wrapped engine's slots, as any other batch does; then also those that are
+        free, so that its parts overlap, but it waits for none that only its own result would free.
         """
         parts = _parts(crops)
         first = self._begun(patches, crops, *parts[0]) if parts else None
@@ -44,24 +47,34 @@ class AntialiasedEngine(Engine):
     def close(self) -> None:
         self._engine.close()
 
+    def has_room(self) -> bool:
+        return self._engine.has_room()
+
     def _begun(self, patches: Sequence[Patch], crops: Crops, n: int, part: np.ndarray) -> Ticket:
         matrices, size = crops.crop_from_frame[part], crops.size
         if n > 1:
             matrices, size = antialias.finer(matrices, n), size * n
-        return self._engine.submit(patches, Crops(crops.patch[part], matrices, crops.cubic[part], size))
+        used, patch = np.unique(crops.patch[part], return_inverse=True)
+        return self._engine.submit([patches[i] for i in used], Crops(patch, matrices, crops.cubic[part], size))
 
     def _collected(
         self, patches: Sequence[Patch], crops: Crops, parts: list[tuple[int, np.ndarray]], first: Ticket | None
     ) -> np.ndarray:
         """All crops; `first` is the ticket of the first part, where it was begun."""
         out = np.empty((len(crops), crops.size, crops.size, 3), np.uint8)
-        for n, part in parts:
-            ticket = self._begun(patches, crops, n, part) if first is None else first
-            first = None
-            try:
-                fine = ticket.result()
+        begun = deque([] if first is None else [first])
+        ahead = iter(parts[len(begun) :])
+        try:
+            for n, part in parts:
+                while (not begun or self._engine.has_room()) and (following := next(ahead, None)) is not None:
+                    begun.append(self._begun(patches, crops, *following))
+                fine = begun[0].result()
                 out[part] = fine if n == 1 else antialias.mean(fine, n)
-            finally:
+                begun.popleft().release()
+        finally:
+            for ticket in begun:
+                with suppress(DeviceError):  # whatever failed is on its way to the caller
+                    ticket.result()  # or the device might still write where the next batch goes
                 ticket.release()
         return out
 

@@ -107,6 +107,10 @@ class Engine(ABC):
         """Start a batch and return at once where the device allows it."""
         return Ready(self.warp(patches, crops))
 
+    def has_room(self) -> bool:
+        """Whether `submit` would start a batch now, beside those whose memory was not released yet."""
+        return False
+
     def close(self) -> None:
         """Give back what the engine holds on its device."""
         return
