@@ -1,4 +1,4 @@
-"""JPEGs of which only the upper part is decoded: the same pixels as all of it gives, or all of it is decoded."""
+"""JPEGs of which only a part is decoded: the same pixels as all of it gives, or all of it is decoded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,24 @@ from gpu_extract.errors import FrameError
 from gpu_extract.frames.base import clip_region
 from gpu_extract.frames.images import plain_jpeg
 from gpu_extract.frames.images.decode import Image, decode_image
+from gpu_extract.kernels import jpeg
 from gpu_extract.patch import Region
 from tests.helpers import exif, image_bytes, jpeg_with_segment, noise, opencv_pixels, whole_by_opencv
 
+pytestmark = pytest.mark.usefixtures("way")
+
 SAMPLINGS = {name: getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{name}") for name in ("411", "420", "422", "440", "444")}
+
+
+@pytest.fixture(params=["regions", "upper part"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a part is decoded: by the C extension, or by OpenCV as where there is none."""
+    if request.param == "upper part":
+        monkeypatch.setattr(jpeg, "is_available", lambda: False)
+    elif not jpeg.is_available():
+        pytest.skip("the C extension was not built here")
+    name: str = request.param
+    return name
 
 
 def blurred(height: int, width: int) -> np.ndarray:
@@ -75,6 +89,16 @@ def test_several_regions_of_one_image() -> None:
             assert np.array_equal(patch.pixels, expected[y0:y1, x0:x1])
             assert patch[1:] == (x0, y0, 75, 61)
     assert np.array_equal(image.patch().pixels, expected)
+
+
+def test_what_decodes_a_part(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image(sampled("420"))
+    for name in ("_upper_part", "_whole"):
+        if way == "regions":
+            monkeypatch.setattr(Image, name, lambda *_: pytest.fail("OpenCV is asked"))
+    assert len(image.patches([Region(0, 0, 9, 9), Region(50, 60, 61, 75)])) == 2
+    overlapping = image.patches([Region(0, 0, 50, 50), Region(1, 0, 51, 50), Region(2, 0, 52, 50)])
+    assert len({id(patch.pixels.base) for patch in overlapping}) == 1, "pixels that all share are decoded once"
 
 
 def unusual_files() -> dict[str, bytes]:

@@ -2,8 +2,8 @@
 
 That is: three channels, alpha dropped, EXIF orientation applied (unless it is to be left alone), 16-bit values shifted
 right by 8, CMYK and palettes converted; of a PNG that holds an animation, its still picture. The plain 8-bit RGB(A)
-PNGs that frame dumps consist of have a faster way (`plain_png`); all else is OpenCV's, which decodes plain JPEGs only
-as far down as they are wanted (`plain_jpeg`).
+PNGs that frame dumps consist of have a faster way (`plain_png`), and so have regions of plain JPEGs (`plain_jpeg`); all
+else is OpenCV's.
 """
 
 from __future__ import annotations
@@ -104,14 +104,26 @@ class Image:
         low_x, low_y, high_x, high_y = zip(*inside, strict=True)
         around = Region(min(low_x), min(low_y), max(high_x), max(high_y))
         with self._guard:
+            if sum(region.area for region in inside) < around.area and (each := self._jpeg_regions(inside)) is not None:
+                return [
+                    Patch(pixels, x0, y0, height, width) for pixels, (x0, y0, _, _) in zip(each, inside, strict=True)
+                ]
             pixels, x, y = self._covering(around)
         return [Patch(pixels[y0 - y : y1 - y, x0 - x : x1 - x], x0, y0, height, width) for x0, y0, x1, y1 in inside]
+
+    def _jpeg_regions(self, regions: Sequence[Region]) -> list[np.ndarray] | None:
+        """Pixels of regions of a plain JPEG that is not decoded yet."""
+        if self._pixels is not None or self._header.format != "JPEG":
+            return None
+        return plain_jpeg.decode(self._data, regions, turned=self._turned)
 
     def _covering(self, region: Region) -> tuple[np.ndarray, int, int]:
         """Pixels that hold a region, and where in the image they begin."""
         if self._pixels is None:
             if self._header.plain_png and (part := plain_png.decode(self._data, self._header, region)) is not None:
                 return part, region.x0, region.y0
+            if (parts := self._jpeg_regions([region])) is not None:
+                return parts[0], region.x0, region.y0
             if self._header.format == "JPEG" and (part := self._upper_part(region.y1)) is not None:
                 return part, 0, 0
         return self._whole(), 0, 0

@@ -1,21 +1,38 @@
-"""The upper part of a plain JPEG as a JPEG of its own, for a decoder that can only decode all of a file.
+"""Plain JPEGs, of which only what is wanted is decoded: regions in C, or the upper part as a JPEG of its own.
 
-Rows are coded from the top down, so that a lower height in the header makes a decoder stop early. Only files of one
-kind are cut: one Huffman-coded scan of all components, no restart markers, no EXIF block, which might turn the image.
+The latter is for a decoder that can only decode all of a file, where there is no C extension. Rows are coded from the
+top down, so that a lower height in the header makes it stop early. Only files of one kind are cut: one Huffman-coded
+scan of all components, no restart markers, no EXIF block, which might turn the image.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
+
+import numpy as np
 
 from gpu_extract.frames.images.image_header import EXIF_PREFIX, JPEG_FRAME_MARKERS, JPEG_SCAN, jpeg_segments
+from gpu_extract.kernels import jpeg
+from gpu_extract.patch import Region
 
 _BLOCK = 8
 _UPSAMPLING_ROWS = 2  # a colour of half height is blended from the rows above and below: one row more, rounded up
 _APP1, _RESTART_INTERVAL = 0xE1, 0xDD
 _SEQUENTIAL_HUFFMAN = (0xC0, 0xC1)
 _END = re.compile(b"\xff\xd9")  # three times as fast as bytes.find
+
+
+def decode(data: bytes, regions: Sequence[Region], *, turned: bool = True) -> list[np.ndarray] | None:
+    """The pixels of regions inside the image, each [h, w, 3] BGR.
+
+    None where OpenCV should do the file, or judge it: it is not plain or damaged, or a C compiler is missing here.
+
+    Args:
+        turned: whether an EXIF block would turn the image.
+    """
+    return jpeg.rectangles(data, regions, turned=turned) if jpeg.is_available() else None
 
 
 def upper_part(data: bytes, rows: int, *, turned: bool = True) -> bytes | None:
