@@ -37,7 +37,6 @@ typedef struct {
     uint32_t limit[LONGEST_CODE + 1]; /* first code of 16 bits that is longer than so many */
     int32_t offset[LONGEST_CODE + 1]; /* from a code of so many bits to its symbol's index */
     uint8_t symbols[SYMBOLS];
-    int is_known;
 } Code;
 
 enum { END = COEFFICIENTS, ENDED = 128, TO_READ = 1 << 15 };
@@ -160,7 +159,6 @@ static int make_code(Code *code, const uint8_t *counts, const uint8_t *symbols, 
         code->limit[length] = next;
     }
     complete(code, is_dc);
-    code->is_known = 1;
     return 1;
 }
 
