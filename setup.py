@@ -33,7 +33,7 @@ setup(
         extension("_jpeg", "jpeg"),
         extension("_png", "png"),
         extension("_sampler", "sampler"),
-        extension("_unfilter"),
+        extension("_scanlines", "inflate", "scanlines"),
         extension("_yuv", "yuv"),
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},

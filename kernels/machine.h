@@ -65,19 +65,32 @@ static inline int level_up_to(int most)
     return most >= LEVEL_AVX2 && has_avx2() ? LEVEL_AVX2 : LEVEL_PORTABLE;
 }
 
-/* Little-endian, whatever the machine is; one instruction where it is that. */
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define IS_LITTLE_ENDIAN 1
+#else
+#define IS_LITTLE_ENDIAN 0
+#endif
+
+/* Little-endian, whatever the machine is; one instruction where it is that, of which compilers would not always make
+   one. */
 INLINE uint64_t load_64(const uint8_t *bytes)
 {
     uint64_t value = 0;
-    for (int i = 0; i < 8; i++)
-        value |= (uint64_t)bytes[i] << 8 * i;
+    if (IS_LITTLE_ENDIAN)
+        memcpy(&value, bytes, sizeof value);
+    else
+        for (int i = 0; i < 8; i++)
+            value |= (uint64_t)bytes[i] << 8 * i;
     return value;
 }
 
 INLINE void store_64(uint8_t *bytes, uint64_t value)
 {
-    for (int i = 0; i < 8; i++)
-        bytes[i] = (uint8_t)(value >> 8 * i);
+    if (IS_LITTLE_ENDIAN)
+        memcpy(bytes, &value, sizeof value);
+    else
+        for (int i = 0; i < 8; i++)
+            bytes[i] = (uint8_t)(value >> 8 * i);
 }
 
 INLINE uint8_t *store_big_32(uint8_t *bytes, uint32_t value)
