@@ -20,7 +20,7 @@ from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
 RESULTS = REPO / "bench" / "results"
-PACKAGES = ("numpy", "opencv-python", "av", "deflate", "isal", "torch", "triton")
+PACKAGES = ("numpy", "opencv-python", "av", "isal", "torch", "triton")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ PACKAGES = (
     "torch",
     "kornia",
     "triton",
-    "deflate",
     "isal",
     "PyYAML",
     "tqdm",
