@@ -10,7 +10,7 @@ ON_DISK := PYTEST_DEBUG_TEMPROOT=$(or $(TMPDIR),/tmp)
 # As many processes as this one may use cores; one that has nothing left to do takes tests from the others.
 SUITE := -m pytest -q -n logical --dist worksteal
 
-.PHONY: demo test test-bare test-servers test-newest test-lowest lint lock bench gpu-check rehearsal soak soak-service \
+.PHONY: demo test test-bare test-servers test-newest test-lowest lint lock bench gpu-check rehearsal soak crops soak-service \
     fuzz fuzz-guided fuzz-service sanitize sanitize-threads scale clean
 .PRECIOUS: %/bin/python  # make would remove it, as it does with what only stands between two rules
 
@@ -69,6 +69,10 @@ soak: $(VENV)/.test
 	    tests/test_shards.py tests/test_kernels_triton.py tests/test_disk_full.py tests/test_proof.py
 	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q tests/test_stores.py -k lost_at_any_request
 	KILLS=100 $(ON_DISK) $(PY) -m pytest -q tests/test_processes.py -k killed_at_random
+
+# The CUDA kernel in Triton's interpreter against the reference.
+crops: $(VENV)/.test
+	CROPS=10000 $(PY) $(SUITE) tests/test_kernels_triton.py -k random_crops
 
 soak-service: $(VENV)/.test
 	SERVICE_KILLS=200 $(ON_DISK) $(PY) -m pytest -q tests/test_service_jobs.py -k killed_at_random

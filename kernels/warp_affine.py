@@ -27,8 +27,9 @@ from gpu_extract.kernels import reference
 from gpu_extract.kernels.slab import WORD, fill, lies_inside, slab_layout
 from gpu_extract.kernels.tables import coordinate_tables, weights
 
-TILE_X, TILE_Y = 16, 16  # crop pixels that a program cuts at a time, a warp 16 x 2: turned crops touch few cache lines
-TILE_ROWS = 64  # crop rows of one program
+MOST_ROWS = 64  # of one program; fewer where a launch has too few programs to occupy the device
+PROGRAMS = 4  # of a multiprocessor, at least
+MULTIPROCESSORS = 64  # where the device does not tell
 MAX_CROPS = 65532  # of one launch, on the third axis of a CUDA grid; four at a time, so that each part is aligned alike
 COMPILE_OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
@@ -41,6 +42,10 @@ def _is_below(index, length):
 
 # Triton's interpreter knows no PTX: for it, and for readers, every instruction is written out as well.
 INTERPRETED = tl.constexpr(not isinstance(_is_below, triton.JITFunction))
+
+# A program cuts two tiles of crop pixels at a time, one beside the other: a thread reads once where its row lies. With
+# 16 columns a warp is 16 x 2 pixels, so that turned crops touch few cache lines. The interpreter takes its time a tile.
+TILE_X, TILE_Y = (32, 32) if INTERPRETED.value else (16, 8)
 
 
 @triton.jit
@@ -188,7 +193,34 @@ def _sums(source, height, stride, left, top, weight, TAPS: tl.constexpr, INSIDE:
     return blue, green, red
 
 
-@triton.jit(do_not_specialize=["size"])  # one binary for every size: the one that the self-check checked
+@triton.jit
+def _cut(
+    source,
+    height,
+    stride,
+    x0,
+    y0,
+    X,
+    Y,
+    weights,
+    pixel,
+    TAPS: tl.constexpr,
+    INSIDE: tl.constexpr,
+    REVERSE: tl.constexpr,
+):
+    """Cut a tile: from the positions X, Y, in 1/1024 px, into the three bytes at `pixel`."""
+    left, top = X >> 10, Y >> 10
+    if not INSIDE:
+        left, top = tl.minimum(tl.maximum(left, -32768), 32767), tl.minimum(tl.maximum(top, -32768), 32767)
+    weight = weights + ((Y & 0x3E0) + ((X >> 5) & 31)) * (TAPS * TAPS // 4)
+    blue, green, red = _sums(source, height, stride, left - x0, top - y0, weight, TAPS, INSIDE)
+    blue_green, reds = _two_bytes(blue >> 15, green >> 15), _two_bytes(red >> 15, red >> 15)
+    tl.store(pixel + (2 if REVERSE else 0), blue_green.to(tl.uint8))
+    tl.store(pixel + 1, (blue_green >> 8).to(tl.uint8))
+    tl.store(pixel + (0 if REVERSE else 2), reds.to(tl.uint8))
+
+
+@triton.jit(do_not_specialize=["size", "program_rows"])  # one binary for all: the one that the self-check checked
 def _kernel(
     slab,  # [n_words] int32: pixels of all sources, three bytes each
     sources,  # [N, 5] int64: first word, height, words a row, x0, y0
@@ -198,12 +230,12 @@ def _kernel(
     rows,  # [n] int32: the crops of this launch
     crops,  # [K, S, S, 3] uint8
     size,  # S
+    program_rows,  # crop rows of one program, a multiple of TILE_Y
     TAPS: tl.constexpr,  # 4 is cubic, 2 is linear
     INSIDE: tl.constexpr,  # no tap lies outside the source
     REVERSE: tl.constexpr,  # write the channels in reverse order
     TILE_X: tl.constexpr,
     TILE_Y: tl.constexpr,
-    TILE_ROWS: tl.constexpr,
 ):
     crop = tl.load(rows + tl.program_id(2)).to(tl.int64)
     place = sources + tl.load(source_of + crop).to(tl.int64) * 5
@@ -213,26 +245,23 @@ def _kernel(
     y0 = tl.load(place + 4).to(tl.int32) + (TAPS // 2 - 1)
 
     # Beyond the crop the last pixel is cut once more.
-    x = tl.minimum(tl.program_id(0) * TILE_X + tl.arange(0, TILE_X), size - 1)
+    x = tl.program_id(0) * (2 * TILE_X) + tl.arange(0, TILE_X)
+    x_left, x_right = tl.minimum(x, size - 1), tl.minimum(x + TILE_X, size - 1)
     table = tables + crop * (4 * size)
-    dx, dy = tl.load(table + x), tl.load(table + size + x)
-    first = tl.program_id(1) * TILE_ROWS
-    last = tl.minimum(first + TILE_ROWS, size)
+    dx_left, dy_left = tl.load(table + x_left)[None, :], tl.load(table + size + x_left)[None, :]
+    dx_right, dy_right = tl.load(table + x_right)[None, :], tl.load(table + size + x_right)[None, :]
+    pixel = crops + crop * (3 * size * size)
+    column_left, column_right = (pixel + x_left * 3)[None, :], (pixel + x_right * 3)[None, :]
+    first = tl.program_id(1) * program_rows
+    last = tl.minimum(first + program_rows, size)
     while first < last:
         y = tl.minimum(first + tl.arange(0, TILE_Y), size - 1)
-        X = tl.load(table + 2 * size + y)[:, None] + dx[None, :]  # [TILE_Y, TILE_X], 1/1024 px
-        Y = tl.load(table + 3 * size + y)[:, None] + dy[None, :]
-        left, top = X >> 10, Y >> 10
-        if not INSIDE:
-            left, top = tl.minimum(tl.maximum(left, -32768), 32767), tl.minimum(tl.maximum(top, -32768), 32767)
-        weight = weights + ((Y & 0x3E0) + ((X >> 5) & 31)) * (TAPS * TAPS // 4)
-        blue, green, red = _sums(source, height, stride, left - x0, top - y0, weight, TAPS, INSIDE)
-
-        blue_green, reds = _two_bytes(blue >> 15, green >> 15), _two_bytes(red >> 15, red >> 15)
-        pixel = crops + crop * (3 * size * size) + (y[:, None] * size + x[None, :]) * 3
-        tl.store(pixel + (2 if REVERSE else 0), blue_green.to(tl.uint8))
-        tl.store(pixel + 1, (blue_green >> 8).to(tl.uint8))
-        tl.store(pixel + (0 if REVERSE else 2), reds.to(tl.uint8))
+        X = tl.load(table + 2 * size + y)[:, None]
+        Y = tl.load(table + 3 * size + y)[:, None]
+        line = (y.to(tl.int64) * (3 * size))[:, None]
+        left, right = column_left + line, column_right + line
+        _cut(source, height, stride, x0, y0, X + dx_left, Y + dy_left, weights, left, TAPS, INSIDE, REVERSE)
+        _cut(source, height, stride, x0, y0, X + dx_right, Y + dy_right, weights, right, TAPS, INSIDE, REVERSE)
         first += TILE_Y
 
 
@@ -243,6 +272,22 @@ def _weights_on(device: torch.device, cubic: bool) -> torch.Tensor:
     k = table.shape[1]
     fours = table.reshape(1024, k // 2, 2, k).swapaxes(2, 3).reshape(1024, -1).view(np.int64)
     return torch.from_numpy(fours).to(device)
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else MULTIPROCESSORS
+
+
+def rows_of_a_program(n: int, size: int, multiprocessors: int) -> int:
+    """Crop rows that one program cuts, of n crops: with many less is read twice, with few more programs share the work.
+
+    Two turns of the loop at least, so that `self_check` sees it turn.
+    """
+    rows = MOST_ROWS
+    while rows > 2 * TILE_Y and n * -(-size // (2 * TILE_X)) * -(-size // rows) < PROGRAMS * multiprocessors:
+        rows //= 2
+    return rows
 
 
 def is_interpreted() -> bool:
@@ -285,7 +330,8 @@ def launch(
         return
     with torch.cuda.device_of(tables):
         for part in rows.split(MAX_CROPS):
-            _kernel[(triton.cdiv(S, TILE_X), triton.cdiv(S, TILE_ROWS), len(part))](
+            program_rows = rows_of_a_program(len(part), S, _multiprocessors(tables.device))
+            _kernel[(triton.cdiv(S, 2 * TILE_X), triton.cdiv(S, program_rows), len(part))](
                 slab.view(torch.int32),
                 sources,
                 source_of,
@@ -294,12 +340,12 @@ def launch(
                 part,
                 crops,
                 S,
+                program_rows,
                 TAPS=4 if cubic else 2,
                 INSIDE=bool(inside),
                 REVERSE=bool(reverse),
                 TILE_X=TILE_X,
                 TILE_Y=TILE_Y,
-                TILE_ROWS=TILE_ROWS,
                 **COMPILE_OPTIONS,
             )
 

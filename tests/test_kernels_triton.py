@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import os
 import re
 import struct
 import subprocess
@@ -25,7 +27,11 @@ from tests.helpers import made_once, module_from, turned
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
-ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+RECORDED = BENCH / "results" / "kernel_instructions.json"
+OTHER_VERSIONS_REGISTERS = 8  # that another version of Triton may take more than the recorded one
+CROPS = int(os.environ.get("CROPS", "50"))
+CROPS_A_CASE = 50
 SOURCE = Path(kernels.__file__).with_name("warp_affine.py")
 
 
@@ -42,6 +48,13 @@ def compiled() -> ModuleType:
     from gpu_extract.kernels import warp_affine
 
     return warp_affine
+
+
+@pytest.fixture(scope="module")
+def instructions() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCH))
+        return module_from(BENCH / "kernel_instructions.py")
 
 
 def random_crops(
@@ -98,6 +111,54 @@ def test_kernel_cuts_crops_larger_than_a_tile(interpreted: ModuleType) -> None:
     assert sorted(LARGER_THAN_A_TILE[3]) == [False, True]  # one linear, one cubic
     crops = interpreted.warp_affine(*LARGER_THAN_A_TILE, device="cpu").numpy()
     np.testing.assert_array_equal(crops, reference.warp_affine(*LARGER_THAN_A_TILE))
+
+
+def tile_as_on_a_device(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch, multiprocessors: int) -> None:
+    for name, value in (("TILE_X", 16), ("TILE_Y", 8), ("MOST_ROWS", 32)):
+        monkeypatch.setattr(interpreted, name, value)
+    monkeypatch.setattr(interpreted, "_multiprocessors", lambda device: multiprocessors)
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 1000])
+def test_programs_of_few_rows_and_of_many_cut_the_same(
+    interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch, multiprocessors: int
+) -> None:
+    """With the tile of a device, so that a crop has several in both directions and ends within one."""
+    tile_as_on_a_device(interpreted, monkeypatch, multiprocessors)
+    case = random_crops(5, 2, 37, [(33, 51), (20, 19)])
+    assert sorted(case[3]) == [False, True]
+    assert interpreted.rows_of_a_program(1, 37, multiprocessors) == (32 if multiprocessors == 1 else 16)
+    crops = interpreted.warp_affine(*case, device="cpu").numpy()
+    np.testing.assert_array_equal(crops, reference.warp_affine(*case))
+
+
+def test_a_launch_of_few_crops_has_programs_of_few_rows(compiled: ModuleType) -> None:
+    h100 = 132
+    assert (compiled.TILE_X, compiled.TILE_Y) == (16, 8)
+    assert [compiled.rows_of_a_program(n, 256, h100) for n in (1, 4, 8, 16, 17, 64)] == [16, 16, 16, 32, 64, 64]
+    assert [compiled.rows_of_a_program(1, size, h100) for size in (1, 16, 1024, 4096)] == [16, 16, 32, 64]
+    assert compiled.rows_of_a_program(1, 256, 1) == 64
+    for n, size, multiprocessors in product((1, 3, 40, 65532), (1, 63, 64, 65, 4096), (1, 40, 132)):
+        assert compiled.rows_of_a_program(n, size, multiprocessors) % compiled.TILE_Y == 0
+
+
+@pytest.mark.parametrize("seed", range(-(-CROPS // CROPS_A_CASE)))
+def test_random_crops_of_every_kind_differ_in_no_byte(
+    interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Many sources, odd sizes, both orders of channels; CROPS says how many crops, `make crops` asks for 10,000."""
+    rng = np.random.default_rng([seed, 6])
+    if seed % 10 == 9:  # slow
+        tile_as_on_a_device(interpreted, monkeypatch, int(rng.choice([1, 1000])))
+    sizes = [(int(rng.integers(1, most)), int(rng.integers(1, most))) for most in (8, 50, 400, 900, 900, 900, 900)]
+    frames, frame_of, matrices, cubic, size = random_crops(100 + seed, CROPS_A_CASE, int(rng.integers(1, 40)), sizes)
+    layout, _ = slab_layout(sizes)
+    inside = lies_inside(tables.coordinate_tables(matrices, size), cubic, frame_of, layout)
+    assert all(len(rows) for rows in interpreted.rows_of_kinds(cubic, inside).values())
+    reverse = bool(seed % 2)
+    crops = interpreted.warp_affine(frames, frame_of, matrices, cubic, size, device="cpu", reverse=reverse).numpy()
+    expected = reference.warp_affine(frames, frame_of, matrices, cubic, size)[..., :: -1 if reverse else 1]
+    assert np.count_nonzero(crops != expected) == 0, f"bytes of {crops.size} that differ"
 
 
 def test_kernel_follows_wrapped_and_saturated_positions(interpreted: ModuleType) -> None:
@@ -427,19 +488,13 @@ def test_the_compiled_kernel_wants_a_cuda_device(compiled: ModuleType) -> None:
         compiled.launch(**good_arguments())
 
 
-def compile_for(compiled: ModuleType, architecture: int, taps: int, inside: bool, **options: object) -> Any:
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    types = ("*i32", "*i64", "*i32", "*i32", "*i64", "*i32", "*u8", "i32")
-    tile = {name: getattr(compiled, name) for name in ("TILE_X", "TILE_Y", "TILE_ROWS")}
-    constants = {"TAPS": taps, "INSIDE": inside, "REVERSE": False} | tile
-    signature = dict(zip(compiled._kernel.arg_names, (*types, *["constexpr"] * len(constants)), strict=True))
-    return triton.compile(
-        ASTSource(compiled._kernel, signature, constants),
-        target=GPUTarget("cuda", architecture, 32),
-        options=compiled.COMPILE_OPTIONS | options,
-    )
+def compile_for(instructions: ModuleType, architecture: int, taps: int, inside: bool, **options: object) -> Any:
+    try:
+        return instructions.compiled(architecture, taps, inside, **options)
+    except RuntimeError as error:
+        if "is not defined for option 'gpu-name'" in str(error):
+            pytest.skip(f"Triton {triton.__version__} does not know sm_{architecture}")
+        raise
 
 
 def local_bytes(cubin: bytes) -> int:
@@ -471,24 +526,62 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def kinds_of_kernels() -> Iterator[Any]:
     """The largest for every architecture, the others for the oldest and the newest; the rest is for `make soak`."""
-    for architecture, taps, inside in product(ARCHITECTURES, (4, 2), (True, False)):
-        every_day = (taps, inside) == (4, False) or architecture in (ARCHITECTURES[0], ARCHITECTURES[-1])
-        name = f"{architecture}-{'cubic' if taps == 4 else 'linear'}-{'inside' if inside else 'border'}"
-        yield pytest.param(architecture, taps, inside, id=name, marks=[] if every_day else [pytest.mark.slow])
+    for architecture, binaries in json.loads(RECORDED.read_text())["kernels"].items():
+        for name, recorded in binaries.items():
+            every_day = name == "cubic, over a border" or architecture in ("sm_75", "sm_120")
+            marks = [] if every_day else [pytest.mark.slow]
+            yield pytest.param(architecture, name, recorded, id=f"{architecture}-{name}", marks=marks)
 
 
-@pytest.mark.parametrize(("architecture", "taps", "inside"), list(kinds_of_kernels()))
+@pytest.mark.parametrize(("architecture", "name", "recorded"), list(kinds_of_kernels()))
 def test_kernel_compiles_without_spills_or_floats(
-    compiled: ModuleType, architecture: int, taps: int, inside: bool
+    instructions: ModuleType, architecture: str, name: str, recorded: dict[str, Any]
 ) -> None:
-    kernel = compile_for(compiled, architecture, taps, inside)
-    assert kernel.asm["cubin"][:4] == b"\x7fELF"
-    assert local_bytes(kernel.asm["cubin"]) == 0
+    kernel = compile_for(instructions, int(architecture.removeprefix("sm_")), *instructions.BINARIES[name])
+    cubin = kernel.asm["cubin"]
+    assert cubin[:4] == b"\x7fELF"
+    assert recorded["spilled_bytes"] == local_bytes(cubin) == 0
     assert not re.search(r"\.b?f(16|32|64)|\bfma\.|\.local\b", kernel.asm["ptx"])
+    registers, spilled = instructions.registers(cubin)
+    assert spilled == 0
+    assert registers <= recorded["registers"] + OTHER_VERSIONS_REGISTERS
 
 
-def test_local_bytes_sees_spills(compiled: ModuleType) -> None:
-    assert local_bytes(compile_for(compiled, 80, 4, True, maxnreg=24).asm["cubin"]) > 0
+def test_local_bytes_sees_spills(instructions: ModuleType) -> None:
+    cubin = compile_for(instructions, 80, 4, True, maxnreg=24).asm["cubin"]
+    assert local_bytes(cubin) > 0
+    assert instructions.registers(cubin) == (24, local_bytes(cubin))
+
+
+def test_instructions_are_counted_by_kind_and_by_turn(instructions: ModuleType) -> None:
+    loop = [
+        ("S2R", ""),
+        ("LDG.E.128", ""),
+        ("IDP.2A.LO", ""),
+        ("UIADD3", ""),
+        ("BRA", "`(1)"),
+        ("EXIT", ""),
+        ("NOP", ""),
+    ]
+    counts = instructions.issued(loop, 3)
+    assert counts == {"other": 2 + 3, "loads": 3, "products": 3, "uniform": 3}
+    assert instructions.issued(loop, 1).total() == 6
+
+
+def test_a_binary_is_measured_as_it_is_recorded(instructions: ModuleType) -> None:
+    """Another version of Triton may take a few more instructions, or fewer."""
+    (taps, inside), now = instructions.BINARIES["linear, inside"], json.loads(RECORDED.read_text())["kernels"]
+    found, recorded = instructions.measured(80, taps, inside), now["sm_80"]["linear, inside"]
+    assert found["instructions"] == pytest.approx(recorded["instructions"], rel=0.1)
+    assert sum(found["of"].values()) == pytest.approx(found["instructions"], abs=0.5)
+    assert 1.5 * 4 <= found["of"]["products"] <= 12
+    if triton.__version__ == json.loads(RECORDED.read_text())["versions"]["triton"]:
+        assert found == recorded
+
+
+def test_the_table_of_the_kernels_readme_is_the_recorded_one(instructions: ModuleType) -> None:
+    readme = (BENCH.parent / "kernels" / "README.md").read_text()
+    assert instructions.table(json.loads(RECORDED.read_text())["kernels"]) in readme
 
 
 def test_importing_kernels_imports_neither_torch_nor_triton() -> None:
