@@ -10,8 +10,8 @@ ON_DISK := PYTEST_DEBUG_TEMPROOT=$(or $(TMPDIR),/tmp)
 # As many processes as this one may use cores; one that has nothing left to do takes tests from the others.
 SUITE := -m pytest -q -n logical --dist worksteal
 
-.PHONY: demo test test-bare test-servers test-newest test-lowest lint lock bench gpu-check rehearsal soak crops soak-service \
-    fuzz fuzz-guided fuzz-service sanitize sanitize-threads scale clean
+.PHONY: demo test test-bare test-servers test-newest test-lowest lint lock bench gpu-check wheels rehearsal soak crops \
+    soak-service fuzz fuzz-guided fuzz-service sanitize sanitize-threads scale clean
 .PRECIOUS: %/bin/python  # make would remove it, as it does with what only stands between two rules
 
 demo: $(VENV)/.base
@@ -54,9 +54,23 @@ bench: $(VENV)/.test
 	$(PY) bench/plot.py
 	$(PY) bench/readme_table.py --write
 
-gpu-check: $(VENV)/.test
-	$(PY) bench/gpu_check.py --json bench/results/gpu.json
-	$(PY) bench/gpu_table.py --write
+# With PY or WHEELS in the machine's own Python, without a network: docs/gpu-day.md.
+GPU_CHECK_FLAGS ?=
+gpu-check: $(if $(WHEELS)$(filter command,$(origin PY)),,$(VENV)/.test)
+	$(if $(WHEELS),$(or $(filter-out $(VENV)/bin/python,$(PY)),$(PYTHON)),$(PY)) bench/gpu_day.py \
+	    $(if $(WHEELS),--wheels $(WHEELS)) $(if $(COMMIT),--commit $(COMMIT)) $(GPU_CHECK_FLAGS)
+
+# What `make gpu-check` may lack on a machine without a network, for its version of Python.
+FOR ?= 3.12
+wheels: WHEELS ?= wheels
+wheels: $(VENV)/.base
+	mkdir -p $(WHEELS)
+	set -e; for packages in linux-$(FOR)-base headless; do $(PY) -m pip download -q --no-deps --only-binary :all: \
+	    --python-version $(FOR) --implementation cp --abi cp$(subst .,,$(FOR)) --abi abi3 --abi none \
+	    --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_17_x86_64 \
+	    --platform manylinux2014_x86_64 -d $(WHEELS) -r requirements/$$packages.txt; done
+	cp kernels/*.abi3.so $(WHEELS)
+	git rev-parse HEAD > $(WHEELS)/commit
 
 # What the Dockerfile says, done without a container daemon: docs/container.md. As root, on Debian.
 TARGET ?= cpu

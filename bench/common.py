@@ -20,7 +20,7 @@ from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
 RESULTS = REPO / "bench" / "results"
-PACKAGES = ("numpy", "opencv-python", "av", "isal", "torch", "triton")
+PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "av", "isal", "kornia", "torch", "triton")
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ def core_count() -> int:
 
 
 def run_metadata() -> dict[str, Any]:
-    """When, what and where: part of every result file."""
+    """When, what and where: part of every result file. BENCH_COMMIT says what a tree without git is of."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "commit": os.environ.get("BENCH_COMMIT", "")[:12] or _git("rev-parse", "--short=12", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},

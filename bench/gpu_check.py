@@ -1,6 +1,7 @@
-"""Check and measure the CUDA path on the GPU of this machine: what `make gpu-check` runs, in under eight minutes.
+"""Check and measure the CUDA path on the GPU of this machine: the sections that `gpu_day.py` runs one by one.
 
-    python bench/gpu_check.py --json bench/results/gpu.json
+    python bench/gpu_check.py --json gpu.json
+    python bench/gpu_check.py --only kernel                   one section; without it nothing is timed before equality
     python bench/gpu_check.py --allow-cpu                     a dry run at toy sizes, without a GPU
 
 Exactness first, on random crops and on the vectors; then the kernel beside kornia, grid_sample, OpenCV on all cores
@@ -16,13 +17,14 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,9 @@ from gpu_extract.kernels import cpu, reference
 VECTORS = REPO / "tests" / "vectors"
 SECONDS = 7 * 60  # after that no further case starts
 END_TO_END_SECONDS = 150  # of these, kept for whole runs
+FRAMES = 12_000  # of the whole runs: at a thousand a second, fewer would time the start
+MEMORY = Path("/dev/shm")
+FACES_BYTES = 6 << 30  # room for the faces of one run, and for the cache of what is read
 NO_DEVICE = 5
 FRAME_SIZES = [(1, 1), (333, 217), (108, 192), (720, 1283), (1080, 1920)]
 CROP_SIZES = [16, 37, 64, 129, 256]
@@ -45,16 +50,19 @@ CROPS_EACH = 420  # of each size: 2,100 random crops in all
 TO_REFERENCE = 40  # of each size, which are also compared with the NumPy reference, itself slow
 
 
+SECTIONS = ("random_crops", "vectors", "kernel", "end_to_end")
+TIMED = SECTIONS[2:]
+
+
 class Check:
     """One run; `result` is the JSON."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, seconds: float = SECONDS) -> None:
         self.device = device
         self.dry = device == "cpu"
-        self.deadline = time.monotonic() + SECONDS
+        self.deadline = time.monotonic() + seconds
         self.skipped: list[str] = []
         self.result: dict[str, Any] = {**run_metadata(), "dry_run": self.dry, "gpu": self.gpu()}
-        self.result["versions"]["kornia"] = version("kornia")
 
     def gpu(self) -> dict[str, Any]:
         import torch
@@ -64,7 +72,7 @@ class Check:
         properties = torch.cuda.get_device_properties(0)
         return {
             "name": properties.name,
-            "driver": _nvidia_smi("driver_version"),
+            "driver": _nvidia_smi("driver_version") or _loaded_driver(),
             "cuda_of_torch": torch.version.cuda,
             "compute_capability": f"{properties.major}.{properties.minor}",
             "multiprocessors": properties.multi_processor_count,
@@ -109,13 +117,13 @@ class Check:
         wanted = {} if self.dry else _expected_hashes()
         with tempfile.TemporaryDirectory() as folder:
             sources = (VECTORS / "alignments" / "g6_2019-12.fsa", VECTORS / "frames")
-            here = self.extract(Path(folder) / "here", *sources, self.device, *flags)
-            there = self.extract(Path(folder) / "cpu", *sources, "cpu", *flags, interpret=False)
+            here = self.extract(Path(folder) / "here", *sources, "--device", self.device, *flags)
+            there = self.extract(Path(folder) / "cpu", *sources, "--device", "cpu", *flags, interpret=False)
             ours, others = _files(here["faces"]), _files(there["faces"])
             pixels = {name: _sha1_of_pixels(here["faces"] / name) for name in ours}
         return {
             "faces": len(ours),
-            "files_unequal_to_cpu": sum(ours.get(name) != others.get(name) for name in ours.keys() | others.keys()),
+            "files_unequal_to_cpu": _differences(ours, others),
             "hashes_compared": len(wanted),
             "hashes_unequal": sum(pixels.get(name) != sha1 for name, sha1 in wanted.items()),
             "engine": here["report"]["engine_implementation"],
@@ -127,14 +135,18 @@ class Check:
 
         clock = gpu_timing.Clock(self.device)
         bandwidth = gpu_timing.copy_bandwidth(clock, self.device, self.copied_bytes())
+        transfers = gpu_timing.transfer_bandwidths(clock, self.device, self.copied_bytes())
         launch = gpu_timing.launch_ms(clock, self.device)
         rows = []
-        for row in gpu_timing.kernel_rows(
-            self.device, clock, bandwidth, self.l2_bytes(), self.deadline - END_TO_END_SECONDS, self.skipped
-        ):
+        for row in gpu_timing.kernel_rows(self.device, clock, bandwidth, self.l2_bytes(), self.deadline, self.skipped):
             rows.append(row)
             print("  ", row["frame"], row["faces"], "x", row["size"], row["interpolation"], row["ms"], file=sys.stderr)
-        return {"copy_gb_per_second": round(bandwidth / 1e6, 1), "launch_ms": round(launch, 5), "rows": rows}
+        return {
+            "copy_gb_per_second": round(bandwidth / 1e6, 1),
+            **{f"{way}_gb_per_second": round(rate / 1e6, 1) for way, rate in transfers.items()},
+            "launch_ms": round(launch, 5),
+            "rows": rows,
+        }
 
     def copied_bytes(self) -> int:
         """Half a GiB, many times any cache, or a sixteenth of a small card's memory."""
@@ -143,44 +155,57 @@ class Check:
         return 1 << 16 if self.dry else min(1 << 29, torch.cuda.get_device_properties(0).total_memory // 16)
 
     def end_to_end(self) -> dict[str, Any]:
-        """Frames per second of the whole job by stage: this device, its kornia, and the CPU, on a drawn clip."""
-        from make_clip import make
+        """Frames per second of the whole job by stage: this device, alone and shared, its kornia, and the CPU."""
+        from make_clip import DATA, make
 
-        runs: dict[str, Any] = {}
         with tempfile.TemporaryDirectory() as folder:
-            work = Path(folder)
-            clip = make(3, 1, 96, 128, data=work) if self.dry else make(300, 2, data=work)
-            jobs = {"exact": (self.device, "exact"), "kornia": (self.device, "kornia"), "cpu": ("cpu", "exact")}
-            faces = {}
-            for name, (device, engine) in jobs.items():
-                if time.monotonic() > self.deadline:
-                    self.skipped.append(f"end to end, {name}: out of time")
-                    continue
-                flags = ["-sz", "16" if self.dry else "256", "--engine", engine]
-                for attempt in ("warm-up", "measured"):
-                    if attempt == "warm-up" and self.dry:
-                        continue
-                    shutil.rmtree(work / name, ignore_errors=True)
-                    made = self.extract(
-                        work / name, clip.alignments, clip.frames, device, *flags, interpret=name != "cpu"
-                    )
-                faces[name] = _files(made["faces"])
-                keys = ("frames_per_second", "seconds", "stage_seconds", "wait_seconds", "limiting_stage")
-                runs[name] = {key: made["report"][key] for key in (*keys, "engine_implementation", "device")}
-        unequal = None
-        if "exact" in faces and "cpu" in faces:
-            names = faces["exact"].keys() | faces["cpu"].keys()
-            unequal = sum(faces["exact"].get(name) != faces["cpu"].get(name) for name in names)
-        return {"clip": "3 frames" if self.dry else "300 frames, 1080p, 2 faces each", "unequal": unequal, "runs": runs}
+            clip = make(3, 1, 96, 128, data=Path(folder)) if self.dry else make(FRAMES, 2)
+            return self._runs(clip, DATA)
+
+    def _runs(self, clip: Any, data: Path) -> dict[str, Any]:
+        runs: dict[str, Any] = {}
+        faces: dict[str, dict[str, str]] = {}
+        for name, words in self.jobs().items():
+            if time.monotonic() > self.deadline:
+                self.skipped.append(f"end to end, {name}: out of time")
+                continue
+            with tempfile.TemporaryDirectory(dir=_roomy_folder(data)) as folder:
+                flags = ["-sz", "16" if self.dry else "256", *words]
+                if not self.dry:  # libraries, files and kernels of the first time
+                    self.extract(Path(folder) / "warm-up", *clip[::-1], *flags, "-een", "50")
+                made = self.extract(Path(folder) / "measured", *clip[::-1], *flags, interpret=name != "cpu")
+                faces[name] = {path.name: _sha1(path) for path in _paths(made["faces"])}
+            keys = ("frames_per_second", "seconds", "stage_seconds", "wait_seconds", "limiting_stage")
+            runs[name] = {key: made["report"][key] for key in (*keys, "engine_implementation", "device")}
+        return {
+            "clip": "3 frames" if self.dry else f"{FRAMES:,} frames, 1080p, 2 faces each",
+            "unequal": None
+            if "cpu" not in faces
+            else sum(_differences(found, faces["cpu"]) for name, found in faces.items() if name != "kornia"),
+            "runs": runs,
+        }
+
+    def jobs(self) -> dict[str, list[str]]:
+        """Words of the runs that are timed; those on this device, but kornia's, give the files of the CPU."""
+        exact = ["--device", self.device, "--engine", "exact"]
+        jobs = {"exact": exact, "cpu": ["--device", "cpu", "--engine", "exact"]}
+        if not self.dry:
+            jobs["exact, 4 processes"] = [*exact, "--processes", "4"]
+            jobs["exact, batches of 16 MiB"] = [*exact, "--batch-mb", "16"]
+        if find_spec("kornia") is None:
+            self.skipped.append("end to end, kornia: not installed")
+        else:
+            jobs["kornia"] = ["--device", self.device, "--engine", "kornia"]
+        return jobs
 
     def extract(
-        self, folder: Path, alignments: Path, frames: Path, device: str, *flags: str, interpret: bool = True
+        self, folder: Path, alignments: Path, frames: Path, *flags: str, interpret: bool = True
     ) -> dict[str, Any]:
         """One run of the command line; its faces folder and its report."""
         folder.mkdir()
         own = shutil.copy(alignments, folder)
         command = [sys.executable, "-m", "gpu_extract", "extract", "-a", own, "-fr", frames, "-fc", folder / "faces"]
-        command += ["--device", device, "--progress", "none", "--json", folder / "report.json", *flags]
+        command += ["--progress", "none", "--json", folder / "report.json", *flags]
         before = os.environ.get("TRITON_INTERPRET")
         if not interpret:
             os.environ.pop("TRITON_INTERPRET", None)
@@ -194,24 +219,23 @@ class Check:
                 os.environ["TRITON_INTERPRET"] = before
         return {"faces": folder / "faces", "report": json.loads((folder / "report.json").read_text())}
 
-    def all(self) -> int:
-        """Every section; returns the exit code. A section that fails is named and leaves the others their results."""
+    def all(self, only: str | None = None) -> int:
+        """Every section, or one; returns the exit code. One that fails is named and leaves the others their results."""
         began = time.monotonic()
         result = self.result
-        exact = [self._section("random_crops"), self._section("vectors")]
-        equal = all(exact) and not (
-            result["random_crops"]["unequal"]
-            or result["vectors"]["files_unequal_to_cpu"]
-            or result["vectors"]["hashes_unequal"]
-        )
-        if equal:
-            ran = [self._section("kernel"), self._section("end_to_end")]
-            equal = all(ran) and not result["end_to_end"]["unequal"]
-        else:
-            self.skipped.append("all timings: crops were not shown to be equal")
+        wanted = SECTIONS if only is None else (only,)
+        ends_by = self.deadline
+        passed = equal = True
+        for name in wanted:
+            if name in TIMED and not equal:
+                self.skipped.append("all timings: crops were not shown to be equal")
+                break
+            self.deadline = ends_by - (END_TO_END_SECONDS if name != wanted[-1] else 0)
+            passed = self._section(name) and not unequal(result[name]) and passed
+            equal = passed or (equal and name in TIMED)
         result["skipped"] = self.skipped
         result["seconds"] = round(time.monotonic() - began, 1)
-        return 0 if equal else 1
+        return 0 if passed else 1
 
     def _section(self, name: str) -> bool:
         """Run a section into the result; False if it failed."""
@@ -226,6 +250,11 @@ class Check:
         self.result[name] = found
         print("  ", {key: value for key, value in found.items() if key not in ("rows", "runs")}, file=sys.stderr)
         return True
+
+
+def unequal(section: dict[str, Any]) -> int:
+    """How many things of a section's result were not as they must be."""
+    return sum(section.get(name) or 0 for name in ("unequal", "files_unequal_to_cpu", "hashes_unequal"))
 
 
 def random_crops(
@@ -251,8 +280,27 @@ def _expected_hashes() -> dict[str, str]:
     return {name: face["sha1"] for name, face in faces.items() if name != "f_000007_0.png"}
 
 
+def _differences(some: dict[str, Any], others: dict[str, Any]) -> int:
+    return sum(some.get(name) != others.get(name) for name in some.keys() | others.keys())
+
+
+def _paths(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
 def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+    return {path.name: path.read_bytes() for path in _paths(folder)}
+
+
+def _sha1(path: Path) -> str:
+    return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+def _roomy_folder(otherwise: Path) -> Path:
+    """Where the faces of a run go: into memory where it has room for them."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > FACES_BYTES:
+        return MEMORY
+    return otherwise
 
 
 def _sha1_of_pixels(path: Path) -> str:
@@ -267,10 +315,20 @@ def _nvidia_smi(field: str) -> str | None:
         return None
 
 
+def _loaded_driver() -> str | None:
+    """What the kernel says, where nvidia-smi did not come into the container."""
+    file = Path("/proc/driver/nvidia/version")
+    found = re.search(r"(?:Kernel Module|x86_64|aarch64) +(\d[\d.]+)", file.read_text()) if file.exists() else None
+    return found[1] if found else None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead of to stdout")
     parser.add_argument("--allow-cpu", action="store_true", help="without a GPU: run every section at toy sizes")
+    parser.add_argument("--only", choices=SECTIONS, metavar="SECTION", help=f"one of {', '.join(SECTIONS)}")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="after which no further case starts")
+    parser.add_argument("--facts", action="store_true", help="run nothing: versions, machine and device alone")
     options = parser.parse_args()
     # Before the kernel is imported: that is when Triton decides.
     import torch
@@ -284,8 +342,11 @@ def main() -> int:
         if options.json is not None and RESULTS in options.json.resolve().parents:
             parser.error("a dry run measures nothing and has no place in bench/results; choose another --json")
         os.environ["TRITON_INTERPRET"] = "1"
-    check = Check("cuda" if there else "cpu")
-    exit_code = check.all()
+    check = Check("cuda" if there else "cpu", options.seconds)
+    if options.facts:
+        print(json.dumps(check.result))
+        return 0
+    exit_code = check.all(options.only)
     text = json.dumps(check.result, indent=1) + "\n"
     if options.json is None:
         print(text, end="")

@@ -3,7 +3,7 @@
     python bench/gpu_table.py                      print both parts
     python bench/gpu_table.py --write              put them into the two files
 
-They come from bench/results/gpu.json and from nothing else; without it they say that nothing was measured.
+What is written comes from bench/results/gpu.json and from nothing else; without it they say that nothing was measured.
 """
 
 from __future__ import annotations
@@ -21,14 +21,22 @@ from common import REPO, RESULTS
 RESULT = RESULTS / "gpu.json"
 BEGIN, END = "<!-- gpu:begin -->\n", "<!-- gpu:end -->"
 NOT_MEASURED = "Not yet measured on a GPU.\n"
-OPPONENTS = {"kornia": "kornia", "grid_sample": "grid_sample", "opencv_all_cores": "OpenCV", "cvcuda": "CV-CUDA"}
+OPPONENTS = {
+    "kornia": "kornia",
+    "kornia_regions": "kornia, regions",
+    "grid_sample": "grid_sample",
+    "grid_sample_regions": "grid_sample, regions",
+    "opencv_all_cores": "OpenCV",
+    "cvcuda": "CV-CUDA",
+}
 
 
-def load() -> dict[str, Any] | None:
+def load(file: Path | None = None) -> dict[str, Any] | None:
     """The measured result, or None; a dry run is none."""
-    if not RESULT.exists():
+    file = file or RESULT
+    if not file.exists():
         return None
-    result: dict[str, Any] = json.loads(RESULT.read_text())
+    result: dict[str, Any] = json.loads(file.read_text())
     return None if result["dry_run"] else result
 
 
@@ -88,7 +96,8 @@ def kernel_part(result: dict[str, Any] | None) -> str:
         lines += [
             f"The card copies {kernel['copy_gb_per_second']:,.0f} GB/s, read and written; the floor is the time in",
             "which it copies as many bytes as crops and the pixels under them have, without the time of a launch, "
-            f"{kernel['launch_ms'] * 1000:.1f} µs. Factors: how much faster ours is.",
+            f"{kernel['launch_ms'] * 1000:.1f} µs. Factors: how much faster ours is; others convert the whole frame to",
+            "floats, or, where it says regions, only what the crops touch.",
             "",
             f"| frame | crops | sampling | kernel | over the floor | {' | '.join(OPPONENTS[n] for n in opponents)} |",
             "|---" * (5 + len(opponents)) + "|",
@@ -118,8 +127,11 @@ def part_of(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the parts into the two files")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="another result, to print the parts of")
     options = parser.parse_args()
-    result = load()
+    if options.json is not None and options.write:
+        parser.error("the two files say what bench/results/gpu.json says; --json is for printing")
+    result = load(options.json)
     for path, make in PARTS.items():
         part = make(result)
         if options.write:

@@ -1,8 +1,9 @@
 """The exact kernel beside what else warps crops: on a CUDA device kornia, grid_sample and CV-CUDA, and OpenCV's CPU.
 
-Part of gpu_check. Device times lie between two events, with work queued up before the first so that the host's pace
-does not show; inputs and outputs take turns, so many that what one call touches has left the L2 cache before its turn
-comes again. Without a device, for tests, the same code runs on the CPU under Triton's interpreter by the wall clock.
+Part of gpu_check; by itself it launches the kernel a few times, for a profiler to look at. Device times lie between two
+events, with work queued up before the first so that the host's pace does not show; inputs and outputs take turns, so
+many that what one call touches has left the L2 cache before its turn comes again. Without a device, for tests, the same
+code runs on the CPU under Triton's interpreter by the wall clock.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cv2
 import numpy as np
@@ -88,6 +90,19 @@ def copy_bandwidth(clock: Clock, device: str, nbytes: int) -> float:
 
     pairs = [[torch.ones(nbytes, dtype=torch.uint8, device=device) for _ in range(2)] for _ in range(2)]
     return 2 * nbytes / clock.ms([partial(target.copy_, source) for source, target in pairs])
+
+
+def transfer_bandwidths(clock: Clock, device: str, nbytes: int) -> dict[str, float]:
+    """Bytes a millisecond that go up to the device and down from it, from and to page-locked memory."""
+    import torch
+
+    there = torch.empty(nbytes, dtype=torch.uint8, device=device)
+    here = torch.ones(nbytes, dtype=torch.uint8, pin_memory=device != "cpu")
+    ways = {"upload": (there, here), "download": (here, there)}
+    return {
+        way: nbytes / clock.ms([partial(target.copy_, source, non_blocking=True)])
+        for way, (target, source) in ways.items()
+    }
 
 
 def launch_ms(clock: Clock, device: str) -> float:
@@ -168,6 +183,68 @@ class Contenders:
         )
         return self._to_uint8(warped).permute(0, 2, 3, 1).contiguous()
 
+    @cached_property
+    def _regions(self) -> tuple[Any, Any, Any]:
+        """Where each crop's pixels lie, all regions of one size: rows [K, h, 1], columns [K, 1, w], origins [K, 2]."""
+        height, width = self.whole.frames[0].shape[:2]
+        x0, y0, x1, y1 = np.clip(
+            tables.source_region(self.whole.crop_from_frame, self.whole.cubic, self.size),
+            0,
+            [width, height, width, height],
+        ).T
+        w, h = max(2, int((x1 - x0).max())), max(2, int((y1 - y0).max()))
+        left, top = np.minimum(x0, width - w), np.minimum(y0, height - h)
+        rows, columns = top[:, None, None] + np.arange(h)[:, None], left[:, None, None] + np.arange(w)
+        device = self._matrices.device
+        origins = np.stack([left, top], axis=1).astype(np.float32)
+        return tuple(self._torch.from_numpy(array).to(device) for array in (rows, columns, origins))  # type: ignore
+
+    def _region_pixels(self, i: int) -> Any:
+        """[K, 3, h, w] float32: only what the crops touch is converted."""
+        rows, columns, _ = self._regions
+        return self._frames[i][rows, columns].permute(0, 3, 1, 2).float()
+
+    @cached_property
+    def _region_grid(self) -> Any:
+        """`_grid` in the regions' own coordinates."""
+        height, width = self.whole.frames[0].shape[:2]
+        rows, columns, origins = self._regions
+        frame = self._torch.tensor([width, height], device=origins.device)
+        region = self._torch.tensor([columns.shape[2], rows.shape[1]], device=origins.device)
+        pixels = ((self._grid + 1) * frame - 1) / 2 - origins[:, None, None, :]
+        return (2 * pixels + 1) / region - 1
+
+    def _grid_sample_regions(self, i: int) -> Any:
+        """The same of the crops' regions, converted alone; the grid is made before here too."""
+        warped = self._torch.nn.functional.grid_sample(
+            self._region_pixels(i),
+            self._region_grid,
+            mode="bicubic" if self.cubic else "bilinear",
+            padding_mode="zeros",
+            align_corners=False,
+        )
+        return self._to_uint8(warped).permute(0, 2, 3, 1).contiguous()
+
+    @cached_property
+    def _region_matrices(self) -> Any:
+        matrices, origins = self._matrices.clone(), self._regions[2]
+        matrices[:, :, 2] += (matrices[:, :, :2] @ origins[:, :, None])[:, :, 0]
+        return matrices
+
+    def _kornia_regions(self, i: int) -> Any:
+        """kornia.geometry.warp_affine over the crops' regions, converted alone."""
+        import kornia
+
+        warped = kornia.geometry.transform.warp_affine(
+            self._region_pixels(i),
+            self._region_matrices,
+            (self.size, self.size),
+            mode="bicubic" if self.cubic else "bilinear",
+            padding_mode="zeros",
+            align_corners=True,
+        )
+        return self._to_uint8(warped).permute(0, 2, 3, 1).contiguous()
+
     def _cvcuda(self, i: int) -> Any:
         """CV-CUDA's var-shape warp, its wrapping of images included; its cubic is another filter (A = -0.5)."""
         import cvcuda
@@ -228,7 +305,7 @@ def kernel_rows(
 
     cv2.setNumThreads(1)
     cases = CASES if device != "cpu" else TOY_CASES
-    names = ["triton", "grid_sample", "kornia"]
+    names = ["triton", "grid_sample", "grid_sample_regions", "kornia", "kornia_regions"]
     if _installed("cvcuda") and device != "cpu":
         names.append("cvcuda")
     else:
@@ -276,7 +353,20 @@ def kernel_rows(
             yield row
 
 
+def launch_for_a_profiler() -> None:
+    """Cubic crops of 256 px, 64 at a time."""
+    import torch
+
+    for call in Contenders(scene(1, (1080, 1920), 256, 64, True, True), "cuda", 8).calls("triton"):
+        call()
+    torch.cuda.synchronize()
+
+
 def _installed(package: str) -> bool:
     from importlib.util import find_spec
 
     return find_spec(package) is not None
+
+
+if __name__ == "__main__":
+    launch_for_a_profiler()
