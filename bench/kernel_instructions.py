@@ -147,7 +147,6 @@ def main() -> None:
     print(table(results))
     if write:
         metadata = run_metadata()
-        metadata["versions"] = {"triton": triton.__version__}
         del metadata["machine"]
         save_json("kernel_instructions", metadata | {"kernels": results})
 
