@@ -21,6 +21,8 @@ from common import REPO, RESULTS
 
 DOCUMENT = REPO / "docs" / "gpu.md"
 BEGIN, END = "<!-- model:begin -->\n", "<!-- model:end -->"
+SOURCES = ("extract", "interpreter", "kernel_instructions")
+"""The files in results/ that it is made of."""
 FACES, SIZE, FRAMES = 2, 256, 600
 """Of the clip whose CPU stages are in results/extract.json, 1920 x 1080."""
 REGION_BYTES = 3 * 440 * 440
@@ -54,11 +56,11 @@ CARDS = (
 """NVDEC by the application note of the Video Codec SDK 13.0, which has no row for Hopper: Ampere's are taken."""
 LANES = 64
 """Integer instructions that a processor finishes in a cycle; it issues up to 128 of all kinds."""
-INSTRUCTIONS = {75: 119, 89: 124, 90: 124}
-"""Of a cubic pixel, counted in the disassembly (kernels/README.md)."""
+Result = Mapping[str, Any]
+"""Of a file in results/."""
 
 
-def stages(result: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, float]:
+def stages(result: Result, held: Result) -> dict[str, float]:
     """Seconds of one core that a frame takes, by what the CPU has to do; the lock's by its threads together."""
     goal = result["goals"]["2"]
     busy = {name: seconds / FRAMES for name, seconds in goal["stage_seconds"].items()}
@@ -71,12 +73,18 @@ def stages(result: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, floa
     }
 
 
-def rates(card: Card, cores: int, cpu: Mapping[str, float], *, decodes: bool) -> dict[str, float]:
+def cubic_instructions(counted: Result, card: Card) -> float:
+    """Of a pixel, by its disassembly; inside a region, as most are."""
+    instructions: float = counted["kernels"][f"sm_{card.architecture}"]["cubic, inside"]["instructions"]
+    return instructions
+
+
+def rates(card: Card, cores: int, cpu: Mapping[str, float], instructions: float, *, decodes: bool) -> dict[str, float]:
     """Frames a second of each stage; decodes: whether the card does."""
     pixels = FACES * SIZE * SIZE
     left_to_cores = cpu["finish"] + (0.0 if decodes else cpu["decode"] + cpu["convert"])
     found = {
-        "kernel": card.processors * LANES * card.hertz / (pixels * INSTRUCTIONS[card.architecture]),
+        "kernel": card.processors * LANES * card.hertz / (pixels * instructions),
         "PCIe": card.upload / (FACES * 3 * SIZE * SIZE if decodes else FACES * REGION_BYTES),
         "cores": cores / left_to_cores,
         "lock, one process": 1 / (cpu["lock"] + BATCH_SECONDS * FACES / FACES_A_BATCH),
@@ -94,7 +102,7 @@ def limit(found: Mapping[str, float], *, processes: bool) -> tuple[str, float]:
     return name, counted[name]
 
 
-def part(result: Mapping[str, Any], held: Mapping[str, Any]) -> str:
+def part(result: Result, held: Result, counted: Result) -> str:
     """The generated part of docs/gpu.md."""
     cpu = stages(result, held)
     lines = [
@@ -111,7 +119,7 @@ def part(result: Mapping[str, Any], held: Mapping[str, Any]) -> str:
             alone = cores / (cpu["decode"] + cpu["convert"] + cpu["warp"] + cpu["finish"])
             cells = [f"{_rounded(alone):,}"]
             for decodes in (False, True):
-                found = rates(card, cores, cpu, decodes=decodes)
+                found = rates(card, cores, cpu, cubic_instructions(counted, card), decodes=decodes)
                 for processes in (False, True):
                     name, rate = limit(found, processes=processes)
                     cells.append(f"{_rounded(rate):,} ({name.partition(',')[0]})")
@@ -121,11 +129,15 @@ def part(result: Mapping[str, Any], held: Mapping[str, Any]) -> str:
         "| of each stage alone, frames/s | " + " | ".join(card.name for card in CARDS) + " |",
         "|---|" + "---|" * len(CARDS),
     ]
-    every = [rates(card, 16, cpu, decodes=True) for card in CARDS]
-    copied = [rates(card, 16, cpu, decodes=False)["PCIe"] for card in CARDS]
+    every, copied = (
+        [rates(card, 16, cpu, cubic_instructions(counted, card), decodes=decodes) for card in CARDS]
+        for decodes in (True, False)
+    )
     for name in ("kernel", "NVDEC, one session", "NVDEC, all engines"):
         lines.append(f"| {name} | " + " | ".join(f"{_rounded(found[name]):,}" for found in every) + " |")
-    lines.append("| PCIe, faces' pixels uploaded | " + " | ".join(f"{_rounded(rate):,}" for rate in copied) + " |")
+    lines.append(
+        "| PCIe, faces' pixels uploaded | " + " | ".join(f"{_rounded(found['PCIe']):,}" for found in copied) + " |"
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -141,7 +153,7 @@ def with_part(text: str, made: str) -> str:
 
 
 def main() -> None:
-    loaded = [json.loads((RESULTS / f"{name}.json").read_text("utf-8")) for name in ("extract", "interpreter")]
+    loaded = [json.loads((RESULTS / f"{name}.json").read_text("utf-8")) for name in SOURCES]
     made = part(*loaded)
     if "--write" not in sys.argv[1:]:
         print(made)

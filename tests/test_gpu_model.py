@@ -21,15 +21,13 @@ def model() -> ModuleType:
 
 def test_the_document_has_the_predictions_of_the_figures(model: ModuleType) -> None:
     document = (ROOT / "docs" / "gpu.md").read_text("utf-8")
-    loaded = [
-        json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text()) for name in ("extract", "interpreter")
-    ]
+    loaded = [json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text()) for name in model.SOURCES]
     assert model.with_part(document, model.part(*loaded)) == document
 
 
 def test_cores_do_what_the_card_leaves_to_them(model: ModuleType) -> None:
     card = next(card for card in model.CARDS if card.name == "L4")
-    cuts, decodes = (model.rates(card, 7, CPU, decodes=decodes) for decodes in (False, True))
+    cuts, decodes = (model.rates(card, 7, CPU, 124, decodes=decodes) for decodes in (False, True))
     assert cuts["cores"] == pytest.approx(7 / 0.007)
     assert decodes["cores"] == pytest.approx(7 / 0.002)
     assert decodes["NVDEC, all engines"] == 4 * decodes["NVDEC, one session"] == 4 * 903
