@@ -50,7 +50,8 @@ def extract(tree: Path, kind: Kind, folder: Path) -> Measured:
     folder.mkdir()
     alignments = shutil.copy(footage.alignments, folder / "a.fsa")
     words = ["extract", "-a", alignments, "-fr", footage.frames, "-fc", folder / "faces", "-sz", str(kind.size), "-q"]
-    return run(["env", f"PYTHONPATH={tree}", sys.executable, "-m", "gpu_extract", *words])
+    # -P: else the package in the current folder would come first.
+    return run(["env", f"PYTHONPATH={tree}", sys.executable, "-P", "-m", "gpu_extract", *words])
 
 
 def written(folder: Path) -> dict[str, str]:
@@ -60,8 +61,8 @@ def written(folder: Path) -> dict[str, str]:
     return found | {f"row {row}": str(alignments.stored_hash(row)) for row in range(len(alignments.faces))}
 
 
-def measured(other: Path, kind: Kind, repeats: int) -> dict[str, Any]:
-    with work_folder() as work:
+def measured(other: Path, kind: Kind, repeats: int, where: Path | None) -> dict[str, Any]:
+    with work_folder(where) as work:
         folders = {"other": work / "other", "this": work / "this"}
         trees = {"other": other, "this": REPO}
         jobs: dict[str, Callable[[], Measured]] = {
@@ -89,14 +90,19 @@ def main() -> None:
     parser.add_argument("other", type=Path, help="another checkout")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--work", type=Path, help="where the jobs write, such as /dev/shm (default bench/data)")
     arguments = parser.parse_args()
     other = arguments.other.resolve()
     commit = subprocess.run(
         ["git", "-C", other, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    result: dict[str, Any] = run_metadata() | {"against": commit, "footage": {}}
+    result: dict[str, Any] = run_metadata() | {
+        "against": commit,
+        "in_memory": str(arguments.work or "").startswith("/dev/shm"),
+        "footage": {},
+    }
     for name in arguments.kinds:
-        result["footage"][name] = one = measured(other, KINDS[name], arguments.repeats)
+        result["footage"][name] = one = measured(other, KINDS[name], arguments.repeats, arguments.work)
         print(f"{one['what']}: {one['times_faster']} ×, {one['times_less_cpu']} × less processor time")
     print(save_json("against", result))
 
