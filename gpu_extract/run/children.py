@@ -45,6 +45,8 @@ class Child:
     errors: IO[bytes] = field(repr=False)
     begins: int = 0
     """Where what it says begins in that file."""
+    told: int = 0
+    """How much of that `new_lines` has given."""
 
     @classmethod
     def start(
@@ -113,6 +115,15 @@ class Child:
         begin = max(self.begins, os.fstat(descriptor).st_size - LAST_BYTES)
         lines = os.pread(descriptor, LAST_BYTES, begin).decode("utf-8", "replace").strip().splitlines()
         return lines[-1].removeprefix("gpu-extract: ") if lines else ""
+
+    def new_lines(self) -> list[str]:
+        """Lines that it has finished on standard error and that were not given before."""
+        descriptor = self.errors.fileno()
+        begin = self.begins + self.told
+        data = os.pread(descriptor, os.fstat(descriptor).st_size - begin, begin)
+        whole = data[: data.rfind(b"\n") + 1]
+        self.told += len(whole)
+        return whole.decode("utf-8", "replace").splitlines()
 
     def close(self) -> None:
         self.errors.close()

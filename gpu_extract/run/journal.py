@@ -41,6 +41,8 @@ from gpu_extract.tasks import FaceResult
 NAME = ".gpu-extract.journal"
 BEGUN = ".gpu-extract.run"
 """In a bucket, which has no locks and whose journals come last: the first line of those that will be there."""
+DONE = ".gpu-extract.done"
+"""Of a run in a batch, where nothing is left to do: see `jobs.done`."""
 _RECEIPT = re.compile(re.escape(NAME) + r"\.([0-9]+)-of-([0-9]+)")
 VERSION = 1
 WHAT = "the journal"
@@ -411,6 +413,11 @@ def shard_of(name: str) -> Shard | None:
 def names(folder: Path) -> list[str]:
     """Names of all journals that a folder may hold."""
     return [NAME, *map(name_of, receipts(folder))]
+
+
+def records(folder: Path) -> list[str]:
+    """Names of all that a folder may hold of this kind, which are no faces."""
+    return [*names(folder), BEGUN, DONE]
 
 
 def begun(folder: Path) -> Fingerprint | None:

@@ -48,6 +48,19 @@ class FrameDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """How far a batch is, whose frames are cut by other processes and not told one by one."""
+
+    videos: int
+    """That are done with, whatever became of them."""
+    of_videos: int
+    frames: int
+    of_frames: int
+    """Of the videos that were begun; of those to come, what they would have if they were like these."""
+    faces: int
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """A line for a person, such as that the kernel is being compiled."""
 
@@ -62,7 +75,7 @@ class Finished:
     """Of the report; None where an error ends the run."""
 
 
-Event = Planned | FrameDone | Note | Finished
+Event = Planned | FrameDone | Counted | Note | Finished
 Listener = Callable[[Event], None]
 
 
@@ -88,6 +101,9 @@ class Progress:
     def told(self, done: FrameDone) -> None:
         """What another process has done."""
         self._listener(done)
+
+    def counted(self, counts: Counted) -> None:
+        self._listener(counts)
 
     def note(self, text: str) -> None:
         self._listener(Note(text))
@@ -148,6 +164,12 @@ class Bar:
                 self._bar.update()
             case Planned():
                 self._bar = _tqdm(event.frames)
+            case Counted():
+                self._bar = self._bar if self._bar is not None else _tqdm(event.of_frames)
+                self._bar.total = event.of_frames
+                self._bar.set_description(f"{event.videos}/{event.of_videos} videos", refresh=False)
+                self._bar.set_postfix(faces=event.faces, refresh=False)
+                self._bar.update(event.frames - self._bar.n)
             case Note() if self._bar is None:
                 print(event.text, file=sys.stderr, flush=True)
             case Note():
@@ -183,6 +205,12 @@ class Plain:
             case Planned():
                 self._total = event.frames
                 self._began = self._last = time.monotonic()
+            case Counted():
+                self._total, self._frames, self._faces = event.of_frames, event.frames, event.faces
+                now = time.monotonic()
+                if now - self._last >= PLAIN_INTERVAL_SECONDS and event.frames:
+                    self._last = now
+                    self._say(f"{event.videos}/{event.of_videos} videos, {self._line(now)}")
             case Note():
                 self._say(event.text)
 
@@ -200,12 +228,14 @@ class Plain:
 class JsonLines:
     """JSON on standard error, a line a piece, for programs: `{"frames": 420, "of": 9000, "faces": 611}` and notes.
 
-    Counts are told when they are first known, at most four times a second, and at the end.
+    Counts are told when they are first known, at most four times a second, and at the end. Those of a batch also have
+    `videos` and `of_videos`.
     """
 
     def __init__(self) -> None:
         self._total = self._frames = self._faces = 0
         self._last = 0.0
+        self._videos: dict[str, int] = {}
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -217,6 +247,11 @@ class JsonLines:
             case Planned():
                 self._total = event.frames
                 self._say_counts()
+            case Counted():
+                self._total, self._frames, self._faces = event.of_frames, event.frames, event.faces
+                self._videos = {"videos": event.videos, "of_videos": event.of_videos}
+                if time.monotonic() - self._last >= JSON_INTERVAL_SECONDS:
+                    self._say_counts()
             case Note():
                 self._say({"note": event.text})
             case Finished():
@@ -225,7 +260,7 @@ class JsonLines:
 
     def _say_counts(self) -> None:
         self._last = time.monotonic()
-        self._say({"frames": self._frames, "of": self._total, "faces": self._faces})
+        self._say({"frames": self._frames, "of": self._total, "faces": self._faces} | self._videos)
 
     def _say(self, told: dict[str, Any]) -> None:
         with suppress(OSError):
