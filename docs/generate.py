@@ -29,7 +29,7 @@ def flag_cell(row: Option) -> str:
 
 def default_cell(row: Option) -> str:
     if row.required:
-        return "required"
+        return row.usual or "required"
     if row.default is None:
         return "–"
     return "off" if row.default is False else str(row.default)
@@ -83,6 +83,7 @@ def action_line(action: argparse.Action) -> str:
 
 
 def origins() -> str:
+    aliases = ", ".join(f"`{flag}` `{row.flags[-1]}`" for row in options("extract") for flag in row.aliases)
     switches = ", ".join(f"`{row.opposite}`" for row in options("extract") if row.opposite is not None)
     return (
         "Flags go before the environment, that before a configuration file, and that before the defaults. "
@@ -91,7 +92,8 @@ def origins() -> str:
         f'options\' names as keys (`output-layout = "by-frame"`): the one that `--config` names, else `{FILE_NAME}` '
         "beside the alignments file, else the one in `~/.config/gpu-extract/` (or `$XDG_CONFIG_HOME/gpu-extract/`). "
         "An unknown name is an error. `verify` asks the folder's journal first for whatever decides bytes. "
-        f"Each switch has an opposite that turns it off again: {switches}."
+        f"Each switch has an opposite that turns it off again: {switches}. Flags by which the programs of the time "
+        f"mean the same are understood, too: {aliases}."
     )
 
 

@@ -27,6 +27,7 @@ from gpu_extract.errors import (
     printable,
 )
 from gpu_extract.options import (
+    FINDS_ALIGNMENTS,
     SERVER_DECIDES,
     Between,
     Count,
@@ -124,7 +125,10 @@ def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
     for row in options(command):
         group = groups.setdefault(row.group, None) or parser.add_argument_group(row.group)
         groups[row.group] = group
-        _add_option(group, row, AS_THE_RUN if command == "verify" and row.decides_bytes else _default(row))
+        default = AS_THE_RUN if command == "verify" and row.decides_bytes else _default(row)
+        if row.usual is not None and command in FINDS_ALIGNMENTS:
+            default = f"default: {row.usual}"
+        _add_option(group, row, default)
     if command == "submit":
         for name in SERVER_DECIDES:  # named, they are refused by a sentence
             _add_option(parser, option(name), None)
@@ -154,6 +158,9 @@ def _add_option(group: Any, row: Option, default: str | None) -> None:
             group.add_argument(*row.flags, type=_number_or_word, metavar=row.metavar, help=text, **settled)
         case _:
             group.add_argument(*row.flags, metavar=row.metavar, help=text, **settled)
+    if row.aliases:
+        kind = int if isinstance(row.check, Between) else None
+        group.add_argument(*row.aliases, type=kind, help=argparse.SUPPRESS, **settled)
 
 
 class _AddFolder(argparse.Action):
@@ -220,16 +227,21 @@ def _in_force(arguments: argparse.Namespace, command: str, unneeded: Sequence[st
     Raises:
         UsageError: if one that the command needs is missing, or the environment or a file has what is not allowed.
     """
-    from gpu_extract.jobs.config import FLAG, Value, config_file, missing, values_in_force
+    from gpu_extract.jobs.config import FLAG, USUAL, Value, config_file, missing, values_in_force, why_none
 
     flags = _flags(arguments, command)
-    file = config_file(arguments.config, flags.get("alignments"))
-    found = values_in_force(command, flags, file=file)
+    found = values_in_force(command, flags, file=config_file(arguments.config, flags, command))
     if lacking := [row for row in missing(command, found) if row.name not in unneeded]:
         named = ", ".join("/".join(row.flags) for row in lacking)
-        raise UsageError(f"the following arguments are required: {named}; see gpu-extract {command} --help.")
+        more = why_none(command, found) or f"see gpu-extract {command} --help"
+        raise UsageError(f"the following arguments are required: {named}; {more}.")
     if arguments.quiet and "progress" in found:
         found["progress"] = Value("none", FLAG)
+    if "alignments" in found and found["alignments"].origin == USUAL and not arguments.quiet:
+        from gpu_extract.run.progress import Note, listener_for
+
+        listener = listener_for(found["progress"].value if "progress" in found else "plain")
+        listener(Note(f"the alignments file is {found['alignments'].value}, found beside the frames."))
     return found
 
 

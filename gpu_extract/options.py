@@ -28,6 +28,8 @@ TOKEN_VARIABLE = f"{VARIABLE_PREFIX}TOKEN"
 """By which a server knows who asks. No option: command lines are seen by all."""
 COMMANDS = ("extract", "merge", "verify", "check", "doctor", "cluster", "serve")
 """Those whose options come from here."""
+FINDS_ALIGNMENTS = ("extract", "merge", "verify", "check")
+"""Those that take the alignments file of the usual name where nobody names one, see `jobs.whereabouts`."""
 
 PATHS = "inputs and output"
 WHICH = "which frames and faces"
@@ -205,6 +207,10 @@ class Option:
     commands: tuple[str, ...]
     metavar: str | None
     takes_callable: bool
+    aliases: tuple[str, ...]
+    """Flags by which the programs of the time mean the same."""
+    usual: str | None
+    """Where a command line finds what it needs and nobody gave, for a table; None where it does not look."""
 
     @property
     def label(self) -> str:
@@ -261,6 +267,8 @@ def _row(check: Check, default: Any, help: str, group: str, **rest: Any) -> Any:
     rest = {"short": None, "decides_bytes": False, "commands": ("extract",), "metavar": None} | rest
     rest.setdefault("before", default)
     rest.setdefault("takes_callable", False)
+    rest.setdefault("aliases", ())
+    rest.setdefault("usual", None)
     row = {"check": check, "default": default, "help": help, "group": group, **rest}
     return dataclasses.field(default=default, metadata={"row": row})
 
@@ -337,13 +345,25 @@ class Settings:
     """
 
     alignments: Path = text(
-        "-a", metavar="FILE", help="the alignments file, of any generation, or landmarks as JSON", group=PATHS, **ALL
+        "-a",
+        aliases=("-p",),
+        usual="beside the frames",
+        metavar="FILE",
+        help="the alignments file, of any generation, or landmarks as JSON",
+        group=PATHS,
+        **ALL,
     )
     frames: Path = text(
-        "-fr", metavar="PATH", help="the video or the folder of images that it was made from", group=PATHS, **ALL
+        "-fr",
+        aliases=("-r", "-i"),
+        metavar="PATH",
+        help="the video or the folder of images that it was made from",
+        group=PATHS,
+        **ALL,
     )
     faces: Path = text(
         "-fc",
+        aliases=("-c", "-o"),
         metavar="DIR",
         help="the folder of faces; `extract` creates it and refuses one that is not empty, `verify` only reads",
         group=PATHS,
@@ -351,6 +371,7 @@ class Settings:
     )
     size: int = number(
         "-sz",
+        aliases=("-z",),
         default=256,
         least=16,
         most=4096,
@@ -360,7 +381,13 @@ class Settings:
         **BYTES,
     )
     extract_every_n: int = number(
-        "-een", default=1, least=1, help="take frames 0, N, 2N … of the source", group=WHICH, **BYTES
+        "-een",
+        aliases=("-N",),
+        default=1,
+        least=1,
+        help="take frames 0, N, 2N … of the source",
+        group=WHICH,
+        **BYTES,
     )
     align_eyes: bool = switch("-ae", help="turn each face until its eyes are exactly level", group=HOW, **BYTES)
     eye_angle: str = word(

@@ -15,18 +15,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpu_extract.errors import InputError, UsageError, printable
+from gpu_extract.jobs.whereabouts import alignments_of, looked_for
 from gpu_extract.naming import url_of
-from gpu_extract.options import TOKEN_VARIABLE, VARIABLE_PREFIX, Option, options
+from gpu_extract.options import FINDS_ALIGNMENTS, TOKEN_VARIABLE, VARIABLE_PREFIX, Option, option, options
 from gpu_extract.reports.base import JsonReport
 from gpu_extract.storage.inputs import open_input, unreadable
 
 FILE_NAME = "gpu-extract.toml"
 WHAT = "the configuration file"
 FLAG, DEFAULT = "flag", "default"
+USUAL = "beside the frames"
+"""Where an alignments file was found that nobody named."""
 
 
 class Value(NamedTuple):
-    """What an option is, and who says so: "flag", "default", an environment variable, or the path of a file."""
+    """What an option is, and who says so: "flag", "default", an environment variable, or the path of a file; of an
+    alignments file perhaps "beside the frames"."""
 
     value: Any
     origin: str
@@ -62,7 +66,7 @@ def config(
         environment: `os.environ` by default.
         file: a configuration file; by default the first of the usual ones that exists.
     """
-    path = config_file(file, flags.get("alignments"))
+    path = config_file(file, flags, "extract")
     found = values_in_force("extract", flags, environment=environment, file=path)
     values = {name: {"value": _plain(value), "from": origin} for name, (value, origin) in found.items()}
     return Config(None if path is None else os.fspath(path), values)
@@ -86,13 +90,35 @@ def values_in_force(
     for layer in (_of_file(file), _of_environment(os.environ if environment is None else environment)):
         found |= {row.name: layer[row.name] for row in options(command) if row.name in layer}
     found |= {name: Value(value, FLAG) for name, value in flags.items()}
+    if "alignments" not in found and (usual := _usual(command, found["frames"].value if "frames" in found else None)):
+        found["alignments"] = Value(usual, USUAL)
     return {row.name: found[row.name] for row in options(command) if row.name in found}
 
 
-def config_file(asked: str | os.PathLike[str] | None, alignments: str | os.PathLike[str] | None) -> Path | None:
-    """The configuration file: the one that is asked for ("" is none), or the first of the usual ones that exists."""
+def why_none(command: str, found: Mapping[str, Value]) -> str | None:
+    """Why there is no alignments file though nobody needs to name one; None where that is not what is missing."""
+    if command not in FINDS_ALIGNMENTS or "alignments" in found or "frames" not in found:
+        return None
+    frames = found["frames"].value
+    return None if url_of(frames) else f"there is none of a usual name: {looked_for(Path(frames))} is looked for"
+
+
+def _usual(command: str, frames: str | os.PathLike[str] | None) -> Path | None:
+    """The alignments file that a command takes where nobody names one."""
+    if command not in FINDS_ALIGNMENTS or frames is None or option("frames").fault(frames) or url_of(frames):
+        return None
+    return alignments_of(Path(frames))
+
+
+def config_file(asked: str | os.PathLike[str] | None, flags: Mapping[str, Any], command: str) -> Path | None:
+    """The configuration file: the one that is asked for ("" is none), or the first of the usual ones that exists.
+
+    Args:
+        flags: options that are named on the command line, of which `alignments` and `frames` count.
+    """
     if asked is not None:
         return Path(asked) if asked != "" else None
+    alignments = flags["alignments"] if "alignments" in flags else _usual(command, flags.get("frames"))
     folders = [] if alignments is None or url_of(alignments) else [Path(alignments).parent]
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 (no home, no error)
     usual = (folder / FILE_NAME for folder in [*folders, Path(home) / "gpu-extract"])
