@@ -91,6 +91,7 @@ def origins() -> str:
         "`GPU_EXTRACT_OUTPUT_LAYOUT`; switches are `1`, `true`, `yes`, `on` or the opposite. The file is TOML with the "
         f'options\' names as keys (`output-layout = "by-frame"`): the one that `--config` names, else `{FILE_NAME}` '
         "beside the alignments file, else the one in `~/.config/gpu-extract/` (or `$XDG_CONFIG_HOME/gpu-extract/`). "
+        "`batch` reads one for all its videos: that in `--alignments-dir`, or else in or beside its first PLACE. "
         "An unknown name is an error. `verify` asks the folder's journal first for whatever decides bytes. "
         f"Each switch has an opposite that turns it off again: {switches}. Flags by which the programs of the time "
         f"mean the same are understood, too: {aliases}."

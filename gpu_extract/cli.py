@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
 
 from gpu_extract import __version__
@@ -266,6 +267,29 @@ def _told_of_run(report: Report, arguments: argparse.Namespace, json: Any) -> in
     return report.exit_code
 
 
+def _batch(arguments: argparse.Namespace) -> int:
+    from gpu_extract.jobs.config import config_file, missing, values_in_force
+
+    places = [*arguments.places, *arguments.named]
+    if not places:
+        raise UsageError("the following arguments are required: PLACE; see gpu-extract batch --help.")
+    flags = _flags(arguments, "batch")
+    first = Path(arguments.alignments_dir or places[0])
+    beside = {"alignments": first / "alignments.fsa" if first.is_dir() else first}
+    found = values_in_force("batch", flags, file=config_file(arguments.config, beside, "batch"))
+    if missing("batch", found):
+        raise UsageError("the following arguments are required: -fc/--faces; see gpu-extract batch --help.")
+    values = _values(found)
+    if arguments.quiet:
+        values["progress"] = "none"
+    from gpu_extract.jobs.batch import batch
+
+    report = batch(places, alignments_dir=arguments.alignments_dir, recursive=arguments.recursive, **values)
+    if arguments.quiet and report.exit_code != EXIT_OK:
+        _say(f"gpu-extract: {printable(report.first_failure())}", sys.stderr)
+    return _told(report, arguments, values["json"])
+
+
 def _merge(arguments: argparse.Namespace) -> int:
     values = _values(_in_force(arguments, "merge"))
     from gpu_extract.jobs.merge import merge
@@ -459,6 +483,29 @@ COMMANDS = (
         "Cut every face out again, aligned, and record its hash in the alignments file.",
         "gpu-extract extract -a alignments.fsa -fr clip.mp4 -fc faces/ -sz 256",
         options="extract",
+    ),
+    _Command(
+        "batch",
+        _batch,
+        "Extract the faces of many videos and folders of images, each with the alignments file beside it.\n\n"
+        "Faces go to a folder for each, by its name. What is wrong with one ends no other; the report has a row for\n"
+        "each, and its last line is the command that does what is left. Patterns are understood where the shell does\n"
+        "not. Options are those of extract, for every video; --on-error and --max-errors end the run of one.",
+        "gpu-extract batch footage/ -fc faces/ -sz 256",
+        options="batch",
+        words=(
+            _word(
+                "places",
+                metavar="PLACE",
+                nargs="*",
+                help="a video, a folder of images, a folder of videos or of such folders, or a pattern of their names",
+            ),
+            _word("-r", "-i", dest="named", metavar="PLACE", action="append", default=[], help=argparse.SUPPRESS),
+            _word(
+                "--alignments-dir", metavar="DIR", help="where the alignments files lie (default: beside the frames)"
+            ),
+            _word("--recursive", action="store_true", help="look into the folders inside those folders, too"),
+        ),
     ),
     _Command(
         "merge",
@@ -692,7 +739,7 @@ def _check_address_space(run: Callable[[argparse.Namespace], int]) -> None:
     Raises:
         DeviceError: if the process may not have enough.
     """
-    if run not in (_extract, _merge, _verify, _sheet, _demo, _doctor):
+    if run not in (_extract, _batch, _merge, _verify, _sheet, _demo, _doctor):
         return
     import resource
 

@@ -45,6 +45,8 @@ SERVER_DECIDES = (
     *("cache", "resume", "shard"),
 )
 """Options of `extract` that a service decides for its jobs."""
+OF_ONE_VIDEO = ("alignments", "frames", "cache", "shard")
+"""Options of `extract` that `batch` does not take: for all its videos they cannot be the same."""
 ROOT_PLACE = re.compile(r"([a-z0-9][a-z0-9_-]{0,31}):(?!//)(.+)", re.DOTALL)
 """A file or folder of a service, by the name of one of its roots and the path in it."""
 
@@ -365,7 +367,8 @@ class Settings:
         "-fc",
         aliases=("-c", "-o"),
         metavar="DIR",
-        help="the folder of faces; `extract` creates it and refuses one that is not empty, `verify` only reads",
+        help="the folder of faces; `extract` creates it and refuses one that is not empty, `batch` makes one in it for "
+        "each video, `verify` only reads",
         group=PATHS,
         **RUNS,
     )
@@ -553,7 +556,7 @@ class Settings:
     processes: int | str = count(
         "auto",
         default=1,
-        help="cut in N processes, each a shard at a time; auto: as many as pay",
+        help="cut in N processes, each a shard at a time, or of a batch a video; auto: as many as pay",
         group=RUN,
     )
     devices: str | None = text(
@@ -760,6 +763,8 @@ def options(command: str | None = None) -> tuple[Option, ...]:
     """The rows, in their order; those of one command where it is named."""
     if command == "submit":
         return tuple(row for row in options("extract") if row.name not in SERVER_DECIDES)
+    if command == "batch":
+        return tuple(row for row in options("extract") if row.name not in OF_ONE_VIDEO)
     rows = (*_rows_of(Settings), *_rows_of(ServiceSettings))
     return tuple(row for row in rows if command is None or command in row.commands)
 

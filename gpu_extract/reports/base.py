@@ -36,6 +36,7 @@ SIGNATURES = {
     "extract": {"frames_expected", "faces_written", "faces_failed", "bytes_written", "hashes_updated"},
     "verify": {"faces_expected", "faces_agree", "hashes_compared", "differences", "settings_from"},
     "check": {"entries", "frames_without_alignments", "alignments_without_frame", "bad_landmarks"},
+    "batch": {"videos", "videos_done", "videos_refused", "next"},
     "doctor": {"machine", "cores", "devices", "engines", "chosen", "codecs"},
     "config": {"file", "values"},
 }
