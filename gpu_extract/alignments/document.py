@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -132,6 +132,36 @@ class Alignments:
         self._records[row][key] = value
         self._changed = True
 
+    def remove_faces(self, rows: Collection[int], *, frames_too: bool = False) -> list[str]:
+        """Take faces out; those behind them in their frames' lists move up, and rows are counted anew.
+
+        Args:
+            frames_too: whether frames that lose their last face by it leave the file, too.
+
+        Returns:
+            The keys of these frames.
+        """
+        emptied, frames = [], _frames(self._document.root)
+        lists: list[list[Any]] = []
+        row = 0
+        for name, entry in zip(self.frame_names, self._frames, strict=True):
+            faces = entry if isinstance(entry, list) else entry["faces"]
+            kept = [record for k, record in enumerate(faces, row) if k not in rows]
+            row += len(faces)
+            if len(kept) < len(faces):
+                faces[:] = kept
+                if not kept:
+                    emptied.append(name)
+                    if frames_too:
+                        del frames[name]
+                        continue
+            lists.append(faces)
+        self.frame_names, self._frames = list(frames), list(frames.values())
+        self._records = [record for faces in lists for record in faces]
+        self.faces = face_table(self._records, list(map(len, lists)))
+        self._changed = self._changed or bool(rows)
+        return emptied
+
     def frame_extra(self, frame: int) -> dict[str, Any]:
         """A copy of what frame number `frame` holds beside its faces."""
         entry = self._frames[frame]
@@ -177,6 +207,11 @@ class Alignments:
         self._snapshot = _snapshot(self.path)
         self._changed = False
         return backup
+
+    @property
+    def digest(self) -> str:
+        """BLAKE2b of the file that was loaded or last saved, in hexadecimal; "" where there is none."""
+        return "" if self._snapshot is None else self._snapshot.digest.hex()
 
     def content(self) -> Iterator[bytes]:
         """The bytes of the file as it is now, in pieces, in the container that its path names."""
