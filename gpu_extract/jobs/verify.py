@@ -188,7 +188,7 @@ def _stored_settings(folder: Path, known: set[str], report: VerifyReport) -> dic
 def _guessed_settings(folder: Path, known: set[str]) -> dict[str, Any]:
     from gpu_extract.frames.images.decode import image_size
 
-    stored = stored_files(folder, journal.records(folder))
+    stored = stored_files(folder, journal.own_names(folder))
     shards = any(isinstance(place, InShard) for place in stored.values())
     for name in sorted(stored):
         if has_extension(name, FACE_EXTENSIONS):
@@ -240,7 +240,7 @@ class _Verification:
         self._layout = layout_for(settings.output_layout)(settings.faces, made.plan.positions[:0], made.plan.face_count)
         self._header = header_maker(made)
         self._rows = FaceRows(made.alignments, made.plan)
-        self._unclaimed = stored_files(settings.faces, journal.records(settings.faces))
+        self._unclaimed = stored_files(settings.faces, journal.own_names(settings.faces))
         self._record = Record(settings.faces, made, self._layout)
         self._lock = threading.Lock()
         self._doubtful: dict[int, _Face] = {}

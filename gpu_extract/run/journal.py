@@ -22,7 +22,8 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
@@ -43,6 +44,8 @@ BEGUN = ".gpu-extract.run"
 """In a bucket, which has no locks and whose journals come last: the first line of those that will be there."""
 DONE = ".gpu-extract.done"
 """Of a run in a batch, where nothing is left to do: see `jobs.done`."""
+PRUNED = ".gpu-extract.pruned"
+"""What a prune has changed in the folder, see `jobs.pruned`."""
 _RECEIPT = re.compile(re.escape(NAME) + r"\.([0-9]+)-of-([0-9]+)")
 VERSION = 1
 WHAT = "the journal"
@@ -271,6 +274,8 @@ class Told:
     finished: dict[int, Finished]
     unsettled: set[int]
     report: dict[str, Any] | None
+    frames_seen: int | None = None
+    from_start: bool = False
 
     @classmethod
     def by(cls, data: bytes) -> Told | None:
@@ -282,7 +287,14 @@ class Told:
         for entry in entries[1:]:
             if entry is not None:
                 learned._take(entry)
-        return cls(entries[0]["settings"], learned.finished, learned.unsettled, learned.report)
+        return cls(
+            entries[0]["settings"],
+            learned.finished,
+            learned.unsettled,
+            learned.report,
+            learned.frames_seen,
+            learned.from_start,
+        )
 
     def covers(self, other: Told) -> bool:
         """Whether it says all that the other one says.
@@ -331,6 +343,21 @@ class Follower:
 def line(entry: dict[str, Any]) -> bytes:
     """An entry as it stands in a journal."""
     return _as_line(json.dumps(entry, separators=(",", ":"), ensure_ascii=True).encode())
+
+
+def with_tail(before: bytes, after: bytes, now: bytes) -> bytes | None:
+    """What a journal was before it became `after`, with what a run has noted since.
+
+    Returns:
+        None where that has to do with faces, or what there is now did not grow from `after`.
+    """
+    tail = now.removeprefix(after)
+    entries = [parse(text) for text in tail.splitlines(keepends=True)]
+    if not now.startswith(after) or any(
+        entry is None or not entry.keys().isdisjoint(("faces", "revoked", "void", "report")) for entry in entries
+    ):
+        return None
+    return before + tail
 
 
 def _as_line(text: bytes) -> bytes:
@@ -415,9 +442,60 @@ def names(folder: Path) -> list[str]:
     return [NAME, *map(name_of, receipts(folder))]
 
 
-def records(folder: Path) -> list[str]:
-    """Names of all that a folder may hold of this kind, which are no faces."""
-    return [*names(folder), BEGUN, DONE]
+def own_names(folder: Path) -> list[str]:
+    """Names of all that this program may have put into a folder to remember what was done there."""
+    return [*names(folder), BEGUN, DONE, PRUNED]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep runs out of a folder while its journals are replaced.
+
+    Raises:
+        InputError: if one is no file, or cannot be read.
+        OutputError: if a run is writing into it.
+    """
+    with ExitStack() as stack:
+        for name in names(folder):
+            if os.path.lexists(folder / name):
+                open_input(folder / name, WHAT).close()
+                stack.callback(close_quietly, _open(folder / name, 0))
+        yield
+
+
+def revised(
+    data: bytes,
+    settings: Fingerprint,
+    result_of: Callable[[FaceResult], FaceResult | None],
+    error_of: Callable[[dict[str, Any]], dict[str, Any] | None],
+) -> bytes:
+    """A journal whose faces are what `result_of` makes of each, of other settings; a face that is None is left out.
+
+    `error_of` is for the failures in a shard's report. Data that is no journal of this version stays what it is.
+    """
+    told = Told.by(data)
+    if told is None:
+        return data
+    settled: list[Finished] = []
+    unsettled: list[Finished] = []
+    for key, frame in told.finished.items():
+        faces = [found for face in frame.faces if (found := result_of(face)) is not None]
+        if frame.faces and not faces:
+            continue
+        (unsettled if key in told.unsettled else settled).append(Finished(frame.position, faces))
+    entries = [first_entry(settings)]
+    if told.from_start:
+        entries.append({"void": True})
+    entries += map(frame_entry, settled)
+    if settled:
+        entries.append({"settled": len(settled)})
+    entries += map(frame_entry, unsettled)
+    if told.frames_seen is not None:
+        entries.append({"frames_seen": told.frames_seen})
+    if told.report is not None:
+        errors = [one for error in told.report["errors"] if (one := error_of(error)) is not None]
+        entries.append({"report": {**told.report, "errors": errors}})
+    return b"".join(map(line, entries))
 
 
 def begun(folder: Path) -> Fingerprint | None:
