@@ -62,7 +62,7 @@ def _compare_source(stored: dict[str, Any], expected: dict[str, Any], found: Com
     index, frame = stored.get("face_index"), stored.get("source_filename")
     if not same(index, expected["face_index"]):
         found.faults.append(f"says face_index {_short(index)}, not {expected['face_index']}")
-    if not _same_frame(frame, expected["source_filename"]):
+    if not same_frame(frame, expected["source_filename"]):
         found.faults.append(f"says source_filename {_short(frame)}, not {_short(expected['source_filename'])}")
     if not same(name := stored.get("original_filename"), expected["original_filename"]):
         found.faults.append(f"says original_filename {_short(name)}, not {_short(expected['original_filename'])}")
@@ -76,7 +76,7 @@ def _compare_source(stored: dict[str, Any], expected: dict[str, Any], found: Com
     found.more += [repr(name) for name in stored if name not in expected and name != "source_frame_dims"]
 
 
-def _same_frame(stored: Any, expected: str) -> bool:
+def same_frame(stored: Any, expected: str) -> bool:
     """Whether two keys are one frame's; a video's end in .png up to 2.3 and in its own extension from 2.4 on."""
     if stored == expected:
         return True
