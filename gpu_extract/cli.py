@@ -335,6 +335,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     return _told(report, arguments, values["json"])
 
 
+def _prune(arguments: argparse.Namespace) -> int:
+    values = _values(_in_force(arguments, "prune"))
+    from gpu_extract.jobs.prune import prune
+
+    own = {name: getattr(arguments, name) for name in PRUNE_WORDS}
+    return _told(prune(**values, **own), arguments, values["json"])
+
+
 def _check(arguments: argparse.Namespace) -> int:
     values = _values(_in_force(arguments, "check"))
     from gpu_extract.jobs.check import check
@@ -474,6 +482,8 @@ MATCH_KEYS = _word(
 )
 SUBMIT_WORDS = ("job", "detach", "token_file", "patience", "cancel_on_interrupt", "alignments_out", "priority")
 """Arguments of `submit` beside those of the run."""
+PRUNE_WORDS = ("keep", "frames_too", "unreadable", "yes", "undo")
+"""Arguments of `prune` beside its options."""
 CLUSTER_OPTIONS = ("image", "parallelism", "claim", "secret", "name", "address", "in_flight")
 """Of `cluster`, beside those of the run: each belongs to one scheduler."""
 COMMANDS = (
@@ -597,6 +607,34 @@ COMMANDS = (
         "Options left out are those of the run that the folder's journal records. Nothing is written.",
         "gpu-extract verify -a alignments.fsa -fr clip.mp4 -fc faces/",
         options="verify",
+    ),
+    _Command(
+        "prune",
+        _prune,
+        "Take faces that were deleted from the faces folder out of the alignments file; list what is extra there.\n\n"
+        "A face is known by its header or hash, whatever its file is called and whichever folder it was sorted into.\n"
+        "What the folder's run never cut stays in the file. A copy of the file is kept; --undo takes all of it back.",
+        "gpu-extract prune -a alignments.fsa -fc faces/",
+        options="prune",
+        words=(
+            _word(
+                "--keep",
+                choices=("undeleted", "present"),
+                default="undeleted",
+                help="all faces but those that were deleted, or only faces that are in the folder (default undeleted)",
+            ),
+            _word("--frames-too", action="store_true", help="frames that lose their last face leave the file, too"),
+            _word(
+                "--unreadable",
+                choices=("keep", "delete"),
+                default="keep",
+                help="what becomes of the faces of files that cannot be read (default keep)",
+            ),
+            _word(
+                "--yes", action="store_true", help="go on where so much is missing that the folder may be the wrong one"
+            ),
+            _word("--undo", action="store_true", help="take the last prune of this folder back"),
+        ),
     ),
     _Command(
         "check",
@@ -739,7 +777,7 @@ def _check_address_space(run: Callable[[argparse.Namespace], int]) -> None:
     Raises:
         DeviceError: if the process may not have enough.
     """
-    if run not in (_extract, _batch, _merge, _verify, _sheet, _demo, _doctor):
+    if run not in (_extract, _batch, _merge, _verify, _prune, _sheet, _demo, _doctor):
         return
     import resource
 

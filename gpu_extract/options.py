@@ -26,7 +26,7 @@ VARIABLE_PREFIX = "GPU_EXTRACT_"
 """Of the environment variables of options."""
 TOKEN_VARIABLE = f"{VARIABLE_PREFIX}TOKEN"
 """By which a server knows who asks. No option: command lines are seen by all."""
-COMMANDS = ("extract", "merge", "verify", "check", "doctor", "cluster", "serve")
+COMMANDS = ("extract", "merge", "verify", "prune", "check", "doctor", "cluster", "serve")
 """Those whose options come from here."""
 FINDS_ALIGNMENTS = ("extract", "merge", "verify", "check")
 """Those that take the alignments file of the usual name where nobody names one, see `jobs.whereabouts`."""
@@ -331,7 +331,7 @@ def folders(*, metavar: str = "NAME=DIR", **rest: Any) -> Any:
 
 
 ALL: Any = {"commands": ("extract", "merge", "verify", "check", "cluster")}
-RUNS: Any = {"commands": ("extract", "merge", "verify", "cluster")}
+RUNS: Any = {"commands": ("extract", "merge", "verify", "prune", "cluster")}
 BOTH: Any = {"commands": ("extract", "verify", "cluster")}
 MAKES: Any = {"commands": ("extract", "merge", "cluster")}
 CUTS: Any = {"commands": ("extract", "cluster")}
@@ -353,7 +353,7 @@ class Settings:
         metavar="FILE",
         help="the alignments file, of any generation, or landmarks as JSON",
         group=PATHS,
-        **ALL,
+        commands=(*ALL["commands"], "prune"),
     )
     frames: Path = text(
         "-fr",
@@ -533,7 +533,7 @@ class Settings:
         metavar="FILE",
         help="write the report as JSON; - is standard output",
         group=RUN,
-        commands=("extract", "merge", "verify", "check", "doctor"),
+        commands=("extract", "merge", "verify", "prune", "check", "doctor"),
     )
     no_update: bool = switch(help="leave the alignments file as it is", group=RUN, **MAKES)
     replace_hashes: bool = switch(
@@ -582,7 +582,9 @@ class Settings:
         group=RUN,
         commands=("doctor",),
     )
-    dry_run: bool = switch(help="plan and estimate space and time; write nothing", group=RUN)
+    dry_run: bool = switch(
+        help="plan and estimate space and time; write nothing", group=RUN, commands=("extract", "prune")
+    )
     on_error: Literal["skip", "stop"] = word(
         "skip", "stop", default="skip", help="after a frame or face fails: go on, or end the run", group=RUN
     )

@@ -35,6 +35,7 @@ KNOWN_SHARE = 0.75  # of a report's keys make a file one
 SIGNATURES = {
     "extract": {"frames_expected", "faces_written", "faces_failed", "bytes_written", "hashes_updated"},
     "verify": {"faces_expected", "faces_agree", "hashes_compared", "differences", "settings_from"},
+    "prune": {"faces_before", "faces_present", "faces_never_cut", "files_renumbered"},
     "check": {"entries", "frames_without_alignments", "alignments_without_frame", "bad_landmarks"},
     "batch": {"videos", "videos_done", "videos_refused", "next"},
     "doctor": {"machine", "cores", "devices", "engines", "chosen", "codecs"},
