@@ -502,7 +502,7 @@ class _Prune:
         numbers = _numbers(alignments.frame_names)
         step = _step(numbers[held])
         if len(held) >= TELLING_FRAMES and len(lost) and step > _step(numbers[np.unique(faces.frame)]):
-            return f"there are faces of every {step}th frame only"
+            return f"only frames that are {step} apart have faces there"
         enough = max(TELLING_FRAMES, TELLING_SHARE * (len(held) + len(lost)))
         for side, outside in (
             ("last", numbers[lost] > numbers[held].max(initial=-1)),
