@@ -80,13 +80,14 @@ rehearsal: $(VENV)/.base
 # Minutes to an hour each; not part of `make test`.
 soak: $(VENV)/.test
 	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q -m slow tests/test_long_runs.py tests/test_kill.py tests/test_power_cut.py \
-	    tests/test_shards.py tests/test_kernels_triton.py tests/test_disk_full.py tests/test_proof.py
+	    tests/test_shards.py tests/test_kernels_triton.py tests/test_disk_full.py tests/test_proof.py tests/test_prune.py \
+	    tests/test_device_failures.py
 	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q tests/test_stores.py -k lost_at_any_request
 	KILLS=100 $(ON_DISK) $(PY) -m pytest -q tests/test_processes.py -k killed_at_random
 
 # The CUDA kernel in Triton's interpreter against the reference.
 crops: $(VENV)/.test
-	CROPS=10000 $(PY) $(SUITE) tests/test_kernels_triton.py -k random_crops
+	CROPS=10000 $(PY) $(SUITE) tests/test_kernels_triton.py tests/test_kernels_surfaces.py -k random_crops
 
 soak-service: $(VENV)/.test
 	SERVICE_KILLS=200 $(ON_DISK) $(PY) -m pytest -q tests/test_service_jobs.py -k killed_at_random

@@ -219,7 +219,7 @@ class Job:
         self.alignments.write_bytes(self.before)
 
 
-@pytest.mark.parametrize("engine", ["exact", "kornia"])
+@pytest.mark.parametrize("engine", ["exact", pytest.param("kornia", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "failure", [OUT_OF_MEMORY, NO_MEMORY_LEFT, ASSERT], ids=["out of memory once", "no memory left", "assert"]
 )

@@ -21,7 +21,7 @@ from tests.helpers import module_from, turned
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
-CROPS = int(os.environ.get("CROPS", "200"))
+CROPS = int(os.environ.get("CROPS", "100"))
 CROPS_A_CASE = 50
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 NV12 = yuv.Layout()

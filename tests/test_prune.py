@@ -700,7 +700,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.parametrize("name", [OLD, NEW])
+@pytest.mark.parametrize("name", [OLD, pytest.param(NEW, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", ["prune", "undo"])
 def test_killed_at_any_step_it_is_completed_by_the_next(name: str, way: str, tmp_path: Path) -> None:
     """Each operation of the file system is once the one before which it is killed."""
