@@ -134,12 +134,24 @@ INLINE unsigned value_of(uint32_t entry, uint64_t bits)
            (unsigned)((bits & (((uint64_t)1 << (entry & BITS)) - 1)) >> (entry >> CODE_SHIFT & BITS));
 }
 
+/* Joined codes pay where two literals often fit into an entry, or runs of the byte before are all the matches. */
+static int is_worth_joining(const uint32_t *litlen, unsigned nearest_bits)
+{
+    unsigned few = 0;
+    for (unsigned i = 0; i < 1u << LITLEN_ROOT; i++)
+        few += (litlen[i] & (LITERAL | BITS)) <= (LITERAL | LITLEN_ROOT / 2) && litlen[i] & LITERAL;
+    return nearest_bits == 1 || few > (1u << LITLEN_ROOT) / 2;
+}
+
 static void join_codes(Inflater *inflater)
 {
     const uint32_t *const litlen = inflater->litlen;
     const uint32_t nearest =
         inflater->distance[0]; /* the code of distance 1, if there is one, is the first, all zeros */
     const unsigned nearest_bits = nearest >> VALUE_SHIFT == 1 && !(nearest & SPECIAL) ? nearest & BITS : LONGEST;
+    inflater->are_joined = is_worth_joining(litlen, nearest_bits);
+    if (!inflater->are_joined)
+        return;
     for (unsigned i = 0; i < 1u << LITLEN_ROOT; i++) {
         uint32_t entry = litlen[i];
         unsigned used = entry & BITS;
@@ -365,9 +377,13 @@ INLINE void put(uint8_t **out, uint64_t entry, uint64_t *before)
 }
 
 #define TAKE(entry) (bits >>= (entry) & BITS, count -= (unsigned)(entry) & BITS)
+#define NEXT() (are_joined ? joined[bits & root] : litlen[bits & root])
+#define ARE_BYTES(entry) (are_joined ? !((entry) & OTHER) : ((entry) & LITERAL) != 0)
+#define PUT(entry) (are_joined ? put(&out, entry, &before) : (void)(*out++ = (uint8_t)((entry) >> VALUE_SHIFT)))
 
 /* As inflate(), within a block and a piece, as long as MARGIN bytes of that are left. A byte must have been written. */
-INLINE Inflated inflate_fast(Inflater *inflater, const uint8_t *begin, uint8_t **to, const uint8_t *stop)
+INLINE Inflated inflate_fast(Inflater *inflater, const uint8_t *begin, uint8_t **to, const uint8_t *stop,
+                             int are_joined)
 {
     const uint64_t *const joined = inflater->joined;
     const uint32_t *const litlen = inflater->litlen, *const distances = inflater->distance;
@@ -380,25 +396,25 @@ INLINE Inflated inflate_fast(Inflater *inflater, const uint8_t *begin, uint8_t *
     uint64_t before = eightfold(out[-1]);
     Inflated result = INFLATE_FULL;
     refill(&in, &bits, &count);
-    uint64_t entry = joined[bits & root];
+    uint64_t entry = NEXT();
     do {
-        if (!(entry & OTHER)) {
-            put(&out, entry, &before);
+        if (ARE_BYTES(entry)) {
+            PUT(entry);
             TAKE(entry);
-            entry = joined[bits & root];
-            if (!(entry & OTHER)) {
-                put(&out, entry, &before);
+            entry = NEXT();
+            if (ARE_BYTES(entry)) {
+                PUT(entry);
                 TAKE(entry);
-                entry = joined[bits & root];
-                if (!(entry & OTHER)) {
-                    put(&out, entry, &before);
+                entry = NEXT();
+                if (ARE_BYTES(entry)) {
+                    PUT(entry);
                     TAKE(entry);
-                    entry = joined[bits & root];
+                    entry = NEXT();
                     refill(&in, &bits, &count);
-                    if (!(entry & OTHER)) {
-                        put(&out, entry, &before);
+                    if (ARE_BYTES(entry)) {
+                        PUT(entry);
                         TAKE(entry);
-                        entry = joined[bits & root];
+                        entry = NEXT();
                         continue;
                     }
                 } else {
@@ -417,7 +433,7 @@ INLINE Inflated inflate_fast(Inflater *inflater, const uint8_t *begin, uint8_t *
                     before = eightfold(symbol >> VALUE_SHIFT);
                     TAKE(symbol);
                     refill(&in, &bits, &count);
-                    entry = joined[bits & root];
+                    entry = NEXT();
                     continue;
                 }
             }
@@ -446,7 +462,7 @@ INLINE Inflated inflate_fast(Inflater *inflater, const uint8_t *begin, uint8_t *
             break;
         }
         refill(&in, &bits, &count);
-        entry = joined[bits & root];
+        entry = NEXT();
         out = copy_match(out, distance, length);
         before = eightfold(out[-1]);
     } while (in <= in_stop && out < stop);
@@ -495,14 +511,16 @@ static Inflated inflate_step(Inflater *inflater, const uint8_t *begin, uint8_t *
 
 static Inflated fast_portable(Inflater *inflater, const uint8_t *begin, uint8_t **to, const uint8_t *stop)
 {
-    return inflate_fast(inflater, begin, to, stop);
+    return inflater->are_joined ? inflate_fast(inflater, begin, to, stop, 1)
+                                : inflate_fast(inflater, begin, to, stop, 0);
 }
 
 #if HAVE_AVX2
 /* The same code: with BMI2 it shifts by a register, and masks, in one instruction. */
 AVX2 static Inflated fast_avx2(Inflater *inflater, const uint8_t *begin, uint8_t **to, const uint8_t *stop)
 {
-    return inflate_fast(inflater, begin, to, stop);
+    return inflater->are_joined ? inflate_fast(inflater, begin, to, stop, 1)
+                                : inflate_fast(inflater, begin, to, stop, 0);
 }
 #endif
 

@@ -31,9 +31,10 @@ typedef struct {
     unsigned count;
     int level;
     Block block;
-    int is_last;   /* the block is */
-    size_t stored; /* bytes that are left of a stored block */
-    int are_fixed; /* the tables are those of fixed codes */
+    int is_last;    /* the block is */
+    size_t stored;  /* bytes that are left of a stored block */
+    int are_fixed;  /* the tables are those of fixed codes */
+    int are_joined; /* `joined` has the codes */
     uint32_t litlen[LITLEN_ENTRIES], distance[DISTANCE_ENTRIES];
     uint64_t joined[1 << LITLEN_ROOT]; /* what `litlen` says, several symbols an entry */
 } Inflater;

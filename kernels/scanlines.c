@@ -248,7 +248,7 @@ INLINE_AVX2 void restore_paeth_wave(const uint8_t *rows, size_t stride, uint8_t 
             at[k] = n;
         restore(row[k], lines[k], 0, at[k], PAETH, step, lines[k + 1]);
     }
-    if (at[0] == (WAVE - 1) * lag) {
+    if ((WAVE - 1) * lag + 4 <= n) { /* four bytes are read where a pixel has three */
         for (int k = 0; k < WAVE; k++)
             pixel[k] = lines[k + 1] + at[k] - step;
         __m256i left = lanes_of(pixel);

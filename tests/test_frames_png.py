@@ -64,7 +64,9 @@ def part_of(rows: np.ndarray, channels: int, box: tuple[int, int, int, int], por
 @pytest.mark.parametrize("portable", [False, True])
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("filters", [[0], [1], [2], [3], [4], [0, 1, 2, 3, 4], [2, 3, 4]])
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (13, 2), (17, 23), (6, 40)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 9), (9, 1), (13, 2), (17, 23), (6, 40), *((9, width) for width in range(3, 9))]
+)
 def test_equals_the_standard(size: tuple[int, int], filters: list[int], channels: int, portable: bool) -> None:
     height, width = size
     rows = random_rows(height, width, channels, filters)
