@@ -221,7 +221,9 @@ class Job:
 
 @pytest.mark.parametrize("engine", ["exact", pytest.param("kornia", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "failure", [OUT_OF_MEMORY, NO_MEMORY_LEFT, ASSERT], ids=["out of memory once", "no memory left", "assert"]
+    "failure",
+    [pytest.param(OUT_OF_MEMORY, marks=pytest.mark.slow), NO_MEMORY_LEFT, ASSERT],
+    ids=["out of memory once", "no memory left", "assert"],
 )
 def test_whatever_operation_fails_nothing_is_lost(
     simulated: Callable[[Device], None],
@@ -305,7 +307,7 @@ def test_two_devices_at_once_give_the_crops_of_one(module: ModuleType) -> None:
             assert_as_exact_as_promised(one, crops, truth)
 
 
-@pytest.mark.parametrize("engine", ["exact", "kornia"])
+@pytest.mark.parametrize("engine", [pytest.param("exact", marks=pytest.mark.slow), "kornia"])
 def test_a_run_on_two_devices_gives_the_files_of_one(tmp_path: Path, landmarks: np.ndarray, engine: str) -> None:
     """Two processes, each with a device; the exact kernel is interpreted in both."""
     job = Job(tmp_path, landmarks, engine)
