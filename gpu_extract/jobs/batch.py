@@ -32,15 +32,13 @@ from gpu_extract.reports.extraction import Report
 from gpu_extract.run import journal
 from gpu_extract.run.children import Child, shares
 from gpu_extract.run.progress import Counted, Listener, Progress, listener_for
-from gpu_extract.run.signals import EXIT_CODES, GRACE_SECONDS, Interruption
+from gpu_extract.run.signals import EXIT_CODES, Interruption
 from gpu_extract.run.threads import available_cores
 from gpu_extract.storage.inputs import open_input
 
 TRIES = 2
 """Of a video whose process is killed. The second one goes on where the first one's journal ends."""
 POLL_SECONDS = 0.05
-END_SECONDS = GRACE_SECONDS + 1.0
-"""How long processes that were asked to end have, before they are killed."""
 ROOM_BYTES = 1 << 20
 """That a disk must still take if the batch is to go on after a run that could not write."""
 NAMED_PLACES = 12
@@ -162,7 +160,6 @@ class _Running:
     video: _Video
     slot: _Slot
     began: float
-    asked_to_end: float | None = None
 
 
 class _Night:
@@ -224,7 +221,9 @@ class _Night:
                     time.sleep(POLL_SECONDS if self._running else 0)
                     for one in [one for one in self._running if one.child.exit_code is not None]:
                         self._ended(one)
-                    self._end_the_late()
+                    if self._stopping:
+                        for one in self._running:
+                            one.child.end()
                     self._follow()
         finally:
             for one in self._running:
@@ -374,17 +373,6 @@ class _Night:
 
     def _report_of(self, slot: _Slot) -> Path:
         return self._scratch / f"{slot.number}.json"
-
-    def _end_the_late(self) -> None:
-        if not self._stopping:
-            return
-        now = time.monotonic()
-        for one in self._running:
-            if one.asked_to_end is None:
-                one.child.stop()
-                one.asked_to_end = now
-            elif now - one.asked_to_end > END_SECONDS:
-                one.child.kill()
 
 
 def _holds_something(folder: Path) -> bool:

@@ -45,7 +45,7 @@ from gpu_extract.run.journal import Journal
 from gpu_extract.run.plan import some_faces
 from gpu_extract.run.progress import FrameDone, Progress
 from gpu_extract.run.shards import Shard, frame_costs, part_of
-from gpu_extract.run.signals import GRACE_SECONDS, Interruption
+from gpu_extract.run.signals import Interruption
 from gpu_extract.run.threads import available_cores
 from gpu_extract.storage.inputs import open_input
 from gpu_extract.tasks import Failure
@@ -63,8 +63,6 @@ SHARD_SECONDS = 20.0
 MOST_SHARDS_EACH = 8
 WORTHWHILE_SECONDS = 4.0
 """Of work for each process, below which starting it does not pay."""
-END_SECONDS = GRACE_SECONDS + 1.0
-"""How long processes that were asked to end have, before they are killed."""
 FATAL: dict[int, type[GpuExtractError]] = {
     kind.exit_code: kind for kind in (UsageError, InputError, OutputError, AlignmentsError)
 }
@@ -165,7 +163,6 @@ class _Running:
     child: Child
     shard: Shard
     slot: _Slot
-    asked_to_end: float | None = None
 
 
 class _Crew:
@@ -237,7 +234,9 @@ class _Crew:
                     time.sleep(POLL_SECONDS)
                     for one in [one for one in self._running if one.child.exit_code is not None]:
                         self._ended(one)
-                    self._kill_the_late()
+                    if self._stopping:
+                        for one in self._running:
+                            one.child.end()
         finally:
             self._kill_all()
         if interruption.exit_code is not None:
@@ -372,17 +371,6 @@ class _Crew:
             failed = [left.frame_names[frame] for frame in left.frame_of.tolist()]
             errors = [{"frame": name, "index": None, "reason": reason} for name in failed]
             receipt.end({"errors": errors, "damaged": 0, "faces_outside": 0, "seconds": {}})
-
-    def _kill_the_late(self) -> None:
-        if not self._stopping:
-            return
-        now = time.monotonic()
-        for one in self._running:
-            if one.asked_to_end is None:
-                one.child.stop()
-                one.asked_to_end = now
-            elif now - one.asked_to_end > END_SECONDS:
-                one.child.kill()
 
     def _kill_all(self) -> None:
         for one in self._running:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,7 +18,9 @@ from gpu_extract.errors import OutputError
 from gpu_extract.options import VARIABLE_PREFIX
 from gpu_extract.run.confinement import CONFINEMENT, Confinement, scrubbed
 from gpu_extract.run.parent import PARENT
+from gpu_extract.run.signals import GRACE_SECONDS
 
+END_SECONDS = GRACE_SECONDS + 1.0  # that a child has to end in, before it is killed
 LAST_BYTES = 4096
 PROGRAM = "import sys; sys.path[:] = {path!r}; from gpu_extract.__main__ import main; raise SystemExit(main())"
 """Of a child: the modules that its parent has, and none that lie by chance in the folder where it was started."""
@@ -47,6 +50,8 @@ class Child:
     """Where what it says begins in that file."""
     told: int = 0
     """How much of that `new_lines` has given."""
+    asked_to_end: float | None = None
+    """When `end` was first called, on the monotonic clock."""
 
     @classmethod
     def start(
@@ -102,6 +107,15 @@ class Child:
         """Ask it to end; harmless where it has."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+
+    def end(self) -> None:
+        """To be called until it has ended: asks it to, and kills it when `END_SECONDS` have passed since."""
+        now = time.monotonic()
+        if self.asked_to_end is None:
+            self.stop()
+            self.asked_to_end = now
+        elif now - self.asked_to_end > END_SECONDS:
+            self.kill()
 
     def kill(self) -> None:
         """End it and wait for that."""

@@ -14,7 +14,6 @@ from typing import IO
 
 from gpu_extract.run.children import Child
 from gpu_extract.run.confinement import Confinement
-from gpu_extract.run.signals import GRACE_SECONDS
 
 POLL_SECONDS = 0.1
 READ_BYTES = 1 << 16
@@ -25,8 +24,6 @@ MOST_LOG_BYTES = 16 << 20
 """After which a job's log takes no more: what a process says is not to fill the disk."""
 NICER = 5
 """Than the service is its processes are."""
-END_SECONDS = GRACE_SECONDS + 1.0
-"""How long a process that was asked to end has, before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,6 @@ class Attempt:
 
     def _watch(self, child: Child, said: int) -> Ended:
         began = time.monotonic()
-        asked: float | None = None
         overdue = False
         with open(self._log, "ab", buffering=0) as log:
             while (code := child.exit_code) is None:
@@ -111,11 +107,8 @@ class Attempt:
                 if self._max_seconds is not None and now - began > self._max_seconds and not self.stopped:
                     overdue = True
                     self.stop()
-                if self.stopped and asked is None:
-                    child.stop()
-                    asked = now
-                elif asked is not None and now - asked > END_SECONDS:
-                    child.kill()
+                if self.stopped:
+                    child.end()
                 time.sleep(POLL_SECONDS)
             while self._read(said, log):
                 pass
