@@ -1,6 +1,6 @@
 """What the documents say of the command line, from its own rows: the README's table of options, and `docs/cli.md`.
 
-python docs/generate.py --write     # after a change of gpu_extract/options.py or cli.py
+python docs/generate.py --write     # after a change of gpu_extract/options.py or cli/
 python docs/generate.py --check     # part of `make lint`: exits 1 where a document is stale
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gpu_extract.cli import EXIT_CODES, build_parser, parsers  # noqa: E402
+from gpu_extract.cli.parser import EXIT_CODES, build_parser, parsers  # noqa: E402
 from gpu_extract.jobs.config import FILE_NAME  # noqa: E402
 from gpu_extract.options import OneOf, Option, options  # noqa: E402
 
@@ -59,7 +59,7 @@ def reference() -> str:
     """`docs/cli.md`."""
     parts = [
         "# The command line",
-        "Made by `docs/generate.py` from `gpu_extract/options.py` and `gpu_extract/cli.py`: change those.",
+        "Made by `docs/generate.py` from `gpu_extract/options.py` and `gpu_extract/cli/`: change those.",
         "Every command also takes `-h`, `-v` (say more; the traceback of an error) and `-q` (say nothing but errors).",
     ]
     for name, parser in parsers(build_parser()).items():

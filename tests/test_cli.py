@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 import gpu_extract
+from gpu_extract import plugins
 from gpu_extract.cli import main
+from gpu_extract.cli.parser import COMMANDS, command_of
 from tests.helpers import read_image
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -383,3 +385,9 @@ def test_two_entries_for_one_frame_are_counted_face_by_face(
     assert code == 4
     found = json.loads(report.read_text())
     assert (found["faces_written"], found["faces_failed"]) == (2, 3)
+
+
+def test_every_module_of_a_command_is_listed_once() -> None:
+    modules = plugins.names("gpu_extract.cli.commands")
+    assert sorted(COMMANDS) == sorted(name.removesuffix("_") for name in modules)
+    assert [command_of(name).name for name in COMMANDS] == list(COMMANDS)

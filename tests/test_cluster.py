@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from gpu_extract import plugins
-from gpu_extract.cli import CLUSTER_OPTIONS, main
+from gpu_extract.cli import main
+from gpu_extract.cli.commands.cluster import OWN as CLUSTER_OPTIONS
 from gpu_extract.cluster.base import FOLDER, Work
 from gpu_extract.options import options
 from gpu_extract.run import journal

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import gpu_extract
-from gpu_extract.cli import build_parser, parsers
+from gpu_extract.cli.parser import build_parser, parsers
 from gpu_extract.errors import GpuExtractError
 from gpu_extract.options import options
 

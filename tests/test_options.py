@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.cli import build_parser, main
+from gpu_extract.cli import main
+from gpu_extract.cli.parser import build_parser
 from gpu_extract.errors import GpuExtractError, InputError, UsageError
 from gpu_extract.jobs import extract as extract_job
 from gpu_extract.jobs.check import check

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpu_extract.cli import _in_force, _values, build_parser, main
+from gpu_extract.cli import main
+from gpu_extract.cli.chosen import in_force, values_of
+from gpu_extract.cli.parser import build_parser
 from gpu_extract.frames import open_frames
 from gpu_extract.jobs import processes
 from gpu_extract.jobs.extract import extract
@@ -496,7 +498,7 @@ def test_words_say_all_that_can_be_said(tmp_path: Path) -> None:
     os.environ["GPU_EXTRACT_SIZE"] = "64"
     try:
         arguments = build_parser().parse_args(["extract", "--config", "", *words])
-        assert Settings(**_values(_in_force(arguments, "extract"))) == settings
+        assert Settings(**values_of(in_force(arguments, "extract"))) == settings
     finally:
         del os.environ["GPU_EXTRACT_SIZE"]
 
