@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from threading import Event, Thread
+from typing import IO, Any
 
 START_SECONDS = 30.0
 ENDED = ("succeeded", "partial", "failed", "cancelled")
@@ -51,18 +53,26 @@ class Service:
             text=True,
             env={**os.environ, **self.environment},
         )
-        assert self.process.stderr is not None
         self.said = ""
-        for line in self.process.stderr:
-            self.said += line
-            if line.startswith("gpu-extract serves http://"):
-                break
-        else:
+        self._listening = Thread(target=self._listen, args=(self.process.stderr,), daemon=True)
+        serves = self._serves = Event()
+        self._listening.start()
+        serves.wait()
+        found = re.search(r"^gpu-extract serves http://[^/]*:(\d+)/", self.said, re.MULTILINE)
+        if found is None:
             self.process.wait()
             self._close()
             raise AssertionError(self.said)
-        self.port = int(line.split("//")[1].split("/")[0].rpartition(":")[2])
+        self.port = int(found[1])
         return self
+
+    def _listen(self, stderr: IO[str]) -> None:
+        """To its end: a service whose log nobody reads stands still when the pipe is full."""
+        for line in stderr:
+            self.said += line
+            if line.startswith("gpu-extract serves http://"):
+                self._serves.set()
+        self._serves.set()
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, *, seconds: float = 30.0
@@ -135,6 +145,7 @@ class Service:
 
     def _close(self) -> None:
         assert self.process is not None
+        self._listening.join(10)
         if self.process.stderr is not None:
             self.process.stderr.close()
 
