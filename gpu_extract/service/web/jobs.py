@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import os
+from collections.abc import Iterator
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Query, Response
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from gpu_extract.service.access import Caller
 from gpu_extract.service.folders import REPORT, is_job_id
@@ -27,6 +31,7 @@ Submitter = Annotated[Caller, Depends(needs("submit"))]
 MOST_LISTED = 200
 MOST_LOG_LINES = 10_000
 LOG_BYTES = 4 << 20
+SENT_BYTES = 1 << 18
 
 
 def router(office: Office) -> APIRouter:
@@ -113,15 +118,19 @@ def router(office: Office) -> APIRouter:
         return PlainTextResponse(office.shown("\n".join([*lines, ""]), folder))
 
     @routes.get("/jobs/{job}/alignments", **sent("application/octet-stream", refused=(404,)))
-    def alignments(job: str, who: Reader) -> FileResponse:
+    def alignments(job: str, who: Reader) -> StreamingResponse:
         """The alignments file, with the hashes of this run once it has succeeded."""
         found = job_of(office, job, who)
         path = office.data.job(found.id).path / Wanted.of(found.request).alignments
         try:
-            status = path.stat()
+            file = path.open("rb", buffering=0)  # one file to its end, also where it is saved or removed meanwhile
         except OSError:
             raise Problem(404, f"the alignments file of the job {job} is gone.") from None
-        return FileResponse(path, media_type="application/octet-stream", filename=path.name, stat_result=status)
+        headers = {
+            "Content-Length": str(os.fstat(file.fileno()).st_size),
+            "Content-Disposition": f"attachment; filename*=utf-8''{quote(path.name, safe='')}",
+        }
+        return StreamingResponse(_pieces(file), media_type="application/octet-stream", headers=headers)
 
     return routes
 
@@ -171,6 +180,12 @@ def shown(office: Office, job: Job) -> dict[str, Any]:
         "rev": job.rev,
         "links": {name: f"{link}/{name}" for name in links},
     }
+
+
+def _pieces(file: io.FileIO) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(SENT_BYTES):
+            yield piece
 
 
 def _as_cursor(job: Job) -> str:
