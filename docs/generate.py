@@ -1,17 +1,21 @@
-"""What the documents say of the command line, from its own rows: the README's table of options, and `docs/cli.md`.
+"""What the documents say of the command line and of its reports, from their own rows and fields: the README's table of
+options, `docs/cli.md`, and the JSON Schemas in `docs/schemas/`.
 
-python docs/generate.py --write     # after a change of gpu_extract/options.py or cli/
+python docs/generate.py --write     # after a change of gpu_extract/options.py, cli/, or a report
 python docs/generate.py --check     # part of `make lint`: exits 1 where a document is stale
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+import schemas  # noqa: E402
 
 from gpu_extract.cli.parser import EXIT_CODES, build_parser, parsers  # noqa: E402
 from gpu_extract.jobs.config import FILE_NAME  # noqa: E402
@@ -110,9 +114,11 @@ def main() -> int:
     arguments = parser.parse_args()
     path = ROOT / "README.md"
     wanted = {path: readme(path.read_text("utf-8")), ROOT / "docs" / "cli.md": reference()}
+    wanted |= {schemas.path_of(kind): json.dumps(schemas.schema_of(kind), indent=1) + "\n" for kind in schemas.kinds()}
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
     for path in stale:
         if arguments.write:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(wanted[path], "utf-8")
         else:
             print(f"{path.relative_to(ROOT)} is stale: python docs/generate.py --write", file=sys.stderr)

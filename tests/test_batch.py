@@ -670,7 +670,14 @@ def test_a_host_program_hears_counts_and_may_cancel(film: Maker, tmp_path: Path)
 def test_programs_hear_counts_as_json(film: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(film(tmp_path / "in" / "a.mp4"), "--progress", "jsonl", to=tmp_path / "faces") == 0
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert lines[-1] == {"frames": FRAMES, "of": FRAMES, "faces": FRAMES, "videos": 1, "of_videos": 1}
+    assert lines[-1] == {
+        "frames": FRAMES,
+        "of": FRAMES,
+        "faces": FRAMES,
+        "left": 0.0,
+        "videos": 1,
+        "of_videos": 1,
+    }
 
 
 def test_the_command_at_the_end_says_what_was_asked(

@@ -34,7 +34,16 @@ from tests.contracts.fakes import FakeSource, NoEngine
 from tests.helpers import STOPS_ITSELF, read_image
 
 FRAMES = 260
-OF_THIS_RUN = {"seconds", "frames_per_second", "stage_seconds", "wait_seconds", "limiting_stage", "notes", "backup"}
+OF_THIS_RUN = {
+    "seconds",
+    "frames_per_second",
+    "stage_seconds",
+    "wait_seconds",
+    "limiting_stage",
+    "notes",
+    "backup",
+    "next",
+}
 OF_THIS_RUN |= {"faces_folder"}
 PROGRAM = f"""
 from gpu_extract.faces.layouts import by_frame, webdataset

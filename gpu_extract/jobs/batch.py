@@ -21,6 +21,7 @@ from typing import Any
 
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, InputError, OutputError, UsageError, printable
 from gpu_extract.jobs.done import Done, read_done, write_done
+from gpu_extract.jobs.following import chosen
 from gpu_extract.jobs.footage import Footage, Found, find
 from gpu_extract.jobs.whereabouts import looked_for
 from gpu_extract.naming import of_this_machine
@@ -121,14 +122,9 @@ def _again(
     """The command that does what is left."""
     if len(places) > NAMED_PLACES:
         return SAME_COMMAND
-    chosen = {
-        row.name: value
-        for row in options("batch")
-        if (value := getattr(settings, row.name)) != row.default and not callable(value)
-    }
     own = [] if alignments_dir is None else ["--alignments-dir", os.fspath(alignments_dir)]
     own += ["--recursive"] if recursive else []
-    words = words_of(chosen | {"resume": True})
+    words = words_of(chosen(settings, "batch") | {"resume": True})
     named = ["--", *places] if any(place.startswith("-") for place in places) else []
     return shlex.join(["gpu-extract", "batch", *([] if named else places), *words, *own, *named])
 

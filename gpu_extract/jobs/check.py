@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ BEYOND_ANY_FRAME = np.array([1 << 40])
 @dataclass
 class CheckReport(JsonReport):
     """What a check found. Every field is a key of the JSON."""
+
+    SCHEMA: ClassVar[str] = "check/1"
 
     frames: int = 0
     """Frames of the source."""

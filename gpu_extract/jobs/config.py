@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from gpu_extract.errors import InputError, UsageError, printable
 from gpu_extract.jobs.whereabouts import alignments_of, looked_for
@@ -39,6 +39,8 @@ class Value(NamedTuple):
 @dataclass
 class Config(JsonReport):
     """The values in force. Every field is a key of the JSON."""
+
+    SCHEMA: ClassVar[str] = "config/1"
 
     file: str | None
     """The configuration file that was read."""

@@ -6,7 +6,7 @@ import os
 import platform
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 from gpu_extract.engines import base, pick
 from gpu_extract.errors import EXIT_OK, DeviceError, OutputError, UsageError
@@ -22,6 +22,8 @@ CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "prores", "ffv1",
 @dataclass
 class Findings(JsonReport):
     """All that `doctor` knows; every field is a key of the JSON."""
+
+    SCHEMA: ClassVar[str] = "doctor/1"
 
     versions: dict[str, str]
     machine: str

@@ -10,6 +10,7 @@ from typing import Literal
 
 from gpu_extract.jobs.estimate import estimate
 from gpu_extract.jobs.extraction import begin, introduce, other_names
+from gpu_extract.jobs.following import next_command
 from gpu_extract.jobs.prepare import Prepared, on_own_device, prepared
 from gpu_extract.naming import located
 from gpu_extract.options import Settings
@@ -183,6 +184,7 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
             _divided(settings, report, progress, interruption)
         report.finish(time.perf_counter() - began, partial_ok=settings.partial_ok)
         progress.finish(report.exit_code)
+    report.next = next_command(settings, report)
     if settings.json is not None:
         write_report(report, settings.json)
     return report

@@ -204,7 +204,7 @@ class Extraction:
     def cut(self, todo: Plan, progress: Progress, interruption: Interruption) -> None:
         """Read, cut and write; each finished frame goes into the journal."""
         report = self.report
-        progress.planned(todo.frame_count, todo.face_count)
+        self.made.announce(todo, progress)
         self._todo = todo.frame_count
         if not self._too_many_errors():
             self._run_pipeline(todo, progress, interruption)

@@ -20,6 +20,7 @@ from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.options import Settings
 from gpu_extract.run import journal
 from gpu_extract.run.plan import Plan, PlanOptions, make_plan, without_shared_files
+from gpu_extract.run.progress import Progress
 from gpu_extract.run.resolve import Resolved, min_box_px, resolve
 from gpu_extract.run.shards import Shard
 from gpu_extract.run.threads import available_cores
@@ -41,6 +42,10 @@ class Prepared:
     workers: int
     notes: list[str] = field(default_factory=list)
     """What was decided on the way and a user should know, in sentences for a report."""
+
+    def announce(self, plan: Plan, progress: Progress) -> None:
+        """Say what of the plan is to be done."""
+        progress.planned(plan.frame_count, plan.face_count, plan.positions if self.source.kind == "video" else ())
 
 
 @contextmanager

@@ -222,7 +222,7 @@ class _Crew:
         self._done_before = {face.row for frame in known[1] for face in frame.faces} if known else set()
         left = ~np.isin(self._made.plan.rows, list(self._done_before))
         plan = some_faces(self._made.plan, left)
-        self._progress.planned(plan.frame_count, plan.face_count)
+        self._made.announce(plan, self._progress)
 
     def _cut(self, shards: Iterable[Shard], interruption: Interruption) -> None:
         self._waiting = deque(shards)

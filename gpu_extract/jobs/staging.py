@@ -174,6 +174,7 @@ def run_staged(settings: Settings, cancel: threading.Event | None, job: Callable
     with staged(settings, cancel) as stage:
         report = job(stage.settings)
         stage.deliver(report)
+        report.next = stage.told(report.next)
     if settings.json is not None:
         write_report(report, settings.json)
     return report

@@ -254,7 +254,7 @@ class _Verification:
         failures = [*made.plan.failures]
         failures += [Failure(name, None, reason) for name, reason in made.plan.missing.items()]
         report.faces_expected = made.plan.face_count
-        progress.planned(made.plan.frame_count, made.plan.face_count)
+        made.announce(made.plan, progress)
         found: list[FaceResult] = []
         for result in self._cut(made.plan, self.compare, interruption):
             failures += result.failures

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from gpu_extract.errors import OutputError
 from gpu_extract.storage.outputs import FilePath, check_output, write_output
@@ -46,13 +46,18 @@ SIGNATURES = {
 
 @dataclass
 class JsonReport:
-    """Its fields are the keys of its JSON."""
+    """Its fields are the keys of its JSON, behind `schema`."""
+
+    SCHEMA: ClassVar[str]
+    """Its name and version, as "extract/1". Keys are added within a version; whoever takes one away, or has it mean
+    something else, counts the version up. `docs/schemas/` has them all."""
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     def to_json(self, *, ascii_only: bool = False) -> str:
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=ascii_only) + "\n"
+        told = {"schema": self.SCHEMA} | self.to_dict()
+        text = json.dumps(told, indent=2, ensure_ascii=ascii_only) + "\n"
         # File names that are no UTF-8 hold lone surrogates, which only JSON's own escapes can carry.
         return text.encode("utf-8", "backslashreplace").decode()
 

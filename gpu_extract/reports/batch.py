@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
 from gpu_extract.reports.base import JsonReport
@@ -40,6 +41,8 @@ class Row:
 @dataclass
 class BatchReport(JsonReport):
     """The result of a batch. Every field is a key of the JSON."""
+
+    SCHEMA: ClassVar[str] = "batch/1"
 
     videos: list[Row] = field(default_factory=list)
     """In the order in which they were named and lie in their folders."""

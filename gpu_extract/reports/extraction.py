@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
 from gpu_extract.reports.base import JsonReport, and_more, versions
@@ -17,6 +17,8 @@ LISTED = 20
 @dataclass
 class Report(JsonReport):
     """The result of a run. Every field is a key of the JSON."""
+
+    SCHEMA: ClassVar[str] = "extract/1"
 
     frames_expected: int = 0
     """Frames that hold faces to cut, of those the source has or should have."""
@@ -86,6 +88,8 @@ class Report(JsonReport):
     size: int = 0
     faces_folder: str = ""
     notes: list[str] = field(default_factory=list)
+    next: str = ""
+    """A command: it goes on where this run ended, or does again what failed, or looks at what was made."""
     exit_code: int = EXIT_OK
 
     @property
@@ -158,6 +162,7 @@ class Report(JsonReport):
         text += [f"{'note':<8}{note}" for note in self.notes]
         text += [f"{'failed':<8}{_error_line(error)}" for error in self.errors[:LISTED]]
         text += and_more(len(self.errors), LISTED, " " * 8)
+        text += self._next_lines()
         return "\n".join(map(printable, text))
 
     def _processes(self) -> str:
@@ -182,7 +187,23 @@ class Report(JsonReport):
             f"time    about {seconds:,.0f} s on {self.device} ({self.engine_implementation})",
             *(f"note    {note}" for note in self.notes),
             "nothing was written",
+            *self._next_lines(),
         ]
+
+    def _next_lines(self) -> list[str]:
+        if not self.next:
+            return []
+        if self.dry_run:
+            what = "this does it"
+        elif not self.complete:
+            what = "this goes on"
+        elif self.errors:
+            what = "when that is mended, this does again what failed"
+        elif self.shard:
+            what = "when all shards are done, this makes one run of them"
+        else:
+            what = "this shows the faces on one picture"
+        return [f"{'next':<8}{what}: {self.next}"]
 
     def _hash_line(self) -> str:
         if self.hashes_kept:

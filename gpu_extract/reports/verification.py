@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
 from gpu_extract.reports.base import JsonReport, and_more
@@ -15,6 +15,8 @@ KINDS = ("missing", "extra", "altered", "header", "moved", "hash", "metadata", "
 @dataclass
 class VerifyReport(JsonReport):
     """What a verification found. Every field is a key of the JSON."""
+
+    SCHEMA: ClassVar[str] = "verify/1"
 
     faces_expected: int = 0
     faces_agree: int = 0

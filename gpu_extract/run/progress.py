@@ -10,16 +10,19 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from gpu_extract.errors import UsageError
 from gpu_extract.options import option
+from gpu_extract.run.pace import Pace, in_words
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gpu_extract.tasks import FaceResult, Failure, FrameResult
 
 PLAIN_INTERVAL_SECONDS = 10.0
@@ -33,6 +36,8 @@ class Planned:
 
     frames: int
     faces: int
+    positions: Sequence[int] | np.ndarray = field(default=(), compare=False, repr=False)
+    """Of the frames in a video, ascending: those between them are decoded as well. Empty of a folder of images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +96,8 @@ class Progress:
         """Whether nobody hears of single frames."""
         return isinstance(self._listener, Silent)
 
-    def planned(self, frames: int, faces: int) -> None:
-        self._listener(Planned(frames, faces))
+    def planned(self, frames: int, faces: int, positions: Sequence[int] | np.ndarray = ()) -> None:
+        self._listener(Planned(frames, faces, positions))
 
     def frame_done(self, result: FrameResult) -> None:
         task = result.task
@@ -151,6 +156,7 @@ class Bar:
     def __init__(self) -> None:
         self._bar: Any = None
         self._faces = 0
+        self._pace = Pace(0, 0)
 
     def __call__(self, event: Event) -> None:
         with suppress(OSError):
@@ -160,13 +166,17 @@ class Bar:
         match event:
             case FrameDone() if self._bar is not None:
                 self._faces += len(event.faces)
+                self._pace.frame(event.position, len(event.faces))
                 self._bar.set_postfix(faces=self._faces, refresh=False)
                 self._bar.update()
             case Planned():
-                self._bar = _tqdm(event.frames)
+                self._pace = Pace(event.frames, event.faces, event.positions)
+                self._bar = _tqdm(event.frames, self._pace)
             case Counted():
-                self._bar = self._bar if self._bar is not None else _tqdm(event.of_frames)
+                self._bar = self._bar if self._bar is not None else _tqdm(event.of_frames, self._pace)
                 self._bar.total = event.of_frames
+                self._pace.expect(event.of_frames)
+                self._pace.add(event.frames - self._bar.n, 0)
                 self._bar.set_description(f"{event.videos}/{event.of_videos} videos", refresh=False)
                 self._bar.set_postfix(faces=event.faces, refresh=False)
                 self._bar.update(event.frames - self._bar.n)
@@ -178,12 +188,26 @@ class Bar:
                 self._bar.close()
 
 
-def _tqdm(frames: int) -> Any:
+def _tqdm(frames: int, pace: Pace) -> Any:
     from tqdm import tqdm
 
-    # Without the thread that tqdm has beside its first bar, and that the system might refuse.
-    bar: Any = type("Bar", (tqdm,), {"monitor_interval": 0})
-    return bar(total=frames, unit="frame", dynamic_ncols=True, file=sys.stderr, mininterval=0.2, miniters=1)
+    class Timed(tqdm):  # type: ignore[type-arg]
+        monitor_interval = 0  # no thread beside the first bar, which the system might refuse
+
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            left = pace.seconds_left()
+            return {**super().format_dict, "left": "" if left is None else f"{in_words(left)} left, "}
+
+    return Timed(
+        total=frames,
+        unit="frame",
+        dynamic_ncols=True,
+        file=sys.stderr,
+        mininterval=0.2,
+        miniters=1,
+        bar_format="{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {left}{rate_fmt}{postfix}]",
+    )
 
 
 class Plain:
@@ -192,12 +216,14 @@ class Plain:
     def __init__(self) -> None:
         self._total = self._frames = self._faces = 0
         self._began = self._last = time.monotonic()
+        self._pace = Pace(0, 0)
 
     def __call__(self, event: Event) -> None:
         match event:
             case FrameDone():
                 self._frames += 1
                 self._faces += len(event.faces)
+                self._pace.frame(event.position, len(event.faces))
                 now = time.monotonic()
                 if now - self._last >= PLAIN_INTERVAL_SECONDS:
                     self._last = now
@@ -205,7 +231,10 @@ class Plain:
             case Planned():
                 self._total = event.frames
                 self._began = self._last = time.monotonic()
+                self._pace = Pace(event.frames, event.faces, event.positions)
             case Counted():
+                self._pace.expect(event.of_frames)
+                self._pace.add(event.frames - self._frames, 0)
                 self._total, self._frames, self._faces = event.of_frames, event.frames, event.faces
                 now = time.monotonic()
                 if now - self._last >= PLAIN_INTERVAL_SECONDS and event.frames:
@@ -216,9 +245,9 @@ class Plain:
 
     def _line(self, now: float) -> str:
         rate = self._frames / (now - self._began)
-        left = (self._total - self._frames) / rate
+        left = self._pace.seconds_left()
         done = f"{self._frames:,}/{self._total:,} frames, {self._faces:,} faces"
-        return f"{done}, {rate:.1f} frames/s, {left:.0f} s left"
+        return f"{done}, {rate:.1f} frames/s{'' if left is None else f', {in_words(left)} left'}"
 
     def _say(self, line: str) -> None:
         with suppress(OSError):
@@ -226,15 +255,14 @@ class Plain:
 
 
 class JsonLines:
-    """JSON on standard error, a line a piece, for programs: `{"frames": 420, "of": 9000, "faces": 611}` and notes.
-
-    Counts are told when they are first known, at most four times a second, and at the end. Those of a batch also have
-    `videos` and `of_videos`.
+    """JSON on standard error, a line a piece, for programs: `{"frames": 420, "of": 9000, "faces": 611, "left": 21.4}`
+    and notes; docs/reports.md tells of them.
     """
 
     def __init__(self) -> None:
         self._total = self._frames = self._faces = 0
         self._last = 0.0
+        self._pace = Pace(0, 0)
         self._videos: dict[str, int] = {}
 
     def __call__(self, event: Event) -> None:
@@ -242,12 +270,16 @@ class JsonLines:
             case FrameDone():
                 self._frames += 1
                 self._faces += len(event.faces)
+                self._pace.frame(event.position, len(event.faces))
                 if time.monotonic() - self._last >= JSON_INTERVAL_SECONDS:
                     self._say_counts()
             case Planned():
                 self._total = event.frames
+                self._pace = Pace(event.frames, event.faces, event.positions)
                 self._say_counts()
             case Counted():
+                self._pace.expect(event.of_frames)
+                self._pace.add(event.frames - self._frames, 0)
                 self._total, self._frames, self._faces = event.of_frames, event.frames, event.faces
                 self._videos = {"videos": event.videos, "of_videos": event.of_videos}
                 if time.monotonic() - self._last >= JSON_INTERVAL_SECONDS:
@@ -260,7 +292,9 @@ class JsonLines:
 
     def _say_counts(self) -> None:
         self._last = time.monotonic()
-        self._say({"frames": self._frames, "of": self._total, "faces": self._faces} | self._videos)
+        left = self._pace.seconds_left()
+        told = {"frames": self._frames, "of": self._total, "faces": self._faces}
+        self._say(told | {"left": None if left is None else round(left, 1)} | self._videos)
 
     def _say(self, told: dict[str, Any]) -> None:
         with suppress(OSError):

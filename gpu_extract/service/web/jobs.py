@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
+from gpu_extract.errors import InputError
 from gpu_extract.service.access import Caller
 from gpu_extract.service.folders import REPORT, is_job_id
 from gpu_extract.service.office import Office
@@ -102,6 +102,7 @@ def router(office: Office) -> APIRouter:
         found = folder.record(REPORT)
         if found is None:
             raise Problem(404, f"the job {job} has no report yet.")
+        found |= {"next": ""}  # of the service's own process
         text = office.shown(json.dumps(found, ensure_ascii=False), folder)
         return Response(json.dumps(json.loads(text)), media_type="application/json")
 
@@ -123,8 +124,10 @@ def router(office: Office) -> APIRouter:
         found = job_of(office, job, who)
         path = office.data.job(found.id).path / Wanted.of(found.request).alignments
         try:
-            file = path.open("rb", buffering=0)  # one file to its end, also where it is saved or removed meanwhile
-        except OSError:
+            file = open_input(
+                path, "the alignments file"
+            )  # one to its end, also where it is saved or removed meanwhile
+        except InputError:
             raise Problem(404, f"the alignments file of the job {job} is gone.") from None
         headers = {
             "Content-Length": str(os.fstat(file.fileno()).st_size),
@@ -182,7 +185,7 @@ def shown(office: Office, job: Job) -> dict[str, Any]:
     }
 
 
-def _pieces(file: io.FileIO) -> Iterator[bytes]:
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
     with file:
         while piece := file.read(SENT_BYTES):
             yield piece

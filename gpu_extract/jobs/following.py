@@ -1,0 +1,43 @@
+"""What a person does after a run: the command in the last line of its report."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from gpu_extract.options import Settings, options, words_of
+from gpu_extract.reports.extraction import Report
+
+ENDS_WITH_THE_RUN = ("resume", "dry_run", "deleted", "shard", "json", "progress")
+"""Options that the next command does not take over."""
+
+
+def next_command(settings: Settings, report: Report) -> str:
+    """The command that goes on where a run ended, or that looks at what it made; empty where there is none.
+
+    Args:
+        settings: of the run, with the places that a person named.
+    """
+    if report.shards_missing or not (report.frames_expected or report.errors or not report.complete):
+        return ""
+    if report.dry_run:
+        return _extract(settings)
+    if report.errors or not report.complete:
+        return _extract(settings, resume=True, shard=settings.shard)
+    if settings.shard is not None:
+        places = {name: getattr(settings, name) for name in ("alignments", "frames", "faces")}
+        return shlex.join(["gpu-extract", "merge", *words_of(places)])
+    return shlex.join(["gpu-extract", "sheet", str(settings.faces), "sheet.png"])
+
+
+def _extract(settings: Settings, **more: Any) -> str:
+    return shlex.join(["gpu-extract", "extract", *words_of(chosen(settings, "extract", but=ENDS_WITH_THE_RUN) | more)])
+
+
+def chosen(settings: Settings, command: str, but: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The options of a command that are not what they are by default, and that words can say."""
+    return {
+        row.name: value
+        for row in options(command)
+        if (value := getattr(settings, row.name)) != row.default and not callable(value) and row.name not in but
+    }

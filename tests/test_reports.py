@@ -1,0 +1,119 @@
+"""What programs read: reports keep to the schemas that are published, and end with a command that can be typed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpu_extract.cli import main
+from gpu_extract.demo.clip import make_clip
+
+SCHEMAS = Path(__file__).parent.parent / "docs" / "schemas"
+TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "null": type(None),
+    "array": list,
+    "object": dict,
+}
+
+
+def faults(value: Any, schema: dict[str, Any], where: str = "") -> list[str]:
+    """What of a value does not keep to a schema, as far as the schemas of reports go."""
+    if "const" in schema:
+        return [] if value == schema["const"] else [f"{where} is {value!r}"]
+    kinds = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", [])
+    if kinds and not any(
+        isinstance(value, TYPES[kind]) and (kind == "boolean") == isinstance(value, bool) for kind in kinds
+    ):
+        return [f"{where} is {value!r}, not {kinds}"]
+    if isinstance(value, list):
+        return [fault for one in value for fault in faults(one, schema.get("items", {}), f"{where}[]")]
+    if not isinstance(value, dict):
+        return []
+    found = [f"{where}.{key} is missing" for key in schema.get("required", []) if key not in value]
+    known, others = schema.get("properties", {}), schema.get("additionalProperties", {})
+    for key, item in value.items():
+        if key not in known and "properties" in schema:
+            found.append(f"{where}.{key} is not published")
+        found += faults(item, known.get(key, others), f"{where}.{key}")
+    return found
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict[str, Any]:
+    """The report of a command on standard output, which keeps to its schema."""
+    capsys.readouterr()
+    assert main([*words, "--json", "-"]) == code
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    name, version = found["schema"].split("/")
+    schema = json.loads((SCHEMAS / f"{name}-{version}.json").read_text("utf-8"))
+    assert faults(found, schema) == []
+    assert next(iter(found)) == "schema"
+    return found
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    Path("in put").mkdir()
+    clip = make_clip(Path("in put"), frames=4)
+    return ["-a", str(clip.alignments), "-fr", str(clip.video)]
+
+
+def test_every_kind_of_report_keeps_to_its_schema(job: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    run = [*job, "-fc", "faces", "-sz", "48", "--device", "cpu"]
+    kinds = {told(capsys, command, *run)["schema"] for command in ("extract", "verify")}
+    kinds.add(told(capsys, "check", *job)["schema"])
+    kinds.add(told(capsys, "prune", *job[:2], "-fc", "faces")["schema"])
+    kinds.add(told(capsys, "doctor")["schema"])
+    kinds.add(told(capsys, "config", *job)["schema"])
+    kinds.add(told(capsys, "batch", "in put", "-fc", "many", "-sz", "48", "--device", "cpu")["schema"])
+    assert told(capsys, "extract", *job, "-fc", "other", "--shard", "0/2")["schema"] == "extract/1"
+    assert told(capsys, "merge", *job, "-fc", "other", code=4)["schema"] == "extract/1"
+    told(capsys, "extract", *job, "-fc", "other", "--dry-run", "--resume", "--shard", "1/2")
+    assert kinds == {f"{path.stem.replace('-', '/')}" for path in SCHEMAS.iterdir()}
+
+
+def test_the_last_line_is_a_command_that_goes_on(job: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def again(said: dict[str, Any]) -> list[str]:
+        words: list[str] = shlex.split(said["next"])
+        assert words[0] == "gpu-extract"
+        return words[1:]
+
+    options = ["-fc", "my faces", "-sz", "48", "--device", "cpu"]
+    planned = again(told(capsys, "extract", *job, *options, "--dry-run"))
+    assert not Path("my faces").exists()
+    done = told(capsys, *planned)
+    assert done["faces_written"] == 6
+    assert done["size"] == 48
+    looked = again(done)
+    assert main(looked) == 0
+    assert Path(looked[-1]).is_file()
+
+    parts = [told(capsys, "extract", *job, "-fc", "parts", "-sz", "48", "--shard", f"{part}/2") for part in range(2)]
+    merged = told(capsys, *again(parts[1]))
+    assert merged["faces_written"] == 6
+
+
+def test_what_failed_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vectors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frames = Path("frames")
+    shutil.copytree(vectors / "frames", frames)
+    spared = (frames / "f_000002.png").read_bytes()
+    (frames / "f_000002.png").write_bytes(b"")
+    shutil.copy(vectors / "alignments" / "g6_2019-12.fsa", "a.fsa")
+    first = told(capsys, "extract", "-a", "a.fsa", "-fr", "frames", "-fc", "faces", "-sz", "32", code=4)
+    assert first["next"] == "gpu-extract extract --alignments a.fsa --frames frames --faces faces --size 32 --resume"
+    (frames / "f_000002.png").write_bytes(spared)
+    second = told(capsys, *shlex.split(first["next"])[1:], code=4)
+    assert [error["frame"] for error in first["errors"]] == ["f_000002.png", "f_000099.png"]
+    assert [error["frame"] for error in second["errors"]] == ["f_000099.png"]  # which is not there
