@@ -1,7 +1,7 @@
-"""What the documents say of the command line and of its reports, from their own rows and fields: the README's table of
-options, `docs/cli.md`, and the JSON Schemas in `docs/schemas/`.
+"""What the documents say of the program, from its source: the README's table of options, `docs/cli.md`, the JSON Schemas
+of reports in `docs/schemas/`, and all that can go wrong (`docs/when-it-goes-wrong.md`, by `docs/sentences.py`).
 
-python docs/generate.py --write     # after a change of gpu_extract/options.py, cli/, or a report
+python docs/generate.py --write     # after a change of options, commands, reports, or sentences of errors
 python docs/generate.py --check     # part of `make lint`: exits 1 where a document is stale
 """
 
@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import schemas  # noqa: E402
+from sentences import when_it_goes_wrong  # noqa: E402
 
 from gpu_extract.cli.parser import EXIT_CODES, build_parser, parsers  # noqa: E402
 from gpu_extract.jobs.config import FILE_NAME  # noqa: E402
@@ -113,7 +114,11 @@ def main() -> int:
     how.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     path = ROOT / "README.md"
-    wanted = {path: readme(path.read_text("utf-8")), ROOT / "docs" / "cli.md": reference()}
+    wanted = {
+        path: readme(path.read_text("utf-8")),
+        ROOT / "docs" / "cli.md": reference(),
+        ROOT / "docs" / "when-it-goes-wrong.md": when_it_goes_wrong(),
+    }
     wanted |= {schemas.path_of(kind): json.dumps(schemas.schema_of(kind), indent=1) + "\n" for kind in schemas.kinds()}
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
     for path in stale:

@@ -1,65 +1,77 @@
-"""What the README shows is what happens: its session and its Python are run on the demo's clip."""
+"""What the README and the guides show is what happens: their sessions and their Python are run on the demo's clip."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from gpu_extract.cli import main
 from gpu_extract.demo import run_demo
+from tests.helpers import made_once
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
+GUIDES = {
+    "README.md": "118 faces; 0",
+    "docs/start.md": None,
+    "docs/from-faceswap.md": None,
+    "docs/datasets.md": "15 rows, 13 of faces of 160 px or more",
+    "docs/vfx.md": "True",
+}
+"""Each with the last line that its Python prints."""
 OF_THE_MACHINE = (
     (r"[\d.,]+ s, [\d.,]+ frames/s; the limit was \w+", "<time>"),
     (r"\(own C sampler, \w+\)|\(OpenCV [\d.]+\)", "(<sampler>)"),
+    (r"_\d{8}_\d{6}\b", "_<time>"),
 )
 
 
-def sessions() -> list[tuple[str, list[str]]]:
-    """Each `$ gpu-extract …` of the README with the lines that follow it."""
-    blocks = re.findall(r"(?:^    .*\n)+", README, re.MULTILINE)
+def sessions(page: str) -> list[tuple[str, list[str]]]:
+    """Each `$ gpu-extract …` of a page with the lines that follow it."""
+    blocks = re.findall(r"(?:^    .*\n)+", (ROOT / page).read_text("utf-8"), re.MULTILINE)
     shown = [[line[4:] for line in block.splitlines()] for block in blocks if block.startswith("    $ gpu-extract ")]
     return [(lines[0].removeprefix("$ gpu-extract "), lines[1:]) for lines in shown]
 
 
-def snippets() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def snippets(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a reader stands after `make demo`."""
-    folder = tmp_path_factory.mktemp("readme")
+def make_demo(folder: Path) -> None:
     run_demo(folder / "demo", progress="none")
-    return folder
 
 
-def without_the_machine(line: str) -> str:
+@pytest.fixture
+def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a reader stands after `make demo`."""
+    made = made_once(tmp_path_factory, "readme", make_demo)
+    shutil.copytree(made / "demo", tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def without_the_machine(line: str, folder: Path) -> str:
+    line = line.replace(f"{os.path.realpath(folder)}/", "").replace(f"{folder}/", "")
     for pattern, name in OF_THE_MACHINE:
         line = re.sub(pattern, name, line)
     return line
 
 
-def test_the_session_prints_what_is_shown(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("page", GUIDES)
+def test_the_session_prints_what_is_shown_and_then_the_python_runs(
+    page: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(folder)
-    assert sessions()
-    for command, shown in sessions():
+    assert sessions(page)
+    for command, shown in sessions(page):
         assert main(shlex.split(command)) == 0
-        said = capsys.readouterr().out.splitlines()
-        assert list(map(without_the_machine, said)) == list(map(without_the_machine, shown)), command
-
-
-def test_the_python_runs_after_the_session(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(folder)
-    assert snippets()
-    for snippet in snippets():
-        exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
-    assert capsys.readouterr().out.splitlines()[-1] == "118 faces; 0"
+        said = [without_the_machine(line, folder) for line in capsys.readouterr().out.splitlines()]
+        assert said == [without_the_machine(line, folder) for line in shown], command
+    printed: list[str | None] = [None]
+    for snippet in snippets(page):
+        exec(compile(snippet, page, "exec"), {"__name__": "guide"})
+        printed += capsys.readouterr().out.splitlines()
+    assert printed[-1] == GUIDES[page]
