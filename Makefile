@@ -10,7 +10,7 @@ ON_DISK := PYTEST_DEBUG_TEMPROOT=$(or $(TMPDIR),/tmp)
 # As many processes as this one may use cores; one that has nothing left to do takes tests from the others.
 SUITE := -m pytest -q -n logical --dist worksteal
 
-.PHONY: demo test test-bare test-servers test-newest test-lowest lint lock bench gpu-check wheels rehearsal soak crops \
+.PHONY: demo test test-bare test-servers test-newest test-lowest lint lock site bench gpu-check wheels rehearsal soak crops \
     soak-service fuzz fuzz-guided fuzz-service sanitize sanitize-threads scale clean
 .PRECIOUS: %/bin/python  # make would remove it, as it does with what only stands between two rules
 
@@ -27,7 +27,7 @@ test-bare: .venv-bare/.base
 # Against servers that others wrote, and on a Ray of this machine, which are too large for every environment.
 test-servers: .venv-servers/.servers
 	RUN_SLOW=1 $(ON_DISK) .venv-servers/bin/python -m pytest -q tests/test_stores_s3.py tests/test_cluster_ray.py \
-	    tests/test_service_page.py
+	    tests/test_service_page.py tests/test_site.py
 
 # With the newest and the lowest versions that pyproject.toml allows; docs/dependencies.md says what came of it.
 test-newest: .venv-newest/bin/python $(UV)
@@ -47,6 +47,12 @@ lint: $(VENV)/.test
 	$(PY) docs/generate.py --check
 	$(VENV)/bin/codespell
 	$(VENV)/bin/clang-format --dry-run -Werror kernels/*.c kernels/*.h bench/*.c
+
+# The documents as a site in build/site, strictly; `python3 -m http.server -d build/site` shows it, with its search.
+site: $(VENV)/.test
+	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build -q --strict
+	$(PY) -m pytest -q tests/test_site.py
 
 bench: $(VENV)/.test
 	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[bench]"
@@ -153,6 +159,7 @@ lock: $(UV)
 	    $(COMPILE_WITHOUT_TORCH) $$for_python --extra suite --no-emit-package triton \
 	        --constraint $$lock-test.txt -o $$lock-base.txt; \
 	    $(COMPILE_WITHOUT_TORCH) $$for_python --extra test --extra servers --extra browser --extra ray \
+	        --extra docs \
 	        --constraint $$lock-test.txt -o $$lock-servers.txt; \
 	done
 	set -e; for target in cpu cuda; do \
@@ -181,5 +188,5 @@ LOCK = requirements/$(shell $< -c 'import sys; print("%s-%d.%d" % (sys.platform,
 	touch $@ $*/.base
 
 %/.servers: %/bin/python $(SOURCES)
-	requirements/install.sh $* $(LOCK) test,servers,browser,ray
+	requirements/install.sh $* $(LOCK) test,servers,browser,ray,docs
 	touch $@
