@@ -1,5 +1,5 @@
-"""What the documents say of the program, from its source: the README's table of options, `docs/cli.md`, the JSON Schemas
-of reports in `docs/schemas/`, and all that can go wrong (`docs/when-it-goes-wrong.md`, by `docs/sentences.py`).
+"""What the documents say of the program, from its source: the README's table of options, `docs/cli.md`, the JSON
+Schemas of reports in `docs/schemas/`, and all that can go wrong (`docs/when-it-goes-wrong.md`, by `docs/sentences.py`).
 
 python docs/generate.py --write     # after a change of options, commands, reports, or sentences of errors
 python docs/generate.py --check     # part of `make lint`: exits 1 where a document is stale
