@@ -37,6 +37,13 @@ def test_what_is_said_of_the_command_line_is_made_from_it() -> None:
             assert row.flags[-1] in (ROOT / document).read_text("utf-8"), (row.name, document)
 
 
+def test_whoever_comes_from_other_programs_finds_each_of_their_flags() -> None:
+    page = (ROOT / "docs" / "from-faceswap.md").read_text("utf-8")
+    for row in options("extract"):
+        for flag in row.aliases:
+            assert re.search(rf"^\|.*`{flag}`.*`{row.flags[-1]}`", page, re.MULTILINE), flag
+
+
 def test_every_exit_code_of_an_error_is_documented() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     told = readme[readme.index("Exit codes:") :].partition("\n\n")[0]
