@@ -10,7 +10,7 @@ from typing import Literal
 
 from gpu_extract.jobs.estimate import estimate
 from gpu_extract.jobs.extraction import begin, introduce, other_names
-from gpu_extract.jobs.following import next_command
+from gpu_extract.jobs.next_step import next_command
 from gpu_extract.jobs.prepare import Prepared, on_own_device, prepared
 from gpu_extract.naming import located
 from gpu_extract.options import Settings

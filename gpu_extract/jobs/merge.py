@@ -20,7 +20,7 @@ from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.stored import is_as_written
 from gpu_extract.jobs.earlier import RESTORE, Earlier, look_over, named
 from gpu_extract.jobs.extraction import begin, introduce, on_this_disk, other_names, report_failures
-from gpu_extract.jobs.following import next_command
+from gpu_extract.jobs.next_step import next_command
 from gpu_extract.jobs.prepare import Prepared, prepared
 from gpu_extract.naming import located
 from gpu_extract.options import Settings, options
