@@ -13,6 +13,8 @@ try:
 except ImportError:  # built only where a C compiler was at hand
     _sampler = None
 
+NOT_BUILT = "the C sampler was not built here; install with a C compiler, or sample with OpenCV"
+
 
 def is_available() -> bool:
     """Whether the C extension was built."""
@@ -38,13 +40,28 @@ def warp_affine(
     Raises RuntimeError where the extension was not built, ValueError for arrays of another shape or dtype.
     """
     if _sampler is None:
-        raise RuntimeError("the C sampler was not built here; install with a C compiler, or sample with OpenCV")
+        raise RuntimeError(NOT_BUILT)
     if out is None:
         out = np.empty((len(crop_from_frame), size, size, 3), dtype=np.uint8)
     tables = coordinate_tables(crop_from_frame, size)
     for crop, source, table, is_cubic in zip(out, source_of, tables, cubic, strict=True):
         x0, y0 = origins[source] if origins is not None else (0, 0)
         _sampler.warp(in_rows(sources[source]), x0, y0, table, weights(bool(is_cubic)), crop)
+    return out
+
+
+def sampled(source: np.ndarray, table: np.ndarray, cubic: bool) -> np.ndarray:
+    """What lies at given positions of a source, [S, S, 3] uint8.
+
+    Raises as `warp_affine` does.
+
+    source: [h, w, 3] uint8; table: int32 [4, S], see `tables.positions`.
+    """
+    if _sampler is None:
+        raise RuntimeError(NOT_BUILT)
+    size = table.shape[1]
+    out = np.empty((size, size, 3), np.uint8)
+    _sampler.warp(in_rows(source), 0, 0, np.ascontiguousarray(table), weights(cubic), out)
     return out
 
 

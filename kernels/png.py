@@ -9,6 +9,8 @@ try:
 except ImportError:  # built only where a C compiler was at hand
     _png = None
 
+NOT_BUILT = "the C PNG encoder was not built here; install with a C compiler, or encode with OpenCV"
+
 
 def is_available() -> bool:
     """Whether the C extension was built."""
@@ -26,8 +28,16 @@ def encoded(crop: np.ndarray, text: bytes | None = None, *, portable: bool = Fal
     Raises RuntimeError where the extension was not built, ValueError for another shape or dtype.
     """
     if _png is None:
-        raise RuntimeError("the C PNG encoder was not built here; install with a C compiler, or encode with OpenCV")
+        raise RuntimeError(NOT_BUILT)
     if crop.ndim == 3 and crop.strides[1:] != (3, 1):
         crop = np.ascontiguousarray(crop)
     file: bytes = _png.encode(crop, text, 0) if portable else _png.encode(crop, text)
     return file
+
+
+def deflated(data: bytes) -> bytes:
+    """The zlib stream of at least one byte, as `encoded` has it for its rows; raises as that does."""
+    if _png is None:
+        raise RuntimeError(NOT_BUILT)
+    stream: bytes = _png.deflated(data)
+    return stream

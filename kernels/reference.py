@@ -30,11 +30,11 @@ def warp_affine(
     tables = coordinate_tables(crop_from_frame, size)
     for crop, source, table, is_cubic in zip(crops, source_of, tables, cubic, strict=True):
         x0, y0 = origins[source] if origins is not None else (0, 0)
-        crop[:] = _sample(sources[source], x0, y0, table, weights(bool(is_cubic)))
+        crop[:] = sampled(sources[source], x0, y0, table, weights(bool(is_cubic)))
     return crops
 
 
-def _sample(source: np.ndarray, x0: int, y0: int, table: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def sampled(source: np.ndarray, x0: int, y0: int, table: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """One crop, uint8 [S, S, 3]: source [h, w, 3] uint8 at (x0, y0), table [4, S] int32, weight [1024, k, k] int16."""
     dx, dy, X0, Y0 = table
     shift = POSITION_BITS - FRACTION_BITS

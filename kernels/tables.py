@@ -90,24 +90,27 @@ def coordinate_tables(crop_from_frame: np.ndarray, size: int) -> np.ndarray:
 
     crop_from_frame: float64 [K, 2, 3]; size: S >= 1.
     """
-    return _positions(crop_from_frame, np.arange(size, dtype=np.float64))
+    steps = np.arange(size, dtype=np.float64)
+    return positions(invert(crop_from_frame), steps, steps)
 
 
-def _positions(crop_from_frame: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """int32 [K, 4, n]: dx, dy at the columns and X0, Y0 at the rows `steps`, float64 [n]."""
-    inverse = invert(crop_from_frame)
-    table = np.empty((len(inverse), 4, len(steps)))
+def positions(frame_from_crop: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`coordinate_tables` of any part of a crop, from the inverse: int32 [K, 4, n].
+
+    frame_from_crop: float64 [K, 2, 3]; columns, rows: float64 [n], whole numbers.
+    """
+    table = np.empty((len(frame_from_crop), 4, len(columns)))
     with np.errstate(all="ignore"):
-        np.multiply(inverse[:, :, :1], steps, out=table[:, :2])
-        np.multiply(inverse[:, :, 1:2], steps, out=table[:, 2:])
-        table[:, 2:] += inverse[:, :, 2:]
+        np.multiply(frame_from_crop[:, :, :1], columns, out=table[:, :2])
+        np.multiply(frame_from_crop[:, :, 1:2], rows, out=table[:, 2:])
+        table[:, 2:] += frame_from_crop[:, :, 2:]
         table *= 1 << POSITION_BITS
         np.rint(table, out=table)
         if not (table.min(initial=0) >= -(2.0**31) and table.max(initial=0) < 2.0**31):  # NaN is neither
             table[~((table >= -(2.0**31)) & (table < 2.0**31))] = INDEFINITE
-        positions = table.astype(np.int32)
-        positions[:, 2:] += 1 << (POSITION_BITS - FRACTION_BITS - 1)
-    return positions
+        found = table.astype(np.int32)
+        found[:, 2:] += 1 << (POSITION_BITS - FRACTION_BITS - 1)
+    return found
 
 
 def source_region(crop_from_frame: np.ndarray, cubic: np.ndarray, size: int) -> np.ndarray:
@@ -119,7 +122,8 @@ def source_region(crop_from_frame: np.ndarray, cubic: np.ndarray, size: int) -> 
 
     crop_from_frame: float64 [K, 2, 3]; cubic: bool [K]; size: S >= 1.
     """
-    ends = _positions(crop_from_frame, np.array([0.0, size - 1.0])).astype(np.int64)  # [K, 4, 2]
+    first_and_last = np.array([0.0, size - 1.0])
+    ends = positions(invert(crop_from_frame), first_and_last, first_and_last).astype(np.int64)  # [K, 4, 2]
     rounding = 1 << (POSITION_BITS - FRACTION_BITS - 1)
     overflow = np.isin(ends, (INDEFINITE, INDEFINITE + rounding)).any(axis=(1, 2))
     low = ends[:, :2].min(axis=2) + ends[:, 2:].min(axis=2)  # [K, 2] = x, y

@@ -137,7 +137,7 @@ def launch(
         first, height, stride, x0, y0 = sources[source_of[k]].tolist()
         lines = slab[WORD * first :].numpy()[: WORD * stride * height].reshape(height, WORD * stride)
         source = lines[:, : WORD * stride // 3 * 3].reshape(height, -1, 3)
-        crops[k].numpy()[:] = reference._sample(source, x0, y0, tables[k].numpy(), weights(cubic))
+        crops[k].numpy()[:] = reference.sampled(source, x0, y0, tables[k].numpy(), weights(cubic))
 
 
 @pytest.fixture
