@@ -26,7 +26,7 @@ VARIABLE_PREFIX = "GPU_EXTRACT_"
 """Of the environment variables of options."""
 TOKEN_VARIABLE = f"{VARIABLE_PREFIX}TOKEN"
 """By which a server knows who asks. No option: command lines are seen by all."""
-COMMANDS = ("extract", "merge", "verify", "prune", "check", "doctor", "cluster", "serve")
+COMMANDS = ("extract", "merge", "verify", "prune", "masks", "check", "doctor", "cluster", "serve")
 """Those whose options come from here."""
 FINDS_ALIGNMENTS = ("extract", "merge", "verify", "check")
 """Those that take the alignments file of the usual name where nobody names one, see `jobs.whereabouts`."""
@@ -336,6 +336,7 @@ BOTH: Any = {"commands": ("extract", "verify", "cluster")}
 MAKES: Any = {"commands": ("extract", "merge", "cluster")}
 CUTS: Any = {"commands": ("extract", "cluster")}
 BYTES: Any = {"decides_bytes": True, **BOTH}
+SHAPES: Any = {"decides_bytes": True, "commands": (*BOTH["commands"], "masks")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,7 +354,7 @@ class Settings:
         metavar="FILE",
         help="the alignments file, of any generation, or landmarks as JSON",
         group=PATHS,
-        commands=(*ALL["commands"], "prune"),
+        commands=(*ALL["commands"], "prune", "masks"),
     )
     frames: Path = text(
         "-fr",
@@ -381,7 +382,7 @@ class Settings:
         unit="pixels",
         help="crop side in pixels, 16 to 4096",
         group=HOW,
-        **BYTES,
+        **SHAPES,
     )
     extract_every_n: int = number(
         "-een",
@@ -392,7 +393,7 @@ class Settings:
         group=WHICH,
         **BYTES,
     )
-    align_eyes: bool = switch("-ae", help="turn each face until its eyes are exactly level", group=HOW, **BYTES)
+    align_eyes: bool = switch("-ae", help="turn each face until its eyes are exactly level", group=HOW, **SHAPES)
     eye_angle: str = word(
         "auto",
         "libm",
@@ -402,7 +403,7 @@ class Settings:
         help="which angle `--align-eyes` takes: that of the C library which the programs of the time ran with (libm; "
         "auto), or the correctly rounded one",
         group=HOW,
-        **BYTES,
+        **SHAPES,
     )
     numerics: str = word(
         "auto",
@@ -414,7 +415,7 @@ class Settings:
         help="how crops are rounded: numpy1, as by the programs until November 2025, or numpy2, as since; auto: by the "
         "file; mixed: as in folders of before there was this option",
         group=HOW,
-        **BYTES,
+        **SHAPES,
     )
     large: bool = switch(
         "-l", help="only faces whose source box is at least `--size` pixels; as PNG", group=WHICH, **BYTES
@@ -436,7 +437,7 @@ class Settings:
         default="auto",
         help="what a crop is centred on; auto: legacy for files before version 2.0, head since",
         group=HOW,
-        **BYTES,
+        **SHAPES,
     )
     video_timing: str = word(
         "auto",
@@ -446,7 +447,7 @@ class Settings:
         help="how a video's frames are numbered; auto: by the file's generation",
         group=WHICH,
         decides_bytes=True,
-        commands=("extract", "verify", "check", "cluster"),
+        commands=("extract", "verify", "masks", "check", "cluster"),
     )
     match_keys: str = words(
         *KEY_RULES,
@@ -457,7 +458,7 @@ class Settings:
         "commas between, or any",
         group=WHICH,
         decides_bytes=True,
-        commands=("extract", "verify", "check", "cluster"),
+        commands=("extract", "verify", "masks", "check", "cluster"),
     )
     rotate: str = word(
         "auto",
@@ -467,7 +468,7 @@ class Settings:
         help="whether a video's display rotation and an image's EXIF orientation are followed; auto: by the file's "
         "generation",
         group=HOW,
-        **BYTES,
+        **SHAPES,
     )
     antialias: bool = switch(
         help="average over what a shrunken face leaves out, against shimmering", group=HOW, **BYTES
@@ -533,7 +534,7 @@ class Settings:
         metavar="FILE",
         help="write the report as JSON; - is standard output",
         group=RUN,
-        commands=("extract", "merge", "verify", "prune", "check", "doctor"),
+        commands=("extract", "merge", "verify", "prune", "masks", "check", "doctor"),
     )
     no_update: bool = switch(help="leave the alignments file as it is", group=RUN, **MAKES)
     replace_hashes: bool = switch(

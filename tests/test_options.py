@@ -25,6 +25,7 @@ from gpu_extract.jobs import extract as extract_job
 from gpu_extract.jobs.check import check
 from gpu_extract.jobs.config import config, values_in_force
 from gpu_extract.jobs.extract import extract
+from gpu_extract.jobs.masks import masks
 from gpu_extract.jobs.merge import merge
 from gpu_extract.jobs.prune import prune
 from gpu_extract.jobs.verify import verify
@@ -50,9 +51,10 @@ def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("merge", merge, {"cancel"}),
         ("verify", verify, {"cancel"}),
         ("prune", prune, {"keep", "frames_too", "unreadable", "yes", "undo"}),
+        ("masks", masks, {"faces", "frames", "kind", "within"}),
         ("check", check, set()),
     ],
-    ids=["extract", "merge", "verify", "prune", "check"],
+    ids=["extract", "merge", "verify", "prune", "masks", "check"],
 )
 def test_the_signature_says_what_the_rows_say(command: str, function: Callable[..., Any], own: set[str]) -> None:
     parameters = inspect.signature(function).parameters

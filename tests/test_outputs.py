@@ -49,6 +49,7 @@ def words(job: Path, command: str) -> list[str]:
         "dry": ["extract", *both, "-fc", str(job / "new"), "--dry-run", *quiet],
         "verify": ["verify", *both, "-fc", str(job / "faces"), *quiet],
         "prune": ["prune", *both[:2], "-fc", str(job / "faces")],
+        "masks": ["masks", *both[:2], "-fc", str(job / "masks"), "--kind", "components"],
         "check": ["check", *both],
         "doctor": ["doctor", "--device", "cpu"],
         "config": ["config", *both],
@@ -74,7 +75,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("command", ["extract", "dry", "verify", "prune", "check", "doctor", "config"])
+@pytest.mark.parametrize("command", ["extract", "dry", "verify", "prune", "masks", "check", "doctor", "config"])
 @pytest.mark.parametrize("target", PRECIOUS)
 def test_a_report_replaces_nothing_but_a_report(
     command: str, target: str, job: Path, capsys: pytest.CaptureFixture[str]
@@ -87,7 +88,7 @@ def test_a_report_replaces_nothing_but_a_report(
     assert not (job / "new").exists()
 
 
-@pytest.mark.parametrize("command", ["extract", "dry", "verify", "prune", "check", "doctor", "config"])
+@pytest.mark.parametrize("command", ["extract", "dry", "verify", "prune", "masks", "check", "doctor", "config"])
 def test_a_report_replaces_an_earlier_one_and_an_empty_file(command: str, job: Path) -> None:
     target = job / "report.json"
     for before in (None, b"", None):
@@ -100,7 +101,8 @@ def test_a_report_replaces_an_earlier_one_and_an_empty_file(command: str, job: P
 
 def test_reports_of_all_commands_know_each_other(job: Path) -> None:
     target = job / "report.json"
-    for command in ("extract", "verify", "prune", "check", "doctor", "config", "check", "verify", "prune"):
+    commands = ("extract", "verify", "prune", "masks", "check", "doctor", "config")
+    for command in (*commands, *reversed(commands[1:])):
         assert main([*words(job, command), "--json", str(target)]) == 0
         told = json.loads(target.read_text())
         assert [name for name, keys in SIGNATURES.items() if keys <= told.keys()] == [command]

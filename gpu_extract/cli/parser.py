@@ -42,6 +42,7 @@ COMMANDS = (
     "health",
     "verify",
     "prune",
+    "masks",
     "check",
     "demo",
     "migrate",

@@ -36,6 +36,7 @@ SIGNATURES = {
     "extract": {"frames_expected", "faces_written", "faces_failed", "bytes_written", "hashes_updated"},
     "verify": {"faces_expected", "faces_agree", "hashes_compared", "differences", "settings_from"},
     "prune": {"faces_before", "faces_present", "faces_never_cut", "files_renumbered"},
+    "masks": {"kinds", "faces_drawable", "images_written", "lacking"},
     "check": {"entries", "frames_without_alignments", "alignments_without_frame", "bad_landmarks"},
     "batch": {"videos", "videos_done", "videos_refused", "next"},
     "doctor": {"machine", "cores", "devices", "engines", "chosen", "codecs"},
@@ -60,6 +61,11 @@ class JsonReport:
         text = json.dumps(told, indent=2, ensure_ascii=ascii_only) + "\n"
         # File names that are no UTF-8 hold lone surrogates, which only JSON's own escapes can carry.
         return text.encode("utf-8", "backslashreplace").decode()
+
+
+def counted(number: int, what: str) -> str:
+    """ "1 face", "2,000 faces"."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def and_more(total: int, listed: int, indent: str = "") -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gpu_extract.errors import EXIT_OK, printable
-from gpu_extract.reports.base import JsonReport, and_more
+from gpu_extract.reports.base import JsonReport, and_more, counted
 
 LISTED = 10
 
@@ -61,7 +61,7 @@ class PruneReport(JsonReport):
         lines += [f"        {face['frame']} face {face['index']}" for face in self.deleted[:LISTED]]
         lines += and_more(len(self.deleted), LISTED, " " * 8)
         if self.faces_never_cut:
-            others = _count(self.faces_never_cut, "face")
+            others = counted(self.faces_never_cut, "face")
             lines.append(
                 f"others  {others} in the file: never cut into this folder, or not to be told; nothing changes"
             )
@@ -81,25 +81,21 @@ class PruneReport(JsonReport):
     def _deleted(self) -> str:
         if not self.deleted:
             return "nothing"
-        faces = _count(len(self.deleted), "face")
+        faces = counted(len(self.deleted), "face")
         if self.dry_run:
             return f"{faces} would leave the file, {self.faces_after:,} stay"
         return f"{faces} left the file, {self.faces_after:,} are in it"
 
     def _emptied(self) -> str:
         one = len(self.frames_emptied) == 1
-        left = f"{_count(len(self.frames_emptied), 'frame')} {'is' if one else 'are'} left without a face"
+        left = f"{counted(len(self.frames_emptied), 'frame')} {'is' if one else 'are'} left without a face"
         if self.frames_removed:
             return f"{left}; {'it leaves' if one else 'they leave'} the file, too"
         return f"{left}; {'it stays' if one else 'they stay'} in the file, empty"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
 def _listed(title: str, what: str, names: list[str]) -> list[str]:
     if not names:
         return []
-    lines = [f"{title}{_count(len(names), 'file')} {what}", *(f"        {name}" for name in names[:LISTED])]
+    lines = [f"{title}{counted(len(names), 'file')} {what}", *(f"        {name}" for name in names[:LISTED])]
     return lines + and_more(len(names), LISTED, " " * 8)

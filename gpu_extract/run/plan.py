@@ -118,6 +118,11 @@ class Plan:
 NO_CROP = "its landmarks do not define a crop (all in one place)"
 
 
+def core_only(centering: Centering) -> str:
+    """Why a set of 51 points has no crop of another centering than legacy."""
+    return f"it has the 51 core landmarks only, which allow --centering legacy, not {centering}"
+
+
 def crop_all(alignments: Alignments, options: PlanOptions, sizes: dict[int, tuple[int, int]]) -> CropGeometry:
     """Geometry of every face of a file, F rows; faces that cannot be cut are not usable.
 
@@ -213,7 +218,7 @@ def make_plan(alignments: Alignments, source: FrameSource, options: PlanOptions)
         Failure(
             names[faces.frame[row]],
             int(faces.index[row]),
-            f"it has the 51 core landmarks only, which allow --centering legacy, not {options.centering}",
+            core_only(options.centering),
         )
         for row in np.flatnonzero(poseless)
     ]

@@ -61,7 +61,7 @@ def resolve(settings: Settings, alignments: Alignments, begun: Mapping[str, Any]
     numbering = resolve_numbering(
         alignments, settings.frames, video_timing=settings.video_timing, rotate=settings.rotate
     )
-    rounding = _rounding(settings, traits, begun)
+    rounding = resolve_rounding(traits, eye_angle=settings.eye_angle, numerics=settings.numerics, begun=begun)
     if rounding.numerics == "numpy2":
         notes.append(
             "crops are rounded as the programs do since December 2025, under NumPy 2: the fit takes a reciprocal in "
@@ -72,11 +72,22 @@ def resolve(settings: Settings, alignments: Alignments, begun: Mapping[str, Any]
     return Resolved(cast(Centering, centering), numbering, rounding, extension, notes)
 
 
-def _rounding(settings: Settings, traits: Traits, begun: Mapping[str, Any] | None) -> Rounding:
+def resolve_rounding(
+    traits: Traits, *, eye_angle: str = "auto", numerics: str = "auto", begun: Mapping[str, Any] | None = None
+) -> Rounding:
+    """How the crops of a file are rounded.
+
+    Args:
+        eye_angle, numerics: as `Settings` has them.
+        begun: see `resolve`.
+    """
     usual = {"eye_angle": "libm", "numerics": "numpy2" if traits.under_numpy_2 else "numpy1"}
     if begun is not None:
         usual = {name: begun.get(name, option(name).before) for name in usual}
-    chosen = {name: asked if (asked := getattr(settings, name)) != "auto" else usual[name] for name in usual}
+    chosen = {
+        name: asked if asked != "auto" else usual[name]
+        for name, asked in (("eye_angle", eye_angle), ("numerics", numerics))
+    }
     return Rounding(cast(Numerics, chosen["numerics"]), cast(EyeAngle, chosen["eye_angle"]))
 
 
