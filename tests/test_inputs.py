@@ -63,6 +63,7 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "landmarks": ("landmarks.json", ["import", "landmarks.json", "new.fsa"]),
     "journal of verify": (f"faces/{journal.NAME}", ["verify", "-a", "a.fsa", "-fr", "frames", "-fc", "faces"]),
     "alignments of prune": ("a.fsa", ["prune", "-a", "a.fsa", "-fc", "faces"]),
+    "alignments of reindex": ("a.fsa", ["reindex", "-a", "a.fsa"]),
     "alignments of masks": ("a.fsa", ["masks", "-a", "a.fsa", "--list"]),
     "journal of prune": (f"faces/{journal.NAME}", ["prune", "-a", "a.fsa", "-fc", "faces"]),
     "config": ("given.toml", ["check", "-a", "a.fsa", "-fr", "frames", "--config", "given.toml"]),

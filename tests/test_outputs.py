@@ -49,6 +49,7 @@ def words(job: Path, command: str) -> list[str]:
         "dry": ["extract", *both, "-fc", str(job / "new"), "--dry-run", *quiet],
         "verify": ["verify", *both, "-fc", str(job / "faces"), *quiet],
         "prune": ["prune", *both[:2], "-fc", str(job / "faces")],
+        "reindex": ["reindex", *both[:2]],
         "masks": ["masks", *both[:2], "-fc", str(job / "masks"), "--kind", "components"],
         "check": ["check", *both],
         "doctor": ["doctor", "--device", "cpu"],
@@ -75,7 +76,9 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("command", ["extract", "dry", "verify", "prune", "masks", "check", "doctor", "config"])
+@pytest.mark.parametrize(
+    "command", ["extract", "dry", "verify", "prune", "reindex", "masks", "check", "doctor", "config"]
+)
 @pytest.mark.parametrize("target", PRECIOUS)
 def test_a_report_replaces_nothing_but_a_report(
     command: str, target: str, job: Path, capsys: pytest.CaptureFixture[str]
@@ -88,7 +91,9 @@ def test_a_report_replaces_nothing_but_a_report(
     assert not (job / "new").exists()
 
 
-@pytest.mark.parametrize("command", ["extract", "dry", "verify", "prune", "masks", "check", "doctor", "config"])
+@pytest.mark.parametrize(
+    "command", ["extract", "dry", "verify", "prune", "reindex", "masks", "check", "doctor", "config"]
+)
 def test_a_report_replaces_an_earlier_one_and_an_empty_file(command: str, job: Path) -> None:
     target = job / "report.json"
     for before in (None, b"", None):
@@ -101,7 +106,7 @@ def test_a_report_replaces_an_earlier_one_and_an_empty_file(command: str, job: P
 
 def test_reports_of_all_commands_know_each_other(job: Path) -> None:
     target = job / "report.json"
-    commands = ("extract", "verify", "prune", "masks", "check", "doctor", "config")
+    commands = ("extract", "verify", "prune", "reindex", "masks", "check", "doctor", "config")
     for command in (*commands, *reversed(commands[1:])):
         assert main([*words(job, command), "--json", str(target)]) == 0
         told = json.loads(target.read_text())

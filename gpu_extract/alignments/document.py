@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -161,6 +161,26 @@ class Alignments:
         self.faces = face_table(self._records, list(map(len, lists)))
         self._changed = self._changed or bool(rows)
         return emptied
+
+    def reorder_faces(self, rows: Sequence[int]) -> None:
+        """Put the faces of frames into another order; rows are counted anew.
+
+        Args:
+            rows: [F] of today, in their new order; those of a frame stay where the frame's are.
+        """
+        lists: list[list[Any]] = []
+        start = 0
+        for entry in self._frames:
+            faces = entry if isinstance(entry, list) else entry["faces"]
+            stop = start + len(faces)
+            if sorted(rows[start:stop]) != list(range(start, stop)):
+                raise ValueError(f"rows {start} to {stop - 1} are those of one frame and must stay so")
+            faces[:] = [self._records[row] for row in rows[start:stop]]
+            lists.append(faces)
+            start = stop
+        self._records = [record for faces in lists for record in faces]
+        self.faces = face_table(self._records, list(map(len, lists)))
+        self._changed = True
 
     def frame_extra(self, frame: int) -> dict[str, Any]:
         """A copy of what frame number `frame` holds beside its faces."""

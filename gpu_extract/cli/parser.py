@@ -42,6 +42,7 @@ COMMANDS = (
     "health",
     "verify",
     "prune",
+    "reindex",
     "masks",
     "check",
     "demo",

@@ -36,6 +36,7 @@ SIGNATURES = {
     "extract": {"frames_expected", "faces_written", "faces_failed", "bytes_written", "hashes_updated"},
     "verify": {"faces_expected", "faces_agree", "hashes_compared", "differences", "settings_from"},
     "prune": {"faces_before", "faces_present", "faces_never_cut", "files_renumbered"},
+    "reindex": {"frames_reordered", "faces_moved", "left_as_they_are"},
     "masks": {"kinds", "faces_drawable", "images_written", "lacking"},
     "check": {"entries", "frames_without_alignments", "alignments_without_frame", "bad_landmarks"},
     "batch": {"videos", "videos_done", "videos_refused", "next"},
