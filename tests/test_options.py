@@ -52,7 +52,7 @@ def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("merge", merge, {"cancel"}),
         ("verify", verify, {"cancel"}),
         ("prune", prune, {"keep", "frames_too", "unreadable", "yes", "undo"}),
-        ("reindex", reindex, {"new", "by"}),
+        ("reindex", reindex, {"new", "by", "faces"}),
         ("masks", masks, {"faces", "frames", "kind", "within"}),
         ("check", check, set()),
     ],

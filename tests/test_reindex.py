@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +16,12 @@ import pytest
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
-from gpu_extract.errors import AlignmentsError, UsageError
+from gpu_extract.errors import AlignmentsError, InputError, OutputError, UsageError
+from gpu_extract.jobs.pruned import Pruned
 from gpu_extract.jobs.reindex import ORDERS, reindex
+from gpu_extract.jobs.renumbered import Renumbered
 from gpu_extract.jobs.verify import verify
+from gpu_extract.run import journal
 from gpu_extract.storage.atomic import locked
 from tests.helpers import VECTORS, copied, extract_command, files_in, write_pickled
 
@@ -219,3 +227,257 @@ def test_faces_do_not_change_their_frames() -> None:
     rows[0], rows[1] = rows[1], rows[0]
     with pytest.raises(ValueError, match="rows 0 to 0 are those of one frame"):
         loaded.reorder_faces(rows)
+
+
+# ---- a folder that follows
+
+
+class Job:
+    """An alignments file, the frames of the vectors, and the faces that extract wrote of them."""
+
+    def __init__(self, root: Path, name: str = NAME, *options: object, code: int = 4) -> None:
+        self.root, self.faces, self.options = root, root / "faces", options
+        self.file = copied(VECTORS / "alignments" / name, root)
+        assert main(self.extract(self.faces)) == code
+
+    def extract(self, faces: Path, *more: object) -> list[str]:
+        words = ("-q", "-sz", 48, "--replace-hashes", *self.options, *more)
+        return extract_command(self.file, FRAMES, faces, *words)
+
+    def shown(self) -> dict[str, bytes]:
+        return {name: data for name, data in files_in(self.faces).items() if name[0] != "."}
+
+    def state(self) -> tuple[bytes, dict[str, bytes]]:
+        return self.file.read_bytes(), files_in(self.faces)
+
+    def assert_agrees(self) -> None:
+        """Verify finds nothing, resume does nothing, and a fresh extraction gives the files and the journal."""
+        report = verify(self.file, FRAMES, self.faces, progress="none", device="cpu")
+        assert [one for one in report.differences if one["frame"] != "f_000099.png"] == []
+        before = self.shown()
+        assert main(self.extract(self.faces, "--resume")) == 4
+        assert self.shown() == before
+        fresh = self.root / "fresh"
+        assert main(self.extract(fresh)) == 4
+        assert {name: data for name, data in files_in(fresh).items() if name[0] != "."} == before
+        told, wanted = (journal.read(folder) for folder in (self.faces, fresh))
+        assert told is not None
+        assert wanted is not None
+        assert told[0] == wanted[0]
+        assert sorted(map(repr, told[1])) == sorted(map(repr, wanted[1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (NAME, ("--metadata", "jsonl")),
+        ("g6_2019-12.fsa", ("--metadata", "jsonl")),
+        ("v2_4_list.fsa", ("-een", 2)),
+        ("g3_2019-02.json", ("--format", "jpg")),
+    ],
+)
+def test_a_folder_follows(name: str, options: tuple[object, ...], tmp_path: Path) -> None:
+    job = Job(tmp_path, name, *options)
+    report = reindex(job.file, by="size", faces=job.faces)
+    assert report.exit_code == 0
+    assert report.files_renumbered > 2
+    assert report.notes == []
+    assert not (job.faces / journal.REINDEXED).exists()
+    job.assert_agrees()
+    before = job.state()
+    assert reindex(job.file, by="size", faces=job.faces).files_renumbered == 0
+    assert job.state() == before
+
+
+def test_a_nested_folder_and_shards_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_extract.faces.layouts.by_frame.MAX_ENTRIES", 5)
+    (tmp_path / "nested").mkdir()
+    nested = Job(tmp_path / "nested", NAME, "--output-layout", "by-frame")
+    assert any("/" in name for name in nested.shown())
+    assert reindex(nested.file, faces=nested.faces).files_renumbered > 3
+    nested.assert_agrees()
+    (tmp_path / "shards").mkdir()
+    shards = Job(tmp_path / "shards", NAME, "--shard", "0/2", code=0)
+    reindex(shards.file, faces=shards.faces)
+    shards.options = ()
+    assert main(shards.extract(shards.faces, "--shard", "0/2", "--resume")) == 0
+    assert main(shards.extract(shards.faces, "--shard", "1/2")) in (0, 4)
+    common = ["-a", str(shards.file), "-fr", str(FRAMES), "-fc", str(shards.faces), "--device", "cpu", "-q"]
+    assert main(["merge", *common]) == 4
+    shards.assert_agrees()
+
+
+def test_faces_that_are_alike_change_places_too(tmp_path: Path) -> None:
+    job = Job.__new__(Job)
+    job.root, job.faces, job.options = tmp_path, tmp_path / "faces", ()
+    root = Alignments.load(VECTORS / "alignments" / NAME).root()
+    faces = faces_of(root)["f_000003.png"]
+    same = dict(faces[1])
+    faces[:] = [faces[0], same, dict(same), faces[2], dict(same)]
+    job.file = write_pickled(tmp_path / "a.fsa", root)
+    assert main(job.extract(job.faces)) == 4
+    count = len(job.shown())
+    reindex(job.file, by="left-to-right", faces=job.faces)
+    reindex(job.file, by="top-to-bottom", faces=job.faces)
+    assert len(job.shown()) == count
+    job.assert_agrees()
+
+
+def test_a_face_that_was_deleted_stays_deleted(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    (job.faces / "f_000002_2.png").unlink()
+    report = reindex(job.file, faces=job.faces)
+    assert report.notes == ["1 faces that get another number are not in the folder where the run put them."]
+    assert not (job.faces / "f_000002_0.png").exists()
+    assert main(job.extract(job.faces, "--resume")) == 4
+    assert not (job.faces / "f_000002_0.png").exists()
+    assert main(["prune", "-a", str(job.file), "-fc", str(job.faces), "-q"]) == 0
+    job.assert_agrees()
+
+
+def test_a_folder_that_cannot_follow_is_refused(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    whole = (job.faces / "f_000003_0.png").read_bytes()
+    other = (job.faces / "f_000001_0.png").read_bytes()
+
+    def refused(kind: type[Exception], sentence: str, **wish: Any) -> None:
+        before = job.state()
+        with pytest.raises(kind, match=sentence):
+            reindex(job.file, **{"faces": job.faces, **wish})
+        assert job.state() == before
+
+    refused(InputError, "there is no faces folder", faces=tmp_path / "none")
+    refused(UsageError, "it cannot go with a new file", new=tmp_path / "new.fsa")
+    (job.faces / "f_000003_0.png").write_bytes(other)
+    refused(InputError, "f_000003_0.png does not show what the run wrote, so nothing was changed")
+    (job.faces / "f_000003_0.png").write_bytes(b"")
+    refused(InputError, "f_000003_0.png does not show what the run wrote")
+    (job.faces / "f_000003_0.png").write_bytes(whole)
+    (job.faces / "f_000003_2.png").rename(job.faces / "away.png")
+    (job.faces / "f_000003_2.png").mkdir()
+    refused(InputError, "f_000003_2.png is in the way: f_000003_0.png is to get that name")
+    (job.faces / "f_000003_2.png").rmdir()
+    (job.faces / "away.png").rename(job.faces / "f_000003_2.png")
+    with journal.locked(job.faces), pytest.raises(OutputError, match="another run is writing into"):
+        reindex(job.file, faces=job.faces)
+    Pruned().save(job.faces)
+    refused(UsageError, "an earlier prune of .* was stopped; the next one completes it")
+    Pruned.remove(job.faces)
+    kept = (job.faces / journal.NAME).read_bytes()
+    (job.faces / journal.NAME).unlink()
+    refused(InputError, "has no journal of a run of v2_3.fsa as it is now, so its faces cannot follow")
+    (job.faces / journal.NAME).write_bytes(kept)
+    (tmp_path / "tar").mkdir()
+    tar = Job(tmp_path / "tar", NAME, "--output-layout", "webdataset")
+    with pytest.raises(UsageError, match="are members of tar shards, which cannot be renumbered"):
+        reindex(tar.file, faces=tar.faces)
+    reindex(job.file)
+    refused(InputError, "as it is now, so its faces cannot follow")
+
+
+def test_what_was_stopped_is_for_the_next_reindex_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(tmp_path)
+    monkeypatch.setattr(Renumbered, "finish", stop)
+    with pytest.raises(KeyboardInterrupt):
+        reindex(job.file, faces=job.faces)
+    monkeypatch.undo()
+    before = job.state()
+    for words in (["prune"], ["prune", "--dry-run"], ["prune", "--undo"], ["reindex", "--dry-run"]):
+        assert main([*words, "-a", str(job.file), "-fc", str(job.faces), "-q"]) == 2
+    (tmp_path / "other").mkdir()
+    other = copied(VECTORS / "alignments" / "g3_2019-02.json", tmp_path / "other")
+    with pytest.raises(InputError, match=r"was stopped, and .*g3_2019-02.json is not its alignments file"):
+        reindex(other, faces=job.faces)
+    assert job.state() == before
+    (job.faces / "f_000003_2.png").write_bytes(b"changed")
+    report = reindex(job.file, faces=job.faces)
+    assert report.exit_code == 4
+    assert report.notes == [
+        "an earlier reindex was stopped before it was done; it was completed first.",
+        "f_000003_0.png was changed or taken away meanwhile and is not renumbered.",
+        "f_000003_2.png was changed or taken away meanwhile and is not renumbered.",
+    ]
+    assert (job.faces / "f_000003_0.png.moved").exists(), "its new name is taken by what was changed"
+    for data in (b"", b"{}", zlib.compress(b"[]"), zlib.compress(b'{"reindexed": 99}')):
+        (job.faces / journal.REINDEXED).write_bytes(data)
+        with pytest.raises(InputError, match=r"\.gpu-extract\.reindexed is damaged, or of another version"):
+            reindex(job.file, faces=job.faces)
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+STOPPER = """
+import os, signal, sys
+from gpu_extract.jobs import reindex
+from gpu_extract.storage import atomic
+import gpu_extract.faces.metadata, cv2
+def child(left, file, faces):
+    def counted(call):
+        def wrapper(*arguments, **named):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **named)
+        return wrapper
+    for name in ("rename", "replace", "link", "unlink", "write", "ftruncate"):
+        setattr(os, name, counted(getattr(os, name)))
+    reindex.reindex(file, faces=faces)
+for line in sys.stdin:
+    left, file, faces = line.rstrip().split(" ", 2)
+    pid = os.fork()
+    if not pid:
+        try:
+            child(int(left), file, faces)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [
+        (NAME, ["f_000003.png"]),
+        pytest.param(NAME, [], marks=pytest.mark.slow),
+        pytest.param("g6_2019-12.fsa", [], marks=pytest.mark.slow),
+    ],
+)
+def test_killed_at_any_step_it_is_completed_by_the_next(name: str, frames: list[str], tmp_path: Path) -> None:
+    """Each operation that changes the file system is once the one before which it is killed."""
+    (tmp_path / "job").mkdir()
+    job = Job.__new__(Job)
+    job.root, job.faces, job.options = tmp_path / "job", tmp_path / "job" / "faces", ("--metadata", "jsonl")
+    root = Alignments.load(VECTORS / "alignments" / name).root()
+    entries = root.get("__data__", root)
+    for key in set(entries) - set(frames or entries):
+        del entries[key]
+    job.file = write_pickled(job.root / "a.fsa", root)
+    assert main(job.extract(job.faces)) in (0, 4)
+    old = job.file.read_bytes()
+    shutil.copytree(job.root, tmp_path / "kept")
+    reindex(job.file, faces=job.faces)
+    new = job.state()
+    step, codes = 0, {-signal.SIGKILL}
+    command = [sys.executable, "-c", STOPPER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stopper:
+        assert stopper.stdin is not None
+        assert stopper.stdout is not None
+        while 0 not in codes:
+            step += 1
+            shutil.rmtree(job.root)
+            shutil.copytree(tmp_path / "kept", job.root)
+            stopper.stdin.write(f"{step} {job.file} {job.faces}\n")
+            stopper.stdin.flush()
+            codes.add(int(stopper.stdout.readline()))
+            assert job.file.read_bytes() in (old, new[0]), step
+            if 0 not in codes:
+                assert reindex(job.file, faces=job.faces).exit_code == 0, step
+            assert job.state() == new, step
+            assert not list(job.root.rglob(".*.tmp")), step
+        stopper.stdin.close()
+    assert codes == {0, -signal.SIGKILL}
+    assert step > 15

@@ -169,6 +169,7 @@ class _Prune:
     def look(self) -> None:
         """Find out what would be done."""
         self.report.dry_run = True
+        self._check_reindexed()
         if self._pending() is not None:
             raise UsageError(
                 f"an earlier prune of {self._folder} was stopped; the next one without --dry-run completes it."
@@ -180,6 +181,7 @@ class _Prune:
             self._take_out()
 
     def run(self) -> None:
+        self._check_reindexed()
         self._complete()
         self._load()
         self._find()
@@ -201,6 +203,7 @@ class _Prune:
 
     def undo(self) -> None:
         """Take the last prune back."""
+        self._check_reindexed()
         record = Pruned.load(self._folder)
         if record is None:
             raise InputError(f"there is nothing to undo: no prune is recorded in {self._folder}.")
@@ -251,6 +254,13 @@ class _Prune:
     def _pending(self) -> Pruned | None:
         record = Pruned.load(self._folder)
         return None if record is None or record.state == DONE else record
+
+    def _check_reindexed(self) -> None:
+        """Faces that are on their way to another number are not deleted."""
+        if os.path.lexists(self._folder / journal.REINDEXED):
+            raise UsageError(
+                f"a reindex of {self._folder} was stopped; gpu-extract reindex with the same folder completes it."
+            )
 
     def _complete(self) -> None:
         """Bring an earlier prune, or its undoing, to its end."""

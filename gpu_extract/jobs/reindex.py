@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.face_table import FaceTable
-from gpu_extract.errors import EXIT_PARTIAL, UsageError
+from gpu_extract.errors import EXIT_PARTIAL, AlignmentsError, InputError, OutputError, UsageError
+from gpu_extract.jobs.following import Following
+from gpu_extract.jobs.renumbered import Renumbered
 from gpu_extract.naming import of_this_machine
 from gpu_extract.options import check_report_place, option
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.reindexing import ReindexReport
+from gpu_extract.run import journal
+from gpu_extract.run.fingerprint import digest as faces_digest
 from gpu_extract.storage.atomic import locked, write_free
+from gpu_extract.storage.inputs import is_folder
+from gpu_extract.storage.parts import remove_unfinished
 
 LEFT_TO_RIGHT, TOP_TO_BOTTOM, SIZE = "left-to-right", "top-to-bottom", "size"
 ORDERS = (LEFT_TO_RIGHT, TOP_TO_BOTTOM, SIZE)
@@ -33,6 +40,7 @@ def reindex(
     new: str | os.PathLike[str] | None = None,
     *,
     by: str = LEFT_TO_RIGHT,
+    faces: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     json: str | os.PathLike[str] | None = None,
 ) -> ReindexReport:
@@ -43,11 +51,13 @@ def reindex(
         new: a file that does not exist yet, of the same extension; without it the file itself is saved, and a
             time-stamped copy of the old one is left beside it.
         by: "left-to-right", "top-to-bottom", or "size", the largest first.
+        faces: a folder of faces that a run of this file made, whose files, headers, journal and list follow. It cannot
+            go with `new`.
         dry_run: only tell what would be done; write nothing but the report.
         json: where to write the report; "-" is standard output.
 
     Returns:
-        The report; `exit_code` is 0, or 4 if frames had to be left as they are.
+        The report; `exit_code` is 0, or 4 if frames or files had to be left as they are.
 
     Raises:
         GpuExtractError: one of its kinds, see `gpu_extract.errors`.
@@ -58,28 +68,25 @@ def reindex(
     if fault := option("dry_run").fault(dry_run):
         raise UsageError(fault)
     file = of_this_machine(alignments, "reindex")
-    target = None if new is None else of_this_machine(new, "reindex")
+    target, folder = (None if place is None else of_this_machine(place, "reindex") for place in (new, faces))
     if target is not None:
+        if folder is not None:
+            raise UsageError("a folder of faces follows the file itself; it cannot go with a new file.")
         _check_free(target, file)
+    if folder is not None and not is_folder(folder, "the faces folder"):
+        raise InputError(f"there is no faces folder {folder}; name one that a run of {file.name} made.")
     if json is not None:
         check_report_place(json, {"alignments": file} | ({} if target is None else {"new file": target}))
         check_target(ReindexReport, json)
-    if dry_run or target is not None:
-        loaded = Alignments.load(file)
-        report = _reordered(loaded, by)
-        if target is not None and not dry_run:
-            _write(loaded, target)
+    job = _Reindex(file, target, folder, by)
+    if dry_run:
+        job.look()
     else:
-        with locked(file):
-            loaded = Alignments.load(file)
-            report = _reordered(loaded, by)
-            backup = loaded.save()
-            report.backup = None if backup is None else os.fspath(backup)
-    report.new, report.dry_run = None if target is None else os.fspath(target), dry_run
-    report.seconds = round(time.perf_counter() - began, 3)
+        job.run()
+    job.report.seconds = round(time.perf_counter() - began, 3)
     if json is not None:
-        write_report(report, json)
-    return report
+        write_report(job.report, json)
+    return job.report
 
 
 def _check_free(target: Path, file: Path) -> None:
@@ -89,42 +96,117 @@ def _check_free(target: Path, file: Path) -> None:
         raise UsageError(f"{target} exists; choose a new name.")
 
 
-def _write(alignments: Alignments, target: Path) -> None:
-    try:
-        write_free(target, alignments.content())
-    except FileExistsError:
-        raise UsageError(f"{target} exists; choose a new name.") from None
+class _Reindex:
+    """One reindex, from the file as it is to the file, and perhaps the folder, in the other order."""
+
+    def __init__(self, file: Path, target: Path | None, folder: Path | None, by: str) -> None:
+        self._file, self._target, self._folder = file, target, folder
+        self.report = ReindexReport(os.fspath(file), None if target is None else os.fspath(target), by)
+        self.report.faces_folder = None if folder is None else os.fspath(folder)
+
+    def look(self) -> None:
+        """Find out what would be done."""
+        self.report.dry_run = True
+        if self._folder is not None and Renumbered.load(self._folder) is not None:
+            raise UsageError(
+                f"an earlier reindex of {self._folder} was stopped; the next one without --dry-run completes it."
+            )
+        self._reorder()
+
+    def run(self) -> None:
+        if self._target is not None:
+            self._reorder()
+            try:
+                write_free(self._target, self._alignments.content())
+            except FileExistsError:
+                raise UsageError(f"{self._target} exists; choose a new name.") from None
+            return
+        with locked(self._file), nullcontext() if self._folder is None else journal.locked(self._folder):
+            if self._folder is not None:
+                remove_unfinished(self._folder)
+                self._complete(self._folder)
+            record = self._reorder()
+            self._save(record)
+
+    def _save(self, record: Renumbered | None) -> None:
+        folder = self._folder
+        if folder is not None and record is not None:
+            record.save(folder)
+        try:
+            backup = self._alignments.save()
+        except (AlignmentsError, OutputError):
+            if folder is not None and record is not None:
+                record.remove(folder)
+            raise
+        self.report.backup = None if backup is None else os.fspath(backup)
+        if folder is not None and record is not None:
+            self._finish(record, folder)
+
+    def _finish(self, record: Renumbered, folder: Path) -> None:
+        notes = record.finish(folder)
+        self.report.notes += notes
+        if notes:
+            self.report.exit_code = EXIT_PARTIAL
+
+    def _complete(self, folder: Path) -> None:
+        """Bring an earlier reindex to its end."""
+        record = Renumbered.load(folder)
+        if record is None:
+            return
+        loaded = Alignments.load(self._file)
+        now = faces_digest(loaded) if record.faces[0] != record.faces[1] else ""
+        if loaded.digest == record.after or now == record.faces[1]:
+            self.report.notes.append("an earlier reindex was stopped before it was done; it was completed first.")
+            self._finish(record, folder)
+        elif (loaded.digest == record.before or now == record.faces[0]) and not record.is_going_on(folder):
+            record.remove(folder)
+        else:
+            raise InputError(
+                f"an earlier reindex of {folder} was stopped, and {self._file} is not its alignments file, or was "
+                "changed since; name that file, or extract the faces again, into a new folder."
+            )
+
+    def _reorder(self) -> Renumbered | None:
+        """Put the faces into their order in memory; what has to change in the folder, None where nothing has."""
+        alignments = self._alignments = Alignments.load(self._file)
+        self.report.notes += alignments.notes
+        order = _order(alignments, self.report)
+        if self.report.left_as_they_are:
+            self.report.exit_code = EXIT_PARTIAL
+        following = None if self._folder is None else Following(alignments, self._folder, order)
+        if not self.report.faces_moved:
+            return None
+        alignments.reorder_faces(order.tolist())
+        if following is None:
+            self.report.notes.append(CUT_BEFORE)
+            return None
+        self.report.files_renumbered = len(following.record.files)
+        self.report.notes += following.notes
+        return following.after(alignments)
 
 
-def _reordered(alignments: Alignments, by: str) -> ReindexReport:
-    """Put the faces into their order in memory; what came of it."""
+def _order(alignments: Alignments, report: ReindexReport) -> np.ndarray:
+    """Today's rows [F] in their new order; the report is told what that means."""
     faces, names = alignments.faces, alignments.frame_names
     counts = np.bincount(faces.frame, minlength=len(names))
-    report = ReindexReport(os.fspath(alignments.path), by=by, frames=len(names), faces=len(faces))
-    report.frames_several = int((counts > 1).sum())
-    report.notes += alignments.notes
+    report.frames, report.faces, report.frames_several = len(names), len(faces), int((counts > 1).sum())
     box = _boxes(faces)
-    rank = -(box[:, 2] * box[:, 3]) if by == SIZE else box[:, 0 if by == LEFT_TO_RIGHT else 1]
+    rank = -(box[:, 2] * box[:, 3]) if report.by == SIZE else box[:, 0 if report.by == LEFT_TO_RIGHT else 1]
     turned = np.unique(faces.frame[faces.rotation != 0])
     turned = turned[counts[turned] > 1]
     rank[np.isin(faces.frame, turned)] = 0.0
-    rows = np.lexsort((np.arange(len(faces)), rank, faces.frame))  # NaN comes last
+    order: np.ndarray = np.lexsort((np.arange(len(faces)), rank, faces.frame))  # NaN comes last
     report.left_as_they_are = [{"frame": names[frame], "reason": TURNED} for frame in turned.tolist()]
     report.faces_nowhere = [
         {"frame": names[faces.frame[row]], "index": int(faces.index[row])} for row in np.flatnonzero(np.isnan(rank))
     ]
-    moved = np.flatnonzero(rows != np.arange(len(rows)))
+    moved = np.flatnonzero(order != np.arange(len(order)))
     report.faces_moved = [
-        {"frame": names[faces.frame[row]], "index": int(faces.index[rows[row]]), "new_index": int(faces.index[row])}
+        {"frame": names[faces.frame[row]], "index": int(faces.index[order[row]]), "new_index": int(faces.index[row])}
         for row in moved.tolist()
     ]
     report.frames_reordered = len(np.unique(faces.frame[moved]))
-    if len(moved):
-        alignments.reorder_faces(rows.tolist())
-        report.notes.append(CUT_BEFORE)
-    if report.left_as_they_are:
-        report.exit_code = EXIT_PARTIAL
-    return report
+    return order
 
 
 def _boxes(faces: FaceTable) -> np.ndarray:

@@ -30,6 +30,10 @@ class ReindexReport(JsonReport):
     """Frames in which nothing tells where the faces are, each with `frame` and `reason`."""
     faces_nowhere: list[dict[str, Any]] = field(default_factory=list)
     """Faces without box and landmarks, which come last in their frames, each with `frame` and its old `index`."""
+    faces_folder: str | None = None
+    """The folder that followed."""
+    files_renumbered: int = 0
+    """Files in it that got another name, or another header."""
     backup: str | None = None
     dry_run: bool = False
     seconds: float = 0.0
@@ -56,6 +60,9 @@ class ReindexReport(JsonReport):
             lines.append(f"left    {counted(len(self.left_as_they_are), 'frame')} in the old order")
         lines += [f"        {one['frame']}: {one['reason']}" for one in self.left_as_they_are[:LISTED]]
         lines += and_more(len(self.left_as_they_are), LISTED, " " * 8)
+        if self.faces_folder is not None:
+            renumbered = f"{counted(self.files_renumbered, 'file')} in {self.faces_folder}"
+            lines.append(f"files   {renumbered} {how} the numbers of their faces")
         lines += [f"note    {note}" for note in self.notes]
         if self.backup is not None:
             lines.append(f"before  {self.backup} is the file as it was")

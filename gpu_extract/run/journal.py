@@ -46,6 +46,8 @@ DONE = ".gpu-extract.done"
 """Of a run in a batch, where nothing is left to do: see `jobs.done`."""
 PRUNED = ".gpu-extract.pruned"
 """What a prune has changed in the folder, see `jobs.pruned`."""
+REINDEXED = ".gpu-extract.reindexed"
+"""What a reindex is changing in the folder, see `jobs.renumbered`; not there before and after."""
 _RECEIPT = re.compile(re.escape(NAME) + r"\.([0-9]+)-of-([0-9]+)")
 VERSION = 1
 WHAT = "the journal"
@@ -444,7 +446,7 @@ def names(folder: Path) -> list[str]:
 
 def own_names(folder: Path) -> list[str]:
     """Names of all that this program may have put into a folder to remember what was done there."""
-    return [*names(folder), BEGUN, DONE, PRUNED]
+    return [*names(folder), BEGUN, DONE, PRUNED, REINDEXED]
 
 
 @contextmanager
@@ -480,6 +482,7 @@ def revised(
     unsettled: list[Finished] = []
     for key, frame in told.finished.items():
         faces = [found for face in frame.faces if (found := result_of(face)) is not None]
+        faces.sort(key=lambda face: face.index)
         if frame.faces and not faces:
             continue
         (unsettled if key in told.unsettled else settled).append(Finished(frame.position, faces))

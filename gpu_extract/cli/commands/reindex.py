@@ -13,7 +13,7 @@ def run(arguments: argparse.Namespace) -> int:
     values = values_of(in_force(arguments, "reindex"))
     from gpu_extract.jobs.reindex import reindex
 
-    return told(reindex(**values, new=arguments.new, by=arguments.by), arguments, values["json"])
+    return told(reindex(**values, new=arguments.new, by=arguments.by, faces=arguments.faces), arguments, values["json"])
 
 
 COMMAND = Command(
@@ -21,11 +21,12 @@ COMMAND = Command(
     run,
     "Number the faces of each frame of an alignments file from left to right, top to bottom, or by size.\n\n"
     "All that a face has goes with it. A copy of the file is kept, or NEW is written and FILE stays as it is.\n"
-    "Faces that were cut before keep their old numbers; extract them again, into a new folder.",
+    "Of faces that were cut before, those in the folder -fc follow; others have the old numbers.",
     "gpu-extract reindex -a alignments.fsa --by left-to-right",
     options="reindex",
     words=(
         word("new", metavar="NEW", nargs="?", help="a new file (default: FILE itself, after a copy)"),
+        word("-fc", "--faces", metavar="DIR", help="faces that a run of this file made: they get the new numbers, too"),
         word(
             "--by",
             choices=("left-to-right", "top-to-bottom", "size"),
