@@ -72,6 +72,8 @@ def test_every_kind_of_report_keeps_to_its_schema(job: list[str], capsys: pytest
     kinds = {told(capsys, command, *run)["schema"] for command in ("extract", "verify")}
     kinds.add(told(capsys, "check", *job)["schema"])
     kinds.add(told(capsys, "prune", *job[:2], "-fc", "faces")["schema"])
+    kinds.add(told(capsys, "reindex", *job[:2], "--by", "size")["schema"])
+    kinds.add(told(capsys, "masks", *job[:2], "--list")["schema"])
     kinds.add(told(capsys, "doctor")["schema"])
     kinds.add(told(capsys, "config", *job)["schema"])
     kinds.add(told(capsys, "batch", "in put", "-fc", "many", "-sz", "48", "--device", "cpu")["schema"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from gpu_extract.errors import EXIT_OK, printable
 from gpu_extract.reports.base import JsonReport, and_more, counted
@@ -14,6 +14,8 @@ LISTED = 10
 @dataclass
 class MasksReport(JsonReport):
     """Which masks there are, and what was made of them. Every field is a key of the JSON."""
+
+    SCHEMA: ClassVar[str] = "masks/1"
 
     alignments: str = ""
     frames: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from gpu_extract.errors import EXIT_OK, printable
 from gpu_extract.reports.base import JsonReport, and_more, counted
@@ -14,6 +14,8 @@ LISTED = 10
 @dataclass
 class ReindexReport(JsonReport):
     """What came of another order. Every field is a key of the JSON."""
+
+    SCHEMA: ClassVar[str] = "reindex/1"
 
     alignments: str = ""
     new: str | None = None
