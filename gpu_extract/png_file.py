@@ -63,6 +63,16 @@ def is_intact(data: bytes, chunk: Chunk) -> bool:
     return intact
 
 
+def is_whole(data: bytes) -> bool:
+    """Whether all chunks of a file have their checksums, up to its end."""
+    for chunk in chunks(data):
+        if not is_intact(data, chunk):
+            return False
+        if chunk.kind == b"IEND":
+            return True
+    return False
+
+
 def chunk_bytes(kind: bytes, data: bytes) -> bytes:
     """One chunk: length, kind, data, checksum."""
     return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))))

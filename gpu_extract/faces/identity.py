@@ -83,7 +83,7 @@ class Identities:
             is_png = data.startswith(png_file.SIGNATURE)
             header = read_header(data) if is_png and self._alignments.traits.has_headers else None
             if header is not None:
-                if not _is_whole(data):
+                if not png_file.is_whole(data):
                     raise InputError("it is damaged or cut off.")
                 return self._by_header(header)
             rows = self._by_hash.get(pixel_hash(data), ())
@@ -151,13 +151,3 @@ def _same_points(one: np.ndarray | None, other: np.ndarray | None) -> bool:
         return False
     step = FLOAT32_STEP * np.maximum(np.abs(one), np.abs(other))
     return bool((np.abs(one - other) <= step).all())
-
-
-def _is_whole(png: bytes) -> bool:
-    """Whether all chunks of a file have their checksums, up to its end."""
-    for chunk in png_file.chunks(png):
-        if not png_file.is_intact(png, chunk):
-            return False
-        if chunk.kind == b"IEND":
-            return True
-    return False

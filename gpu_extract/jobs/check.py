@@ -109,7 +109,7 @@ def check(
     numbering = resolve_numbering(loaded, Path(frames), video_timing=video_timing)
     with open_frames(frames, timing=numbering.timing, rotate=numbering.rotate) as source:
         matched = match(loaded.frame_names, source, match_keys)
-        report = _compared(loaded, source, matched, _count(source))
+        report = _compared(loaded, source, matched, frame_count(source))
         report.bad_landmarks = _bad_landmarks(loaded, PlanOptions(centering=loaded.traits.centering))
     if report.frames_without_alignments or report.alignments_without_frame or report.bad_landmarks:
         report.exit_code = EXIT_PARTIAL
@@ -119,7 +119,8 @@ def check(
     return report
 
 
-def _count(source: FrameSource) -> int:
+def frame_count(source: FrameSource) -> int:
+    """How many frames a source has; of a video that may mean to read all of it."""
     if source.frames_seen is None:
         for _ in source.frames(BEYOND_ANY_FRAME):
             pass

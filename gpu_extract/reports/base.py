@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, ClassVar
@@ -64,14 +64,27 @@ class JsonReport:
         return text.encode("utf-8", "backslashreplace").decode()
 
 
-def counted(number: int, what: str) -> str:
-    """ "1 face", "2,000 faces"."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
 def and_more(total: int, listed: int, indent: str = "") -> list[str]:
     """The line that follows a list of which only the first `listed` of `total` are shown; none if those are all."""
     return [f"{indent}… and {total - listed:,} more; --json lists all"] if total > listed else []
+
+
+def counted(number: int, what: str, several: str | None = None) -> str:
+    """ "1 face", "2,000 faces"; `several` is the plural where that takes more than an s."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {several or what + 's'}"
+
+
+def listed(title: str, what: str, names: Sequence[str], most: int) -> list[str]:
+    """Lines about files: how many there are, what they are, and up to `most` of their names; none where there are none.
+
+    Args:
+        title: with the spaces behind it; the names are indented as far.
+    """
+    if not names:
+        return []
+    indent = " " * len(title)
+    lines = [f"{title}{counted(len(names), 'file')} {what}", *(f"{indent}{name}" for name in names[:most])]
+    return lines + and_more(len(names), most, indent)
 
 
 def check_target(kind: type[JsonReport], target: FilePath, reads: Iterable[FilePath] = ()) -> None:

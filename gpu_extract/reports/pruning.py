@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gpu_extract.errors import EXIT_OK, printable
-from gpu_extract.reports.base import JsonReport, and_more, counted
+from gpu_extract.reports.base import JsonReport, and_more, counted, listed
 
 LISTED = 10
 
@@ -69,10 +69,10 @@ class PruneReport(JsonReport):
             lines.append(f"frames  {self._emptied()}")
         if self.files_renumbered:
             lines.append(f"files   {self.files_renumbered:,} get the numbers that their faces have now")
-        lines += _listed("extra   ", "show no face of the file", self.extra)
-        lines += _listed("other   ", "named as a face that looks otherwise in the file; it stays", self.unproven)
+        lines += listed("extra   ", "show no face of the file", self.extra, LISTED)
+        lines += listed("other   ", "named as a face that looks otherwise in the file; it stays", self.unproven, LISTED)
         reasons = [f"{one['file']}: {one['reason']}" for one in self.unreadable]
-        lines += _listed("damaged ", "cannot be read", reasons)
+        lines += listed("damaged ", "cannot be read", reasons, LISTED)
         lines += [f"note    {note}" for note in self.notes]
         if self.backup is not None:
             lines.append(f"before  {self.backup} is the file as it was; undo: {self.undo}")
@@ -92,10 +92,3 @@ class PruneReport(JsonReport):
         if self.frames_removed:
             return f"{left}; {'it leaves' if one else 'they leave'} the file, too"
         return f"{left}; {'it stays' if one else 'they stay'} in the file, empty"
-
-
-def _listed(title: str, what: str, names: list[str]) -> list[str]:
-    if not names:
-        return []
-    lines = [f"{title}{counted(len(names), 'file')} {what}", *(f"        {name}" for name in names[:LISTED])]
-    return lines + and_more(len(names), LISTED, " " * 8)
