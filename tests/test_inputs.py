@@ -66,6 +66,7 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "alignments of reindex": ("a.fsa", ["reindex", "-a", "a.fsa"]),
     "alignments of masks": ("a.fsa", ["masks", "-a", "a.fsa", "--list"]),
     "journal of prune": (f"faces/{journal.NAME}", ["prune", "-a", "a.fsa", "-fc", "faces"]),
+    "journal of rebuild": (f"faces/{journal.NAME}", ["rebuild", "faces", "new.fsa"]),
     "config": ("given.toml", ["check", "-a", "a.fsa", "-fr", "frames", "--config", "given.toml"]),
     "config beside the file": ("gpu-extract.toml", ["config", "-a", "a.fsa"]),
 }

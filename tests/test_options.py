@@ -29,6 +29,7 @@ from gpu_extract.jobs.masks import masks
 from gpu_extract.jobs.merge import merge
 from gpu_extract.jobs.prune import prune
 from gpu_extract.jobs.reindex import reindex
+from gpu_extract.jobs.rebuild import rebuild
 from gpu_extract.jobs.verify import verify
 from gpu_extract.options import COMMANDS, Settings, option, options
 from gpu_extract.run import journal
@@ -54,9 +55,10 @@ def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("prune", prune, {"keep", "frames_too", "unreadable", "yes", "undo"}),
         ("reindex", reindex, {"new", "by", "faces"}),
         ("masks", masks, {"faces", "frames", "kind", "within"}),
+        ("rebuild", rebuild, {"faces", "new", "frames", "source"}),
         ("check", check, set()),
     ],
-    ids=["extract", "merge", "verify", "prune", "reindex", "masks", "check"],
+    ids=["extract", "merge", "verify", "prune", "reindex", "masks", "rebuild", "check"],
 )
 def test_the_signature_says_what_the_rows_say(command: str, function: Callable[..., Any], own: set[str]) -> None:
     parameters = inspect.signature(function).parameters

@@ -31,7 +31,8 @@ def job(tmp_path: Path, landmarks: np.ndarray) -> Path:
     """`frames`, `a.fsa`, `faces` of a run over both, `landmarks.json`, `notes.json` and an empty `empty.json`."""
     write_photographs(tmp_path, landmarks)
     shutil.copy(tmp_path / "a.fsa", tmp_path / "other.fsa")
-    assert main([*extract_command(tmp_path / "a.fsa", tmp_path / "frames", tmp_path / "faces", "-q"), "-sz", "32"]) == 0
+    options = ("-q", "-sz", 32, "--metadata", "jsonl")
+    assert main(extract_command(tmp_path / "a.fsa", tmp_path / "frames", tmp_path / "faces", *options)) == 0
     assert main(["export", str(tmp_path / "a.fsa"), str(tmp_path / "landmarks.json")]) == 0
     (tmp_path / "notes.json").write_text('{"exit_code": 0, "notes": ["a person\'s"], "frames": 3}')
     (tmp_path / "gpu-extract.toml").write_text("size = 64\n")
@@ -51,12 +52,14 @@ def words(job: Path, command: str) -> list[str]:
         "prune": ["prune", *both[:2], "-fc", str(job / "faces")],
         "reindex": ["reindex", *both[:2]],
         "masks": ["masks", *both[:2], "-fc", str(job / "masks"), "--kind", "components"],
+        "rebuild": ["rebuild", str(job / "faces"), str(job / "new.fsa"), "--dry-run"],
         "check": ["check", *both],
         "doctor": ["doctor", "--device", "cpu"],
         "config": ["config", *both],
     }[command]
 
 
+REPORTING = ("extract", "dry", "verify", "prune", "reindex", "masks", "rebuild", "check", "doctor", "config")
 PRECIOUS = (
     "a.fsa",
     "other.fsa",
@@ -76,9 +79,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(
-    "command", ["extract", "dry", "verify", "prune", "reindex", "masks", "check", "doctor", "config"]
-)
+@pytest.mark.parametrize("command", REPORTING)
 @pytest.mark.parametrize("target", PRECIOUS)
 def test_a_report_replaces_nothing_but_a_report(
     command: str, target: str, job: Path, capsys: pytest.CaptureFixture[str]
@@ -91,9 +92,7 @@ def test_a_report_replaces_nothing_but_a_report(
     assert not (job / "new").exists()
 
 
-@pytest.mark.parametrize(
-    "command", ["extract", "dry", "verify", "prune", "reindex", "masks", "check", "doctor", "config"]
-)
+@pytest.mark.parametrize("command", REPORTING)
 def test_a_report_replaces_an_earlier_one_and_an_empty_file(command: str, job: Path) -> None:
     target = job / "report.json"
     for before in (None, b"", None):
@@ -106,8 +105,7 @@ def test_a_report_replaces_an_earlier_one_and_an_empty_file(command: str, job: P
 
 def test_reports_of_all_commands_know_each_other(job: Path) -> None:
     target = job / "report.json"
-    commands = ("extract", "verify", "prune", "reindex", "masks", "check", "doctor", "config")
-    for command in (*commands, *reversed(commands[1:])):
+    for command in (*REPORTING[:1], *REPORTING[2:], "check", "verify", "prune"):
         assert main([*words(job, command), "--json", str(target)]) == 0
         told = json.loads(target.read_text())
         assert [name for name, keys in SIGNATURES.items() if keys <= told.keys()] == [command]

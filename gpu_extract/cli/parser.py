@@ -44,6 +44,7 @@ COMMANDS = (
     "prune",
     "reindex",
     "masks",
+    "rebuild",
     "check",
     "demo",
     "migrate",

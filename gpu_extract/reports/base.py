@@ -38,6 +38,7 @@ SIGNATURES = {
     "prune": {"faces_before", "faces_present", "faces_never_cut", "files_renumbered"},
     "reindex": {"frames_reordered", "faces_moved", "left_as_they_are"},
     "masks": {"kinds", "faces_drawable", "images_written", "lacking"},
+    "rebuild": {"faces_rebuilt", "headers_the_same", "duplicates", "closed_up"},
     "check": {"entries", "frames_without_alignments", "alignments_without_frame", "bad_landmarks"},
     "batch": {"videos", "videos_done", "videos_refused", "next"},
     "doctor": {"machine", "cores", "devices", "engines", "chosen", "codecs"},
