@@ -26,7 +26,7 @@ VARIABLE_PREFIX = "GPU_EXTRACT_"
 """Of the environment variables of options."""
 TOKEN_VARIABLE = f"{VARIABLE_PREFIX}TOKEN"
 """By which a server knows who asks. No option: command lines are seen by all."""
-COMMANDS = ("extract", "merge", "verify", "prune", "reindex", "masks", "rebuild", "check", "doctor", "cluster", "serve")
+COMMANDS = ("extract", "merge", "verify", "prune", "reindex", "masks", "rebuild", "rename", "check", "doctor", "cluster", "serve")
 """Those whose options come from here."""
 FINDS_ALIGNMENTS = ("extract", "merge", "verify", "check")
 """Those that take the alignments file of the usual name where nobody names one, see `jobs.whereabouts`."""
@@ -534,7 +534,7 @@ class Settings:
         metavar="FILE",
         help="write the report as JSON; - is standard output",
         group=RUN,
-        commands=("extract", "merge", "verify", "prune", "reindex", "masks", "rebuild", "check", "doctor"),
+        commands=("extract", "merge", "verify", "prune", "reindex", "masks", "rebuild", "rename", "check", "doctor"),
     )
     no_update: bool = switch(help="leave the alignments file as it is", group=RUN, **MAKES)
     replace_hashes: bool = switch(
@@ -586,7 +586,7 @@ class Settings:
     dry_run: bool = switch(
         help="plan and estimate space and time; write nothing",
         group=RUN,
-        commands=("extract", "prune", "reindex", "rebuild"),
+        commands=("extract", "prune", "reindex", "rebuild", "rename"),
     )
     on_error: Literal["skip", "stop"] = word(
         "skip", "stop", default="skip", help="after a frame or face fails: go on, or end the run", group=RUN

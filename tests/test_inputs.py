@@ -66,7 +66,9 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "alignments of reindex": ("a.fsa", ["reindex", "-a", "a.fsa"]),
     "alignments of masks": ("a.fsa", ["masks", "-a", "a.fsa", "--list"]),
     "journal of prune": (f"faces/{journal.NAME}", ["prune", "-a", "a.fsa", "-fc", "faces"]),
+    "alignments of rename": ("a.fsa", ["rename", "faces", "-a", "a.fsa"]),
     "journal of rebuild": (f"faces/{journal.NAME}", ["rebuild", "faces", "new.fsa"]),
+    "journal of rename": (f"faces/{journal.NAME}", ["rename", "faces"]),
     "config": ("given.toml", ["check", "-a", "a.fsa", "-fr", "frames", "--config", "given.toml"]),
     "config beside the file": ("gpu-extract.toml", ["config", "-a", "a.fsa"]),
 }

@@ -30,6 +30,7 @@ from gpu_extract.jobs.merge import merge
 from gpu_extract.jobs.prune import prune
 from gpu_extract.jobs.reindex import reindex
 from gpu_extract.jobs.rebuild import rebuild
+from gpu_extract.jobs.rename import rename
 from gpu_extract.jobs.verify import verify
 from gpu_extract.options import COMMANDS, Settings, option, options
 from gpu_extract.run import journal
@@ -56,9 +57,10 @@ def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("reindex", reindex, {"new", "by", "faces"}),
         ("masks", masks, {"faces", "frames", "kind", "within"}),
         ("rebuild", rebuild, {"faces", "new", "frames", "source"}),
+        ("rename", rename, {"faces", "alignments", "flat", "undo"}),
         ("check", check, set()),
     ],
-    ids=["extract", "merge", "verify", "prune", "reindex", "masks", "rebuild", "check"],
+    ids=["extract", "merge", "verify", "prune", "reindex", "masks", "rebuild", "rename", "check"],
 )
 def test_the_signature_says_what_the_rows_say(command: str, function: Callable[..., Any], own: set[str]) -> None:
     parameters = inspect.signature(function).parameters

@@ -53,13 +53,14 @@ def words(job: Path, command: str) -> list[str]:
         "reindex": ["reindex", *both[:2]],
         "masks": ["masks", *both[:2], "-fc", str(job / "masks"), "--kind", "components"],
         "rebuild": ["rebuild", str(job / "faces"), str(job / "new.fsa"), "--dry-run"],
+        "rename": ["rename", str(job / "faces"), "-a", str(job / "a.fsa")],
         "check": ["check", *both],
         "doctor": ["doctor", "--device", "cpu"],
         "config": ["config", *both],
     }[command]
 
 
-REPORTING = ("extract", "dry", "verify", "prune", "reindex", "masks", "rebuild", "check", "doctor", "config")
+REPORTING = ("extract", "dry", "verify", "prune", "reindex", "masks", "rebuild", "rename", "check", "doctor", "config")
 PRECIOUS = (
     "a.fsa",
     "other.fsa",

@@ -45,6 +45,7 @@ COMMANDS = (
     "reindex",
     "masks",
     "rebuild",
+    "rename",
     "check",
     "demo",
     "migrate",

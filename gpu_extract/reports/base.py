@@ -39,6 +39,7 @@ SIGNATURES = {
     "reindex": {"frames_reordered", "faces_moved", "left_as_they_are"},
     "masks": {"kinds", "faces_drawable", "images_written", "lacking"},
     "rebuild": {"faces_rebuilt", "headers_the_same", "duplicates", "closed_up"},
+    "rename": {"files_right", "renamed", "duplicates", "in_the_way"},
     "check": {"entries", "frames_without_alignments", "alignments_without_frame", "bad_landmarks"},
     "batch": {"videos", "videos_done", "videos_refused", "next"},
     "doctor": {"machine", "cores", "devices", "engines", "chosen", "codecs"},

@@ -48,6 +48,8 @@ PRUNED = ".gpu-extract.pruned"
 """What a prune has changed in the folder, see `jobs.pruned`."""
 REINDEXED = ".gpu-extract.reindexed"
 """What a reindex is changing in the folder, see `jobs.renumbered`; not there before and after."""
+RENAMED = ".gpu-extract.renamed"
+"""What the last `rename` has called otherwise there, see `jobs.renamed`."""
 _RECEIPT = re.compile(re.escape(NAME) + r"\.([0-9]+)-of-([0-9]+)")
 VERSION = 1
 WHAT = "the journal"
@@ -446,7 +448,7 @@ def names(folder: Path) -> list[str]:
 
 def own_names(folder: Path) -> list[str]:
     """Names of all that this program may have put into a folder to remember what was done there."""
-    return [*names(folder), BEGUN, DONE, PRUNED, REINDEXED]
+    return [*names(folder), BEGUN, DONE, PRUNED, REINDEXED, RENAMED]
 
 
 @contextmanager
