@@ -26,7 +26,20 @@ VARIABLE_PREFIX = "GPU_EXTRACT_"
 """Of the environment variables of options."""
 TOKEN_VARIABLE = f"{VARIABLE_PREFIX}TOKEN"
 """By which a server knows who asks. No option: command lines are seen by all."""
-COMMANDS = ("extract", "merge", "verify", "prune", "reindex", "masks", "rebuild", "rename", "check", "doctor", "cluster", "serve")
+COMMANDS = (
+    "extract",
+    "merge",
+    "verify",
+    "prune",
+    "reindex",
+    "masks",
+    "rebuild",
+    "rename",
+    "check",
+    "doctor",
+    "cluster",
+    "serve",
+)
 """Those whose options come from here."""
 FINDS_ALIGNMENTS = ("extract", "merge", "verify", "check")
 """Those that take the alignments file of the usual name where nobody names one, see `jobs.whereabouts`."""

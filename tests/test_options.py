@@ -28,8 +28,8 @@ from gpu_extract.jobs.extract import extract
 from gpu_extract.jobs.masks import masks
 from gpu_extract.jobs.merge import merge
 from gpu_extract.jobs.prune import prune
-from gpu_extract.jobs.reindex import reindex
 from gpu_extract.jobs.rebuild import rebuild
+from gpu_extract.jobs.reindex import reindex
 from gpu_extract.jobs.rename import rename
 from gpu_extract.jobs.verify import verify
 from gpu_extract.options import COMMANDS, Settings, option, options

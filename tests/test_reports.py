@@ -68,10 +68,12 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_every_kind_of_report_keeps_to_its_schema(job: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    run = [*job, "-fc", "faces", "-sz", "48", "--device", "cpu"]
+    run = [*job, "-fc", "faces", "-sz", "48", "--device", "cpu", "--metadata", "jsonl"]
     kinds = {told(capsys, command, *run)["schema"] for command in ("extract", "verify")}
     kinds.add(told(capsys, "check", *job)["schema"])
     kinds.add(told(capsys, "prune", *job[:2], "-fc", "faces")["schema"])
+    kinds.add(told(capsys, "rename", "faces", *job[:2])["schema"])
+    kinds.add(told(capsys, "rebuild", "faces", "again.fsa", "--dry-run")["schema"])
     kinds.add(told(capsys, "reindex", *job[:2], "--by", "size")["schema"])
     kinds.add(told(capsys, "masks", *job[:2], "--list")["schema"])
     kinds.add(told(capsys, "doctor")["schema"])

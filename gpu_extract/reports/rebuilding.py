@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from gpu_extract.errors import EXIT_OK, printable
 from gpu_extract.reports.base import JsonReport, and_more, counted, listed
@@ -14,6 +14,8 @@ LISTED = 10
 @dataclass
 class RebuildReport(JsonReport):
     """What a rebuild found and made. Every field is a key of the JSON."""
+
+    SCHEMA: ClassVar[str] = "rebuild/1"
 
     faces_folder: str = ""
     new: str = ""
