@@ -29,7 +29,7 @@ def extension(name: str, *parts: str) -> Extension:
 
 setup(
     ext_modules=[
-        extension("_cutter", "frame", "png", "pool", "positions", "sampler", "sha1", "yuv"),
+        extension("_cutter", "frame", "png", "pool", "positions", "sampler", "sha1", "sharpness", "yuv"),
         extension("_jpeg", "jpeg"),
         extension("_png", "png"),
         extension("_sampler", "sampler"),

@@ -15,6 +15,7 @@
 #include "machine.h"
 #include "png.h"
 #include "pool.h"
+#include "sharpness.h"
 
 enum {
     PLANES = 3,
@@ -488,14 +489,15 @@ static int check_arrays(Cutter *cutter)
 static PyObject *new_cutter(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     PyObject *objects[ARRAYS];
-    int threads, per_thread, size, folder, portable;
+    int threads, per_thread, size, folder, portable, measures;
     const char *extension;
     if (keywords != NULL && PyDict_Size(keywords) > 0) {
         PyErr_SetString(PyExc_TypeError, "Cutter takes no keyword arguments");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "iiiisp(OOOOOOO)", &threads, &per_thread, &size, &folder, &extension, &portable,
-                          &objects[0], &objects[1], &objects[2], &objects[3], &objects[4], &objects[5], &objects[6]))
+    if (!PyArg_ParseTuple(args, "iiiispp(OOOOOOO)", &threads, &per_thread, &size, &folder, &extension, &portable,
+                          &measures, &objects[0], &objects[1], &objects[2], &objects[3], &objects[4], &objects[5],
+                          &objects[6]))
         return NULL;
     if (threads < 1 || threads > MOST_THREADS || per_thread < 1 || per_thread > MOST_THREADS || size < 1 ||
         size > MOST_SIDE || png_most_data((size_t)size, (size_t)size) == SIZE_MAX ||
@@ -519,7 +521,8 @@ static PyObject *new_cutter(PyTypeObject *type, PyObject *args, PyObject *keywor
                             .weights = {cutter->arrays[LINEAR].buf, cutter->arrays[CUBIC].buf},
                             .folder = folder,
                             .extension = cutter->extension,
-                            .level = level_up_to(portable ? LEVEL_PORTABLE : LEVEL_AVX512)};
+                            .level = level_up_to(portable ? LEVEL_PORTABLE : LEVEL_AVX512),
+                            .measures = measures};
     if (!pool_init(&cutter->pool, &cutter->setup, threads, per_thread)) {
         Py_DECREF(cutter);
         return PyErr_NoMemory();
@@ -569,6 +572,31 @@ static PyObject *hashed(PyObject *Py_UNUSED(module), PyObject *args)
     return PyBytes_FromStringAndSize((const char *)digest, SHA1_BYTES);
 }
 
+static PyObject *measured(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer data;
+    int height, width, portable = 0;
+    if (!PyArg_ParseTuple(args, "y*ii|p", &data, &height, &width, &portable))
+        return NULL;
+    PyObject *found = NULL;
+    uint32_t *sums = NULL;
+    if (height < 1 || width < 1 || height > SHARPNESS_MOST_SIDE || width > SHARPNESS_MOST_SIDE ||
+        data.len != (Py_ssize_t)CHANNELS * height * width)
+        PyErr_SetString(PyExc_ValueError, "pixels must be [H, W, 3] bytes, of no side more than 32768");
+    else if ((sums = malloc((size_t)CHANNELS * (size_t)width * sizeof *sums)) == NULL)
+        PyErr_NoMemory();
+    if (sums != NULL) {
+        double value;
+        Py_BEGIN_ALLOW_THREADS
+        value = sharpness(data.buf, height, width, level_up_to(portable ? LEVEL_PORTABLE : LEVEL_AVX2), sums);
+        Py_END_ALLOW_THREADS
+        found = PyFloat_FromDouble(value);
+    }
+    free(sums);
+    PyBuffer_Release(&data);
+    return found;
+}
+
 static int add_contents(PyObject *module)
 {
     png_prepare();
@@ -585,6 +613,8 @@ static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)add_contents}, {0, NULL
 
 static PyMethodDef methods[] = {
     {"hashed", hashed, METH_VARARGS, "hashed(data, portable=False)\n\nThe SHA-1 of bytes, 20 of them."},
+    {"sharpness", measured, METH_VARARGS,
+     "sharpness(pixels, height, width, portable=False)\n\nHow sharp [H, W, 3] bytes are, as of sharpness.py."},
     {NULL, NULL, 0, NULL},
 };
 

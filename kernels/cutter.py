@@ -22,8 +22,11 @@ except ImportError:  # built only where a C compiler was at hand
 FRAME = np.dtype([("frame", np.int64), ("height", np.int32), ("width", np.int32)])
 """A frame that is done: its number in the plan, and its size."""
 
-FACE = np.dtype([("sha1", "V20"), ("nbytes", np.uint32), ("error", np.int32), ("one_colour", np.uint32)])
-"""What became of a face: the SHA-1 of its crop, bytes of its file, errno or 0, whether all its pixels are the same."""
+FACE = np.dtype(
+    [("sha1", "V20"), ("nbytes", np.uint32), ("error", np.int32), ("one_colour", np.uint32), ("sharpness", np.float64)]
+)
+"""What became of a face: the SHA-1 of its crop, bytes of its file, errno or 0, whether all its pixels are the same, and
+how sharp it is, where that is measured."""
 
 STAGES = ("load", "warp", "hash", "encode", "write")
 
@@ -78,6 +81,7 @@ class Cutter:
         crop_from_frame, cubic, region, index: [K, 2, 3] float64, [K] bool, [K, 4] int64 and [K] int32 of the plan's
             faces; their memory is read whenever a frame is cut.
         starts: [N + 1] int64, faces of frame i are starts[i] .. starts[i + 1].
+        measures: whether faces tell their sharpness, as of `kernels.sharpness`.
         portable: leaves out what is particular to this processor; the files are the same.
 
     Of a frame, `folder` is where its files go inside the cutter's, "" or with a slash at its end, `stem` how their
@@ -98,12 +102,13 @@ class Cutter:
         index: np.ndarray,
         starts: np.ndarray,
         *,
+        measures: bool = False,
         portable: bool = False,
     ) -> None:
         if _cutter is None:
             raise RuntimeError("the C cutter was not built here; install with a C compiler")
         arrays = (weights(False), weights(True), crop_from_frame, cubic, region, index, starts)
-        self._cutter = _cutter.Cutter(threads, per_thread, size, folder, extension, portable, arrays)
+        self._cutter = _cutter.Cutter(threads, per_thread, size, folder, extension, portable, measures, arrays)
 
     def submit(
         self, frame: int, planes: Planes, folder: bytes, stem: bytes, texts: Sequence[bytes | None] | None, wait: float

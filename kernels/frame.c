@@ -15,6 +15,7 @@
 
 #include "png.h"
 #include "positions.h"
+#include "sharpness.h"
 
 enum { CHANNELS = 3, MOST_NAME = 255, SLACK_BYTES = 64, AT_ONCE = 2 /* faces, whose hashes cost less together */ };
 
@@ -23,6 +24,7 @@ struct Arena {
     size_t patch_bytes;
     uint8_t *crops; /* AT_ONCE */
     int32_t *table;
+    uint32_t *sums; /* for sharpness(), where that is wanted */
     PngWriter *png;
     size_t text_bytes; /* that png has room for */
 };
@@ -54,8 +56,10 @@ Arena *arena_new(const Setup *setup)
         return NULL;
     arena->crops = malloc(AT_ONCE * CHANNELS * side * side);
     arena->table = malloc(4 * side * sizeof *arena->table);
+    arena->sums = setup->measures ? malloc(CHANNELS * side * sizeof *arena->sums) : NULL;
     arena->png = png_writer(side, side, 0);
-    if (arena->crops == NULL || arena->table == NULL || arena->png == NULL) {
+    if (arena->crops == NULL || arena->table == NULL || arena->png == NULL ||
+        (setup->measures && arena->sums == NULL)) {
         arena_free(arena);
         return NULL;
     }
@@ -69,6 +73,7 @@ void arena_free(Arena *arena)
     free(arena->patch);
     free(arena->crops);
     free(arena->table);
+    free(arena->sums);
     png_writer_free(arena->png);
     free(arena);
 }
@@ -216,6 +221,9 @@ static int finish(const Setup *setup, Arena *arena, const uint8_t *crops, const 
         sha1_pair((const uint8_t *const[]){crops, crops + bytes}, bytes, setup->level, digests);
     else
         sha1(crops, bytes, setup->level, digests[0]);
+    for (size_t i = 0; setup->measures && i < count; i++)
+        results[first + i].sharpness =
+            sharpness(crops + i * bytes, setup->size, setup->size, setup->level, arena->sums);
     spend(&spent[HASH], &since);
     for (size_t i = 0; i < count; i++) {
         Face *const result = &results[first + i];

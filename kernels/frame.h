@@ -18,7 +18,8 @@ typedef struct {
     const int16_t *weights[2]; /* of tables.weights: linear, cubic */
     int folder;                /* an open directory, in which the names begin */
     const char *extension;
-    int level; /* of this processor, or a lower one, as of machine.h */
+    int level;    /* of this processor, or a lower one, as of machine.h */
+    int measures; /* whether faces are wanted to tell their sharpness */
 } Setup;
 
 typedef struct {
@@ -43,6 +44,7 @@ typedef struct {
     uint32_t bytes;      /* of its file */
     int32_t error;       /* errno; 0: it is there */
     uint32_t one_colour; /* whether all its pixels are the same */
+    double sharpness;    /* of its crop; 0 where that is not measured */
 } Face;
 
 typedef struct {

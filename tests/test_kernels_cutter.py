@@ -521,4 +521,4 @@ def test_patches_and_crops_that_cannot_be(folder: int) -> None:
 
 
 def test_records_are_those_of_c() -> None:
-    assert FACE.itemsize == 32
+    assert FACE.itemsize == 40
