@@ -15,7 +15,7 @@ from gpu_extract.demo.clip import make_clip
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpu_extract"
 FLOORS = (
-    {"errors", "naming", "options", "patch", "plugins", "png_file", "tasks", "geometry", "kernels"},
+    {"conditions", "errors", "naming", "options", "patch", "plugins", "png_file", "tasks", "geometry", "kernels"},
     {"storage"},
     {"reports", "stores"},
     {"alignments", "engines", "frames"},
