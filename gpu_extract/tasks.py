@@ -67,6 +67,8 @@ class FaceResult:
     file_name: str
     sha1: str
     nbytes: int
+    sharpness: float | None = None
+    """Of the pixels that the file decodes to, see `kernels.sharpness`; None where nobody measured it."""
 
 
 @dataclass(slots=True)

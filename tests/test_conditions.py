@@ -83,7 +83,7 @@ def test_a_value_that_is_missing_or_no_number_is_unknown() -> None:
         ("size = 3", 6, "equality is =="),
         ("size < 128px", 8, "a number is digits"),
         ("size < 1.2.3", 8, "a number is digits"),
-        ("widht < 3", 1, "there is no widht, but size, yaw, state"),
+        ("weight < 3", 1, "there is no weight, but size, yaw, state"),
         ("1 < size < 3", 10, "two comparisons are joined by and"),
         ("(size < 3) < 4", 1, "numbers or texts on its sides"),
         ("size < (yaw < 3)", 8, "numbers or texts on its sides"),

@@ -73,14 +73,24 @@ def is_of_one_colour(crop: np.ndarray) -> bool:
     return bool((row == row[0]).all()) and bool((crop == row[0]).all())
 
 
-def face_hash(crop: np.ndarray, encoder: Encoder, data: bytes) -> str:
-    """SHA-1 of the decoded BGR pixels of a face file, 40 lower-case hex digits.
+def stored_pixels(crop: np.ndarray, encoder: Encoder, data: bytes) -> np.ndarray:
+    """BGR pixels that a face file decodes to, [S, S, 3] uint8.
 
-    A lossless file decodes to the crop itself, so the crop is hashed; a lossy one is decoded by OpenCV, whose JPEG
-    pixels the stored hashes were made from.
+    Those of a lossless file are the crop itself; a lossy one is decoded by OpenCV, whose JPEG pixels the stored hashes
+    were made from.
     """
-    if not encoder.lossless:
-        import cv2
+    if encoder.lossless:
+        return crop
+    import cv2
 
-        crop = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
-    return hashlib.sha1(np.ascontiguousarray(crop).data).hexdigest()
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
+
+
+def sha1_of(pixels: np.ndarray) -> str:
+    """SHA-1 of an image's pixels, 40 lower-case hex digits."""
+    return hashlib.sha1(np.ascontiguousarray(pixels).data).hexdigest()
+
+
+def face_hash(crop: np.ndarray, encoder: Encoder, data: bytes) -> str:
+    """SHA-1 of the `stored_pixels` of a face file."""
+    return sha1_of(stored_pixels(crop, encoder, data))

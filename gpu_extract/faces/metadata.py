@@ -10,13 +10,14 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from gpu_extract.errors import OutputError, UsageError
 from gpu_extract.storage.atomic import sync_folder, write_whole
 from gpu_extract.storage.descriptors import hold_standard
+from gpu_extract.storage.inputs import open_input
 
 Row = dict[str, Any]
 STEM = "faces"
@@ -64,6 +65,25 @@ def write_metadata(folder: Path, kind: str, rows: Iterable[Row]) -> Path:
     return path
 
 
+def rows_of(folder: Path, kind: str) -> Iterator[Row]:
+    """The rows of a list of faces, one after another.
+
+    Raises:
+        InputError: if it cannot be read.
+        UsageError: if pyarrow is wanted and not there.
+        ValueError: if it is no such list.
+    """
+    check_kind(kind)
+    with open_input(folder / f"{STEM}.{kind}", "the list of faces") as file:
+        if kind == "jsonl":
+            yield from map(json.loads, file)
+            return
+        import pyarrow.parquet
+
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(ROWS_AT_ONCE):
+            yield from batch.to_pylist()
+
+
 def json_line(row: Row) -> bytes:
     """A row as one line of JSON, ASCII; a number that is not finite, which JSON cannot say, becomes null."""
     try:
@@ -109,15 +129,23 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
             "roi_size": pyarrow.int64(),
             "box": pyarrow.list_(number),
             "landmarks": points,
+            "sharpness": number,
+            "side_px": number,
+            "pose": pyarrow.list_(number),
+            "hash_state": text,
         }
     )
+    blocks = _blocks(rows)
+    first = next(blocks, None)
+    if first is not None:  # rows of an earlier version, which a prune has read, stay what they were
+        schema = pyarrow.schema([field for field in schema if field.name in first[0]])
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
             hold_standard()
             with temporary.open("xb") as file:
                 with pyarrow.parquet.ParquetWriter(file, schema) as writer:
-                    for block in _blocks(rows):
+                    for block in chain([] if first is None else [first], blocks):
                         writer.write_table(pyarrow.Table.from_pylist([_storable(row) for row in block], schema))
                 file.flush()
                 os.fsync(file.fileno())

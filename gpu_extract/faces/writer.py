@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from gpu_extract.errors import InputError, OutputError
-from gpu_extract.faces.encoder import Encoder, encoder_for, face_hash, is_of_one_colour
+from gpu_extract.faces.encoder import Encoder, encoder_for, is_of_one_colour, sha1_of, stored_pixels
 from gpu_extract.faces.layout import Layout
+from gpu_extract.kernels.sharpness import sharpness
 from gpu_extract.storage.parts import MAX_NAME_BYTES, TEMPORARY_PREFIX, check_name
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask, Place
 
@@ -41,11 +42,24 @@ class FaceWriter:
 
     Calling it finishes a face. Whoever finishes the faces of a frame by itself, with the same files, asks for `place`
     and `texts`, and lets `refused` say what an error means.
+
+    Attributes:
+        measures: whether faces are to tell their sharpness.
     """
 
-    def __init__(self, layout: Layout, folder: Path, quality: int | None, header: Header | None, row_of: RowOf) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        folder: Path,
+        quality: int | None,
+        header: Header | None,
+        row_of: RowOf,
+        *,
+        measures: bool = False,
+    ) -> None:
         self._layout, self._folder, self._quality = layout, folder, quality
         self._header, self._row_of = header, row_of
+        self.measures = measures
 
     def __call__(self, task: FrameTask, k: int, crop: np.ndarray, result: FrameResult) -> FaceResult | Failure:
         """Encode, hash and store one face.
@@ -62,7 +76,9 @@ class FaceWriter:
             return Failure(task.name, int(task.index[k]), str(error))
         data = encoder.encode(crop, header)
         encoded = clock()
-        sha1 = face_hash(crop, encoder, data)
+        pixels = stored_pixels(crop, encoder, data)
+        sha1 = sha1_of(pixels)
+        measured = sharpness(pixels) if self.measures else None
         if is_of_one_colour(crop):
             result.of_one_colour.add(int(task.rows[k]))
         hashed = clock()
@@ -74,7 +90,7 @@ class FaceWriter:
         result.add_seconds("encode", encoded - began)
         result.add_seconds("hash", hashed - encoded)
         result.add_seconds("write", clock() - hashed)
-        return FaceResult(int(task.rows[k]), int(task.index[k]), stored, sha1, len(data))
+        return FaceResult(int(task.rows[k]), int(task.index[k]), stored, sha1, len(data), measured)
 
     def place(self, task: FrameTask) -> Place | None:
         """Where the PNG files of a frame go; None where its faces are no such files, or one of them may be refused."""

@@ -30,6 +30,7 @@ COVERED = {"legacy": 0.375, "face": 0.5, "head": 0.625}
 RIGHT_EYE = slice(36, 42)
 LEFT_EYE = slice(42, 48)
 POINT_COUNTS = (68, 98, 51, 4)
+DECIMALS = 2
 BLOCK = 1 << 15  # faces fitted at a time: their float64 copies take 50 MB, not 2 GB for a million
 FILTER_TOLERANCE_PX = 1e-3
 """A box is compared with a wanted size after this much slack: at scale 1 the float32 fit is off by about 1e-5 px."""
@@ -199,6 +200,28 @@ def box_px(crop_from_frame: np.ndarray, size: int) -> np.ndarray:
     with np.errstate(all="ignore"):
         found: np.ndarray = size / np.hypot(crop_from_frame[:, 0, 0], crop_from_frame[:, 1, 0])
         return found
+
+
+def side_px(crop_from_frame: np.ndarray, size: int) -> np.ndarray:
+    """`box_px`, to the hundredth of a pixel: what C libraries of all machines agree about."""
+    return np.round(box_px(crop_from_frame, size), DECIMALS)
+
+
+def head_pose(points: np.ndarray) -> np.ndarray:
+    """Yaw, pitch and roll of each head in degrees, [K, 3] float64, as `pose.angles` says; NaN where there is no pose.
+
+    They follow from the landmarks alone, whatever the version of their file and the crop. To the hundredth, about which
+    solvers of all machines agree, and never -0.0.
+
+    Args:
+        points: [K, n, 2] landmarks in frame pixels; of 51 and of 4 no pose is known.
+    """
+    found = np.full((len(points), 3), np.nan)
+    if points.shape[1] in (68, 98):
+        target = mean_face(68, seed=False)
+        for block in _blocks(len(points)):
+            found[block] = pose.angles(to_68(points[block]), umeyama(core(points[block]), target))
+    return np.round(found, DECIMALS) + 0.0
 
 
 def is_cubic(crop_from_frame: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from gpu_extract.geometry.mean_faces import Centering, table
@@ -32,9 +34,48 @@ def offsets(points: np.ndarray, normalized: np.ndarray, centering: Centering, ro
         return np.zeros((len(points), 2))
     import cv2
 
-    model = _model()
     centre = np.array(CENTRES[centering], np.float32)[None]
     found = np.full((len(points), 2), np.nan)
+    for k, rotation, translation in _solved(points, normalized):
+        projected, _ = cv2.projectPoints(centre, rotation, translation, CAMERA, None)
+        found[k] = rounding.less_half(projected.reshape(2))
+    return found
+
+
+def angles(points: np.ndarray, normalized: np.ndarray) -> np.ndarray:
+    """How each head is turned in its frame: yaw, pitch, roll in degrees, [K, 3] float64; NaN where no pose was found.
+
+    A head that looks at the camera has 0, 0, 0. It is turned by its pitch first (positive: the nose goes up in the
+    picture), then by its yaw (positive: the nose goes to the right of the picture), then by its roll (positive:
+    clockwise in the picture). Yaw is within 90 degrees of 0, pitch and roll within 180. Landmarks of a mirrored face
+    are those of no head before a camera, and have none.
+
+    Args:
+        points: [K, 68, 2] landmarks in frame pixels.
+        normalized: [K, 2, 3] float64 from `geometry.umeyama`.
+    """
+    import cv2
+
+    found = np.full((len(points), 3), np.nan)
+    for k, rotation, translation in _solved(points, normalized):
+        if translation[2, 0] >= 0:
+            continue
+        # The model's x goes left, its y up and its z to the camera: it is the head's mirror image, point by point, and
+        # found behind the camera, which sees the same of both. Its rotation is the head's with axes as the camera has.
+        turn, _ = cv2.Rodrigues(rotation)
+        yaw = np.arctan2(turn[2, 0], np.hypot(turn[0, 0], turn[1, 0]))
+        pitch = np.arctan2(-turn[2, 1], turn[2, 2])
+        roll = np.arctan2(turn[1, 0], turn[0, 0]) - np.arctan2(normalized[k, 1, 0], normalized[k, 0, 0])
+        found[k] = yaw, pitch, np.arctan2(np.sin(roll), np.cos(roll))
+    found *= 180 / np.pi
+    return found
+
+
+def _solved(points: np.ndarray, normalized: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """The faces that have a pose: number, rotation and translation of the model, [3, 1] float64 each."""
+    import cv2
+
+    model = _model()
     frame_points = points.astype(np.float32, copy=False)
     for k in np.flatnonzero(np.isfinite(normalized).all(axis=(1, 2))).tolist():
         # OpenCV's own float32 transform: its order of operations is part of the result.
@@ -45,9 +86,7 @@ def offsets(points: np.ndarray, normalized: np.ndarray, centering: Centering, ro
         except cv2.error:
             continue
         if solved:
-            projected, _ = cv2.projectPoints(centre, rotation, translation, CAMERA, None)
-            found[k] = rounding.less_half(projected.reshape(2))
-    return found
+            yield k, rotation, translation
 
 
 def surely_found(points: np.ndarray, normalized: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.errors import EXIT_PARTIAL, InterruptedRunError, OutputError
 from gpu_extract.faces.layout import Layout, layout_for
 from gpu_extract.faces.metadata import write_metadata
+from gpu_extract.faces.quality import measured
 from gpu_extract.faces.stored import is_as_written
 from gpu_extract.faces.writer import FaceWriter
 from gpu_extract.jobs.earlier import Earlier, look_over
@@ -234,7 +235,7 @@ class Extraction:
             self._end_shard()
             return
         if settings.metadata is not None:
-            write_metadata(settings.faces, settings.metadata, self._rows.rows(self._written.places))
+            write_metadata(settings.faces, settings.metadata, self._rows.rows(self._measured(interruption)))
         other_frames = self._keeps_stored_hashes()
         if self.saves:
             if settings.refresh_thumbs:
@@ -242,6 +243,12 @@ class Extraction:
             save(alignments, None if other_frames else self._written, report)
         elif not alignments.traits.stores_hashes:
             report.notes.append(f"files of version {alignments.version} hold no hashes; none were stored.")
+
+    def _measured(self, interruption: Interruption) -> Iterator[FaceResult]:
+        """All faces with their sharpness, whoever cut them."""
+        for face in measured(self.settings.faces, self._written.places, self.made.workers):
+            interruption.check()
+            yield face
 
     def _end_shard(self) -> None:
         report = self.report
@@ -262,7 +269,14 @@ class Extraction:
         settings, made, report = self.settings, self.made, self.report
         prefix = "" if self.shard is None else f"{self.shard.number:05d}-"
         layout = layout_for(settings.output_layout)(settings.faces, todo.positions, made.plan.face_count, prefix)
-        writer = FaceWriter(layout, settings.faces, settings.quality, header_maker(made), self._rows.sidecar)
+        writer = FaceWriter(
+            layout,
+            settings.faces,
+            settings.quality,
+            header_maker(made),
+            self._rows.sidecar,
+            measures=settings.metadata is not None,
+        )
         crew = Crew.of(todo, made.engine, writer, settings.faces, made.workers)
         pipeline = Pipeline(todo, made.source, made.engine, writer, made.workers, crew)
         try:

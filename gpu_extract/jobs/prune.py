@@ -31,7 +31,7 @@ from gpu_extract.faces.beside import lies_beside
 from gpu_extract.faces.header import header_text
 from gpu_extract.faces.identity import Identities, Identity, stored_hash
 from gpu_extract.faces.layout import layout_for
-from gpu_extract.faces.metadata import STEM, kinds
+from gpu_extract.faces.metadata import STEM, kinds, rows_of
 from gpu_extract.faces.stored import InShard, stored_files
 from gpu_extract.geometry import crops
 from gpu_extract.jobs.pruned import (
@@ -45,7 +45,6 @@ from gpu_extract.jobs.pruned import (
     packed,
     raw,
     rows_digest,
-    rows_of,
 )
 from gpu_extract.naming import FACE_EXTENSIONS, base_of, has_extension, of_this_machine, split_name, stem_of
 from gpu_extract.options import check_report_place, option
@@ -676,7 +675,7 @@ class _Prune:
             if name in self._files_of.get(row, ()):
                 one = self._numbers.get((row, name))
                 nbytes = (self._folder / name).stat().st_size if one is None else one.nbytes
-        return FaceResult(new_row, index, name, face.sha1, nbytes)
+        return FaceResult(new_row, index, name, face.sha1, nbytes, face.sharpness)
 
     def _revise_list(self, record: Pruned, new_index: Mapping[int, int]) -> None:
         """The list of faces that the run was asked for, without those that are gone."""

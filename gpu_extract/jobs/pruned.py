@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gpu_extract.errors import InputError, OutputError
 from gpu_extract.faces.header import header_text, parse_text, with_text
-from gpu_extract.faces.metadata import ROWS_AT_ONCE, STEM, Row, check_kind, json_line, write_metadata
+from gpu_extract.faces.metadata import STEM, Row, json_line, rows_of, write_metadata
 from gpu_extract.run import journal
 from gpu_extract.storage.atomic import new_digest, sync_file, sync_folder, write_whole
 from gpu_extract.storage.durable import sync_file_system
@@ -241,25 +241,6 @@ def raw(path: Path) -> bytes | None:
             return file.read()
     except (InputError, OSError):
         return None
-
-
-def rows_of(folder: Path, kind: str) -> Iterator[Row]:
-    """The rows of a list of faces, one after another.
-
-    Raises:
-        InputError: if it cannot be read.
-        UsageError: if pyarrow is wanted and not there.
-        ValueError: if it is no such list.
-    """
-    check_kind(kind)
-    with open_input(folder / f"{STEM}.{kind}", "the list of faces") as file:
-        if kind == "jsonl":
-            yield from map(json.loads, file)
-            return
-        import pyarrow.parquet
-
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(ROWS_AT_ONCE):
-            yield from batch.to_pylist()
 
 
 def rows_digest(rows: Iterable[Row]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import threading
 import time
@@ -20,14 +21,15 @@ from gpu_extract import png_file
 from gpu_extract.errors import FrameError, InputError, UsageError
 from gpu_extract.faces.beside import lies_beside
 from gpu_extract.faces.compared import compared
-from gpu_extract.faces.encoder import encoder_for, face_hash
+from gpu_extract.faces.encoder import encoder_for, face_hash, sha1_of, stored_pixels
 from gpu_extract.faces.header import PREFIX, header_text, parse_text
 from gpu_extract.faces.layout import layout_for
-from gpu_extract.faces.metadata import json_line
+from gpu_extract.faces.metadata import Row, json_line
 from gpu_extract.faces.stored import InShard, Place, content, pixel_hash, png_fault, stored_files
 from gpu_extract.geometry.rounding import Rounding
 from gpu_extract.jobs.prepare import Prepared, header_maker, prepared
 from gpu_extract.jobs.record import Record
+from gpu_extract.kernels.sharpness import sharpness
 from gpu_extract.naming import FACE_EXTENSIONS, has_extension, of_this_machine
 from gpu_extract.options import Settings, options
 from gpu_extract.reports.base import check_target, write_report
@@ -37,7 +39,7 @@ from gpu_extract.run.fingerprint import as_settings
 from gpu_extract.run.pipeline import Finish, Pipeline
 from gpu_extract.run.plan import Plan, refitted, some_faces, subset
 from gpu_extract.run.progress import Listener, Progress, listener_for
-from gpu_extract.run.rows import FaceRows
+from gpu_extract.run.rows import HASH_STATES, LATER, FaceRows
 from gpu_extract.run.signals import GRACE_SECONDS, Interruption
 from gpu_extract.storage.inputs import is_folder, open_input
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
@@ -283,7 +285,8 @@ class _Verification:
             place = self._layout.place(task, k, name)
         except (InputError, OSError) as error:
             return Failure(task.name, index, str(error))
-        sha1 = face_hash(crop, encoder, b"" if encoder.lossless else encoder.encode(crop, header))
+        pixels = stored_pixels(crop, encoder, b"" if encoder.lossless else encoder.encode(crop, header))
+        sha1 = sha1_of(pixels)
         sidecar = self._sidecar(task, k, place, sha1)
         with self._lock:
             stored = self._unclaimed.pop(place, None)
@@ -296,7 +299,7 @@ class _Verification:
                 self._report.faces_agree += 1
             else:
                 self._doubtful[row] = face
-        return FaceResult(row, index, place, sha1, 0)
+        return FaceResult(row, index, place, sha1, 0, self._measured(pixels))
 
     def compare_again(
         self, rounding: Rounding, task: FrameTask, k: int, crop: np.ndarray, _: FrameResult
@@ -470,6 +473,9 @@ class _Verification:
             else:
                 self._report.add("altered", place, face.task.name, face.index, OTHER_PIXELS)
 
+    def _measured(self, pixels: np.ndarray) -> float | None:
+        return None if self._settings.metadata is None else sharpness(pixels)
+
     def _metadata(self, found: list[FaceResult]) -> None:
         kind = self._settings.metadata
         if kind is None:
@@ -487,7 +493,7 @@ class _Verification:
         try:
             with open_input(stored, "the list of faces") as file:
                 lines: Iterator[bytes] = iter(file)
-                same = all(next(lines, None) == json_line(row) for row in self._rows.rows(named))
+                same = all(_tells(next(lines, None), row) for row in self._rows.rows(named))
                 return same and next(lines, None) is None
         except (OSError, InputError):
             return False
@@ -511,6 +517,22 @@ class _Verification:
             more = ", …" if len(beside) > NAMED else ""
             notes.append(f"{len(beside):,} files beside the faces are no faces: {', '.join(beside[:NAMED])}{more}")
         return notes
+
+
+def _tells(line: bytes | None, row: Row) -> bool:
+    """Whether a line of the list of faces is a row's; of an earlier version, without the columns that came later."""
+    if line is None:
+        return False
+    try:
+        stored = json.loads(line)
+    except ValueError:
+        return False
+    if not isinstance(stored, dict):
+        return False
+    if stored.keys().isdisjoint(LATER):
+        return line == json_line({key: value for key, value in row.items() if key not in LATER})
+    # The run has replaced the hash that it compared this one with.
+    return stored.get("hash_state") in HASH_STATES and line == json_line(row | {"hash_state": stored["hash_state"]})
 
 
 def _header_text(header: bytes | None) -> str | None:

@@ -32,12 +32,14 @@ FRAMES_OF_ONE = 8  # that wait for the only thread of a crew, which is then woke
 FRAMES_AT_ONCE = 32  # that are collected, so that a call costs each of them little
 COLLECT_SECONDS = 0.05  # after which fewer are, and a signal is seen
 
-FaceRecord = tuple[bytes, int, int, int]
+FaceRecord = tuple[bytes, int, int, int, float]
 """Of `kernels.cutter.FACE`."""
 
 
 class Writer(Protocol):
     """What knows where face files go and what is inside them; see `faces.writer.FaceWriter`."""
+
+    measures: bool
 
     def place(self, task: FrameTask) -> Place | None: ...
     def texts(self, result: FrameResult, start: int, stop: int) -> Sequence[bytes | None] | None: ...
@@ -77,6 +79,7 @@ class Crew:
             plan.region,
             plan.index,
             plan.starts,
+            measures=writer.measures,
         )
         self._fault: OutputError | None = None
         self._begun: dict[int, tuple[FrameResult, Place]] = {}
@@ -222,15 +225,16 @@ class Crew:
         """Put what became of faces from `start` on into a result; raises StoppedError if one was left out."""
         task = result.task
         rows, index = task.rows.tolist(), task.index.tolist()
-        prefix = f"{place.folder}{place.stem}_"
-        for k, (sha1, nbytes, error, one_colour) in enumerate(faces, start):
+        prefix, measures = f"{place.folder}{place.stem}_", self._writer.measures
+        for k, (sha1, nbytes, error, one_colour, sharpness) in enumerate(faces, start):
             if error == errno.ECANCELED:
                 raise StoppedError
             if error:
                 result.failures.append(self._writer.refused(task, k, OSError(error, os.strerror(error))))
             else:
                 stored = f"{prefix}{index[k]}{EXTENSION}"
-                result.faces.append(FaceResult(rows[k], index[k], stored, sha1.hex(), nbytes))
+                measured = sharpness if measures else None
+                result.faces.append(FaceResult(rows[k], index[k], stored, sha1.hex(), nbytes, measured))
             if one_colour:
                 result.of_one_colour.add(rows[k])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,10 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.geometry import crops
 from gpu_extract.run.plan import Plan, upright_landmarks
 from gpu_extract.tasks import FaceResult, FrameTask
+
+AT_ONCE = 1000  # faces whose poses are found together
+HASH_STATES = ("new", "same", "changed", "none")
+LATER = ("sharpness", "side_px", "pose", "hash_state")  # columns that lists of earlier versions do not have
 
 
 class FaceRows:
@@ -34,8 +40,7 @@ class FaceRows:
         row = int(task.rows[k])
         matrix = task.crop_from_frame[k]
         corners = crops.roi(matrix[None], self._plan.size)
-        points = self._faces.groups[self._group_of[row]].points[self._place_in_group[row]]
-        points = upright_landmarks(self._alignments, row, points, self._plan.frame_sizes)
+        points = self._points(row)
         return {
             "frame": task.name,
             "position": task.position,
@@ -50,10 +55,49 @@ class FaceRows:
         }
 
     def rows(self, written: Iterable[FaceResult]) -> Iterator[dict[str, Any]]:
-        """The rows of all faces that were written, in the order of the plan, each with its `file`."""
+        """The rows of all faces that were written, in the order of the plan: `file`, what `sidecar` has, and four more.
+
+        Keys: sharpness (of the stored pixels, see `kernels.sharpness`; None where it is not known), side_px (of the
+        crop's box in the frame, in pixels), pose (yaw, pitch, roll in degrees, see `geometry.pose.angles`; None where
+        the landmarks tell none), hash_state (one of `HASH_STATES`: against what the alignments file holds at the time;
+        "none" where its version holds no hashes).
+        """
         result_of = {face.row: face for face in written}
-        for task in self._plan.tasks():
-            for k, row in enumerate(task.rows.tolist()):
-                if row in result_of:
-                    face = result_of[row]
-                    yield {"file": face.file_name, **self.sidecar(task, k, face.sha1)}
+        faces = (
+            (task, k, result_of[row])
+            for task in self._plan.tasks()
+            for k, row in enumerate(task.rows.tolist())
+            if row in result_of
+        )
+        while block := list(islice(faces, AT_ONCE)):
+            poses = self._poses([face.row for _, _, face in block])
+            for (task, k, face), pose in zip(block, poses, strict=True):
+                yield {
+                    "file": face.file_name,
+                    **self.sidecar(task, k, face.sha1),
+                    "sharpness": face.sharpness,
+                    "side_px": float(crops.side_px(task.crop_from_frame[[k]], self._plan.size)[0]),
+                    "pose": pose,
+                    "hash_state": self._hash_state(face),
+                }
+
+    def _points(self, row: int) -> np.ndarray:
+        """Landmarks [n, 2] of a face in its frame as it is."""
+        points = self._faces.groups[self._group_of[row]].points[self._place_in_group[row]]
+        return upright_landmarks(self._alignments, row, points, self._plan.frame_sizes)
+
+    def _poses(self, rows: Sequence[int]) -> list[list[float] | None]:
+        found: list[list[float] | None] = [None] * len(rows)
+        points = [self._points(row) for row in rows]
+        for count in {len(one) for one in points}:
+            places = [i for i, one in enumerate(points) if len(one) == count]
+            poses = crops.head_pose(np.stack([points[i] for i in places]))
+            for i, pose in zip(places, poses.tolist(), strict=True):
+                found[i] = pose if math.isfinite(pose[0]) else None
+        return found
+
+    def _hash_state(self, face: FaceResult) -> str:
+        if not self._alignments.traits.stores_hashes:
+            return "none"
+        stored = self._alignments.stored_hash(face.row)
+        return "new" if stored is None else "same" if stored == face.sha1 else "changed"
