@@ -511,7 +511,7 @@ class Settings:
         "parquet",
         default=None,
         needs={"parquet": ("pyarrow", "parquet")},
-        help="also write one row a face: frame, matrix, ROI, landmarks, hash",
+        help="also write one row a face: frame, matrix, ROI, landmarks, hash, sharpness, size, pose",
         group=FILES,
         **BYTES,
     )
