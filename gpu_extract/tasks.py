@@ -69,6 +69,8 @@ class FaceResult:
     nbytes: int
     sharpness: float | None = None
     """Of the pixels that the file decodes to, see `kernels.sharpness`; None where nobody measured it."""
+    hash_state: str | None = None
+    """Of `run.rows.HASH_STATES`, when it was written; None where nobody looked."""
 
 
 @dataclass(slots=True)

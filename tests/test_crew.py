@@ -379,8 +379,11 @@ def test_lines_of_frames_are_those_of_any_entry(tmp_path: Path) -> None:
         Finished(7 * n, [FaceResult(n + k, k, name, "0123456789abcdef" * 2 + "01234567", 1 << 31) for k in range(n)])
         for n, name in enumerate(names)
     ]
-    frames += [Finished(99, [FaceResult(k, k, "a.png", "0" * 40, 9, value)]) for k, value in enumerate((0.1, 7e-9, 0.0))]
+    frames += [
+        Finished(99, [FaceResult(k, k, "a.png", "0" * 40, 9, value)]) for k, value in enumerate((0.1, 7e-9, 0.0))
+    ]
     frames.append(Finished(98, [FaceResult(k, k, "a.png", "0" * 40, 9, value) for k, value in ((7, 2 / 3), (8, None))]))
+    frames.append(Finished(97, [FaceResult(k, k, "a.png", "0" * 40, 9, 1.5, "new") for k in (17, 18)]))
     journal = Journal.create(tmp_path, {})
     journal.add(*frames)
     journal.close()

@@ -112,6 +112,7 @@ def without_sharpness(journal: Path) -> None:
     for line in journal.read_bytes().splitlines():
         entry = json.loads(line[9:])
         entry.pop("sharpness", None)
+        entry.pop("hash_states", None)
         text = json.dumps(entry, separators=(",", ":")).encode()
         lines.append(b"%08x %s\n" % (zlib.crc32(text), text))
     journal.write_bytes(b"".join(lines))
@@ -168,7 +169,12 @@ def test_states_of_hashes(job: Callable[..., Job]) -> None:
     stored.save()
     shutil.rmtree(first.faces)
     assert first.run() == 0
-    assert [row["hash_state"] for row in rows_in(first.faces)] == ["same"] * 3 + ["changed"] + ["same"] * 10
+    for _ in range(2):
+        assert [row["hash_state"] for row in rows_in(first.faces)] == ["same"] * 3 + ["changed"] + ["same"] * 10
+        (first.faces / rows_in(first.faces)[3]["file"]).unlink()
+        assert first.run("--resume", "--deleted", "leave-out") == 0
+        assert {row["hash_state"] for row in rows_in(first.faces)} == {"same"}
+        assert first.run("--resume", "--deleted", "restore") == 0
     with_headers = job(name="headers", version=2.3)
     assert with_headers.run() == 0
     assert {row["hash_state"] for row in rows_in(with_headers.faces)} == {"none"}

@@ -35,7 +35,7 @@ from gpu_extract.run.pipeline import Pipeline
 from gpu_extract.run.plan import Plan, count_outside, without_shared_files
 from gpu_extract.run.progress import Progress
 from gpu_extract.run.receipts import Receipts
-from gpu_extract.run.rows import FaceRows
+from gpu_extract.run.rows import FaceRows, hash_state
 from gpu_extract.run.shards import Shard, part_of
 from gpu_extract.run.signals import GRACE_SECONDS, Interruption
 from gpu_extract.run.written import Written
@@ -323,6 +323,8 @@ class Extraction:
         """Frames whose files are whole under their names."""
         finished = []
         for result in results:
+            if self.settings.metadata is not None:
+                result.faces = self._with_states(result.faces)
             self._written.add(result.faces)
             if not result.failures:
                 # What stays out is recorded with the rest, or a later run could not restore it.
@@ -331,6 +333,16 @@ class Extraction:
                 finished.append(Finished(result.task.position, [*result.faces, *left_out]))
         if finished:
             self.journal.add(*finished)
+
+    def _with_states(self, faces: list[FaceResult]) -> list[FaceResult]:
+        """Faces with the states of their hashes: of those that were made again, as before the hashes were saved."""
+        frame = self.journal.finished.get(min((face.row for face in faces), default=-1))
+        before = {(face.row, face.sha1): face.hash_state for face in frame.faces} if frame else {}
+        alignments = self.made.alignments
+        return [
+            replace(face, hash_state=before.get((face.row, face.sha1)) or hash_state(alignments, face))
+            for face in faces
+        ]
 
     def _doubt(self, result: FrameResult, progress: Progress) -> None:
         """Find out on the first faces, before hours of work, that these may be other frames."""

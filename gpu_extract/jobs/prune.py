@@ -675,7 +675,7 @@ class _Prune:
             if name in self._files_of.get(row, ()):
                 one = self._numbers.get((row, name))
                 nbytes = (self._folder / name).stat().st_size if one is None else one.nbytes
-        return FaceResult(new_row, index, name, face.sha1, nbytes, face.sharpness)
+        return FaceResult(new_row, index, name, face.sha1, nbytes, face.sharpness, face.hash_state)
 
     def _revise_list(self, record: Pruned, new_index: Mapping[int, int]) -> None:
         """The list of faces that the run was asked for, without those that are gone."""

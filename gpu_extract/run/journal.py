@@ -57,6 +57,7 @@ BEGINNING = b' {"journal":'
 """Of the first line, behind its checksum."""
 READ_BYTES = LONGEST_FIRST_LINE = 1 << 20
 LAST_BYTES = 1 << 16
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 SETTLE_SECONDS = 5.0  # of work that a power cut makes a resumed run prove, at most
 SETTLE_SHARE = 20  # of the time between two flushes at most a twentieth is spent on one
 QUICK_SECONDS = 1.0  # a flush that is not worth mentioning to somebody who asked the run to end
@@ -374,24 +375,23 @@ def first_entry(fingerprint: Fingerprint) -> dict[str, Any]:
 
 def frame_entry(frame: Finished) -> dict[str, Any]:
     rows = [[face.row, face.index, face.file_name, face.sha1, face.nbytes] for face in frame.faces]
-    entry: dict[str, Any] = {"frame": frame.position, "faces": rows}
-    if (measured := _sharpness(frame)) is not None:
-        entry["sharpness"] = measured
-    return entry
+    return {"frame": frame.position, "faces": rows, **_more(frame)}
 
 
 def _frame_text(frame: Finished) -> str:
     """What `json.dumps` makes of the frame's entry, in a third of the time."""
     faces = [f'[{face.row},{face.index},{_quoted(face.file_name)},"{face.sha1}",{face.nbytes}]' for face in frame.faces]
-    measured = _sharpness(frame)
-    more = "" if measured is None else f',"sharpness":{json.dumps(measured, separators=(",", ":"))}'
+    more = "".join(f',"{key}":{_encode(values)}' for key, values in _more(frame).items())
     return f'{{"frame":{frame.position},"faces":[{",".join(faces)}]{more}}}'
 
 
-def _sharpness(frame: Finished) -> list[float | None] | None:
-    """Of the frame's faces, for an entry; None where it has nothing of the kind."""
-    measured = [face.sharpness for face in frame.faces]
-    return measured if any(value is not None for value in measured) else None
+def _more(frame: Finished) -> dict[str, list[Any]]:
+    """What else is noted of faces where a list of them is wanted; beside them, for versions that know nothing of it."""
+    columns: dict[str, list[Any]] = {
+        "sharpness": [face.sharpness for face in frame.faces],
+        "hash_states": [face.hash_state for face in frame.faces],
+    }
+    return {key: values for key, values in columns.items() if any(value is not None for value in values)}
 
 
 def read(folder: Path) -> tuple[Fingerprint, list[Finished]] | None:
@@ -621,8 +621,9 @@ def _may_be_begun(data: bytes) -> bool:
 
 def _finished(entry: dict[str, Any]) -> Finished:
     faces = entry["faces"]
-    measured = entry.get("sharpness") or [None] * len(faces)
-    return Finished(entry["frame"], [FaceResult(*[*face, one]) for face, one in zip(faces, measured, strict=True)])
+    unknown = [None] * len(faces)
+    columns = zip(faces, entry.get("sharpness", unknown), entry.get("hash_states", unknown), strict=True)
+    return Finished(entry["frame"], [FaceResult(*[*face, *more]) for face, *more in columns])
 
 
 def check_settings(before: Fingerprint, now: Fingerprint) -> None:

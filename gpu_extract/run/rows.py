@@ -19,6 +19,14 @@ HASH_STATES = ("new", "same", "changed", "none")
 LATER = ("sharpness", "side_px", "pose", "hash_state")  # columns that lists of earlier versions do not have
 
 
+def hash_state(alignments: Alignments, face: FaceResult) -> str:
+    """What a face's hash is beside the one that the file holds, one of `HASH_STATES`."""
+    if not alignments.traits.stores_hashes:
+        return "none"
+    stored = alignments.stored_hash(face.row)
+    return "new" if stored is None else "same" if stored == face.sha1 else "changed"
+
+
 class FaceRows:
     """Rows for the faces of one plan."""
 
@@ -59,8 +67,8 @@ class FaceRows:
 
         Keys: sharpness (of the stored pixels, see `kernels.sharpness`; None where it is not known), side_px (of the
         crop's box in the frame, in pixels), pose (yaw, pitch, roll in degrees, see `geometry.pose.angles`; None where
-        the landmarks tell none), hash_state (one of `HASH_STATES`: against what the alignments file holds at the time;
-        "none" where its version holds no hashes).
+        the landmarks tell none), hash_state (one of `HASH_STATES`: against what the alignments file held when the
+        face was written, "none" where its version holds no hashes).
         """
         result_of = {face.row: face for face in written}
         faces = (
@@ -78,7 +86,7 @@ class FaceRows:
                     "sharpness": face.sharpness,
                     "side_px": float(crops.side_px(task.crop_from_frame[[k]], self._plan.size)[0]),
                     "pose": pose,
-                    "hash_state": self._hash_state(face),
+                    "hash_state": face.hash_state or hash_state(self._alignments, face),
                 }
 
     def _points(self, row: int) -> np.ndarray:
@@ -95,9 +103,3 @@ class FaceRows:
             for i, pose in zip(places, poses.tolist(), strict=True):
                 found[i] = pose if math.isfinite(pose[0]) else None
         return found
-
-    def _hash_state(self, face: FaceResult) -> str:
-        if not self._alignments.traits.stores_hashes:
-            return "none"
-        stored = self._alignments.stored_hash(face.row)
-        return "new" if stored is None else "same" if stored == face.sha1 else "changed"
