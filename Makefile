@@ -27,7 +27,7 @@ test-bare: .venv-bare/.base
 # Against servers that others wrote, and on a Ray of this machine, which are too large for every environment.
 test-servers: .venv-servers/.servers
 	RUN_SLOW=1 $(ON_DISK) .venv-servers/bin/python -m pytest -q tests/test_stores_s3.py tests/test_cluster_ray.py \
-	    tests/test_service_page.py tests/test_site.py
+	    tests/test_service_page.py tests/test_site.py tests/test_face_report_browser.py
 
 # With the newest and the lowest versions that pyproject.toml allows; docs/dependencies.md says what came of it.
 test-newest: .venv-newest/bin/python $(UV)

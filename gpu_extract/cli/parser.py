@@ -52,6 +52,7 @@ COMMANDS = (
     "export",
     "import",
     "sheet",
+    "report",
     "doctor",
     "config",
 )

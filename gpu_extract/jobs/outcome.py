@@ -1,0 +1,142 @@
+"""What a folder's run was and what failed in it: from its journal, the receipts of shards, and the run's report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpu_extract.errors import InputError
+from gpu_extract.reports.base import MAX_REPORT_BYTES, SIGNATURES
+from gpu_extract.run import journal
+from gpu_extract.run.fingerprint import Fingerprint
+from gpu_extract.run.journal import Finished, Told
+from gpu_extract.storage.inputs import open_input
+
+BEGINNING_BYTES = 256  # of a report, within which its first key stands
+MOST_CANDIDATES = 100  # JSON files beside the faces that are looked at, the newest first
+WHAT = "the report of the run"
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A face, or a whole frame, that a run could not cut."""
+
+    frame: str
+    index: int | None
+    """None for the whole frame."""
+    reason: str
+
+
+@dataclass
+class Outcome:
+    """What is known of the run that a folder holds."""
+
+    settings: Fingerprint | None = None
+    """None where the folder has no journal: another program wrote it, or its journal was lost."""
+    frames: list[Finished] = field(default_factory=list)
+    report: dict[str, Any] | None = None
+    """Of `extract`, as JSON; the only record of times, of versions, and of what failed in a run that is no shard."""
+    told_in: Path | None = None
+    """The report's file."""
+    failed: list[Failed] = field(default_factory=list)
+    ended: float | None = None
+    """When the journal was last written, seconds since 1970."""
+
+    @property
+    def knows_failures(self) -> bool:
+        return self.report is not None or bool(self.failed)
+
+
+def outcome_of(folder: Path, report: Path | None = None) -> Outcome:
+    """What is known of the run of a faces folder.
+
+    Args:
+        report: that `extract --json` wrote; None looks for it in the folder and beside it.
+
+    Raises:
+        InputError: if the journal, or a report that was named, cannot be read, or is none.
+    """
+    found = Outcome()
+    if (run := journal.read(folder)) is not None:
+        found.settings, found.frames = run
+        found.ended = max(_changed(folder / name) for name in journal.names(folder))
+    found.told_in = report or _beside(folder)
+    if found.told_in is not None:
+        found.report = _read(found.told_in)
+        found.failed = list(_failed(found.report.get("errors")))
+    else:
+        for shard in journal.receipts(folder):
+            with open_input(folder / journal.name_of(shard), journal.WHAT) as file:
+                told = Told.by(file.read())
+            if told is not None and told.report is not None:
+                found.failed += _failed(told.report.get("errors"))
+    return found
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _beside(folder: Path) -> Path | None:
+    """The newest report of `extract` in a folder, or beside it, that says to be of that folder."""
+    candidates: list[tuple[float, Path]] = []
+    for place in (folder, Path(os.path.realpath(folder)).parent):
+        try:
+            with os.scandir(place) as entries:
+                names = [entry.name for entry in entries if entry.name.endswith(".json")]
+        except OSError:
+            continue
+        candidates += [(_changed(place / name), place / name) for name in names]
+    for _, path in sorted(candidates, reverse=True)[:MOST_CANDIDATES]:
+        try:
+            if _begins_like_one(path) and _is_of(_read(path), folder):
+                return path
+        except InputError:
+            continue
+    return None
+
+
+def _begins_like_one(path: Path) -> bool:
+    try:
+        with open_input(path, WHAT) as file:
+            return b'"frames_expected"' in file.read(BEGINNING_BYTES)
+    except OSError:
+        return False
+
+
+def _is_of(report: dict[str, Any], folder: Path) -> bool:
+    """Whether a report names the folder: as it stands, or from a place that nobody knows any more."""
+    said = report.get("faces_folder")
+    if not isinstance(said, str) or not said or report.get("dry_run"):
+        return False
+    parts = [part for part in Path(said).parts if part not in ("..", ".")]
+    return bool(parts) and Path(os.path.realpath(folder)).parts[-len(parts) :] == tuple(parts)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A report of `extract`. Raises InputError where the file holds none."""
+    try:
+        with open_input(path, WHAT) as file:
+            data = file.read(MAX_REPORT_BYTES)
+        report = json.loads(data)
+    except (ValueError, RecursionError, OSError):
+        report = None
+    if not isinstance(report, dict) or not report.keys() >= SIGNATURES["extract"]:
+        raise InputError(f"{path} is no report of a run; name the file that extract --json wrote.")
+    return report
+
+
+def _failed(errors: Any) -> Iterable[Failed]:
+    for error in errors if isinstance(errors, list) else ():
+        if not isinstance(error, dict):
+            continue
+        frame, index, reason = (error.get(key) for key in ("frame", "index", "reason"))
+        if isinstance(frame, str) and isinstance(reason, str):
+            yield Failed(frame, index if isinstance(index, int) and index >= 0 else None, reason)
