@@ -33,6 +33,8 @@ typedef struct {
     Held held;
     Py_buffer planes[PLANES];
     int count; /* of planes */
+    Py_buffer crops;
+    int has_crops;
     PyObject *folder, *stem, *texts;
 } Hold;
 
@@ -54,6 +56,9 @@ static void let_go(Hold *hold)
 {
     while (hold->count > 0)
         PyBuffer_Release(&hold->planes[--hold->count]);
+    if (hold->has_crops)
+        PyBuffer_Release(&hold->crops);
+    hold->has_crops = 0;
     Py_CLEAR(hold->folder);
     Py_CLEAR(hold->stem);
     Py_CLEAR(hold->texts);
@@ -175,21 +180,50 @@ static int hold_planes(PyObject *const objects[PLANES], const Py_ssize_t strides
     return 1;
 }
 
+static int is_array(const Py_buffer *view, const char *format, int ndim, const Py_ssize_t *shape)
+{
+    const char *const given = view->format;
+    if (view->ndim != ndim || given == NULL || strchr(format, given[0]) == NULL || given[1] != '\0')
+        return 0;
+    for (int axis = 0; axis < ndim; axis++)
+        if (shape[axis] >= 0 && view->shape[axis] != shape[axis])
+            return 0;
+    return 1;
+}
+
+/* Where crops go instead of files, unless that is None; 0 with an error set. */
+static int hold_crops(const Cutter *cutter, PyObject *object, Faces *faces, Hold *hold)
+{
+    if (object == Py_None)
+        return 1;
+    const Py_ssize_t size = cutter->setup.size;
+    if (PyObject_GetBuffer(object, &hold->crops, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE | PyBUF_FORMAT) != 0)
+        return 0;
+    hold->has_crops = 1;
+    if (!is_array(&hold->crops, "B", 4, (Py_ssize_t[]){(Py_ssize_t)faces->count, size, size, CHANNELS})) {
+        PyErr_Format(PyExc_ValueError, "crops must be [%zd, %zd, %zd, 3] uint8, contiguous", (Py_ssize_t)faces->count,
+                     size, size);
+        return 0;
+    }
+    faces->crops = hold->crops.buf;
+    return 1;
+}
+
 static PyObject *submit(PyObject *self, PyObject *args)
 {
     Cutter *const cutter = (Cutter *)self;
-    PyObject *planes[PLANES], *folder, *stem, *texts;
+    PyObject *planes[PLANES], *folder, *stem, *texts, *crops = Py_None;
     Py_ssize_t strides[PLANES], frame;
     int milliseconds;
     Picture picture;
     Coefficients *const c = &picture.coefficients;
     Layout *const layout = &picture.layout;
-    if (!PyArg_ParseTuple(args, "n(OOO)(nnn)ii(hhhhhhiiiiii)(ippip)OOOi", &frame, &planes[0], &planes[1], &planes[2],
+    if (!PyArg_ParseTuple(args, "n(OOO)(nnn)ii(hhhhhhiiiiii)(ippip)OOOi|O", &frame, &planes[0], &planes[1], &planes[2],
                           &strides[0], &strides[1], &strides[2], &picture.height, &picture.width, &c->luma,
                           &c->luma_zero, &c->blue_u, &c->green_u, &c->green_v, &c->red_v, &c->scale, &c->zero,
                           &c->step_blue_u, &c->step_green_u, &c->step_green_v, &c->step_red_v, &layout->bits,
                           &layout->halved, &layout->left, &layout->down, &layout->cubic, &folder, &stem, &texts,
-                          &milliseconds))
+                          &milliseconds, &crops))
         return NULL;
     Faces faces;
     if (!faces_of(cutter, frame, 0, -1, &faces))
@@ -203,7 +237,8 @@ static PyObject *submit(PyObject *self, PyObject *args)
     }
     job->frame = frame;
     job->held = &hold->held;
-    if (!hold_planes(planes, strides, &picture, hold) || !name_faces(folder, stem, texts, &faces, &job->text, hold)) {
+    if (!hold_planes(planes, strides, &picture, hold) || !hold_crops(cutter, crops, &faces, hold) ||
+        !name_faces(folder, stem, texts, &faces, &job->text, hold)) {
         free_job(job);
         return NULL;
     }
@@ -283,17 +318,6 @@ static PyObject *told(const Face *results, size_t count, const uint64_t spent[ST
 {
     PyObject *const faces = PyBytes_FromStringAndSize((const char *)results, (Py_ssize_t)(count * sizeof(Face)));
     return faces != NULL ? Py_BuildValue("NN", faces, seconds_of(spent)) : NULL;
-}
-
-static int is_array(const Py_buffer *view, const char *format, int ndim, const Py_ssize_t *shape)
-{
-    const char *const given = view->format;
-    if (view->ndim != ndim || given == NULL || strchr(format, given[0]) == NULL || given[1] != '\0')
-        return 0;
-    for (int axis = 0; axis < ndim; axis++)
-        if (shape[axis] >= 0 && view->shape[axis] != shape[axis])
-            return 0;
-    return 1;
 }
 
 /* Fills a patch from (pixels, x0, y0); 0 with an error set. */
@@ -414,6 +438,16 @@ static PyObject *wake(PyObject *self, PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
+static PyObject *let_pictures_go(PyObject *self, PyObject *Py_UNUSED(args))
+{
+    Held *spent;
+    Py_BEGIN_ALLOW_THREADS
+    spent = pool_spent(&((Cutter *)self)->pool);
+    Py_END_ALLOW_THREADS
+    release(spent);
+    Py_RETURN_NONE;
+}
+
 static PyObject *close_cutter(PyObject *self, PyObject *Py_UNUSED(args))
 {
     pool_close(&((Cutter *)self)->pool);
@@ -445,6 +479,8 @@ static void dealloc(PyObject *self)
 {
     Cutter *const cutter = (Cutter *)self;
     PyTypeObject *const type = Py_TYPE(self);
+    if (pool_is_inherited(&cutter->pool))
+        return; /* with all that it holds, as the process ends that it was forked for */
     if (cutter->pool.setup != NULL) {
         pool_abandon(&cutter->pool);
         Py_BEGIN_ALLOW_THREADS
@@ -532,8 +568,8 @@ static PyObject *new_cutter(PyTypeObject *type, PyObject *args, PyObject *keywor
 
 static PyMethodDef cutter_methods[] = {
     {"submit", submit, METH_VARARGS,
-     "submit(frame, planes, strides, height, width, coefficients, layout, folder, stem, texts, milliseconds)\n\n"
-     "Take a picture; False if there was no room for it that long, or after abandon()."},
+     "submit(frame, planes, strides, height, width, coefficients, layout, folder, stem, texts, milliseconds, "
+     "crops=None)\n\nTake a picture; False if there was no room for it that long, or after abandon()."},
     {"collect", collect, METH_VARARGS,
      "collect(least, milliseconds)\n\nWhat is done: (frames, faces, seconds), or None when all is and it was closed."},
     {"cut", cut, METH_VARARGS,
@@ -541,6 +577,7 @@ static PyMethodDef cutter_methods[] = {
     {"finish", finish, METH_VARARGS,
      "finish(frame, first, crops, folder, stem, texts)\n\nHash, encode and store crops on this thread: (faces, seconds)."},
     {"wake", wake, METH_NOARGS, "Have collect() return, now or when it is next called."},
+    {"let_go", let_pictures_go, METH_NOARGS, "Let go of pictures that were cut, as submit() and collect() do."},
     {"close", close_cutter, METH_NOARGS, "No more pictures come."},
     {"abandon", abandon, METH_NOARGS, "As close(); faces that are not begun get the error ECANCELED."},
     {"join", join, METH_NOARGS, "As close(), and wait for the threads to end."},

@@ -76,7 +76,7 @@ class Cutter:
         per_thread: pictures that may wait for each; the n-th thread, from 0, takes one only while more than
             n * per_thread wait.
         size: S.
-        folder: an open directory's descriptor, which stays open longer than this.
+        folder: an open directory's descriptor, which stays open longer than this; -1 where no file is made.
         extension: of the files, with the dot.
         crop_from_frame, cubic, region, index: [K, 2, 3] float64, [K] bool, [K, 4] int64 and [K] int32 of the plan's
             faces; their memory is read whenever a frame is cut.
@@ -111,10 +111,20 @@ class Cutter:
         self._cutter = _cutter.Cutter(threads, per_thread, size, folder, extension, portable, measures, arrays)
 
     def submit(
-        self, frame: int, planes: Planes, folder: bytes, stem: bytes, texts: Sequence[bytes | None] | None, wait: float
+        self,
+        frame: int,
+        planes: Planes,
+        folder: bytes,
+        stem: bytes,
+        texts: Sequence[bytes | None] | None,
+        wait: float,
+        crops: np.ndarray | None = None,
     ) -> bool:
         """Have a frame of the plan cut by the threads; False if there was no room for it in that many seconds, or after
         `abandon`, which may come meanwhile.
+
+        Args:
+            crops: [k, S, S, 3] uint8, C-contiguous, where the crops go instead of into files; they are not hashed.
 
         Raises OSError where the system refuses a thread, ValueError after `close` and for planes, names or texts that
         cannot be.
@@ -132,6 +142,7 @@ class Cutter:
             stem,
             None if texts is None else tuple(texts),
             int(wait * 1000),
+            crops,
         )
         return taken
 
@@ -184,6 +195,10 @@ class Cutter:
     def wake(self) -> None:
         """Have `collect` return, now or when it is next called."""
         self._cutter.wake()
+
+    def let_go(self) -> None:
+        """Let go of the pictures that were cut, as `submit` and `collect` do whenever they are called."""
+        self._cutter.let_go()
 
     def close(self) -> None:
         """No more pictures will be submitted."""

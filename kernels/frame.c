@@ -324,12 +324,15 @@ int frame_cut(const Setup *setup, Arena *arena, const Picture *picture, const Fa
                     break;
             }
             spend(&spent[LOAD], &since);
-            warp(setup, arena, &source, faces, face, arena->crops + ready * crop_bytes(setup));
+            uint8_t *const crop = faces->crops != NULL ? faces->crops + face * crop_bytes(setup)
+                                                       : arena->crops + ready * crop_bytes(setup);
+            warp(setup, arena, &source, faces, face, crop);
             spend(&spent[WARP], &since);
         }
         if (ready == 0)
             return ended(faces, k, ENOMEM, results);
-        if (!finish(setup, arena, arena->crops, faces, k, ready, abandoned, results, spent, &error))
+        if (faces->crops == NULL &&
+            !finish(setup, arena, arena->crops, faces, k, ready, abandoned, results, spent, &error))
             return error;
     }
     return 0;

@@ -36,6 +36,7 @@ typedef struct {
     const char *folder;            /* of the files inside the setup's, empty or with a slash at its end */
     const char *stem;              /* files are called <stem>_<index><extension> */
     const Text *text;              /* [count], or NULL */
+    uint8_t *crops;                /* [count, S, S, 3]: where the crops go, instead of files; or NULL */
 } Faces;
 
 /* What became of a face. */
@@ -70,6 +71,7 @@ void arena_free(Arena *arena);
 /* Each fills results [count], adds the nanoseconds of each stage to `spent` and ends early, the other results having
    the error ECANCELED, when *abandoned is set; then no file is left half-written. An error that speaks of no single
    name ends it as well, and is returned; 0 otherwise. */
+/* Where faces->crops is set, frame_cut leaves the crops there and does no more. */
 int frame_cut(const Setup *setup, Arena *arena, const Picture *picture, const Faces *faces, const int *abandoned,
               Face *results, uint64_t spent[STAGES]);
 int frame_cut_patches(const Setup *setup, Arena *arena, const Patch *patches, const int64_t *patch_of,

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 static uint64_t nanoseconds(void)
 {
@@ -111,6 +112,7 @@ static int start_threads(Pool *pool)
     static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
     sigset_t all, before;
     int error = 0;
+    pool->process = getpid();
     sigfillset(&all);
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
         sigdelset(&all, faults[i]);
@@ -251,6 +253,19 @@ void pool_wake(Pool *pool)
     pool->woken = 1;
     pthread_cond_signal(&pool->news);
     pthread_mutex_unlock(&pool->lock);
+}
+
+Held *pool_spent(Pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    Held *const spent = take_spent(pool);
+    pthread_mutex_unlock(&pool->lock);
+    return spent;
+}
+
+int pool_is_inherited(const Pool *pool)
+{
+    return pool->started > 0 && pool->process != getpid();
 }
 
 void pool_close(Pool *pool)

@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "frame.h"
 
@@ -41,6 +42,7 @@ typedef struct {
     Queue waiting, done;
     Job *unreleased; /* the first of those done whose picture may still be held */
     int busy;        /* threads that cut */
+    pid_t process;   /* whose the threads are */
     int closed, woken;
     int wanted;                            /* jobs done, for which pool_take waits */
     int abandoned;                         /* faces that are not begun are left out */
@@ -66,6 +68,13 @@ int pool_give(Pool *pool, Job *job, int milliseconds, Held **spent);
 int pool_take(Pool *pool, int least, int milliseconds, Queue *done, Held **spent);
 
 void pool_wake(Pool *pool);
+
+/* What is no longer needed, for whoever neither gives nor takes for a while. */
+Held *pool_spent(Pool *pool);
+
+/* Whether threads were started by the process that this one is a fork of: they are not here, and their lock may be
+   taken for ever. */
+int pool_is_inherited(const Pool *pool);
 
 /* Nothing more will be given. */
 void pool_close(Pool *pool);

@@ -228,6 +228,95 @@ def test_pictures_of_every_layout(portable: bool, tmp_path: Path, folder: int) -
             assert_as_the_twin(results[n * faces + k], tmp_path / f"faces/f{i}_{k}.png", crops[k])
 
 
+@PORTABLE
+def test_crops_that_go_into_memory_are_those_of_the_files(portable: bool) -> None:
+    """No file is made, and the memory of a face that is not cut stays as it was."""
+    frames, faces, size = 30, 3, 33
+    plan = wanted(frames, faces, size)
+    cutter = Cutter(3, 2, size, -1, "", *plan.arrays, portable=portable)
+    found = [np.full((faces, size, size, 3), 7, np.uint8) for _ in range(frames)]
+    for i in range(frames):
+        while not cutter.submit(i, picture(i), b"", b"", None, 0.2, found[i]):
+            pass
+    cutter.close()
+    done = all_done(cutter, 1)
+    assert sorted(int(number) for one in done for number in one.frames["frame"]) == list(range(frames))
+    assert not np.concatenate([one.faces["error"] for one in done]).any()
+    assert sum(one.seconds[0] + one.seconds[1] for one in done) > 0
+    assert sum(sum(one.seconds[2:]) for one in done) == 0
+    for i in range(frames):
+        faces_of = plan.of(i)
+        crops = cpu.warp_affine(
+            [frame_of(picture(i))], [0] * faces, plan.crop_from_frame[faces_of], plan.cubic[faces_of], size
+        )
+        assert np.array_equal(found[i], crops)
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        np.zeros((2, 8, 8, 3), np.uint8),
+        np.zeros((3, 8, 9, 3), np.uint8),
+        np.zeros((3, 8, 8, 3), np.int8),
+        np.zeros((3, 8, 8, 4), np.uint8),
+        np.zeros((3, 8, 8, 3), np.float32),
+    ],
+    ids=lambda memory: f"{memory.shape} {memory.dtype}",
+)
+def test_memory_that_crops_do_not_fit_into(memory: np.ndarray) -> None:
+    plan = wanted(1, 3, 8)
+    cutter = Cutter(1, 1, 8, -1, "", *plan.arrays)
+    with pytest.raises(ValueError, match=r"crops must be \[3, 8, 8, 3\] uint8"):
+        cutter.submit(0, picture(0), b"", b"", None, 0.2, memory)
+
+
+def test_memory_for_crops_is_in_one_piece_and_may_be_written() -> None:
+    plan = wanted(1, 3, 8)
+    cutter = Cutter(1, 1, 8, -1, "", *plan.arrays)
+    fixed = np.zeros((3, 8, 8, 3), np.uint8)
+    fixed.flags.writeable = False
+    for memory in (fixed, np.zeros((3, 8, 16, 3), np.uint8)[:, :, ::2]):
+        with pytest.raises((ValueError, BufferError)):
+            cutter.submit(0, picture(0), b"", b"", None, 0.2, memory)
+    with pytest.raises(TypeError):
+        cutter.submit(0, picture(0), b"", b"", None, 0.2, [0])  # type: ignore[arg-type]
+
+
+def test_a_picture_is_let_go_without_a_further_call_for_another() -> None:
+    plan = wanted(1, 3, 8)
+    cutter = Cutter(1, 1, 8, -1, "", *plan.arrays)
+    planes = picture(0)
+    y = bytearray(planes.y.tobytes())
+    crops = np.zeros((3, 8, 8, 3), np.uint8)
+    assert cutter.submit(0, planes._replace(y=y), b"", b"", None, 0.2, crops)
+    assert _is_exported(y)
+    deadline = time.monotonic() + 10
+    while _is_exported(y) and time.monotonic() < deadline:
+        cutter.let_go()
+    assert not _is_exported(y)
+    assert len(cutter.collect(1, 1).frames) == 1  # type: ignore[union-attr]
+
+
+def test_a_fork_drops_what_it_has_no_threads_of() -> None:
+    """It would wait for them for ever."""
+    plan = wanted(1, 3, 8)
+    cutter = Cutter(2, 1, 8, -1, "", *plan.arrays)
+    assert cutter.submit(0, picture(0), b"", b"", None, 0.2, np.zeros((3, 8, 8, 3), np.uint8))
+    child = os.fork()
+    if child == 0:
+        del cutter
+        os._exit(0)
+    deadline = time.monotonic() + 20
+    ended = 0
+    while not ended and time.monotonic() < deadline:
+        ended, _ = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.01)
+    if not ended:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    assert ended == child
+
+
 def test_patches_and_crops_on_the_callers_thread(tmp_path: Path, folder: int) -> None:
     plan = wanted(3, 5, 24)
     rng = np.random.default_rng(3)
