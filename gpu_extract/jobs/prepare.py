@@ -68,19 +68,10 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
         notes = [*alignments.notes, *resolved.notes]
         if (warning := not_for_training(settings, resolved, alignments.traits)) is not None:
             notes.append(warning)
-        numbering = resolved.numbering
-        opened = open_frames(
-            settings.frames,
-            timing=numbering.timing,
-            rotate=numbering.rotate,
-            pixels=numbering.pixels,
-            skip_unwanted=not journal.is_void(settings.faces, shard),
-        )
+        opened = frames_of(settings, resolved, skip_unwanted=not journal.is_void(settings.faces, shard))
         source = stack.enter_context(opened)
-        engine = stack.enter_context(_engine(settings, say, notes))
-        options = _plan_options(settings, resolved)
-        plan = make_plan(alignments, source, options)
-        plan.failures += _left_out(alignments, source, settings.extract_every_n)
+        engine = stack.enter_context(engine_of(settings, say, notes))
+        options, plan = planned(settings, alignments, resolved, source)
         notes += [*source.notes, *plan.notes]
         plan = without_shared_files(plan, any_extension=layout_for(settings.output_layout).in_archives)
         stack.enter_context(_one_opencv_thread())
@@ -96,12 +87,40 @@ def on_own_device(settings: Settings, made: Prepared, say: Callable[[str], None]
         made: with settings that differ in nothing but the device and the processes.
     """
     notes = list(made.notes)
-    with _engine(settings, say, notes) as engine:
+    with engine_of(settings, say, notes) as engine:
         yield replace(made, engine=engine, notes=notes)
 
 
+def frames_of(settings: Settings, resolved: Resolved, *, skip_unwanted: bool = True) -> FrameSource:
+    """The frames as the alignments file numbers, turns and converts them; the arguments are those of `open_frames`."""
+    numbering = resolved.numbering
+    return open_frames(
+        settings.frames,
+        timing=numbering.timing,
+        rotate=numbering.rotate,
+        pixels=numbering.pixels,
+        skip_unwanted=skip_unwanted,
+    )
+
+
+def planned(
+    settings: Settings, alignments: Alignments, resolved: Resolved, source: FrameSource
+) -> tuple[PlanOptions, Plan]:
+    """Which faces of which frames, and how; what was no face from the beginning is among the plan's failures."""
+    options = _plan_options(settings, resolved)
+    plan = make_plan(alignments, source, options)
+    plan.failures += _left_out(alignments, source, settings.extract_every_n)
+    return options, plan
+
+
 @contextmanager
-def _engine(settings: Settings, say: Callable[[str], None], notes: list[str]) -> Iterator[Engine]:
+def engine_of(settings: Settings, say: Callable[[str], None], notes: list[str]) -> Iterator[Engine]:
+    """The engine that these settings ask for; closed in the end.
+
+    Args:
+        say: told what takes a while.
+        notes: grows by a sentence where a better one was passed over.
+    """
     limits = MemoryLimits(settings.batch_mb, settings.pinned_mb)
     engine, passed_over = pick_engine(settings.engine, settings.device, limits, say)
     with engine:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,31 +28,56 @@ from gpu_extract.errors import FrameError
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
 from gpu_extract.patch import Patch, group_regions
 from gpu_extract.run.batches import BatchStage, Loaded, Waits
-from gpu_extract.run.crew import Crew
 from gpu_extract.run.plan import Plan
 from gpu_extract.run.queues import DECODED_FRAMES_PER_WORKER, POLL_SECONDS, Backlog, StoppedError
 from gpu_extract.run.threads import available_cores, start_thread
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
 CROPS_AT_ONCE_BYTES = 16 << 20  # a frame's faces are warped in groups of this size: 10,000 faces need no more memory
+NEVER_CAME = "the source ended before this frame"
 _STOPPING = object()  # wakes the caller's loop
 
 Finish = Callable[[FrameTask, int, np.ndarray, FrameResult], FaceResult | Failure]
 """finish(task, k, crop [S, S, 3] uint8 BGR, result): encode, hash and write face k; adds its stages' seconds."""
 
 
+class Crew(Protocol):
+    """Those who cut frames natively; see `crew.Crew`, which makes files."""
+
+    seconds: dict[str, float]
+
+    def order(self, i: int, frame: Frame) -> Any: ...
+    def submit(self, order: Any, wait: float) -> bool: ...
+    def collect(self) -> list[FrameResult] | None: ...
+    def cut(self, loaded: Loaded) -> bool: ...
+    def finish(self, i: int, start: int, crops: np.ndarray, result: FrameResult) -> bool: ...
+    def wake(self) -> None: ...
+    def close(self) -> None: ...
+    def abandon(self) -> None: ...
+    def waits(self) -> tuple[float, float]: ...
+
+
 class Pipeline:
     """One run over a plan. Iterate it once, or its `batches`; `stop()` ends it after the frames in flight.
 
     Args:
-        crew: cuts what it can in the workers' stead, for the same plan; the files are those of `finish`.
+        crew: cuts what it can in the workers' stead, for the same plan; what comes of it is that of `finish`.
+        admit: admit(i, stopped) is called by the reader before it hands over the i-th frame, and may wait, but not once
+            `stopped` is set.
     """
 
     def __init__(
-        self, plan: Plan, source: FrameSource, engine: Engine, finish: Finish, workers: int, crew: Crew | None = None
+        self,
+        plan: Plan,
+        source: FrameSource,
+        engine: Engine,
+        finish: Finish,
+        workers: int,
+        crew: Crew | None = None,
+        admit: Callable[[int, threading.Event], None] | None = None,
     ) -> None:
         self._plan, self._source, self._engine, self._finish = plan, source, engine, finish
-        self._workers, self._crew = workers, crew
+        self._workers, self._crew, self._admit = workers, crew, admit
         self.waits = Waits()
         self._read_seconds = 0.0
         self._stop_reading = threading.Event()
@@ -248,6 +274,8 @@ class Pipeline:
                 while plan.positions[next_task] < item.index:
                     self._never_came(next_task)
                     next_task += 1
+                if self._admit is not None:
+                    self._admit(next_task, self._abandon)
                 take(next_task, item)
                 del item  # or it would be kept while the next one is decoded
                 next_task += 1
@@ -284,7 +312,7 @@ class Pipeline:
 
     def _never_came(self, i: int) -> None:
         result = FrameResult(self._plan.task(i))
-        result.failures.append(Failure(result.task.name, None, "the source ended before this frame"))
+        result.failures.append(Failure(result.task.name, None, NEVER_CAME))
         self._tell(result)
 
     def _work_loop(self, worker: int) -> None:

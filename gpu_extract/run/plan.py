@@ -293,6 +293,14 @@ def refitted(plan: Plan, alignments: Alignments, options: PlanOptions) -> Plan:
     )
 
 
+def with_own_poses(plan: Plan) -> Plan:
+    """The same plan for another walk: what `Plan.task` finds of one is not written into the other."""
+    if not plan.fits:
+        return plan
+    cut = plan.geometry
+    return replace(plan, geometry=replace(cut, crop_from_frame=cut.crop_from_frame.copy()), region=plan.region.copy())
+
+
 def without_shared_files(plan: Plan, *, any_extension: bool = False, fold_case: bool = False) -> Plan:
     """The plan without faces whose file would replace another's, as those of `a.png` and `a.jpg` with one extension.
 

@@ -48,7 +48,6 @@ class FaceRows:
         row = int(task.rows[k])
         matrix = task.crop_from_frame[k]
         corners = crops.roi(matrix[None], self._plan.size)
-        points = self._points(row)
         return {
             "frame": task.name,
             "position": task.position,
@@ -59,8 +58,12 @@ class FaceRows:
             "roi": corners[0].tolist(),
             "roi_size": int(crops.roi_size(corners)[0]),
             "box": self._faces.box[row].tolist(),
-            "landmarks": points.astype(np.float64).tolist(),
+            "landmarks": self.landmarks(row).tolist(),
         }
+
+    def landmarks(self, row: int) -> np.ndarray:
+        """Of a face by its row, [n, 2] float64 in the frame as it is."""
+        return self._points(row).astype(np.float64)
 
     def rows(self, written: Iterable[FaceResult]) -> Iterator[dict[str, Any]]:
         """The rows of all faces that were written, in the order of the plan: `file`, what `sidecar` has, and four more.
