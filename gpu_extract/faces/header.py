@@ -49,8 +49,8 @@ _NOT_BRACKETS = re.compile(r"[^\[\](){}]+")
 
 
 @dataclass(frozen=True)
-class Face:
-    """A face file."""
+class FaceFile:
+    """What a face file holds."""
 
     pixels: np.ndarray  # [S, S, 3] uint8 BGR
     header: dict[str, Any] | None
@@ -156,7 +156,7 @@ def _number(value: Any, what: str) -> int | float:
     raise InputError(f"the face's {what} is {value!r}, which is not a finite number.")
 
 
-def read_face(path: str | os.PathLike[str]) -> Face:
+def read_face(path: str | os.PathLike[str]) -> FaceFile:
     """A face image, and what a PNG says of itself.
 
     Raises:
@@ -167,7 +167,7 @@ def read_face(path: str | os.PathLike[str]) -> Face:
     try:
         data = read_file(Path(path))
         header = read_header(data) if data.startswith(png_file.SIGNATURE) else None
-        return Face(decode_image(data).pixels, header)
+        return FaceFile(decode_image(data).pixels, header)
     except InputError as error:
         raise InputError(f"the face {path} cannot be read: {error}") from error
 
