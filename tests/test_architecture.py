@@ -21,7 +21,7 @@ FLOORS = (
     {"alignments", "engines", "frames"},
     {"faces", "run"},
     {"client", "cluster", "jobs", "service"},
-    {"cli", "demo", "__main__", "__init__"},
+    {"cli", "demo", "torch", "__main__", "__init__"},
 )
 """From the ground up. A room imports from floors below its own, and on the ground from others on it."""
 MOST_ROOMS = 25
