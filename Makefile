@@ -86,7 +86,7 @@ rehearsal: $(VENV)/.base
 # Minutes to an hour each; not part of `make test`.
 soak: $(VENV)/.test
 	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q -m slow tests/test_long_runs.py tests/test_kill.py tests/test_power_cut.py \
-	    tests/test_shards.py tests/test_kernels_triton.py tests/test_disk_full.py tests/test_proof.py tests/test_prune.py \
+	    tests/test_shards.py tests/test_faces.py tests/test_kernels_triton.py tests/test_disk_full.py tests/test_proof.py tests/test_prune.py \
 	    tests/test_reindex.py tests/test_rename.py tests/test_device_failures.py tests/test_kernels_surfaces.py
 	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q tests/test_stores.py -k lost_at_any_request
 	KILLS=100 $(ON_DISK) $(PY) -m pytest -q tests/test_processes.py -k killed_at_random

@@ -219,7 +219,7 @@ def test_options_are_those_of_extract_and_refused_alike(clip: tuple[Path, Path])
             Settings(alignments=clip[0], frames=clip[1], faces=Path("f"), **wrong)
         assert str(refused.value) == str(same.value)
     with pytest.raises(TypeError):
-        faces(*clip, sise=64)  # type: ignore[call-arg]
+        faces(*clip, siz=64)  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="faces reads paths of this machine only"):
         faces("s3://bucket/a.fsa", clip[1])
 

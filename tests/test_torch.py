@@ -185,8 +185,8 @@ def test_a_batch_of_other_landmarks(clip: tuple[Path, Path], landmarks: np.ndarr
 def test_what_is_refused(wrong: dict[str, Any], sentence: str, clip: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match=sentence):
         Faces(*clip, **wrong)
-    with pytest.raises(TypeError, match="sise"):
-        Faces(*clip, sise=64)
+    with pytest.raises(TypeError, match="siz"):
+        Faces(*clip, siz=64)
     with pytest.raises(TypeError, match="depends on the workers"):
         len(Faces(*clip, size=48, batch=4))
 
