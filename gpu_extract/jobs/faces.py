@@ -30,7 +30,7 @@ from gpu_extract.run.plan import Plan, with_own_poses
 from gpu_extract.run.resolve import Resolved, resolve
 from gpu_extract.run.rows import FaceRows
 from gpu_extract.run.shards import Shard, part_of
-from gpu_extract.run.stream import CropStream, CutFrame
+from gpu_extract.run.stream import CropStream, CutFrame, inherited
 from gpu_extract.run.threads import available_cores
 from gpu_extract.tasks import Failure
 
@@ -132,12 +132,18 @@ class _Planned:
         Raises:
             InputError: if it holds other frames by now.
         """
-        with frames_of(self.settings, self.resolved) as source:
+        source, process = frames_of(self.settings, self.resolved), os.getpid()
+        try:
             if self.names is not None:
                 source.admit(self.names)
                 if tuple(source.names() or ()) != self.names:
                     raise InputError(f"the images in '{source.path}' are others than when their faces were planned.")
             yield source
+        finally:
+            if os.getpid() == process:
+                source.close()
+            else:
+                inherited.append(source)
 
     def part(self, shard: Shard) -> _Planned:
         with self.frames() as source:
@@ -245,7 +251,7 @@ class FaceSource:
         i, k = self._find(*which) if isinstance(which, tuple) else self._nth(operator.index(which))
         with self._lock:
             if self._single is not None and self._single.is_inherited:
-                _inherited.append(self._single)
+                inherited.append(self._single)
                 self._single = None
             if self._single is None:
                 self._single = _Single(self._planned)
@@ -265,7 +271,7 @@ class FaceSource:
             self._engines, self._single = [], None
         for walk in walks:
             walk.close()
-        if single is not None and not single.is_inherited:
+        if single is not None:
             single.close()
         for _, closer in engines:
             closer.close()
@@ -364,10 +370,6 @@ class FaceSource:
             return f"frame {key!r} has no face that is planned: it holds none, or the options leave them out."
         example = f"; keys are like {self.frames[0]!r}" if self._plan.frame_count else ""
         return f"no planned frame has the {'key' if isinstance(key, str) else 'position'} {key!r}{example}."
-
-
-_inherited: list[_Single] = []
-"""Of the process that this one was forked from: its decoders have no threads here, and cannot be closed."""
 
 
 class _Single:

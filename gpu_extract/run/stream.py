@@ -10,7 +10,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,10 @@ FRAMES_A_WORKER = 4  # that there is room for, however large their crops are
 FRAMES_AT_ONCE = 8  # that are collected, where they are small and soon done: a call for each costs an eighth of all
 COLLECT_SECONDS = 0.005  # after which fewer are
 NO_MEMORY = "there is no memory for its crops"
+
+inherited: list[object] = []
+"""What a fork has of walks and decoders of its parent: their threads are not here, and whoever ended them would wait
+for those for ever."""
 
 
 class CutFrame(NamedTuple):
@@ -73,8 +77,9 @@ class CropStream:
 
     def close(self) -> None:
         """End the walk and its threads, from whichever thread."""
-        self._pipeline.stop(within=0)
-        self._room.close()
+        if os.getpid() == self._process:
+            self._pipeline.stop(within=0)
+            self._room.close()
         with suppress(ValueError):  # another thread is in it, and finds it stopped
             self._frames.close()
 
@@ -82,22 +87,25 @@ class CropStream:
         waiting: dict[int, FrameResult] = {}
         positions = self._plan.positions.tolist()
         due = 0
+        batches = self._pipeline.batches()
         try:
-            with closing(self._pipeline.batches()) as batches, closing(self._room):
-                self._room.taken_by(threading.current_thread())
-                for batch in batches:
-                    waiting.update((result.task.position, result) for result in batch)
-                    while due < len(positions) and (result := waiting.pop(positions[due], None)) is not None:
-                        self._room.leave(due)
-                        due += 1
-                        yield self._kept.taken(result)
-                        self._room.taken_by(threading.current_thread())
+            self._room.taken_by(threading.current_thread())
+            for batch in batches:
+                waiting.update((result.task.position, result) for result in batch)
+                while due < len(positions) and (result := waiting.pop(positions[due], None)) is not None:
+                    self._room.leave(due)
+                    due += 1
+                    yield self._kept.taken(result)
+                    self._room.taken_by(threading.current_thread())
         finally:
-            # A process that was forked meanwhile has none of the threads, and must not wait for them.
             if os.getpid() == self._process:
+                self._room.close()
+                batches.close()
                 if self._crew is not None:
                     self._crew.join()
                 self._source.close()
+            else:
+                inherited.append(batches)
 
 
 class _Room:
