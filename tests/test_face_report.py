@@ -21,7 +21,7 @@ from gpu_extract.faces.metadata import json_line
 from gpu_extract.geometry import crops
 from gpu_extract.geometry.mean_faces import table
 from gpu_extract.geometry.pose import POSE_POINTS
-from gpu_extract.jobs import miniatures, particulars, report
+from gpu_extract.jobs import miniatures, report
 from gpu_extract.jobs.entries import State
 from gpu_extract.jobs.pages import LANDMARK_STEPS
 from gpu_extract.jobs.report import face_report
@@ -124,10 +124,10 @@ def test_a_run_is_told_from_its_journal_its_report_and_its_list(job: Path) -> No
         there = np.array(row["landmarks"]) @ matrix[:, :2].T + matrix[:, 2]
         drawn = np.frombuffer(base64.b64decode(said[7]), "<i2").reshape(-1, 2) / LANDMARK_STEPS
         assert np.abs(drawn - there).max() <= 0.5 / LANDMARK_STEPS
-    wanted = crops.box_px(np.array([row["matrix"] for row in rows]), 64)
-    assert page.column("side") == pytest.approx(wanted.tolist(), rel=1e-6)
-    assert page.index["columns"].keys() == {"frame", "index", "state", "side", "yaw"}, "nobody knows a sharpness"
-    assert 'data-known="frame index state side yaw"' in page.html
+    for name, wanted in (("side", "side_px"), ("sharpness", "sharpness")):
+        assert page.column(name) == pytest.approx([row[wanted] for row in rows], rel=1e-6)
+    assert page.column("yaw") == pytest.approx([row["pose"][0] for row in rows], rel=1e-6)
+    assert page.index["columns"].keys() == {"frame", "index", "state", "side", "yaw", "sharpness"}
 
 
 def test_a_list_tells_what_it_has_and_the_page_shows_no_more(job: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_list_tells_what_it_has_and_the_page_shows_no_more(job: Path) -> None:
     assert yaw[0] == -12.5
     assert page.rows[0][4:7] == [3.0, 1.0, "equal"]
     assert page.rows[1][6] is None
-    assert side[1] == pytest.approx(crops.box_px(np.array([rows[1]["matrix"]]), 64)[0])
+    assert side[1] == pytest.approx(crops.side_px(np.array([rows[1]["matrix"]]), 64)[0])
     assert math.isnan(side[2]), "its matrix is none"
 
 
@@ -463,10 +463,8 @@ def turned(axis: int, degrees: float) -> np.ndarray:
 def test_poses_are_what_a_person_sees(axis: int, degrees: float, wanted: tuple[float, ...]) -> None:
     """Looks to the right of the picture, up, and turned clockwise are positive."""
     points = turned(axis, degrees)[None]
-    fitted = crops.fit(points, 64, seed=False)
-    assert particulars._poses(points, fitted.legacy)[0] == pytest.approx(wanted, abs=6)
-    flat = np.zeros((1, 68, 2))
-    assert all(math.isnan(angle) for angle in particulars._poses(flat, np.full((1, 2, 3), np.nan))[0])
+    assert crops.head_pose(points)[0].tolist() == pytest.approx(wanted, abs=6)
+    assert np.isnan(crops.head_pose(np.zeros((1, 68, 2)))).all()
 
 
 def test_faces_outside_their_picture_are_told(tmp_path: Path, landmarks: np.ndarray) -> None:

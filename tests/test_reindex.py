@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,12 +261,24 @@ class Job:
         assert self.shown() == before
         fresh = self.root / "fresh"
         assert main(self.extract(fresh)) == 4
-        assert {name: data for name, data in files_in(fresh).items() if name[0] != "."} == before
+        found = {name: data for name, data in files_in(fresh).items() if name[0] != "."}
+        assert {name: without_history(data) for name, data in found.items()} == {
+            name: without_history(data) for name, data in before.items()
+        }
         told, wanted = (journal.read(folder) for folder in (self.faces, fresh))
         assert told is not None
         assert wanted is not None
         assert told[0] == wanted[0]
-        assert sorted(map(repr, told[1])) == sorted(map(repr, wanted[1]))
+        assert sorted(map(as_now, told[1])) == sorted(map(as_now, wanted[1]))
+
+
+def without_history(data: bytes) -> bytes:
+    """A list of faces without what became of the hashes that the file had before."""
+    return re.sub(rb',"hash_state":"[a-z]+"', b"", data)
+
+
+def as_now(frame: journal.Finished) -> str:
+    return repr([replace(face, hash_state=None) for face in frame.faces])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ must show what that run wrote, by its hash.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import numpy as np
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import InputError, UsageError
-from gpu_extract.faces.metadata import STEM
+from gpu_extract.faces.metadata import STEM, rows_of
 from gpu_extract.faces.stored import pixel_hash
-from gpu_extract.jobs.pruned import DONE, Pruned, digest, numbered, packed, raw, rows_digest, rows_of
+from gpu_extract.jobs.pruned import DONE, Pruned, digest, numbered, packed, raw, rows_digest
 from gpu_extract.jobs.renumbered import Moved, Renumbered
 from gpu_extract.naming import base_of, split_name, stem_of
 from gpu_extract.run import journal
@@ -156,7 +157,7 @@ class Following:
         """What a run of the new order would record of a face."""
         name, index = self.record.numbers.get(face.file_name, (face.file_name, face.index))
         nbytes = self._nbytes.get(face.file_name, face.nbytes)
-        return FaceResult(int(self._new_row[face.row]), index, name, face.sha1, nbytes)
+        return replace(face, row=int(self._new_row[face.row]), index=index, file_name=name, nbytes=nbytes)
 
     def _error(self, error: dict[str, Any]) -> dict[str, Any]:
         """The same of a failure in a shard's report."""

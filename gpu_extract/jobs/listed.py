@@ -22,9 +22,8 @@ from gpu_extract.alignments.generation import Traits
 from gpu_extract.alignments.packed import PackedArray, PackedList
 from gpu_extract.alignments.upgrade import PROTOCOL, box_around
 from gpu_extract.errors import GpuExtractError
-from gpu_extract.faces.metadata import STEM, Row, kinds
+from gpu_extract.faces.metadata import STEM, Row, kinds, rows_of
 from gpu_extract.geometry.rounding import USUAL, Rounding
-from gpu_extract.jobs.pruned import rows_of
 from gpu_extract.naming import base_of
 from gpu_extract.run.fingerprint import Fingerprint
 from gpu_extract.run.plan import PlanOptions, fit_all, with_poses

@@ -24,8 +24,8 @@ from gpu_extract.errors import FrameError, InputError
 from gpu_extract.faces.header import header_text, parse_text
 from gpu_extract.faces.metadata import STEM
 from gpu_extract.faces.stored import InShard, Place, content
-from gpu_extract.geometry import crops, pose
-from gpu_extract.geometry.mean_faces import Centering, table
+from gpu_extract.geometry import crops
+from gpu_extract.geometry.mean_faces import Centering
 from gpu_extract.jobs.entries import Entry, State, recorded_as
 from gpu_extract.naming import base_of, stem_of
 from gpu_extract.run.fingerprint import FACES, Fingerprint, digest
@@ -166,17 +166,16 @@ class Knowledge:
             if len(cut.points) == 51:
                 centering = "legacy"
             alike.setdefault((len(cut.points), about.size[0], centering, version < 2), []).append(k)
-        for (n, size, centering, seed), faces in alike.items():
+        for (_, size, centering, seed), faces in alike.items():
             points = np.stack([points for k in faces if (points := cuts[k].points) is not None])
             level = bool(self._settings.get("align_eyes"))
             fitted = crops.fit(points, size, centering, seed=seed, align_eyes=level)
             for k, matrix in zip(faces, fitted.crop_from_frame(slice(None)), strict=True):
                 if cuts[k].matrix is None and np.isfinite(matrix).all():
                     cuts[k].matrix = matrix
-            if n in (68, 98):
-                unknown = [i for i, k in enumerate(faces) if math.isnan(found[k].pose[0])]
-                for i, angles in zip(unknown, _poses(points[unknown], fitted.legacy[unknown]), strict=True):
-                    found[faces[i]].pose = angles
+            unknown = [i for i, k in enumerate(faces) if math.isnan(found[k].pose[0])]
+            for i, (yaw, pitch, roll) in zip(unknown, crops.head_pose(points[unknown]).tolist(), strict=True):
+                found[faces[i]].pose = yaw, pitch, roll
 
     def _version(self) -> float:
         """Of faces that do not say themselves: today's programs, or those of the alignments file."""
@@ -330,7 +329,7 @@ def _place(about: Particulars, cut: _Cut) -> None:
         return
     size = about.size[0]
     if math.isnan(about.box_px):
-        about.box_px = float(crops.box_px(cut.matrix[None], size)[0])
+        about.box_px = float(crops.side_px(cut.matrix[None], size)[0])
     if cut.points is not None:
         about.landmarks = cut.points @ cut.matrix[:, :2].T + cut.matrix[:, 2]
     linear = cut.matrix[:, :2]
@@ -340,41 +339,6 @@ def _place(about: Particulars, cut: _Cut) -> None:
     height, width = cut.frame_size or (math.inf, math.inf)
     if (middle < 0).any() or (middle > (width, height)).any():
         about.state |= State.OUTSIDE
-
-
-def _poses(points: np.ndarray, normalized: np.ndarray) -> list[tuple[float, float, float]]:
-    """Yaw, pitch and roll in degrees, see `Particulars.pose`, of faces [K, n, 2]; NaN where no pose is found.
-
-    Args:
-        normalized: [K, 2, 3] of `geometry.fit`, which levels a face: the rest of a roll is its own.
-    """
-    import cv2
-
-    model = table("mean_face_head_3d26").astype(np.float64)
-    found = []
-    for face, level in zip(crops.to_68(points), normalized, strict=True):
-        flat = (face @ level[:, :2].T + level[:, 2])[pose.POSE_POINTS]
-        if not np.isfinite(flat).all():
-            found.append((math.nan,) * 3)
-            continue
-        try:
-            solved, rotation, translation = cv2.solvePnP(model, flat, pose.CAMERA, None, flags=cv2.SOLVEPNP_ITERATIVE)
-        except cv2.error:
-            solved = False
-        if not solved:
-            found.append((math.nan,) * 3)
-            continue
-        # The model looks along its z axis, y up; the solver may have put it behind the camera, which mirrors both.
-        axes = cv2.Rodrigues(rotation)[0] * (1 if translation[2, 0] > 0 else -1)
-        across, ahead = axes[:, 0], axes[:, 2]
-        roll = math.atan2(-across[1], -across[0]) - math.atan2(level[1, 0], level[0, 0])
-        angles = (
-            math.atan2(ahead[0], -ahead[2]),
-            math.asin(max(-1.0, min(1.0, -ahead[1]))),
-            math.remainder(roll, math.tau),
-        )
-        found.append((math.degrees(angles[0]), math.degrees(angles[1]), math.degrees(angles[2])))
-    return found
 
 
 def _object(data: bytes) -> dict[str, Any] | None:

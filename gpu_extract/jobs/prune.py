@@ -17,7 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import escape as glob_escape
 from pathlib import Path
 from typing import Any
@@ -675,7 +675,7 @@ class _Prune:
             if name in self._files_of.get(row, ()):
                 one = self._numbers.get((row, name))
                 nbytes = (self._folder / name).stat().st_size if one is None else one.nbytes
-        return FaceResult(new_row, index, name, face.sha1, nbytes, face.sharpness, face.hash_state)
+        return replace(face, row=new_row, index=index, file_name=name, nbytes=nbytes)
 
     def _revise_list(self, record: Pruned, new_index: Mapping[int, int]) -> None:
         """The list of faces that the run was asked for, without those that are gone."""

@@ -17,8 +17,8 @@ from itertools import groupby
 from pathlib import Path
 
 from gpu_extract.errors import InputError, OutputError
-from gpu_extract.faces.metadata import STEM, Row, write_metadata
-from gpu_extract.jobs.pruned import digest, numbered, raw, rows_digest, rows_of, unpacked
+from gpu_extract.faces.metadata import STEM, Row, rows_of, write_metadata
+from gpu_extract.jobs.pruned import digest, numbered, raw, rows_digest, unpacked
 from gpu_extract.run import journal
 from gpu_extract.storage.atomic import sync_file, sync_folder, write_whole
 from gpu_extract.storage.durable import sync_file_system
