@@ -21,7 +21,6 @@ import numpy as np
 from common import median
 from isal import isal_zlib
 
-from gpu_extract.faces.encoders.png import OpenCvPngEncoder
 from gpu_extract.kernels import png
 from gpu_extract.png_file import SIGNATURE, chunk_bytes
 
@@ -42,12 +41,18 @@ def isal_file(crop: np.ndarray) -> bytes:
     return SIGNATURE + b"".join(chunk_bytes(kind, data) for kind, data in chunks)
 
 
+def opencv_file(crop: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".png", crop)
+    assert done
+    return bytes(data)
+
+
 # ISA-L's own code leaves vector registers in a state that slows code without AVX down; ours does not.
 WRITERS: dict[str, Encode] = {
     "own": png.encoded,
     "own, portable": lambda crop: png.encoded(crop, portable=True),
     "ISA-L": isal_file,
-    "OpenCV": OpenCvPngEncoder().encode,
+    "OpenCV": opencv_file,
 }
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_extract.kernels import png
+from gpu_extract.kernels import png, png_reference
 
 EXTENSION: Any = vars(png)["_png"]  # None where it was not built
 needs_extension = pytest.mark.skipif(not png.is_available(), reason="the C extension was not built here")
@@ -482,6 +482,34 @@ def test_refuses_other_text_and_no_data() -> None:
         png.encoded(np.zeros((2, 2, 3), np.uint8), "text")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="empty"):
         EXTENSION.deflated(b"")
+
+
+@needs_extension
+@pytest.mark.parametrize("content", CONTENTS)
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (1, 21844), (2, 21845), (3, 65536), (86, 85)])
+def test_numpy_writes_the_same_file(height: int, width: int, content: str) -> None:
+    crop = crop_of(content, height, width)
+    for text in (None, b"keyword\0\0\0\0\0text"):
+        assert png_reference.encoded(crop, text) == png.encoded(crop, text)
+    assert png_reference.encoded(crop[::-1, ::-1]) == png.encoded(crop[::-1, ::-1])
+
+
+@needs_extension
+@given(
+    seed=st.integers(0, 2**32),
+    rows=st.integers(1, 70),
+    columns=st.integers(1, 70),
+    step=st.floats(1.05, 4),
+    sums=st.booleans(),
+)
+def test_numpy_writes_the_same_file_of_bytes_of_any_rarity(
+    seed: int, rows: int, columns: int, step: float, sums: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    rarity = step ** -np.arange(64.0)  # as of Fibonacci's numbers, the deepest trees, where codes must be cut
+    crop = rng.choice(64, size=(rows, columns, 3), p=rarity / rarity.sum())
+    crop = (crop.cumsum(axis=0) if sums else crop).astype(np.uint8)
+    assert png_reference.encoded(crop) == png.encoded(crop)
 
 
 def test_a_missing_extension_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
