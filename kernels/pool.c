@@ -11,6 +11,13 @@
 #include <time.h>
 #include <unistd.h>
 
+/* By which conditions wait. Those of macOS know the time of day alone, which somebody may set meanwhile. */
+#if defined(__APPLE__)
+#define CONDITION_CLOCK CLOCK_REALTIME
+#else
+#define CONDITION_CLOCK CLOCK_MONOTONIC
+#endif
+
 static uint64_t nanoseconds(void)
 {
     struct timespec now;
@@ -22,7 +29,7 @@ static uint64_t nanoseconds(void)
 static struct timespec after(int milliseconds)
 {
     struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
+    clock_gettime(CONDITION_CLOCK, &until);
     until.tv_nsec += milliseconds % 1000 * 1000000L;
     until.tv_sec += milliseconds / 1000 + until.tv_nsec / 1000000000L;
     until.tv_nsec %= 1000000000L;
@@ -152,7 +159,7 @@ static Held *take_spent(Pool *pool)
 
 int pool_init(Pool *pool, const Setup *setup, int threads, int per_thread)
 {
-    pthread_condattr_t monotonic;
+    pthread_condattr_t clock;
     *pool = (Pool){.setup = setup, .per_thread = per_thread, .wanted = INT_MAX};
     pool->waiting.end = &pool->waiting.first;
     pool->done.end = &pool->done.first;
@@ -168,13 +175,15 @@ int pool_init(Pool *pool, const Setup *setup, int threads, int per_thread)
     }
     pool->thread_count = pool->idle_room = threads;
     pthread_mutex_init(&pool->lock, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&pool->room, &monotonic);
-    pthread_cond_init(&pool->news, &monotonic);
+    pthread_condattr_init(&clock);
+#if !defined(__APPLE__)
+    pthread_condattr_setclock(&clock, CONDITION_CLOCK);
+#endif
+    pthread_cond_init(&pool->room, &clock);
+    pthread_cond_init(&pool->news, &clock);
     for (int n = 0; n < threads; n++)
         pthread_cond_init(&pool->enough[n], NULL);
-    pthread_condattr_destroy(&monotonic);
+    pthread_condattr_destroy(&clock);
     return 1;
 }
 

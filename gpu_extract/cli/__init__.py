@@ -83,8 +83,10 @@ def _check_address_space() -> None:
     """
     import resource
 
+    from gpu_extract.run.threads import available_cores
+
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    needed = ADDRESS_SPACE_MB + ADDRESS_SPACE_PER_CORE_MB * len(os.sched_getaffinity(0))
+    needed = ADDRESS_SPACE_MB + ADDRESS_SPACE_PER_CORE_MB * available_cores()
     if limit != resource.RLIM_INFINITY and limit < needed << 20:
         raise DeviceError(
             f"this process may have {limit >> 20:,} MiB of address space (ulimit -v); OpenCV and FFmpeg need "

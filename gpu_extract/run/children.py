@@ -19,6 +19,7 @@ from gpu_extract.options import VARIABLE_PREFIX
 from gpu_extract.run.confinement import CONFINEMENT, Confinement, scrubbed
 from gpu_extract.run.parent import PARENT
 from gpu_extract.run.signals import GRACE_SECONDS
+from gpu_extract.run.threads import usable_cores, use_cores
 
 END_SECONDS = GRACE_SECONDS + 1.0  # that a child has to end in, before it is killed
 LAST_BYTES = 4096
@@ -33,7 +34,7 @@ def without_options() -> dict[str, str]:
 
 def shares(count: int) -> list[set[int]]:
     """The cores of this process divided among `count` children; where there are fewer, some share one."""
-    cores = sorted(os.sched_getaffinity(0))
+    cores = sorted(usable_cores())
     if count >= len(cores):
         return [{cores[i % len(cores)]} for i in range(count)]
     bounds = [len(cores) * i // count for i in range(count + 1)]
@@ -80,9 +81,9 @@ class Child:
         # closed by `close`
         errors = tempfile.TemporaryFile() if log is None else os.fdopen(os.dup(log.fileno()), "r+b", buffering=0)  # noqa: SIM115
         begins = os.lseek(errors.fileno(), 0, os.SEEK_END)
-        mine = os.sched_getaffinity(0)
+        mine = usable_cores()
         try:
-            os.sched_setaffinity(0, cores)  # of this thread, and what it starts
+            use_cores(cores)
             process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM.format(path=_module_path()), *words],
                 stdin=subprocess.DEVNULL,
@@ -95,7 +96,7 @@ class Child:
             errors.close()
             raise OutputError(f"a process of this run cannot be started: {error.strerror}.") from error
         finally:
-            os.sched_setaffinity(0, mine)
+            use_cores(mine)
         return cls(process, errors, begins)
 
     @property

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from dataclasses import dataclass
 from typing import Protocol
 
 from gpu_extract.errors import GpuExtractError, OutputError
+from gpu_extract.run.threads import usable_cores
 from gpu_extract.service.attempt import Attempt, Ended
 from gpu_extract.service.devices import CPU
 from gpu_extract.service.table import CHECK, CUT, MERGE, Step
@@ -116,7 +116,7 @@ class Lane:
 
 def lanes_for(devices: list[str], foreman: Foreman) -> list[Lane]:
     """A lane for each device, with a share of the cores, and the desk."""
-    cores = sorted(os.sched_getaffinity(0))
+    cores = sorted(usable_cores())
     found = []
     for number, device in enumerate(devices):
         mine = set(cores[number :: len(devices)]) or {cores[number % len(cores)]}

@@ -24,6 +24,7 @@ from gpu_extract.cluster.base import FATAL, TRIES, Work, check_count
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, DeviceError, GpuExtractError, UsageError
 from gpu_extract.run.children import Child, without_options
 from gpu_extract.run.signals import GRACE_SECONDS, Interruption
+from gpu_extract.run.threads import usable_cores
 
 OPTIONS = frozenset({"address", "in_flight"})
 ROUNDS = 2
@@ -70,7 +71,7 @@ def run(work: Work, options: Mapping[str, Any], say: Callable[[str], None]) -> i
 def cut(words: list[str], wait: float) -> tuple[int, str]:
     """In a task: run the command line; returns its exit code (negative is a signal) and its last words."""
     time.sleep(wait)
-    child = Child.start(words, os.sched_getaffinity(0))
+    child = Child.start(words, usable_cores())
     try:
         return child.process.wait(), child.last_words()
     finally:
