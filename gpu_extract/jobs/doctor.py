@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import asdict, dataclass
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -13,9 +13,27 @@ from gpu_extract.errors import EXIT_OK, DeviceError, OutputError, UsageError
 from gpu_extract.faces.encoder import extensions
 from gpu_extract.naming import url_of
 from gpu_extract.reports.base import JsonReport, versions
+from gpu_extract.run.threads import available_cores
 from gpu_extract.stores import open_store
 from gpu_extract.stores.probe import probe
 
+BUILT = "built"
+OPENCV_BUILDS = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+"""Packages that are all the one module cv2, so that whichever was installed last lies over the others."""
+STAND_INS = {
+    "cutter": "Python's threads",
+    "sampler": "OpenCV",
+    "png": "NumPy",
+    "yuv": "FFmpeg",
+    "scanlines": "OpenCV",
+    "jpeg": "OpenCV",
+}
+"""Parts in C, and what does the same work, to the same bytes, where they were not built."""
 CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "prores", "ffv1", "mjpeg")
 
 
@@ -31,6 +49,10 @@ class Findings(JsonReport):
     devices: list[str]
     engines: list[dict[str, Any]]
     chosen: str
+    native: dict[str, str]
+    """By part of our C: "built", or what stands in for it."""
+    opencv: list[str]
+    """The installed packages that are OpenCV; more than one are one too many."""
     png: dict[str, str]
     codecs: list[str]
     codecs_missing: list[str]
@@ -47,6 +69,12 @@ class Findings(JsonReport):
             state = "can run" if engine["obstacle"] is None else f"cannot: {engine['obstacle']}"
             lines.append(f"engine    {engine['kind']:<7}{engine['module']:<14}on {engine['device']:<7}{state}")
         lines.append(f"chosen    {self.chosen}")
+        lines.append(f"native    {self._native()}")
+        if len(self.opencv) > 1:
+            lines.append(
+                f"opencv    {' and '.join(self.opencv)} are installed together, and each is the module cv2; "
+                f"pip uninstall {' '.join(self.opencv)}, then install one"
+            )
         lines.append("png       " + ", ".join(f"{what}: {how}" for what, how in self.png.items()))
         lines.append("decodes   " + ", ".join(self.codecs))
         if self.codecs_missing:
@@ -55,6 +83,12 @@ class Findings(JsonReport):
         if self.store is not None:
             lines.append(f"store     {self.store}")
         return "\n".join(lines)
+
+    def _native(self) -> str:
+        missing = [f"{part} ({how} in its place)" for part, how in self.native.items() if how != BUILT]
+        if not missing:
+            return f"{', '.join(self.native)}: our own C"
+        return f"not built, for want of a compiler: {', '.join(missing)}; slower, the same bytes"
 
 
 def examine(engine: str = "auto", device: str = "auto", store: str | None = None) -> Findings:
@@ -92,10 +126,12 @@ def examine(engine: str = "auto", device: str = "auto", store: str | None = None
     return Findings(
         versions=versions(),
         machine=f"{platform.system()} {platform.machine()}",
-        cores=len(os.sched_getaffinity(0)),
+        cores=available_cores(),
         devices=devices,
         engines=found,
         chosen=chosen,
+        native=_native(),
+        opencv=_opencv(),
         png=_png(),
         codecs=present,
         codecs_missing=missing,
@@ -128,12 +164,24 @@ def _store(address: str) -> tuple[str, int]:
     return f"{url}: {found}; {verdict}", EXIT_OK if found.all else OutputError.exit_code
 
 
+def _native() -> dict[str, str]:
+    from gpu_extract.kernels import cpu, cutter, jpeg, png, scanlines, yuv
+
+    parts = {"cutter": cutter, "sampler": cpu, "png": png, "yuv": yuv, "scanlines": scanlines, "jpeg": jpeg}
+    return {name: BUILT if parts[name].is_available() else stand_in for name, stand_in in STAND_INS.items()}
+
+
+def _opencv() -> list[str]:
+    names = {found.name for found in distributions()}
+    return [build for build in OPENCV_BUILDS if build in names]
+
+
 def _png() -> dict[str, str]:
     from gpu_extract.frames.images import plain_png as reader
     from gpu_extract.kernels import png as writer
 
     return {
-        "write": "own" if writer.is_available() else "OpenCV (the C extension was not built)",
+        "write": "own" if writer.is_available() else "own, in NumPy (the C extension was not built)",
         "read": "own, OpenCV for unusual files" if reader.is_available() else "OpenCV",
         "also writes": " ".join(extension for extension in extensions() if extension != ".png"),
     }
