@@ -1,5 +1,6 @@
-"""What the documents say of the program, from its source: the README's table of options, `docs/cli.md`, the JSON
-Schemas of reports in `docs/schemas/`, and all that can go wrong (`docs/when-it-goes-wrong.md`, by `docs/sentences.py`).
+"""What the documents say of the program, from its source: the README's table of options, `docs/cli.md`, the manual, the
+JSON Schemas of reports in `docs/schemas/`, and all that can go wrong (`docs/when-it-goes-wrong.md`, by
+`docs/sentences.py`).
 
 python docs/generate.py --write     # after a change of options, commands, reports, or sentences of errors
 python docs/generate.py --check     # part of `make lint`: exits 1 where a document is stale
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -18,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 import schemas  # noqa: E402
 from sentences import when_it_goes_wrong  # noqa: E402
 
+import gpu_extract  # noqa: E402
 from gpu_extract.cli.parser import EXIT_CODES, build_parser, parsers  # noqa: E402
 from gpu_extract.jobs.config import FILE_NAME  # noqa: E402
 from gpu_extract.options import OneOf, Option, options  # noqa: E402
@@ -103,6 +106,41 @@ def origins() -> str:
     )
 
 
+def manual() -> str:
+    """`docs/gpu-extract.1`, for `man`."""
+    parser = build_parser()
+    lines = [
+        f'.TH GPU\\-EXTRACT 1 "" "gpu\\-extract {gpu_extract.__version__}" "User Commands"',
+        *(".SH NAME", f"gpu\\-extract \\- {roff(parser.description or '').rstrip('.')}"),
+        *(".SH SYNOPSIS", ".B gpu\\-extract", ".I COMMAND", ".RI [ options ]", ".SH COMMANDS"),
+    ]
+    for name, command in parsers(parser).items():
+        example = (command.epilog or "").partition("\n\n")[0].removeprefix("example:\n").strip()
+        paragraphs = re.split(r"\n\n", (command.description or "").strip())
+        lines += [f".SS {roff(name)}", *"\n.PP\n".join(map(roff, paragraphs)).splitlines()]
+        lines += [".PP", ".nf", *(f"\\fB{line}\\fR" for line in roff(example).splitlines()), ".fi"]
+        for action in command._actions:
+            if action.dest not in COMMON and action.help is not argparse.SUPPRESS:
+                lines += [".TP", entry(action), roff(action.help or "")]
+    lines += [".SH ENVIRONMENT AND FILES", roff(origins().replace("`", ""))]
+    codes = re.findall(r"([\d/ ]*\d) (\w.*?)(?=  |\n|$)", EXIT_CODES)
+    lines += [".SH EXIT STATUS", *(line for code, text in codes for line in (".TP", f".B {code.strip()}", roff(text)))]
+    return "\n".join(lines) + "\n"
+
+
+def entry(action: argparse.Action) -> str:
+    """The flags of an action in bold, what stands for its value in italics."""
+    flags = ", ".join(f"\\fB{roff(flag)}\\fR" for flag in action.option_strings)
+    value = str(action.metavar or ("" if action.nargs == 0 else "|".join(map(str, action.choices or ()))))
+    return " ".join(part for part in (flags, f"\\fI{roff(value)}\\fR" if value else "") if part)
+
+
+def roff(text: str) -> str:
+    """Text that troff sets as it is."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    return "\n".join(f"\\&{line}" if line.startswith((".", "'")) else line for line in escaped.splitlines())
+
+
 def code_block(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.strip().splitlines()[1:])
 
@@ -117,6 +155,7 @@ def main() -> int:
     wanted = {
         path: readme(path.read_text("utf-8")),
         ROOT / "docs" / "cli.md": reference(),
+        ROOT / "docs" / "gpu-extract.1": manual(),
         ROOT / "docs" / "when-it-goes-wrong.md": when_it_goes_wrong(),
     }
     wanted |= {schemas.path_of(kind): json.dumps(schemas.schema_of(kind), indent=1) + "\n" for kind in schemas.kinds()}

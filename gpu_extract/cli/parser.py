@@ -55,6 +55,7 @@ COMMANDS = (
     "report",
     "doctor",
     "config",
+    "completion",
 )
 """In the order in which they are listed."""
 AS_THE_RUN = "default: as the run had it"
