@@ -4,14 +4,15 @@ PYTHON ?= python3
 PY := $(VENV)/bin/python
 UV := .venv-uv/bin/uv
 UV_VERSION := 0.13.9
+CYCLONEDX_VERSION := 7.5.0
 SOURCES := pyproject.toml setup.py $(wildcard kernels/*.c kernels/*.h requirements/*.txt requirements/*.sh)
 # Where tests/conftest.py would take memory for the folders of tests.
 ON_DISK := PYTEST_DEBUG_TEMPROOT=$(or $(TMPDIR),/tmp)
 # As many processes as this one may use cores; one that has nothing left to do takes tests from the others.
 SUITE := -m pytest -q -n logical --dist worksteal
 
-.PHONY: demo test test-bare test-servers test-newest test-lowest lint lock site bench gpu-check wheels rehearsal soak crops \
-    soak-service fuzz fuzz-guided fuzz-service sanitize sanitize-threads scale clean
+.PHONY: demo test test-bare test-servers test-newest test-lowest test-wheel sbom lint lock site bench gpu-check wheels \
+    rehearsal soak crops soak-service fuzz fuzz-guided fuzz-service sanitize sanitize-threads scale clean
 .PRECIOUS: %/bin/python  # make would remove it, as it does with what only stands between two rules
 
 demo: $(VENV)/.base
@@ -39,6 +40,18 @@ test-lowest: .venv-lowest/bin/python $(UV)
 	$(COMPILE_WITHOUT_TORCH) --upgrade --resolution lowest-direct --python $< --extra test -o .venv-lowest/lock.txt
 	requirements/install.sh .venv-lowest .venv-lowest/lock.txt test
 	$< $(SUITE)
+
+# Archives, installed with all dependencies in clean environments that have no compiler.
+test-wheel: $(VENV)/.test
+	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q tests/test_packaging.py
+
+# What is in the images, from their locks.
+sbom:
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/pip install -q --disable-pip-version-check cyclonedx-bom==$(CYCLONEDX_VERSION)
+	mkdir -p build
+	set -e; for target in cpu cuda; do .venv-sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml \
+	    --output-reproducible -o build/sbom-$$target.json requirements/container-$$target.txt; done
 
 lint: $(VENV)/.test
 	$(PY) -m ruff check .

@@ -62,14 +62,15 @@ class Source(sdist):
             member.mode = 0o755 if member.mode & 0o100 else 0o644
             return member
 
-        path = f"{base_name}.tar.gz"
+        path = Path(f"{base_name}.tar.gz")
+        path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            open(path, "wb") as file,
+            path.open("wb") as file,
             gzip.GzipFile("", "wb", fileobj=file, mtime=int(epoch)) as zipped,
             tarfile.open(fileobj=zipped, mode="w") as archive,
         ):
             archive.add(base_dir, filter=dated)
-        return path
+        return str(path)
 
 
 setup(

@@ -11,10 +11,15 @@ from typing import NoReturn
 GARBAGE = 20_000
 """Objects that come up before some are looked through for garbage. Loading makes many, of which all stay: to look
 through them after every 700, as Python does by itself, is a tenth of the start."""
+NO_SUCH_SYSTEM = 5
+"""The exit code of `errors.DeviceError`."""
 
 
 def main() -> int:
     """Take the signals, hold the standard descriptors, then load and run the command line; returns the exit code."""
+    if os.name != "posix":
+        os.write(2, b"gpu-extract: this runs on Linux and macOS; on Windows, inside WSL 2.\n")
+        return NO_SUCH_SYSTEM
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, _end_at_once)
