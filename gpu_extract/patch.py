@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
+
+from gpu_extract.kernels.yuv import Coefficients, Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Region(NamedTuple):
@@ -20,6 +26,41 @@ class Region(NamedTuple):
         return (self.x1 - self.x0) * (self.y1 - self.y0)
 
 
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """A picture of even sides as a hardware decoder left it on its device, and the formula that makes BGR of it.
+
+    The decoder has its memory back when nobody keeps this any more.
+    """
+
+    luma: Tensor  # [H, W] uint8, rows as far apart as they like
+    chroma: Tensor  # [H / 2, W / 2, 2] of the same: U, V
+    coefficients: Coefficients
+    layout: Layout
+
+    def patch(self, region: Region) -> Patch:
+        """The part that covers a region, which must lie inside and have a pixel at least; its pixels stay there."""
+        height, width = self.luma.shape
+        x0, y0 = region.x0 & ~1, region.y0 & ~1
+        h, w = region.y1 + region.y1 % 2 - y0, region.x1 + region.x1 % 2 - x0
+        return Patch(cast("np.ndarray", SurfaceRegion(self, (h, w, 3))), x0, y0, height, width)
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceRegion:
+    """What stands for the pixels of a patch that are a rectangle of a surface, with even corners; keeps it."""
+
+    surface: Surface
+    shape: tuple[int, int, int]
+    """Of the BGR that is to be made of it: [h, w, 3] uint8."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of that BGR."""
+        h, w, channels = self.shape
+        return h * w * channels
+
+
 class Patch(NamedTuple):
     """Pixels of a frame, whole or in part.
 
@@ -28,11 +69,17 @@ class Patch(NamedTuple):
     faces touch.
     """
 
-    pixels: np.ndarray  # [h, w, 3] uint8 BGR, rows may be strided
+    pixels: np.ndarray  # [h, w, 3] uint8 BGR, rows may be strided; or a SurfaceRegion, for engines that take surfaces
     x0: int
     y0: int
     height: int
     width: int
+
+    @property
+    def on_device(self) -> SurfaceRegion | None:
+        """Where the pixels are to be had, if they are not in this process's memory."""
+        pixels: object = self.pixels
+        return pixels if isinstance(pixels, SurfaceRegion) else None
 
 
 def whole_frame(pixels: np.ndarray) -> Patch:

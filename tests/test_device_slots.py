@@ -5,10 +5,12 @@ So a slot that is used too early, or an order that no event enforces, gives wron
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import random
 import re
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,9 +24,13 @@ from gpu_extract.engines import slots
 from gpu_extract.engines.base import Crops, MemoryLimits
 from gpu_extract.engines.slots import SLOTS, SlotEngine, Upload, Work
 from gpu_extract.errors import DeviceError
-from gpu_extract.patch import Patch, whole_frame
+from gpu_extract.kernels import yuv
+from gpu_extract.patch import Patch, Region, Surface, whole_frame
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from gpu_extract.kernels import surfaces  # noqa: E402  # needs both
 
 
 class FakeDevice:
@@ -104,6 +110,13 @@ class FakeStream:
 
     def synchronize(self) -> None:
         self.device.run_until(lambda: not self.queue)
+
+    def wait_stream(self, other: FakeStream) -> None:
+        event = FakeEvent(self.device)
+        with self.device.on(other):
+            event.record()
+        with self.device.on(self):
+            event.wait()
 
 
 class FakeEvent:
@@ -190,8 +203,9 @@ class FakeEngine(SlotEngine):
             if len(crops) > self.most_crops:
                 raise RuntimeError("Triton Error [CUDA]: out of memory")
 
+            slab, (layout, patch_of) = upload.views(plain(memory))  # a device keeps no more than these
+
             def run() -> None:
-                slab, (layout, patch_of) = upload.views(plain(memory))
                 for crop, patch in zip(plain(out), patch_of, strict=True):
                     first = 4 * int(layout[patch % len(layout), 0]) % len(slab)  # read too early, these are any numbers
                     crop[:] = slab[first : first + 3]
@@ -235,6 +249,79 @@ def test_no_order_of_the_streams_changes_a_crop(device: FakeDevice) -> None:
         assert run_batches(engine, 40, device.random) == 0
         assert len(device.locked) == SLOTS
     assert not device.locked
+
+
+class FakeDecoder:
+    """Writes pictures of one value on a stream of its own, when that gets there, and junk where nobody keeps one."""
+
+    def __init__(self, device: FakeDevice, patch: pytest.MonkeyPatch) -> None:
+        self.device, self.stream = device, FakeStream(device)
+        patch.setattr(torch.cuda, "default_stream", lambda place: self.stream)
+        patch.setattr(surfaces, "convert", self._convert)
+
+    def decode(self, value: int) -> Surface:
+        luma, chroma = torch.zeros((4, 6), dtype=torch.uint8), torch.zeros((2, 3, 2), dtype=torch.uint8)
+        self._write(luma, value)
+        surface = Surface(luma, chroma, yuv.COEFFICIENTS[0], yuv.Layout())
+        weakref.finalize(surface, self._write, luma, 0xEE).atexit = False
+        return surface
+
+    def _write(self, luma: Any, value: int) -> None:
+        with self.device.made_current(), self.device.on(self.stream):
+            self.device.enqueue(lambda: luma.fill_(value))
+
+    def _convert(self, slab: Any, sources: Any, table: Any, tables: Any, *_: Any) -> None:
+        """Each rectangle's first sample as its first pixel."""
+
+        def run() -> None:
+            for place, row in zip(*(plain(there) for there in tables), strict=True):
+                plain(slab)[4 * int(place[0]) : 4 * int(place[0]) + 3] = ctypes.c_uint8.from_address(int(row[0])).value
+
+        self.device.enqueue(run)
+
+
+def run_surfaces(engine: SlotEngine, decoder: FakeDecoder, count: int) -> int:
+    """As `run_batches`, of pictures that a decoder gives and wants back."""
+    wrong = 0
+    pending: deque[tuple[Any, list[int]]] = deque()
+    for number in range(count):
+        values = [(7 * number + i) % 200 + 1 for i in range(3)]
+        patches = [decoder.decode(value).patch(Region(0, 0, 6, 4)) for value in values]
+        crops = Crops(np.array([2, 0, 1, 2]), np.zeros((4, 2, 3)), np.ones(4, bool), 16)
+        pending.append((engine.submit(patches, crops), [values[2], values[0], values[1], values[2]]))
+        del patches
+        while len(pending) == SLOTS or (pending and number == count - 1):
+            ticket, right = pending.popleft()
+            wrong += not (ticket.result() == np.array(right)[:, None, None, None]).all()
+            ticket.release()
+    return wrong
+
+
+@pytest.mark.parametrize("device", range(20), indirect=True)
+def test_surfaces_are_read_when_they_are_decoded_and_before_they_are_given_back(
+    device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeEngine(device) as engine:
+        assert run_surfaces(engine, FakeDecoder(device, monkeypatch), 40) == 0
+
+
+@pytest.mark.parametrize("what", ["waits", "keeps"])
+def test_the_fake_decoder_shows_a_surface_that_is_not_waited_for_or_not_kept(
+    device: FakeDevice, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    decoder = FakeDecoder(device, monkeypatch)
+    if what == "waits":
+        monkeypatch.setattr(FakeStream, "wait_stream", lambda self, other: None)
+    else:
+        monkeypatch.setattr(slots._Slot, "surfaces", property(lambda self: [], lambda self, kept: None), raising=False)
+        monkeypatch.setattr(Upload, "surfaces", property(surface_marks, lambda self, kept: None), raising=False)
+    with FakeEngine(device) as engine:
+        assert run_surfaces(engine, decoder, 40) > 0
+
+
+def surface_marks(upload: Upload) -> list[None]:
+    """That there are some, without keeping them."""
+    return [None for patch in upload._patches if patch.on_device is not None]
 
 
 def test_without_events_the_fake_device_shows_it(device: FakeDevice) -> None:

@@ -24,6 +24,7 @@ class AntialiasedEngine(Engine):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.name, self.device, self.inline = engine.name, engine.device, engine.inline
+        self.takes_surfaces = engine.takes_surfaces
         self.implementation = f"{engine.implementation}, antialiased"
 
     @property
@@ -81,12 +82,14 @@ class AntialiasedEngine(Engine):
 
 class _Averaged(Ticket):
     def __init__(self, collect: Callable[[], np.ndarray]) -> None:
-        self._collect = collect
+        self._collect: Callable[[], np.ndarray] | None = collect
         self._crops: np.ndarray | None = None
 
     def result(self) -> np.ndarray:
-        if self._crops is None:
+        if self._collect is not None:
             self._crops = self._collect()
+            self._collect = None  # which holds the patches
+        assert self._crops is not None
         return self._crops
 
 

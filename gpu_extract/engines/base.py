@@ -85,6 +85,8 @@ class Engine(ABC):
     """True: `warp` runs on the calling thread, many threads at once. False: one thread submits batches."""
     is_cutter: bool = False
     """Whether its crops are those of `kernels.cutter`, which may then do all of a frame at once."""
+    takes_surfaces: bool = False
+    """Whether patches may be parts of surfaces that lie on its device; it keeps these until it has read them."""
     batch_bytes: int = 64 << 20
     """How many bytes of patches and crops make a full batch (engines that are not inline)."""
 

@@ -5,6 +5,9 @@ front and its crops behind. Upload, computation and download have a stream each;
 hand a slot from one to the next, so that one batch uploads while another computes and a third is read by the encoders.
 
 On a CPU the same code runs without streams and copies, the host's memory being the device's.
+
+Of patches that are parts of surfaces, which are on the device already, only where they lie is uploaded: they become BGR
+in the slab before an engine reads it. So an engine knows nothing of surfaces.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +26,8 @@ import numpy as np
 from gpu_extract.engines.base import Crops, Engine, MemoryLimits, Ready, Ticket
 from gpu_extract.errors import DeviceError
 from gpu_extract.kernels.slab import fill, slab_layout
-from gpu_extract.patch import Patch
+from gpu_extract.kernels.yuv import Coefficients, Layout
+from gpu_extract.patch import Patch, Surface
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +36,16 @@ SLOTS = 4  # one more than the pipeline keeps in flight, so that a submit does n
 ALIGNMENT = 256  # of the arrays inside a slot
 SMALLEST_BATCH = 1 << 20
 HEADROOM = 8  # one part in so many of a slot is for what a batch holds besides pixels: tables, padded rows
+
+
+@dataclass(frozen=True)
+class _Conversion:
+    """Parts of surfaces that one formula makes BGR of, one launch, and where its tables lie in an upload."""
+
+    formula: tuple[Coefficients, Layout]
+    sources: np.ndarray  # [N, 5] int64, of the slab
+    table: np.ndarray  # [N, 6] int64, of the surfaces
+    starts: tuple[int, int]
 
 
 class Upload:
@@ -44,7 +59,29 @@ class Upload:
         self._arrays: list[np.ndarray] = []
         self._starts: list[int] = []
         self.nbytes = _aligned(self._slab_bytes)
+        self.surfaces = [region.surface for patch in patches if (region := patch.on_device) is not None]
+        """Those that the patches are parts of; they must be kept until `convert` has been done."""
+        self.first = self.nbytes if self.surfaces and len(self.surfaces) == len(patches) else 0
+        """Where that begins which must be copied to the device: a slab of surfaces is made there."""
+        self._conversions = self._tables_of_surfaces() if self.surfaces else []
         self.add(self.layout)
+
+    def _tables_of_surfaces(self) -> list[_Conversion]:
+        from gpu_extract.kernels import surfaces
+
+        parts: dict[tuple[Coefficients, Layout], list[int]] = {}
+        for i, patch in enumerate(self._patches):
+            if (region := patch.on_device) is not None:
+                parts.setdefault((region.surface.coefficients, region.surface.layout), []).append(i)
+        conversions = []
+        for formula, rows in parts.items():
+            regions = [region for i in rows if (region := self._patches[i].on_device) is not None]
+            pictures = [surfaces.Surface(region.surface.luma, region.surface.chroma) for region in regions]
+            sources, table = self.layout[rows], surfaces.surface_table(pictures, formula[1])
+            starts = self.nbytes, _aligned(self.nbytes + sources.nbytes)
+            self.nbytes = _aligned(starts[1] + table.nbytes)
+            conversions.append(_Conversion(formula, sources, table, starts))
+        return conversions
 
     def add(self, *arrays: np.ndarray) -> None:
         """Arrays int32 or int64, of any shape."""
@@ -56,9 +93,27 @@ class Upload:
     def fill(self, host: np.ndarray) -> None:
         """Put everything into host memory, [nbytes] uint8."""
         for place, patch in zip(self.layout, self._patches, strict=True):
-            fill(host[: self._slab_bytes], place, patch.pixels)
+            if patch.on_device is None:
+                fill(host[: self._slab_bytes], place, patch.pixels)
+        for conversion in self._conversions:
+            for start, array in zip(conversion.starts, (conversion.sources, conversion.table), strict=True):
+                host[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
         for start, array in zip(self._starts, self._arrays, strict=True):
             host[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
+
+    def convert(self, memory: torch.Tensor) -> None:
+        """Make BGR of the parts of surfaces, in a copy of the memory on their device, on its current stream."""
+        import torch
+
+        from gpu_extract.kernels import surfaces
+
+        slab = memory[: self._slab_bytes]
+        for made in self._conversions:
+            sources, table = (
+                memory[start : start + array.nbytes].view(torch.int64).view(array.shape)
+                for start, array in zip(made.starts, (made.sources, made.table), strict=True)
+            )
+            surfaces.convert(slab, made.sources, made.table, (sources, table), *made.formula)
 
     def views(self, memory: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The slab, [n] uint8, the layout, and the arrays as added, where they lie in a copy of the memory."""
@@ -98,6 +153,8 @@ class _Slot:
         # Last, for what is locked must be unlocked, and nobody would if something failed after it.
         self._locked = _PageLocked(nbytes) if self.on_cuda else None
         self.host = torch.from_numpy(self._locked.memory) if self._locked else self.device
+        self.surfaces: list[Surface] = []
+        """Those that the batch reads, kept: a decoder writes its next pictures where nobody keeps the last ones."""
 
     @property
     def nbytes(self) -> int:
@@ -230,6 +287,7 @@ class SlotEngine(Engine):
         self.device = device
         self._device = torch.device(device)
         self._on_cuda = self._device.type == "cuda"
+        self.takes_surfaces = find_spec("triton") is not None  # whose kernel converts them
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         self._slots: list[_Slot] = []
         self._streams: list[Any] = []
@@ -256,6 +314,7 @@ class SlotEngine(Engine):
         if self._on_cuda:
             with self._current_device():
                 slot.downloaded.synchronize()
+        slot.surfaces = []
 
     def _current_device(self) -> AbstractContextManager[Any]:
         """Around every call of CUDA: else a thread's first one would take memory on device 0 too."""
@@ -319,6 +378,7 @@ class SlotEngine(Engine):
         finally:
             if not started:
                 self._finish_in_flight()
+                slot.surfaces = []
                 self._free.put(slot)
         return self._submit_halves(patches, crops)
 
@@ -350,14 +410,20 @@ class SlotEngine(Engine):
         end = nbytes + crops.nbytes
         shape = (len(crops), crops.size, crops.size, 3)
         host: np.ndarray = slot.host.numpy()
-        work.upload.fill(host)
+        upload = work.upload
+        slot.surfaces = upload.surfaces
+        upload.fill(host)
         if self._on_cuda:
             with self._stream(0):
-                slot.device[:nbytes].copy_(slot.host[:nbytes], non_blocking=True)
+                slot.device[upload.first : nbytes].copy_(slot.host[upload.first : nbytes], non_blocking=True)
                 slot.uploaded.record()
         with self._stream(1):
             if self._on_cuda:
                 slot.uploaded.wait()
+            if upload.surfaces:
+                if self._on_cuda:  # where FFmpeg has its decoder's pictures copied to surfaces
+                    self._streams[1].wait_stream(self._torch.cuda.default_stream(self._device))
+                upload.convert(slot.device[:nbytes])
             work.compute(slot.device[:nbytes], slot.device[nbytes:end].view(shape))
             if self._on_cuda:
                 slot.computed.record()

@@ -16,7 +16,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from gpu_extract.kernels.cutter import Planes
-from gpu_extract.patch import Patch, Region
+from gpu_extract.patch import Patch, Region, Surface
 
 TIMINGS = ("decoded", "constant")
 PIXELS = ("direct", "piped")
@@ -31,6 +31,7 @@ class SourceOptions:
     rotate: bool = False
     skip_unwanted: bool = True
     pixels: str = "direct"
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if self.pixels not in PIXELS:
@@ -89,6 +90,10 @@ class Frame(ABC):
 
     def planes(self) -> Planes | None:
         """What the frame was decoded to, where a formula gives its pixels; None where only `load` does."""
+        return None
+
+    def surface(self) -> Surface | None:
+        """What the frame was decoded to, where it lies on a device; None elsewhere. `load` gives the same pixels."""
         return None
 
 

@@ -233,6 +233,8 @@ class BatchStage:
         ends = np.cumsum([0] + [share.stop - share.start for share in batch.shares])
         for share, (start, stop) in zip(batch.shares, pairwise(ends), strict=True):
             share.crops, share.batch = crops[start:stop], batch
+            if share.stop == len(share.loaded.result.task):
+                share.loaded.patches.clear()  # its last faces are cut; a surface is waited for
             self._to_finish.put(share)
 
     def _finish(self) -> None:

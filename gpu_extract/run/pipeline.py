@@ -369,7 +369,7 @@ class Pipeline:
             result.failures.append(Failure(task.name, None, frame.reason))
             return None
         try:
-            patches, patch_of = load_regions(frame, task.region)
+            patches, patch_of = load_regions(frame, task.region, surfaces=self._engine.takes_surfaces)
         except FrameError as error:
             result.failures.append(Failure(task.name, None, str(error)))
             return None
@@ -412,17 +412,21 @@ class Pipeline:
 
 def _detached(patch: Patch) -> Patch:
     """The patch without the rest of its frame, where that is most of what it keeps in memory while it waits."""
-    base = patch.pixels.base
+    base = patch.pixels.base if patch.on_device is None else None
     if isinstance(base, np.ndarray) and base.nbytes > 2 * patch.pixels.nbytes:
         return patch._replace(pixels=patch.pixels.copy())
     return patch
 
 
-def load_regions(frame: Frame, region: np.ndarray) -> tuple[list[Patch], np.ndarray]:
+def load_regions(frame: Frame, region: np.ndarray, *, surfaces: bool = False) -> tuple[list[Patch], np.ndarray]:
     """The patches that a frame's faces need, and for each face [K] which of them it reads.
 
     Args:
         region: [K, 4] int64, what each face may touch, not clipped.
+        surfaces: of a frame that was decoded to one, patches may be parts of it.
     """
     regions, region_of = group_regions(region, frame.height, frame.width)
+    surface = frame.surface() if surfaces else None
+    if surface is not None:
+        return [surface.patch(one) for one in regions], region_of
     return frame.load_each(regions), region_of
