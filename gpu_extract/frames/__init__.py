@@ -30,6 +30,7 @@ def open_frames(
     rotate: bool = False,
     skip_unwanted: bool = True,
     pixels: str = "direct",
+    device: str | None = None,
 ) -> FrameSource:
     """Opens a folder of images or a video.
 
@@ -42,8 +43,10 @@ def open_frames(
                    where that happened
     pixels         how a video's frames become BGR: "direct" = as PyAV converts them; "piped" = as the ffmpeg program
                    did in a pipe, whose hashes files from before March 2026 hold (docs/formats.md#pixels)
+    device         the CUDA device ("cuda:0") that decodes a video and keeps its frames (docs/gpu.md); None = the CPU
 
-    Raises InputError if the path is missing, is not a known kind of source, or holds no frames.
+    Raises InputError if the path is missing, is not a known kind of source, or holds no frames, and DeviceError if the
+    device cannot decode it to the same pixels.
     """
     source = Path(path)
     try:
@@ -54,7 +57,7 @@ def open_frames(
         if why := why_not_there(source):
             raise InputError(f"'{source}' is there, but {why}.")
         raise InputError(f"no frames at '{source}': pass a folder of images or a video file.")
-    options = SourceOptions(threads=threads, timing=timing, rotate=rotate, skip_unwanted=skip_unwanted, pixels=pixels)
+    options = SourceOptions(threads, timing, rotate, skip_unwanted, pixels, device)
     for name in plugins.names(SOURCES):  # one after another: a folder of images need not import PyAV
         module = plugins.module(SOURCES, name)
         try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpu_extract.errors import FrameError, InputError
+from gpu_extract.errors import DeviceError, FrameError, InputError
 from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions, check_wanted
 from gpu_extract.frames.memory import keep_freed_memory
 from gpu_extract.naming import (
@@ -41,6 +41,9 @@ def accepts(path: Path) -> bool:
 
 
 def open_source(path: Path, options: SourceOptions) -> FolderSource:
+    """Raises DeviceError where a device is to decode."""
+    if options.device is not None:
+        raise DeviceError(f"'{path}' is a folder of images, which no device decodes here; choose --decoder cpu.")
     return FolderSource(path, options)
 
 

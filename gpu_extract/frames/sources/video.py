@@ -1,4 +1,7 @@
-"""A video as frames, decoded with PyAV on the CPU; numbers and names are those of docs/formats.md#frame-keys."""
+"""A video as frames, decoded with PyAV by the CPU or by a device that keeps them.
+
+Numbers and names are those of docs/formats.md#frame-keys.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,8 @@ from gpu_extract.frames.video.clock import MICROSECOND, ClockFacts, FrameClock, 
 from gpu_extract.frames.video.container import DECODE_ERRORS, READ_ERRORS, open_container, probe
 from gpu_extract.frames.video.damage import SEAM, DamageTracker
 from gpu_extract.frames.video.decoders import gave_no_frame, has_silent_packets, notes_on
+from gpu_extract.frames.video.hardware import Hardware, obstacle, refused
+from gpu_extract.frames.video.hardware import to_bgr as surface_to_bgr
 from gpu_extract.frames.video.index import GENERATE_PTS, VideoIndex, read_index
 from gpu_extract.frames.video.mp4 import has_composition_offsets
 from gpu_extract.frames.video.skipping import IndexMismatchError, decode_stretches, plan_stretches
@@ -40,7 +45,7 @@ from gpu_extract.frames.video.turn import UPRIGHT, Turn, turn_of
 from gpu_extract.frames.video.yuv import planes_of, to_bgr
 from gpu_extract.kernels.cutter import Planes
 from gpu_extract.naming import VIDEO_EXTENSIONS, split_name
-from gpu_extract.patch import Patch, Region
+from gpu_extract.patch import Patch, Region, Surface
 
 MAX_DECODER_THREADS = 16  # each holds a frame or two
 SMALL_PIXELS = 320 * 240  # of a frame that one thread decodes
@@ -56,12 +61,15 @@ WORTHWHILE_SHARE = 0.1  # of the frames up to the last wanted one, those in such
 
 
 class Picture:
-    """A decoded frame, and the lock that whoever converts it holds; several `VideoFrame`s may show one."""
+    """A decoded frame, and the lock that whoever converts it holds; several `VideoFrame`s may show one.
 
-    __slots__ = ("frame", "guard")
+    surface: of a frame that a device has decoded.
+    """
 
-    def __init__(self, frame: av.VideoFrame) -> None:
-        self.frame = frame
+    __slots__ = ("frame", "guard", "surface")
+
+    def __init__(self, frame: av.VideoFrame, surface: Surface | None = None) -> None:
+        self.frame, self.surface = frame, surface
         self.guard = threading.Lock()
 
 
@@ -101,6 +109,7 @@ class VideoSource(FrameSource):
         self._turn = UPRIGHT
         self._clock_facts: ClockFacts | None = None
         self._index: VideoIndex | None = None
+        self._hardware: Hardware | None = None
         self._unread: VideoStream | None = None
         self._unread = stream = self._at_start()
         self._stored_size = (stream.codec_context.height, stream.codec_context.width)
@@ -111,6 +120,12 @@ class VideoSource(FrameSource):
             self.notes = (*self.notes, *notes_on(stream.codec_context.name))
         if options.rotate:
             self._turn = self._display_turn()
+        if options.device is not None:
+            try:
+                self._decode_on(options.device)
+            except BaseException:
+                self.close()
+                raise
 
     def index_of(self, name: str) -> int | None:
         stem, extension = split_name(name)
@@ -142,7 +157,9 @@ class VideoSource(FrameSource):
                     yield frame
                     given = frame.index
                 return
-            except (IndexMismatchError, *READ_ERRORS):
+            except (IndexMismatchError, *READ_ERRORS) as error:
+                if self._hardware is not None:
+                    raise self._hardware.fault("its pictures are not those that its packets announce") from error
                 remaining = remaining[remaining > given]
                 self.frames_seen = None
                 self.skipping = "given up: the video is damaged, or its frames are not those that its packets announce"
@@ -184,7 +201,7 @@ class VideoSource(FrameSource):
             if picture is not None and picture.frame is not frame:
                 picture = None  # an unwanted one would otherwise be kept until the next wanted one
             if target < position:
-                picture = picture or Picture(frame)
+                picture = picture or self._picture(frame)
                 while target < position:
                     yield self._damaged(target) if damaged else self._frame(target, picture)
                     target = next(remaining, never)
@@ -206,7 +223,7 @@ class VideoSource(FrameSource):
         pending = iter(zip(present.tolist(), source_of[present].tolist(), strict=True))
         target, shows = next(pending, (None, None))
         for number, frame in self._stretches(index, np.unique(source_of[present])):
-            picture = Picture(frame)
+            picture = self._picture(frame)
             while target is not None and shows == number:
                 yield self._frame(target, picture)
                 target, shows = next(pending, (None, None))
@@ -331,6 +348,9 @@ class VideoSource(FrameSource):
         context = stream.codec_context
         tracker = DamageTracker(round(1 / (stream.time_base or MICROSECOND)))
         times = FrameClock(clock, context) if clock else None
+        hardware = self._hardware
+        if hardware is not None:
+            hardware.begin()
         packets = _delayed(self._packets(container, stream, tracker, clock), SEAM)
         packet: av.Packet[Any] | None
         while True:
@@ -340,7 +360,9 @@ class VideoSource(FrameSource):
                     return
                 try:
                     frames = context.decode(packet)
-                except DECODE_ERRORS:
+                except DECODE_ERRORS as error:
+                    if hardware is not None:
+                        raise hardware.fault(f"a packet cannot be decoded ({error})") from error
                     frames = []
                     self.damaged += 1
                     tracker.refused(context.thread_count - 1)
@@ -348,9 +370,13 @@ class VideoSource(FrameSource):
             for frame in frames:
                 if frame.is_corrupt:
                     self.damaged += 1
+            if hardware is not None:
+                hardware.came(frames)
             passed = tracker.take(frames)
             if packet is None:
                 passed += tracker.finish()
+                if hardware is not None:
+                    hardware.end()
             while passed:
                 # One is let go before the next: buffers come back in that order, and damage may show what was in them.
                 frame, damaged = passed.pop(0)
@@ -372,7 +398,9 @@ class VideoSource(FrameSource):
             while not self._closed:
                 try:
                     packet = next(demuxed, None)
-                except READ_ERRORS:
+                except READ_ERRORS as error:
+                    if self._hardware is not None:
+                        raise self._hardware.fault(f"the file cannot be read ({error})") from error
                     errors += 1
                     self.damaged += 1
                     tracker.hole()
@@ -406,10 +434,16 @@ class VideoSource(FrameSource):
         if self._begun is not None:
             self._begun = None
             self.frames_decoded = self.damaged = 0
-        self._container = open_container(self.path, like_program=self._options.timing == "constant")
+        like_program = self._options.timing == "constant"
+        if self._hardware is not None:
+            self._container = self._hardware.container(like_program=like_program)
+            threads = 1
+        else:
+            self._container = open_container(self.path, like_program=like_program)
+            threads = self._options.threads or 0
         stream = self._video_stream(self._container)
         stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = self._options.threads or _decoder_threads(stream)
+        stream.codec_context.thread_count = threads or _decoder_threads(stream)
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         return stream
 
@@ -422,12 +456,50 @@ class VideoSource(FrameSource):
 
     def _display_turn(self) -> Turn:
         """What the display matrix of the first frame asks for."""
+        first = self._first_picture()
+        return UPRIGHT if first is None else turn_of(first)
+
+    def _decode_on(self, device: str) -> None:
+        """Have a device decode from now on, once its first picture was seen to be the CPU's.
+
+        Raises:
+            DeviceError: if it cannot, or gives another picture.
+        """
+        if (why := obstacle(self._at_start(), device)) is not None:
+            raise refused(self.path, device, why)
+        if self._turn != UPRIGHT:
+            raise refused(self.path, device, "its frames are to be turned (--rotate off takes them as they are stored)")
+        index = self._index_of_all()
+        if index is None:
+            doubt = self.skipping.removeprefix("not possible: ")
+            raise refused(self.path, device, f"its packets do not tell which frames there must be ({doubt})")
+        first = self._first_picture()
+        planes = None if first is None else planes_of(first, self._options.pixels)
+        if first is None or planes is None:
+            raise refused(
+                self.path, device, "there is no formula for its colours here" if first else "it has no frames"
+            )
+        self._hardware = Hardware(self.path, device, first, planes, index.time[index.packet_of])
+        on_device = self._first_picture()
+        if on_device is None:
+            raise self._hardware.fault("no picture comes")
+        self._hardware.compare(self._hardware.surface(on_device, lambda: self._closed), first)
+        self.skipping = "not tried"
+        self.notes = (*self.notes, f"frames were decoded by {device}, which says nothing of damage that it conceals.")
+
+    def _first_picture(self) -> av.VideoFrame | None:
+        """The first frame, which comes again; None where there is none."""
         decoded = self._decoded()
         first = next(decoded, None)
         if first is None:
-            return UPRIGHT
+            return None
         self._begun = chain([first], decoded)
-        return turn_of(first[0])
+        return first[0]
+
+    def _picture(self, frame: av.VideoFrame) -> Picture:
+        if self._hardware is None:
+            return Picture(frame)
+        return Picture(frame, self._hardware.surface(frame, lambda: self._closed))
 
     def _frame(self, index: int, picture: Picture) -> Frame:
         return VideoFrame(index, self.name_of, picture, self._turn, self._options.pixels)
@@ -468,8 +540,11 @@ class VideoFrame(Frame):
     def width(self) -> int:
         return self._turn.size(self._picture.frame.height, self._picture.frame.width)[1]
 
+    def surface(self) -> Surface | None:
+        return self._picture.surface
+
     def planes(self) -> Planes | None:
-        if self._turn != UPRIGHT:
+        if self._turn != UPRIGHT or self._picture.surface is not None:
             return None
         try:
             with self._picture.guard:
@@ -478,6 +553,8 @@ class VideoFrame(Frame):
             return None
 
     def load(self, region: Region | None = None) -> Patch:
+        if self._picture.surface is not None:
+            return surface_to_bgr(self._picture.surface, region)
         stored = None if region is None else self._turn.stored_region(region, self.height, self.width)
         frame = self._picture.frame
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
 from gpu_extract.errors import InputError
@@ -80,10 +81,11 @@ def _head(path: Path) -> bytes:
         raise InputError(f"the video '{path}' cannot be opened: {error.strerror}.") from error
 
 
-def open_container(path: Path, *, like_program: bool = False) -> InputContainer:
+def open_container(path: Path, *, like_program: bool = False, hwaccel: HWAccel | None = None) -> InputContainer:
     """Raises InputError if the file is no plain video container or FFmpeg cannot read its header.
 
     like_program: look as far into a transport stream as the ffmpeg program does, which may guess another frame rate.
+    hwaccel: what decodes; the CPU by default.
     """
     name = probe(path)
     if name is None and (other := what_it_is(_head(path))) is not None:
@@ -101,6 +103,7 @@ def open_container(path: Path, *, like_program: bool = False) -> InputContainer:
             "file:" + os.path.abspath(path),  # noqa: PTH100 - a Path would change names that are not UTF-8
             format=name,
             options=options,
+            hwaccel=hwaccel,
             **_ANY_TAGS,
         )
         return opened

@@ -1,0 +1,262 @@
+"""A video decoded by a CUDA device, whose pictures stay there as surfaces.
+
+FFmpeg takes a stream apart, the device makes the samples. Those are the CPU's where a standard fixes every one of them
+and nothing is wrong with the stream: so whatever may make a difference is an obstacle, the first picture is compared
+with the CPU's before it is believed, and each later one must come when the packets announce it. What cannot be seen
+here is damage inside a packet, of which the device says nothing.
+
+The device's decoder writes on the stream that CUDA takes where none is named; whoever reads a surface on another one
+has that wait.
+"""
+
+from __future__ import annotations
+
+import queue
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.codec.hwaccel import HWAccel, hwdevices_available
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from gpu_extract.errors import DeviceError, InputError
+from gpu_extract.frames.base import clip_region
+from gpu_extract.frames.video.container import open_container
+from gpu_extract.frames.video.planes import samples
+from gpu_extract.kernels import yuv
+from gpu_extract.kernels.cutter import Planes
+from gpu_extract.kernels.slab import WORD, slab_layout
+from gpu_extract.patch import Patch, Region, Surface
+
+CODECS = ("h264", "hevc", "vp9", "av1")
+"""Of which the standard says every sample."""
+FORMATS = ("yuv420p", "yuvj420p")
+"""Of software frames; for more than 8 bits a formula depends on where chroma lies, which no surface tells."""
+MOST_SURFACES = 32
+"""That are given out and not let go of; the device thread has four batches, of some frames each."""
+
+FORMAT, SAMPLES = "cuda", "nv12"  # what a frame says of itself, and of its surface
+POLL_SECONDS = 0.2
+INSTEAD = "choose --decoder cpu"
+
+
+def obstacle(stream: VideoStream, device: str) -> str | None:
+    """Why a stream cannot be decoded on a device to the pixels that the CPU gives; None if nothing is known of it."""
+    context = stream.codec_context
+    codec = context.codec.canonical_name
+    if codec not in CODECS:
+        return f"decoders of {codec} need not give the same samples, as those of {', '.join(CODECS)} must"
+    if context.pix_fmt not in FORMATS:
+        return f"its pixel format is {context.pix_fmt}, and only 4:2:0 of 8 bits is proven equal"
+    if context.width % 2 or context.height % 2:
+        return f"its sides are odd ({context.width} × {context.height})"
+    return device_obstacle(device, context.codec.name)
+
+
+def device_obstacle(device: str, decoder: str = "h264") -> str | None:
+    """Why a device cannot run one of FFmpeg's decoders and keep its pictures; None if it can."""
+    if not device.startswith("cuda"):
+        return f"that needs a CUDA device, and the device is {device}"
+    for package in ("torch", "triton"):
+        if find_spec(package) is None:
+            return f"{package} is not installed"
+    if "cuda" not in hwdevices_available():
+        return "this PyAV was built without CUDA"
+    try:
+        with _current(device):
+            context = av.CodecContext.create(decoder, "r", hwaccel=_accelerator(device))
+    except (av.error.FFmpegError, RuntimeError, AssertionError) as error:
+        return f"FFmpeg cannot use {device} ({_reason(error)})"
+    return None if context.is_hwaccel else f"PyAV decodes it with {decoder}, which knows no CUDA"
+
+
+def open_hardware(path: Path, device: str, *, like_program: bool = False) -> InputContainer:
+    """`open_container`, with decoders that work on a device and keep their pictures there.
+
+    Raises:
+        DeviceError: if that cannot be.
+    """
+    try:
+        with _current(device):
+            return open_container(path, like_program=like_program, hwaccel=_accelerator(device))
+    except (InputError, RuntimeError) as error:
+        raise DeviceError(f"'{path}' cannot be opened on {device} ({_reason(error)}); {INSTEAD}.") from error
+
+
+def _accelerator(device: str) -> HWAccel:
+    """In the context that torch works in, or neither could read the other's memory."""
+    context: dict[str, object] = {"primary_ctx": "0", "current_ctx": "1"}
+    number = int(device.partition(":")[2] or 0)
+    return HWAccel("cuda", device=number, allow_software_fallback=False, options=context, is_hw_owned=True)
+
+
+@contextmanager
+def _current(device: str) -> Iterator[None]:
+    """With torch's context of a device there, and current on this thread."""
+    import torch
+
+    with torch.cuda.device(device):
+        torch.cuda.synchronize()  # CUDA makes the context at the first call that needs it
+        yield
+
+
+class Hardware:
+    """A device as the decoder of one video: what its pictures must be, and how many may be kept at a time.
+
+    Args:
+        first: the first picture, decoded by the CPU.
+        planes: that picture's, with the formula for all.
+        times: [N] int64, ascending, of all pictures that are shown.
+    """
+
+    def __init__(self, path: Path, device: str, first: av.VideoFrame, planes: Planes, times: np.ndarray) -> None:
+        self._path, self._device = path, device
+        self._is_proven = False
+        self._kind = _kind(first)
+        self._formula = planes.coefficients, planes.layout
+        self._times = times
+        self._due: Iterator[int] = iter(())
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()  # a lock might be held where a surface goes
+        for _ in range(MOST_SURFACES):
+            self._room.put(None)
+
+    def container(self, *, like_program: bool) -> InputContainer:
+        """The video at its beginning, see `open_hardware`."""
+        return open_hardware(self._path, self._device, like_program=like_program)
+
+    def begin(self) -> None:
+        """All pictures are to come, from the first one on."""
+        self._due = iter(self._times.tolist())
+
+    def came(self, frames: Sequence[av.VideoFrame]) -> None:
+        """To be told of every picture.
+
+        Raises:
+            DeviceError: if one is damaged, or is not the next one that the packets announce.
+        """
+        for frame in frames:
+            if frame.is_corrupt:
+                raise self.fault("a picture is marked as damaged")
+            if frame.pts != next(self._due, None):
+                raise self.fault("another picture came than its packets announce")
+
+    def end(self) -> None:
+        """No more pictures will come; raises DeviceError if one is missing."""
+        if next(self._due, None) is not None:
+            raise self.fault("pictures are missing")
+
+    def surface(self, frame: av.VideoFrame, closed: Callable[[], bool]) -> Surface:
+        """A picture as it lies on the device; waits until there are few enough of them.
+
+        Args:
+            closed: ends the wait when it is true.
+
+        Raises:
+            DeviceError: if it is not of the kind of the first one.
+        """
+        from torch.utils.dlpack import from_dlpack
+
+        where = frame.sw_format or frame.format
+        if (frame.format.name, where.name) != (FORMAT, SAMPLES) or _kind(frame) != self._kind:
+            raise self.fault("a picture has another size, format or other colours than the first one")
+        while True:
+            try:
+                self._room.get(timeout=POLL_SECONDS)
+                break
+            except queue.Empty:
+                if closed():
+                    break
+        try:
+            luma, chroma = (from_dlpack(plane.__dlpack__()) for plane in frame.planes)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise self.fault(f"a picture cannot be reached ({_reason(error)})") from error
+        surface = Surface(luma, chroma, *self._formula)
+        weakref.finalize(surface, self._room.put, None).atexit = False
+        return surface
+
+    def compare(self, surface: Surface, first: av.VideoFrame) -> None:
+        """Raises DeviceError unless a surface is the CPU's first picture, in every sample and as BGR."""
+        try:
+            is_equal = _samples_of(surface) == _samples_of_software(first)
+            is_equal = is_equal and np.array_equal(_converted(surface), _bgr(first, self._formula))
+        except RuntimeError as error:  # of torch
+            raise self.fault(f"its first picture cannot be read ({_reason(error)})") from error
+        if not is_equal:
+            raise self.fault("its first picture does not come out as on the CPU")
+        self._is_proven = True
+
+    def fault(self, what: str) -> DeviceError:
+        """What ends a run: before anything was cut where the first picture was not seen to be right."""
+        if not self._is_proven:
+            return refused(self._path, self._device, what)
+        return DeviceError(
+            f"{self._device} cannot be trusted with '{self._path.name}' any further: {what}; the faces written so far "
+            "are whole, run the same command with --resume --decoder cpu to continue."
+        )
+
+
+def refused(path: Path, device: str, why: str) -> DeviceError:
+    """What is said before anything is decoded."""
+    return DeviceError(f"'{path}' cannot be decoded by {device}: {why}; {INSTEAD}.")
+
+
+def to_bgr(surface: Surface, region: Region | None) -> Patch:
+    """BGR of a surface in this process's memory; as `yuv.to_bgr` of a software frame."""
+    height, width = surface.luma.shape
+    inside = clip_region(region or Region(0, 0, width, height), height, width)
+    patch = surface.patch(inside)
+    h, w = patch.pixels.shape[:2]
+    x0, y0 = patch.x0, patch.y0
+    y = np.ascontiguousarray(surface.luma[y0 : y0 + h, x0 : x0 + w].cpu().numpy())
+    pairs = surface.chroma[y0 // 2 : (y0 + h) // 2, x0 // 2 : (x0 + w) // 2].cpu().numpy()
+    u, v = (np.ascontiguousarray(pairs[..., i]) for i in range(2))
+    pixels = yuv.to_bgr((y, u, v), (w, w // 2, w // 2), 0, 0, w, h, surface.coefficients, surface.layout)
+    return patch._replace(pixels=pixels)
+
+
+def _kind(frame: av.VideoFrame) -> tuple[Any, ...]:
+    """What all pictures of a stream have in common."""
+    tags = frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc
+    return frame.height, frame.width, *tags, frame.interlaced_frame
+
+
+def _samples_of(surface: Surface) -> list[bytes]:
+    chroma = surface.chroma.cpu().numpy()
+    return [surface.luma.cpu().numpy().tobytes(), chroma[..., 0].tobytes(), chroma[..., 1].tobytes()]
+
+
+def _samples_of_software(frame: av.VideoFrame) -> list[bytes]:
+    return [samples(plane)[:, : plane.width].tobytes() for plane in frame.planes]
+
+
+def _bgr(frame: av.VideoFrame, formula: tuple[yuv.Coefficients, yuv.Layout]) -> np.ndarray:
+    y, u, v = frame.planes
+    strides = y.line_size, u.line_size, v.line_size
+    return yuv.to_bgr((y, u, v), strides, 0, 0, frame.width, frame.height, *formula)
+
+
+def _converted(surface: Surface) -> np.ndarray:
+    """[H, W, 3] BGR by the kernel that engines use."""
+    import torch
+
+    from gpu_extract.kernels import surfaces
+
+    height, width = surface.luma.shape
+    sources, nbytes = slab_layout([(height, width)])
+    table = surfaces.surface_table([surfaces.Surface(surface.luma, surface.chroma)], surface.layout)
+    device = surface.luma.device
+    slab = torch.empty(nbytes, dtype=torch.uint8, device=device)
+    there = torch.from_numpy(sources).to(device), torch.from_numpy(table).to(device)
+    surfaces.convert(slab, sources, table, there, surface.coefficients, surface.layout)
+    rows = slab.cpu().numpy()[:-WORD].reshape(height, -1)[:, : 3 * width]
+    return rows.reshape(height, width, 3)
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
