@@ -54,7 +54,7 @@ DOOR = "the door"
 LIMITS = "limits"
 
 SERVER_DECIDES = (
-    *("device", "devices", "processes", "workers", "batch_mb", "pinned_mb"),
+    *("device", "decoder", "devices", "processes", "workers", "batch_mb", "pinned_mb"),
     *("cache", "resume", "shard"),
 )
 """Options of `extract` that a service decides for its jobs."""
@@ -534,6 +534,16 @@ class Settings:
         help="auto, cpu, cuda or cuda:N",
         group=MACHINE,
         commands=("extract", "merge", "verify", "doctor", "cluster"),
+    )
+    decoder: str = word(
+        "auto",
+        "cpu",
+        "cuda",
+        default="auto",
+        help="of a video: the CPU, which auto takes, or the CUDA device that also cuts, of whose damage concealment "
+        "nothing is seen",
+        group=MACHINE,
+        **CUTS,
     )
     batch_mb: int = number(default=64, least=1, metavar="MB", help="one batch on a device", group=MACHINE, **BOTH)
     pinned_mb: int = number(

@@ -53,6 +53,8 @@ class Findings(JsonReport):
     """By part of our C: "built", or what stands in for it."""
     opencv: list[str]
     """The installed packages that are OpenCV; more than one are one too many."""
+    decoders: dict[str, str]
+    """Of devices that decode videos: which codecs, or why none."""
     png: dict[str, str]
     codecs: list[str]
     codecs_missing: list[str]
@@ -75,6 +77,7 @@ class Findings(JsonReport):
                 f"opencv    {' and '.join(self.opencv)} are installed together, and each is the module cv2; "
                 f"pip uninstall {' '.join(self.opencv)}, then install one"
             )
+        lines += [f"decoder   {device}: {what}" for device, what in self.decoders.items()]
         lines.append("png       " + ", ".join(f"{what}: {how}" for what, how in self.png.items()))
         lines.append("decodes   " + ", ".join(self.codecs))
         if self.codecs_missing:
@@ -132,6 +135,7 @@ def examine(engine: str = "auto", device: str = "auto", store: str | None = None
         chosen=chosen,
         native=_native(),
         opencv=_opencv(),
+        decoders={place: _decoder(place) for place in places},
         png=_png(),
         codecs=present,
         codecs_missing=missing,
@@ -152,6 +156,17 @@ def _devices() -> list[str]:
         return [f"cpu only ({why})"]
     names = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     return ["cpu", *names]
+
+
+def _decoder(place: str) -> str:
+    """What `--decoder` can have decoded there."""
+    if place == "cpu":
+        return "every video"
+    from gpu_extract.frames.video.hardware import CODECS, device_obstacle
+
+    obstacles = {codec: device_obstacle(place, codec) for codec in CODECS}
+    able = [codec for codec, obstacle in obstacles.items() if obstacle is None]
+    return f"{', '.join(able)} of 4:2:0 and 8 bits" if able else f"none, {obstacles[CODECS[0]]}"
 
 
 def _store(address: str) -> tuple[str, int]:

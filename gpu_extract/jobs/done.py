@@ -24,7 +24,7 @@ VERSION = 1
 NOT_ASKED = frozenset(
     (
         *("alignments", "frames", "faces", "json", "progress", "resume", "device", "devices", "processes", "workers"),
-        *("batch_mb", "pinned_mb", "partial_ok", "on_error", "max_errors", "cache", "shard", "dry_run"),
+        *("decoder", "batch_mb", "pinned_mb", "partial_ok", "on_error", "max_errors", "cache", "shard", "dry_run"),
     )
 )
 """Options that change nothing about a run that went well."""

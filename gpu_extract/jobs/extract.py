@@ -44,6 +44,7 @@ def extract(
     refresh_thumbs: bool = False,
     engine: str = "auto",
     device: str = "auto",
+    decoder: str = "auto",
     batch_mb: int = 64,
     pinned_mb: int = 512,
     workers: int | None = None,
@@ -93,6 +94,8 @@ def extract(
         refresh_thumbs: regenerate the thumbnails inside the alignments file.
         engine: "exact" (the same bytes everywhere), "kornia", or "auto", which is exact.
         device: "auto", "cpu", "cuda", "cuda:N".
+        decoder: what decodes a video: "cpu", "cuda" (the device that also cuts, where its pictures stay), or "auto",
+            which is the CPU.
         batch_mb: MiB of one batch on a device.
         pinned_mb: MiB of page-locked host memory, on CUDA.
         workers: threads that cut and encode; None takes one for each core this process may use.
@@ -145,6 +148,7 @@ def extract(
         refresh_thumbs=refresh_thumbs,
         engine=engine,
         device=device,
+        decoder=decoder,
         batch_mb=batch_mb,
         pinned_mb=pinned_mb,
         workers=workers,

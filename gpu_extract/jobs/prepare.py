@@ -11,8 +11,8 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.exchange import load_any
 from gpu_extract.engines.antialiased import AntialiasedEngine
 from gpu_extract.engines.base import Engine, MemoryLimits
-from gpu_extract.engines.pick import pick_engine
-from gpu_extract.errors import UsageError
+from gpu_extract.engines.pick import pick_engine, resolve_device
+from gpu_extract.errors import DeviceError, UsageError
 from gpu_extract.faces.header import face_header
 from gpu_extract.faces.layout import layout_for
 from gpu_extract.faces.writer import Header
@@ -62,7 +62,6 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
                 f"refresh-thumbs changes the alignments file, but {settings.alignments.name} holds landmarks for "
                 "exchange; turn it into an alignments file with gpu-extract import."
             )
-        shard = None if settings.shard is None else Shard.of(settings.shard)
         goes_on = settings.resume or settings.shard is not None
         resolved = resolve(settings, alignments, journal.begun(settings.faces) if goes_on else None)
         notes = [*alignments.notes, *resolved.notes]
@@ -81,14 +80,21 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
 
 @contextmanager
 def on_own_device(settings: Settings, made: Prepared, say: Callable[[str], None]) -> Iterator[Prepared]:
-    """What was planned for any device, with the engine of these settings.
+    """What was planned for any device, with the engine and the decoder of these settings.
 
     Args:
-        made: with settings that differ in nothing but the device and the processes.
+        made: with settings that differ in nothing but the device, the decoder and the processes.
     """
     notes = list(made.notes)
-    with engine_of(settings, say, notes) as engine:
-        yield replace(made, engine=engine, notes=notes)
+    with ExitStack() as stack:
+        source = made.source
+        if settings.decoder == "cuda":
+            shard = None if settings.shard is None else Shard.of(settings.shard)
+            opened = frames_of(settings, made.resolved, skip_unwanted=not journal.is_void(settings.faces, shard))
+            source = stack.enter_context(opened)
+            notes += [note for note in source.notes if note not in notes]
+        engine = stack.enter_context(engine_of(settings, say, notes))
+        yield replace(made, source=source, engine=engine, notes=notes)
 
 
 def frames_of(settings: Settings, resolved: Resolved, *, skip_unwanted: bool = True) -> FrameSource:
@@ -100,6 +106,7 @@ def frames_of(settings: Settings, resolved: Resolved, *, skip_unwanted: bool = T
         rotate=numbering.rotate,
         pixels=numbering.pixels,
         skip_unwanted=skip_unwanted,
+        device=resolve_device(settings.device) if settings.decoder == "cuda" else None,
     )
 
 
@@ -126,6 +133,12 @@ def engine_of(settings: Settings, say: Callable[[str], None], notes: list[str]) 
     with engine:
         if passed_over and passed_over[0].device != "cpu":  # on a CPU the engines of other devices are no loss
             notes.append(f"engine passed over: {passed_over[0]}")
+        if settings.decoder == "cuda" and not engine.takes_surfaces:
+            why = f" ({passed_over[0]})" if passed_over else ""
+            raise DeviceError(
+                f"frames that a device decodes stay there, and the engine is {engine.name} on {engine.device}{why}; "
+                "choose --decoder cpu."
+            )
         yield AntialiasedEngine(engine) if settings.antialias else engine
 
 

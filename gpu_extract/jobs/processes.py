@@ -82,7 +82,7 @@ class Work:
 def for_planning(settings: Settings) -> Settings:
     """The same without a device: exact engines give the same bytes everywhere, and who divides cuts no faces."""
     device = settings.device if settings.engine == "kornia" else "cpu"
-    return replace(settings, processes=1, devices=None, device=device)
+    return replace(settings, processes=1, devices=None, device=device, decoder="auto")
 
 
 def divide(settings: Settings, made: Prepared) -> Work:
