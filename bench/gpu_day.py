@@ -148,6 +148,7 @@ class Day:
             section("random_crops", 180),
             section("vectors", 120),
             section("kernel", 420),
+            *([] if self.dry else [Part("decoder", [python, str(BENCH / "decoders.py")], 240)]),
             *([] if self.dry else [Part("footage", footage, 400)]),
             section("end_to_end", 480),
             Part("memory check", memory_check, 180, needs="compute-sanitizer"),

@@ -540,8 +540,7 @@ class Settings:
         "cpu",
         "cuda",
         default="auto",
-        help="of a video: the CPU, which auto takes, or the CUDA device that also cuts, of whose damage concealment "
-        "nothing is seen",
+        help="what decodes a video: the CPU, which auto takes, or the CUDA device that also cuts, which hides damage",
         group=MACHINE,
         **CUTS,
     )

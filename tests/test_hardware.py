@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -27,7 +28,7 @@ from gpu_extract.kernels import yuv
 from gpu_extract.patch import Region
 from gpu_extract.run import journal
 from gpu_extract.run.progress import FrameDone
-from tests.helpers import VECTORS, Job, assert_covers, picture, write_clip, write_frames
+from tests.helpers import VECTORS, Job, assert_covers, module_from, picture, write_clip, write_frames
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -36,6 +37,7 @@ from tests.fake_hardware import FakeHardware, a_cpu_as_the_device  # noqa: E402 
 
 pytestmark = pytest.mark.skipif(not yuv.is_available(), reason="the C extension was not built here")
 
+ROOT = Path(__file__).parent.parent
 SIZE = (180, 314)  # coded as 192 x 320
 ON_DEVICE = ("--decoder", "cuda")
 OF_THIS_RUN = {"seconds", "frames_per_second", "stage_seconds", "wait_seconds", "limiting_stage", "notes", "backup"}
@@ -356,6 +358,11 @@ def test_a_machine_without_the_means_is_told(monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         patch.setattr(hardware, "find_spec", lambda name: None if name == "triton" else object())
         assert hardware.device_obstacle("cuda:0") == "triton is not installed"
+    with monkeypatch.context() as patch:
+        patch.setattr(av, "VideoFrame", object)
+        assert "does not tell what a surface holds, as 18 does" in str(hardware.device_obstacle("cuda:0"))
+    if not hasattr(av.VideoFrame, "sw_format"):
+        return
     with monkeypatch.context() as patch:
         patch.setattr(hardware, "hwdevices_available", lambda: ["vaapi"])
         assert hardware.device_obstacle("cuda:0") == "this PyAV was built without CUDA"
@@ -709,6 +716,40 @@ def test_slots_hold_no_pixels_of_surfaces(fake: FakeHardware, tmp_path: Path) ->
         slab, (layout,) = mixed.views(memory)
         first, second = (4 * int(row[0]) for row in layout)
         assert torch.equal(slab[first : first + 8 * 24], slab[second : second + 8 * 24])
+
+
+@pytest.mark.parametrize("how", ["equal", "another byte", "refused"])
+def test_the_day_of_a_gpu_compares_both_decoders(
+    fake: FakeHardware,
+    tmp_path: Path,
+    landmarks: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+) -> None:
+    decoders = module_from(ROOT / "bench" / "decoders.py")
+    clip = write_clip(tmp_path / "clip.mp4", 3, SIZE, options=X264)
+    file = alignments_of(clip, [0, 1, 2], landmarks)
+
+    def run_here(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        code = main(command[3:])
+        return subprocess.CompletedProcess(command, code, "", capsys.readouterr().err)
+
+    monkeypatch.setattr(subprocess, "run", run_here)
+    if how == "refused":
+        fake.refuses = lambda number: True
+    elif how == "another byte":
+        fake.change = lambda number, frame: brighter(frame) if number == 2 else frame
+    monkeypatch.setattr("sys.argv", ["decoders.py", str(clip), str(file), "--device", "cpu"])
+    assert decoders.main() == (how != "equal")
+    begins = {"equal": "0 of 6 files differ", "another byte": "2 of 6 files differ", "refused": "not decoded there: "}
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"clip.mp4: {begins[how]}")
+
+
+def brighter(frame: av.VideoFrame) -> av.VideoFrame:
+    luma = np.frombuffer(memoryview(frame.planes[0]), np.uint8)
+    frame.planes[0].update((luma // 2 + 100).astype(np.uint8).tobytes())
+    return frame
 
 
 def test_doctor_says_what_a_device_decodes(fake: FakeHardware, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,7 @@ def prepared(settings: Settings, say: Callable[[str], None]) -> Iterator[Prepare
                 f"refresh-thumbs changes the alignments file, but {settings.alignments.name} holds landmarks for "
                 "exchange; turn it into an alignments file with gpu-extract import."
             )
+        shard = None if settings.shard is None else Shard.of(settings.shard)
         goes_on = settings.resume or settings.shard is not None
         resolved = resolve(settings, alignments, journal.begun(settings.faces) if goes_on else None)
         notes = [*alignments.notes, *resolved.notes]

@@ -66,6 +66,8 @@ def device_obstacle(device: str, decoder: str = "h264") -> str | None:
     for package in ("torch", "triton"):
         if find_spec(package) is None:
             return f"{package} is not installed"
+    if not hasattr(av.VideoFrame, "sw_format"):
+        return f"PyAV {av.__version__} does not tell what a surface holds, as 18 does"
     if "cuda" not in hwdevices_available():
         return "this PyAV was built without CUDA"
     try:
@@ -162,8 +164,8 @@ class Hardware:
         """
         from torch.utils.dlpack import from_dlpack
 
-        where = frame.sw_format or frame.format
-        if (frame.format.name, where.name) != (FORMAT, SAMPLES) or _kind(frame) != self._kind:
+        held = getattr(frame, "sw_format", None) or frame.format
+        if (frame.format.name, held.name) != (FORMAT, SAMPLES) or _kind(frame) != self._kind:
             raise self.fault("a picture has another size, format or other colours than the first one")
         while True:
             try:
