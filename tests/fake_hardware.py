@@ -62,20 +62,28 @@ class FakeHardware:
         """A picture 4:2:0 of 8 bits as NV12, with all that it says of itself but its fields and damage."""
         y, u, v = (samples(plane)[:, : plane.width] for plane in frame.planes)
         height, width = y.shape
-        memory = np.full((height * 3 // 2, width + SLACK), JUNK, np.uint8)
-        memory[:height, :width] = y
-        memory[height:, 0:width:2], memory[height:, 1:width:2] = u, v
-        with self._lock:
-            self.alive += 1
-            self.most = max(self.most, self.alive)
-            assert self.alive <= self.room, "the decoder has no surface left"
-        weakref.finalize(memory, self._let_go)
-        made = av.VideoFrame.from_numpy_buffer(memory, "nv12", width=width)
+        if height % 4:  # PyAV takes memory of no such frame, so of these nobody counts how many are kept
+            made = av.VideoFrame(width, height, "nv12")
+            luma, chroma = (samples(plane) for plane in made.planes)
+        else:
+            memory = np.full((height * 3 // 2, width + SLACK), JUNK, np.uint8)
+            self._count(memory)
+            made = av.VideoFrame.from_numpy_buffer(memory, "nv12", width=width)
+            luma, chroma = memory[:height], memory[height:]
+        luma[:, :width] = y
+        chroma[:, 0:width:2], chroma[:, 1:width:2] = u, v
         said = ("pts", "dts", "time_base", "duration", "pict_type", "key_frame")
         for name in (*said, "colorspace", "color_range", "color_primaries", "color_trc"):
             if (value := getattr(frame, name)) is not None:
                 setattr(made, name, value)
         return made
+
+    def _count(self, memory: np.ndarray) -> None:
+        with self._lock:
+            self.alive += 1
+            self.most = max(self.most, self.alive)
+            assert self.alive <= self.room, "the decoder has no surface left"
+        weakref.finalize(memory, self._let_go)
 
     def _let_go(self) -> None:
         with self._lock:

@@ -133,6 +133,16 @@ def test_a_run_gives_the_bytes_of_the_cpu(fake: FakeHardware, tmp_path: Path, la
     assert fake.alive == 0
 
 
+def test_an_odd_number_of_rows_of_chroma_comes_out_the_same(
+    fake: FakeHardware, tmp_path: Path, landmarks: np.ndarray
+) -> None:
+    """166 rows have 83 of chroma."""
+    job = job_of(write_clip(tmp_path / "clip.mp4", 5, (166, 242), options=X264), 5, landmarks)
+    expected = by_the_cpu(job)
+    assert (job.run(*ON_DEVICE), *outcome(job)) == expected
+    assert "Triton" in job.report["engine_implementation"]
+
+
 @pytest.mark.parametrize("alignments", ["clip_alignments_v2_4.fsa", "clip_alignments_seed_list.fsa"])
 def test_todays_and_old_files_come_out_the_same(fake: FakeHardware, tmp_path: Path, alignments: str) -> None:
     """Numbered as decoded with headers and direct pixels, and at a constant rate with piped ones."""
