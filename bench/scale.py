@@ -181,7 +181,7 @@ def measure(repeats: int) -> dict[str, Any]:
 
 def constants(figures: dict[str, float]) -> dict[str, dict[str, float]]:
     """The constants of the program that claim to be these figures, and what they should be."""
-    from gpu_extract.jobs import processes
+    from gpu_extract.jobs.runs import processes
     from gpu_extract.run import shards
 
     read, face = figures["read_1080p"], figures["face"]

@@ -9,9 +9,7 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -29,8 +27,8 @@ if TYPE_CHECKING:
         UnsafePickleError,
         UsageError,
     )
-    from gpu_extract.faces.face import Face
-    from gpu_extract.faces.header import FaceFile, read_face
+    from gpu_extract.face_files.face import Face
+    from gpu_extract.face_files.header import FaceFile, read_face
     from gpu_extract.jobs.extract import extract
     from gpu_extract.jobs.faces import FaceSource, faces
     from gpu_extract.reports.extraction import Report
@@ -41,8 +39,8 @@ _HOME = {
     "AlignmentsChangedError": "errors",
     "AlignmentsError": "errors",
     "DeviceError": "errors",
-    "Face": "faces.face",
-    "FaceFile": "faces.header",
+    "Face": "face_files.face",
+    "FaceFile": "face_files.header",
     "FaceSource": "jobs.faces",
     "Finished": "run.progress",
     "FrameDone": "run.progress",
@@ -57,8 +55,8 @@ _HOME = {
     "UnsafePickleError": "errors",
     "UsageError": "errors",
     "extract": "jobs.extract",
-    "faces": "faces",
-    "read_face": "faces.header",
+    "faces": "jobs.faces",
+    "read_face": "face_files.header",
 }
 
 __all__ = [
@@ -86,44 +84,19 @@ __all__ = [
     "read_face",
 ]
 
-_ROOMS = ("faces", "torch")
-"""Rooms that are there without an import of their own."""
-
 
 def __getattr__(name: str) -> object:
     """Names are loaded when first used: `gpu-extract --help` must not wait for NumPy."""
-    if name not in _HOME and name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    home = importlib.import_module(f"{__name__}.{_HOME.get(name, name)}")
-    if name in _ROOMS:
-        return home
-    value = getattr(home, name)
+    if name == "torch":  # a room that is there without an import of its own
+        return importlib.import_module(f"{__name__}.torch")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
-
-
-class _Faces(ModuleType):
-    """The room `faces`, called as the function that has the same name."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        from gpu_extract.jobs.faces import faces
-
-        return faces(*arguments, **options)
-
-
-class _Door(ModuleType):
-    """This package. Whoever imports something from the room `faces` sets it as an attribute here."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name == "faces" and isinstance(value, ModuleType):
-            value.__class__ = _Faces
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Door

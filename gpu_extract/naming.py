@@ -140,7 +140,7 @@ def url_of(text: str | os.PathLike[str]) -> Url | None:
 
 
 def located(place: str | os.PathLike[str]) -> Path:
-    """A path; or a `Url` in its place, which `jobs.staging` makes a path of before anything is opened.
+    """A path; or a `Url` in its place, which `jobs.runs.staging` makes a path of before anything is opened.
 
     Raises:
         UsageError: for an address that is none of ours.

@@ -500,7 +500,7 @@ class Settings:
         default=None, least=1, most=100, metavar="Q", help="1 to 100, of jpg and webp", group=FILES, **BYTES
     )
     output_layout: str = word(
-        plugins_of="gpu_extract.faces.layouts",
+        plugins_of="gpu_extract.face_files.layouts",
         default="flat",
         help="one folder, nested folders past 10,000 faces, or tar shards",
         group=FILES,

@@ -1,7 +1,7 @@
 """Plug-in folders: a module that lies in one is found and used; nobody keeps a list.
 
 The contract stands beside its folder and under its name in the singular: `engines/base.py` and `engines/samplers/`,
-`frames/base.py` and `frames/sources/`, `faces/layout.py` and `faces/layouts/`, and so on.
+`frames/base.py` and `frames/sources/`, `face_files/layout.py` and `face_files/layouts/`, and so on.
 """
 
 from __future__ import annotations

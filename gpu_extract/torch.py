@@ -13,7 +13,7 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from gpu_extract.errors import UsageError
-from gpu_extract.faces.face import Face
+from gpu_extract.face_files.face import Face
 from gpu_extract.jobs.faces import FaceSource, faces
 from gpu_extract.run.threads import available_cores
 

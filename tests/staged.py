@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import gpu_extract
-from gpu_extract.jobs import outbox
 from gpu_extract.jobs.merge import merge
+from gpu_extract.jobs.runs import outbox
 from gpu_extract.run import journal
 from gpu_extract.run.journal import Told
 from tests.helpers import face_entry, files_in, image_bytes, noise, write_clip, write_pickled

@@ -19,7 +19,7 @@ FLOORS = (
     {"storage"},
     {"reports", "stores"},
     {"alignments", "engines", "frames"},
-    {"faces", "run"},
+    {"face_files", "run"},
     {"client", "cluster", "jobs", "service"},
     {"cli", "demo", "torch", "__main__", "__init__"},
 )
@@ -80,7 +80,7 @@ def test_every_room_has_a_floor_and_there_are_not_many() -> None:
 
 def test_the_reader_of_imports_reads_them() -> None:
     assert "plugins" in ARROWS["frames"]
-    assert "faces.encoder" in ARROWS["faces.encoders.png"]
+    assert "face_files.encoder" in ARROWS["face_files.encoders.png"]
     assert "frames.images.decode" in ARROWS["frames.sources.folder"], "an import inside a function"
     assert sum(map(len, ARROWS.values())) > 200
 
@@ -102,8 +102,8 @@ def test_a_plug_in_stands_below_its_contract() -> None:
     for folder in (
         "engines.samplers",
         "frames.sources",
-        "faces.encoders",
-        "faces.layouts",
+        "face_files.encoders",
+        "face_files.layouts",
         "alignments.containers",
         "cluster.schedulers",
     ):
@@ -114,7 +114,7 @@ def test_a_plug_in_stands_below_its_contract() -> None:
 
 def test_a_service_starts_runs_and_cuts_nothing_itself() -> None:
     """Its jobs are processes of their own; what decodes or cuts is not even loaded at the door."""
-    heavy = {"alignments", "engines", "faces", "frames", "geometry", "jobs", "kernels"}
+    heavy = {"alignments", "engines", "face_files", "frames", "geometry", "jobs", "kernels"}
     for name, targets in ARROWS.items():
         if name.partition(".")[0] in ("client", "service"):
             assert not [target for target in targets if target.partition(".")[0] in heavy], name
@@ -186,8 +186,8 @@ def test_help_loads_only_what_is_light() -> None:
         "naming",
         "options",
         "plugins",
-        "faces",
-        "faces.layouts",
+        "face_files",
+        "face_files.layouts",
         "run",
         "run.signals",
     }
@@ -207,5 +207,13 @@ def test_a_run_loads_nothing_that_it_has_no_use_for(tmp_path: Path) -> None:
     loaded = set(run.stderr.split())
     assert "gpu_extract.jobs.extract" in loaded
     assert not loaded & {"tarfile", "tomllib", "difflib", "secrets", "zipfile", "importlib.resources", "yaml", "torch"}
-    others = {"jobs.processes", "jobs.merge", "jobs.staging", "run.children", "alignments.upgrade", "service", "client"}
+    others = {
+        "jobs.runs.processes",
+        "jobs.merge",
+        "jobs.runs.staging",
+        "run.children",
+        "alignments.upgrade",
+        "service",
+        "client",
+    }
     assert not loaded & {f"gpu_extract.{name}" for name in others}

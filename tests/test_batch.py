@@ -23,7 +23,7 @@ import pytest
 from gpu_extract.cli import main
 from gpu_extract.errors import InputError, OutputError, UsageError
 from gpu_extract.jobs.batch import batch
-from gpu_extract.jobs.footage import find
+from gpu_extract.jobs.night.footage import find
 from gpu_extract.run import journal
 from gpu_extract.run.children import Child
 from gpu_extract.run.progress import Counted, Event, Finished, Note

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_extract.faces.compared import compared, same
+from gpu_extract.face_files.compared import compared, same
 
 MASK = {"mask": b"x", "affine_matrix": [[1.5, 0.0, 2.0], [0.0, 1.5, 3.0]], "interpolator": 2, "stored_size": 128}
 HEADER: dict[str, Any] = {

@@ -17,15 +17,16 @@ import pytest
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
 from gpu_extract.errors import InputError, OutputError
-from gpu_extract.faces.metadata import json_line
+from gpu_extract.face_files.metadata import json_line
 from gpu_extract.geometry import crops
 from gpu_extract.geometry.mean_faces import table
 from gpu_extract.geometry.pose import POSE_POINTS
-from gpu_extract.jobs import miniatures, report
-from gpu_extract.jobs.entries import State
-from gpu_extract.jobs.pages import LANDMARK_STEPS
+from gpu_extract.jobs import report
+from gpu_extract.jobs.gallery import miniatures
+from gpu_extract.jobs.gallery.entries import State
+from gpu_extract.jobs.gallery.pages import LANDMARK_STEPS
+from gpu_extract.jobs.gallery.summary import shown
 from gpu_extract.jobs.report import face_report
-from gpu_extract.jobs.summary import shown
 from gpu_extract.reports.extraction import Report
 from gpu_extract.run import journal
 from gpu_extract.run.journal import Finished

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gpu_extract.faces.metadata import json_line
+from gpu_extract.face_files.metadata import json_line
 from gpu_extract.jobs.report import face_report
 from gpu_extract.reports.extraction import Report
 from tests.helpers import noise

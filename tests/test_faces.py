@@ -25,8 +25,8 @@ import gpu_extract
 from gpu_extract.errors import DeviceError, FrameError, InputError, UsageError
 from gpu_extract.frames.sources.video import VideoSource
 from gpu_extract.jobs import faces as jobs_faces
-from gpu_extract.jobs import prepare
 from gpu_extract.jobs.faces import FaceSource, faces
+from gpu_extract.jobs.runs import prepare
 from gpu_extract.options import Settings, options
 from gpu_extract.run import stream
 from tests.helpers import VECTORS, copied, face_entry, image_bytes, picture, read_image, write_clip, write_pickled
@@ -611,18 +611,15 @@ def test_many_walks_at_once(clip: tuple[Path, Path], vectors: Path) -> None:
 # ---- the door
 
 
-def test_the_function_and_the_room_share_a_name(clip: tuple[Path, Path]) -> None:
+def test_the_door_gives_the_function_however_it_is_asked(clip: tuple[Path, Path]) -> None:
     code = (
         "import sys, gpu_extract\n"
-        "if sys.argv[1] == 'room': import gpu_extract.faces.header\n"
         "if sys.argv[1] == 'from': from gpu_extract import faces; assert len(faces(*sys.argv[2:])) == 120\n"
         "source = gpu_extract.faces(*sys.argv[2:], size=48)\n"
         "assert isinstance(source, gpu_extract.FaceSource)\n"
-        "import gpu_extract.faces.face as face\n"
-        "assert gpu_extract.Face is face.Face is gpu_extract.faces.face.Face\n"
         "print(len(source))"
     )
-    for how in ("function", "room", "from"):
+    for how in ("function", "from"):
         run = subprocess.run([sys.executable, "-c", code, how, *map(str, clip)], capture_output=True, text=True)
         assert (run.stdout, run.stderr) == ("120\n", "")
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from gpu_extract.errors import InputError
-from gpu_extract.faces import header
-from gpu_extract.faces.encoder import encoder_for
+from gpu_extract.face_files import header
+from gpu_extract.face_files.encoder import encoder_for
 from gpu_extract.png_file import SIGNATURE
 from tests.helpers import frames_of, png_chunk, read_image
 

@@ -298,7 +298,7 @@ def stopped_before_saving(command: list[str], tmp_path: Path) -> subprocess.Pope
     """A run that waits, with all faces cut, for SIGCONT before it saves."""
     code = (
         "import os, signal, sys\n"
-        "from gpu_extract.jobs import extraction as job\n"
+        "from gpu_extract.jobs.runs import extraction as job\n"
         "real = job.save\n"
         "def save(*given):\n"
         f"    open({str(tmp_path / 'reached')!r}, 'w').close()\n"

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from gpu_extract.errors import OutputError, UsageError
-from gpu_extract.faces.layout import layout_for, layouts
-from gpu_extract.faces.layouts import by_frame, webdataset
+from gpu_extract.face_files.layout import layout_for, layouts
+from gpu_extract.face_files.layouts import by_frame, webdataset
 from gpu_extract.storage.parts import temporary_name, write_file
 from gpu_extract.tasks import Failure, FrameResult, FrameTask
 from tests.contracts.faces import a_task, content, finished, positions

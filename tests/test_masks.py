@@ -16,7 +16,7 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.rotation import legacy_rotation
 from gpu_extract.cli import main
 from gpu_extract.errors import InputError, OutputError, UsageError
-from gpu_extract.faces.mask_file import MARK, encoded
+from gpu_extract.face_files.mask_file import MARK, encoded
 from gpu_extract.geometry import crops, hulls
 from gpu_extract.jobs.masks import list_masks, masks
 from gpu_extract.kernels import channel, cpu, png, tables

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpu_extract.errors import OutputError, UsageError
-from gpu_extract.faces import metadata
+from gpu_extract.face_files import metadata
 
 
 def a_row(i: int, **changes: Any) -> metadata.Row:

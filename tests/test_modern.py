@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gpu_extract.cli import main
-from gpu_extract.faces.header import header_text, read_face
+from gpu_extract.face_files.header import header_text, read_face
 from tests.helpers import copied, extract_command, read_image, whole_by_opencv
 
 CENTERINGS = ("legacy", "face", "head")

@@ -130,7 +130,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         "gpu_extract/data/mean_face_seed.json",
         "gpu_extract/alignments/containers/fsa.py",
         "gpu_extract/frames/sources/video.py",
-        "gpu_extract/faces/layouts/flat.py",
+        "gpu_extract/face_files/layouts/flat.py",
         "gpu_extract/service/page/index.html",
         "gpu_extract/service/page/page.js",
     ):

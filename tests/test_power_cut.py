@@ -15,7 +15,7 @@ import pytest
 
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
-from gpu_extract.faces.layouts import by_frame, webdataset
+from gpu_extract.face_files.layouts import by_frame, webdataset
 from gpu_extract.run import journal
 from gpu_extract.storage import durable
 from tests.helpers import extract_command, files_in, photograph

@@ -19,8 +19,8 @@ from gpu_extract.cli import main
 from gpu_extract.cli.chosen import in_force, values_of
 from gpu_extract.cli.parser import build_parser
 from gpu_extract.frames import open_frames
-from gpu_extract.jobs import processes
 from gpu_extract.jobs.extract import extract
+from gpu_extract.jobs.runs import processes
 from gpu_extract.options import Settings, as_words
 from gpu_extract.run import children, journal
 from gpu_extract.run.folder import held

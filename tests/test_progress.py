@@ -90,7 +90,7 @@ def test_failures_come_with_their_frame(tmp_path: Path, vectors: Path) -> None:
 def test_the_end_is_told_also_when_an_error_ends_the_run(
     clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpu_extract.faces.encoders import png
+    from gpu_extract.face_files.encoders import png
 
     def fails(*_: object) -> bytes:
         raise OSError(28, "No space left on device")

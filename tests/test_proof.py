@@ -15,7 +15,7 @@ import pytest
 
 import gpu_extract
 from gpu_extract.alignments import Alignments
-from gpu_extract.jobs import proof
+from gpu_extract.jobs.runs import proof
 from gpu_extract.run.progress import Event, FrameDone, Note
 
 SENTENCE = "these do not look like the frames this file was made from"

@@ -18,9 +18,9 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.errors import AlignmentsError, InputError, UsageError
-from gpu_extract.faces.header import read_header
+from gpu_extract.face_files.header import read_header
+from gpu_extract.jobs.changes.pruned import Pruned
 from gpu_extract.jobs.prune import prune
-from gpu_extract.jobs.pruned import Pruned
 from gpu_extract.jobs.verify import verify
 from gpu_extract.reports.pruning import PruneReport
 from gpu_extract.run import journal
@@ -274,7 +274,7 @@ def test_the_list_of_faces_follows(kind: str, tmp_path: Path) -> None:
 
 def test_folders_of_a_large_run_stay_those_of_a_large_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And become one folder where so few are left that a fresh run would make one."""
-    monkeypatch.setattr("gpu_extract.faces.layouts.by_frame.MAX_ENTRIES", 14)
+    monkeypatch.setattr("gpu_extract.face_files.layouts.by_frame.MAX_ENTRIES", 14)
     job = Job(tmp_path, NEW, "--output-layout", "by-frame")
     nested = sorted(path.relative_to(job.faces).as_posix() for path in job.faces.rglob("*.png"))
     assert len(nested) == 17
@@ -672,9 +672,10 @@ def test_undo_leaves_a_journal_alone_that_has_new_faces(tmp_path: Path) -> None:
 
 STOPPER = """
 import os, signal, sys
-from gpu_extract.jobs import prune, pruned
+from gpu_extract.jobs import prune
+from gpu_extract.jobs.changes import pruned
 from gpu_extract.storage import atomic
-import gpu_extract.faces.metadata, cv2
+import gpu_extract.face_files.metadata, cv2
 def child(left, file, faces, way):
     def counted(call):
         def wrapper(*arguments, **named):

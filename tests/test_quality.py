@@ -15,9 +15,9 @@ import pytest
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
-from gpu_extract.faces import metadata
-from gpu_extract.faces.quality import measured
-from gpu_extract.faces.stored import content, stored_files
+from gpu_extract.face_files import metadata
+from gpu_extract.face_files.quality import measured
+from gpu_extract.face_files.stored import content, stored_files
 from gpu_extract.frames.images.decode import decode_image
 from gpu_extract.geometry import crops, pose
 from gpu_extract.geometry.mean_faces import table

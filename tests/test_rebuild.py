@@ -17,8 +17,8 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.errors import InputError, OutputError, UsageError
-from gpu_extract.faces.compared import compared
-from gpu_extract.faces.header import PREFIX, face_header, header_text, parse_text, with_text
+from gpu_extract.face_files.compared import compared
+from gpu_extract.face_files.header import PREFIX, face_header, header_text, parse_text, with_text
 from gpu_extract.jobs.rebuild import rebuild
 from gpu_extract.jobs.verify import verify
 from gpu_extract.run import journal

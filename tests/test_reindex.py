@@ -19,9 +19,9 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.errors import AlignmentsError, InputError, OutputError, UsageError
-from gpu_extract.jobs.pruned import Pruned
+from gpu_extract.jobs.changes.pruned import Pruned
+from gpu_extract.jobs.changes.renumbered import Renumbered
 from gpu_extract.jobs.reindex import ORDERS, reindex
-from gpu_extract.jobs.renumbered import Renumbered
 from gpu_extract.jobs.verify import verify
 from gpu_extract.run import journal
 from gpu_extract.storage.atomic import locked
@@ -304,7 +304,7 @@ def test_a_folder_follows(name: str, options: tuple[object, ...], tmp_path: Path
 
 
 def test_a_nested_folder_and_shards_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_extract.faces.layouts.by_frame.MAX_ENTRIES", 5)
+    monkeypatch.setattr("gpu_extract.face_files.layouts.by_frame.MAX_ENTRIES", 5)
     (tmp_path / "nested").mkdir()
     nested = Job(tmp_path / "nested", NAME, "--output-layout", "by-frame")
     assert any("/" in name for name in nested.shown())
@@ -426,7 +426,7 @@ STOPPER = """
 import os, signal, sys
 from gpu_extract.jobs import reindex
 from gpu_extract.storage import atomic
-import gpu_extract.faces.metadata, cv2
+import gpu_extract.face_files.metadata, cv2
 def child(left, file, faces):
     def counted(call):
         def wrapper(*arguments, **named):

@@ -21,11 +21,11 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.errors import InputError, OutputError, UsageError
-from gpu_extract.faces.header import header_text, parse_text, with_text
+from gpu_extract.face_files.header import header_text, parse_text, with_text
+from gpu_extract.jobs.changes.pruned import Pruned
+from gpu_extract.jobs.changes.renamed import Renamed, steps_of
 from gpu_extract.jobs.prune import prune
-from gpu_extract.jobs.pruned import Pruned
 from gpu_extract.jobs.rename import rename
-from gpu_extract.jobs.renamed import Renamed, steps_of
 from gpu_extract.jobs.verify import verify
 from gpu_extract.run import journal
 from tests.helpers import VECTORS, copied, extract_command, files_in, write_pickled
@@ -237,7 +237,7 @@ def test_foreign_damaged_and_hidden_files_stay(job: Job) -> None:
 def test_nested_folders_of_a_large_run(
     made: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpu_extract.faces.layouts.by_frame.MAX_ENTRIES", 14)
+    monkeypatch.setattr("gpu_extract.face_files.layouts.by_frame.MAX_ENTRIES", 14)
     job = Job(made(NEW, "--output-layout", "by-frame"), tmp_path / "job")
     for number, name in enumerate(sorted(job.before)):
         (job.faces / name).rename(job.faces / f"{number}.png")

@@ -22,7 +22,7 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments, write_video
-from gpu_extract.faces.layouts import by_frame, webdataset
+from gpu_extract.face_files.layouts import by_frame, webdataset
 from gpu_extract.frames import open_frames
 from gpu_extract.frames.video import index
 from gpu_extract.geometry.crops import CropGeometry
@@ -46,7 +46,7 @@ OF_THIS_RUN = {
 }
 OF_THIS_RUN |= {"faces_folder"}
 PROGRAM = f"""
-from gpu_extract.faces.layouts import by_frame, webdataset
+from gpu_extract.face_files.layouts import by_frame, webdataset
 
 by_frame.MAX_ENTRIES, webdataset.MAX_SAMPLES = 50, 40
 {STOPS_ITSELF}"""

@@ -66,7 +66,7 @@ def test_the_costs_of_the_program_are_about_those_that_were_measured(scale: Modu
 
 def test_the_seconds_of_the_program_are_those_of_an_idle_machine(scale: ModuleType) -> None:
     """A frame with two faces, as one core does it in the benchmark of the whole job."""
-    from gpu_extract.jobs.processes import COST_SECONDS
+    from gpu_extract.jobs.runs.processes import COST_SECONDS
     from gpu_extract.run.shards import FACE_COST, FRAME_COST
 
     frames_per_second = re.search(r'"1: (\d+) ', (ROOT / "bench" / "results" / "extract.json").read_text("utf-8"))

@@ -17,7 +17,7 @@ import pytest
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
-from gpu_extract.faces.layouts import by_frame, webdataset
+from gpu_extract.face_files.layouts import by_frame, webdataset
 from gpu_extract.frames import open_frames
 from gpu_extract.frames.sources import video as sources_video
 from gpu_extract.run import journal

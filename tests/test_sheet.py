@@ -15,7 +15,7 @@ import pytest
 
 from gpu_extract.cli import main
 from gpu_extract.errors import InputError, UsageError
-from gpu_extract.faces.quality import KINDS, Cut, qualities
+from gpu_extract.face_files.quality import KINDS, Cut, qualities
 from gpu_extract.jobs import sheet
 from gpu_extract.jobs.sheet import contact_sheet
 from tests.helpers import copied, extract_command, made_once, noise, read_image

@@ -17,8 +17,8 @@ import pytest
 import gpu_extract
 from gpu_extract.cli import main
 from gpu_extract.errors import AlignmentsChangedError, GpuExtractError, OutputError, UsageError
-from gpu_extract.faces.layouts import flat
-from gpu_extract.jobs import outbox, processes
+from gpu_extract.face_files.layouts import flat
+from gpu_extract.jobs.runs import outbox, processes
 from gpu_extract.naming import Url, located, url_of
 from gpu_extract.options import Settings
 from gpu_extract.run import journal

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpu_extract.alignments.generation import Traits
-from gpu_extract.faces import thumbs
+from gpu_extract.face_files import thumbs
 from gpu_extract.geometry import crops
 from gpu_extract.kernels import reference
 from tests.helpers import frames_of, read_image, whole_by_opencv

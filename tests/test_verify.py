@@ -23,8 +23,8 @@ import pytest
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
-from gpu_extract.faces.header import read_header
-from gpu_extract.faces.stored import png_fault
+from gpu_extract.face_files.header import read_header
+from gpu_extract.face_files.stored import png_fault
 from gpu_extract.jobs.verify import _Verification, verify
 from gpu_extract.run import journal
 from tests.helpers import png_chunk, read_image, write_pickled
@@ -144,7 +144,7 @@ def test_what_was_not_looked_at_when_a_signal_came_is_not_called_extra(
 
 @pytest.mark.parametrize("layout", ["flat", "by-frame"])
 def test_nested_folders_and_parquet(layout: str, extracted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpu_extract.faces.layouts import by_frame
+    from gpu_extract.face_files.layouts import by_frame
 
     pytest.importorskip("pyarrow")
     monkeypatch.setattr(by_frame, "MAX_ENTRIES", 4)
@@ -375,7 +375,7 @@ def test_a_face_that_was_taken_out_before_the_files_are_renamed(
     layout: str, extracted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each file has the name of the face before its own: renamed, which is what verify says, and not altered."""
-    from gpu_extract.faces.layouts import by_frame
+    from gpu_extract.face_files.layouts import by_frame
 
     monkeypatch.setattr(by_frame, "MAX_ENTRIES", 10)
     folder = extracted("--output-layout", layout, alignments=HEADERS)

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, InputError, OutputError, UsageError, printable
-from gpu_extract.jobs.done import Done, read_done, write_done
-from gpu_extract.jobs.footage import Footage, Found, find
-from gpu_extract.jobs.next_step import chosen
+from gpu_extract.jobs.night.done import Done, read_done, write_done
+from gpu_extract.jobs.night.footage import Footage, Found, find
+from gpu_extract.jobs.runs.next_step import chosen
 from gpu_extract.jobs.whereabouts import looked_for
 from gpu_extract.naming import of_this_machine
 from gpu_extract.options import Settings, as_words, check_report_place, options, words_of

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from gpu_extract.engines import base, pick
 from gpu_extract.errors import EXIT_OK, DeviceError, OutputError, UsageError
-from gpu_extract.faces.encoder import extensions
+from gpu_extract.face_files.encoder import extensions
 from gpu_extract.naming import url_of
 from gpu_extract.reports.base import JsonReport, versions
 from gpu_extract.run.threads import available_cores

@@ -8,10 +8,10 @@ import time
 from functools import partial
 from typing import Literal
 
-from gpu_extract.jobs.estimate import estimate
-from gpu_extract.jobs.extraction import begin, introduce, other_names
-from gpu_extract.jobs.next_step import next_command
-from gpu_extract.jobs.prepare import Prepared, on_own_device, prepared
+from gpu_extract.jobs.runs.estimate import estimate
+from gpu_extract.jobs.runs.extraction import begin, introduce, other_names
+from gpu_extract.jobs.runs.next_step import next_command
+from gpu_extract.jobs.runs.prepare import Prepared, on_own_device, prepared
 from gpu_extract.naming import located
 from gpu_extract.options import Settings
 from gpu_extract.reports.base import check_target, write_report
@@ -173,7 +173,7 @@ def extract(
 def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
     """`extract` with its options as one value."""
     if settings.urls:
-        from gpu_extract.jobs.staging import run_staged
+        from gpu_extract.jobs.runs.staging import run_staged
 
         return run_staged(settings, cancel, partial(run, cancel=cancel))
     if settings.json is not None:
@@ -196,7 +196,7 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
 
 def _divided(settings: Settings, report: Report, progress: Progress, interruption: Interruption) -> None:
     """The run in several processes, or in this one where it does better."""
-    from gpu_extract.jobs.processes import cut_in_processes, divide, for_planning
+    from gpu_extract.jobs.runs.processes import cut_in_processes, divide, for_planning
 
     with prepared(for_planning(settings), progress.note) as made:
         work = divide(settings, made)

@@ -20,9 +20,9 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.exchange import load_any
 from gpu_extract.engines.base import Crops, Engine
 from gpu_extract.errors import FrameError, InputError, UsageError, printable
-from gpu_extract.faces.face import Face
+from gpu_extract.face_files.face import Face
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
-from gpu_extract.jobs.prepare import engine_of, frames_of, planned
+from gpu_extract.jobs.runs.prepare import engine_of, frames_of, planned
 from gpu_extract.naming import of_this_machine
 from gpu_extract.options import Settings, option
 from gpu_extract.run.pipeline import NEVER_CAME, load_regions

@@ -32,8 +32,8 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.exchange import load_any
 from gpu_extract.alignments.masks import Mask, described, mask_of, stored_masks
 from gpu_extract.errors import EXIT_PARTIAL, AlignmentsError, InputError, OutputError, UsageError
-from gpu_extract.faces.mask_file import EXTENSION, encoded, is_mask
-from gpu_extract.faces.writer import NAME_ERRORS
+from gpu_extract.face_files.mask_file import EXTENSION, encoded, is_mask
+from gpu_extract.face_files.writer import NAME_ERRORS
 from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.geometry import crops, hulls
 from gpu_extract.geometry.mean_faces import Centering

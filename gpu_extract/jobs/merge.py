@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from gpu_extract.errors import EXIT_PARTIAL, InputError
-from gpu_extract.faces.layout import layout_for
-from gpu_extract.faces.stored import is_as_written
-from gpu_extract.jobs.earlier import RESTORE, Earlier, look_over, named
-from gpu_extract.jobs.extraction import begin, introduce, on_this_disk, other_names, report_failures
-from gpu_extract.jobs.next_step import next_command
-from gpu_extract.jobs.prepare import Prepared, prepared
+from gpu_extract.face_files.layout import layout_for
+from gpu_extract.face_files.stored import is_as_written
+from gpu_extract.jobs.runs.earlier import RESTORE, Earlier, look_over, named
+from gpu_extract.jobs.runs.extraction import begin, introduce, on_this_disk, other_names, report_failures
+from gpu_extract.jobs.runs.next_step import next_command
+from gpu_extract.jobs.runs.prepare import Prepared, prepared
 from gpu_extract.naming import located
 from gpu_extract.options import Settings, options
 from gpu_extract.reports.base import check_target, write_report
@@ -82,7 +82,7 @@ def merge(
         resume=True,
     )
     if asked.urls:
-        from gpu_extract.jobs.staging import run_staged
+        from gpu_extract.jobs.runs.staging import run_staged
 
         return run_staged(asked, cancel, partial(_merge, cancel=cancel))
     return _merge(asked, cancel=cancel)

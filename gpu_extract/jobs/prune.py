@@ -27,14 +27,14 @@ import numpy as np
 from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.face_table import FaceTable
 from gpu_extract.errors import EXIT_PARTIAL, AlignmentsError, InputError, OutputError, UsageError
-from gpu_extract.faces.beside import lies_beside
-from gpu_extract.faces.header import header_text
-from gpu_extract.faces.identity import Identities, Identity, stored_hash
-from gpu_extract.faces.layout import layout_for
-from gpu_extract.faces.metadata import STEM, kinds, rows_of
-from gpu_extract.faces.stored import InShard, stored_files
+from gpu_extract.face_files.beside import lies_beside
+from gpu_extract.face_files.header import header_text
+from gpu_extract.face_files.identity import Identities, Identity, stored_hash
+from gpu_extract.face_files.layout import layout_for
+from gpu_extract.face_files.metadata import STEM, kinds, rows_of
+from gpu_extract.face_files.stored import InShard, stored_files
 from gpu_extract.geometry import crops
-from gpu_extract.jobs.pruned import (
+from gpu_extract.jobs.changes.pruned import (
     BEGUN,
     DONE,
     UNDOING,

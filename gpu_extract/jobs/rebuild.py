@@ -28,13 +28,13 @@ from gpu_extract.alignments.generation import Traits
 from gpu_extract.alignments.packed import unpack
 from gpu_extract.alignments.upgrade import PROTOCOL, VIDEO_KEY
 from gpu_extract.errors import EXIT_PARTIAL, InputError, UsageError
-from gpu_extract.faces.header import PREFIX, face_header
-from gpu_extract.faces.origin import Origin, origin_of
-from gpu_extract.faces.stored import content, pixel_hash, stored_files
+from gpu_extract.face_files.header import PREFIX, face_header
+from gpu_extract.face_files.origin import Origin, origin_of
+from gpu_extract.face_files.stored import content, pixel_hash, stored_files
 from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.frames.images.decode import image_size
+from gpu_extract.jobs.changes.listed import Listed, list_in, old_document, record_of
 from gpu_extract.jobs.check import frame_count
-from gpu_extract.jobs.listed import Listed, list_in, old_document, record_of
 from gpu_extract.naming import (
     FACE_EXTENSIONS,
     VIDEO_EXTENSIONS,

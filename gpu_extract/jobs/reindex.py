@@ -17,8 +17,8 @@ import numpy as np
 from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.face_table import FaceTable
 from gpu_extract.errors import EXIT_PARTIAL, AlignmentsError, InputError, OutputError, UsageError
-from gpu_extract.jobs.following import Following
-from gpu_extract.jobs.renumbered import Renumbered
+from gpu_extract.jobs.changes.following import Following
+from gpu_extract.jobs.changes.renumbered import Renumbered
 from gpu_extract.naming import of_this_machine
 from gpu_extract.options import check_report_place, option
 from gpu_extract.reports.base import check_target, write_report

@@ -20,13 +20,13 @@ from pathlib import Path
 from gpu_extract import png_file
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import EXIT_PARTIAL, InputError, OutputError, UsageError
-from gpu_extract.faces.beside import lies_beside
-from gpu_extract.faces.identity import Identities
-from gpu_extract.faces.origin import origin_of
-from gpu_extract.faces.stored import InShard, content, pixel_hash, stored_files
-from gpu_extract.jobs.pruned import DONE as PRUNE_IS_DONE
-from gpu_extract.jobs.pruned import Pruned, digest
-from gpu_extract.jobs.renamed import DONE, UNDOING, Renamed, steps_of, take
+from gpu_extract.face_files.beside import lies_beside
+from gpu_extract.face_files.identity import Identities
+from gpu_extract.face_files.origin import origin_of
+from gpu_extract.face_files.stored import InShard, content, pixel_hash, stored_files
+from gpu_extract.jobs.changes.pruned import DONE as PRUNE_IS_DONE
+from gpu_extract.jobs.changes.pruned import Pruned, digest
+from gpu_extract.jobs.changes.renamed import DONE, UNDOING, Renamed, steps_of, take
 from gpu_extract.naming import (
     FACE_EXTENSIONS,
     VIDEO_FACE_EXTENSION,

@@ -17,13 +17,13 @@ from urllib.parse import quote
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, AlignmentsError, InputError, OutputError, UsageError, printable
-from gpu_extract.faces.stored import stored_files
-from gpu_extract.jobs.entries import State, entries_of, frames_in
-from gpu_extract.jobs.miniatures import KINDS, is_hidden, write_miniatures
-from gpu_extract.jobs.outcome import outcome_of
-from gpu_extract.jobs.pages import FACES_A_PAGE, Pages, states
-from gpu_extract.jobs.particulars import Knowledge
-from gpu_extract.jobs.summary import Tally, summary
+from gpu_extract.face_files.stored import stored_files
+from gpu_extract.jobs.gallery.entries import State, entries_of, frames_in
+from gpu_extract.jobs.gallery.miniatures import KINDS, is_hidden, write_miniatures
+from gpu_extract.jobs.gallery.outcome import outcome_of
+from gpu_extract.jobs.gallery.pages import FACES_A_PAGE, Pages, states
+from gpu_extract.jobs.gallery.particulars import Knowledge
+from gpu_extract.jobs.gallery.summary import Tally, summary
 from gpu_extract.run import journal
 from gpu_extract.run.threads import available_cores
 from gpu_extract.storage.atomic import locked

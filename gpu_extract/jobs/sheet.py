@@ -14,7 +14,7 @@ import numpy as np
 from gpu_extract import png_file
 from gpu_extract.conditions import Condition, Value
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, FrameError, InputError, OutputError, UsageError, printable
-from gpu_extract.faces.quality import KINDS, Cut, Quality, qualities
+from gpu_extract.face_files.quality import KINDS, Cut, Quality, qualities
 from gpu_extract.frames.images.decode import read_file
 from gpu_extract.geometry.mean_faces import CENTERINGS
 from gpu_extract.geometry.rounding import Rounding

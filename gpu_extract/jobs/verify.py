@@ -19,16 +19,16 @@ import numpy as np
 
 from gpu_extract import png_file
 from gpu_extract.errors import FrameError, InputError, UsageError
-from gpu_extract.faces.beside import lies_beside
-from gpu_extract.faces.compared import compared
-from gpu_extract.faces.encoder import encoder_for, face_hash, sha1_of, stored_pixels
-from gpu_extract.faces.header import PREFIX, header_text, parse_text
-from gpu_extract.faces.layout import layout_for
-from gpu_extract.faces.metadata import Row, json_line
-from gpu_extract.faces.stored import InShard, Place, content, pixel_hash, png_fault, stored_files
+from gpu_extract.face_files.beside import lies_beside
+from gpu_extract.face_files.compared import compared
+from gpu_extract.face_files.encoder import encoder_for, face_hash, sha1_of, stored_pixels
+from gpu_extract.face_files.header import PREFIX, header_text, parse_text
+from gpu_extract.face_files.layout import layout_for
+from gpu_extract.face_files.metadata import Row, json_line
+from gpu_extract.face_files.stored import InShard, Place, content, pixel_hash, png_fault, stored_files
 from gpu_extract.geometry.rounding import Rounding
-from gpu_extract.jobs.prepare import Prepared, header_maker, prepared
-from gpu_extract.jobs.record import Record
+from gpu_extract.jobs.runs.prepare import Prepared, header_maker, prepared
+from gpu_extract.jobs.runs.record import Record
 from gpu_extract.kernels.sharpness import sharpness
 from gpu_extract.naming import FACE_EXTENSIONS, has_extension, of_this_machine
 from gpu_extract.options import Settings, options

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_extract.faces.layout import Layout
+from gpu_extract.face_files.layout import Layout
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
 
 

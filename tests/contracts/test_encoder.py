@@ -1,4 +1,4 @@
-"""What every encoder of face files keeps (`gpu_extract/faces/encoder.py`), compared with OpenCV's decoder.
+"""What every encoder of face files keeps (`gpu_extract/face_files/encoder.py`), compared with OpenCV's decoder.
 
 A new format gets a line in `ENCODERS`.
 """
@@ -16,14 +16,14 @@ import pytest
 
 from gpu_extract import plugins
 from gpu_extract.errors import UsageError
-from gpu_extract.faces.encoder import Encoder, encoder_for, extensions, face_hash
-from gpu_extract.faces.encoders import opencv
-from gpu_extract.faces.encoders.png import PngEncoder
-from gpu_extract.faces.header import header_text
+from gpu_extract.face_files.encoder import Encoder, encoder_for, extensions, face_hash
+from gpu_extract.face_files.encoders import opencv
+from gpu_extract.face_files.encoders.png import PngEncoder
+from gpu_extract.face_files.header import header_text
 from gpu_extract.kernels import png, png_reference
 from tests.helpers import noise, photograph
 
-FOLDER = "gpu_extract.faces.encoders"
+FOLDER = "gpu_extract.face_files.encoders"
 TEXT = b"faceswap\0\0\0\0\0{'alignments': {}}"
 
 

@@ -1,4 +1,4 @@
-"""What every layout of a faces folder keeps (`gpu_extract/faces/layout.py`): each face whole where it was said to be.
+"""What every layout of a faces folder keeps (`face_files/layout.py`): each face whole where it was said to be.
 
 A new layout gets a line in `LAYOUTS`. How the folders and shards of each look is in `tests/test_layouts.py`.
 """
@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from gpu_extract.errors import OutputError
-from gpu_extract.faces.layout import Layout, layout_for, layouts
-from gpu_extract.faces.layouts import by_frame, webdataset
+from gpu_extract.face_files.layout import Layout, layout_for, layouts
+from gpu_extract.face_files.layouts import by_frame, webdataset
 from gpu_extract.tasks import FrameResult, FrameTask
 from tests.contracts.faces import a_task, content, finished, positions
 

@@ -1,0 +1,287 @@
+"""What a prune changes in the faces folder, written down before it: so that it can be completed, and taken back.
+
+The record lies in the folder. It says which alignments file it goes with, before and after, by the digests of their
+content; which files get another name or header; and what becomes of the journals and of the list of faces. Each step
+can be told done from what is on the disk, so both ways may begin again wherever they were stopped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from gpu_extract.errors import InputError, OutputError
+from gpu_extract.face_files.header import header_text, parse_text, with_text
+from gpu_extract.face_files.metadata import STEM, Row, json_line, rows_of, write_metadata
+from gpu_extract.run import journal
+from gpu_extract.storage.atomic import new_digest, sync_file, sync_folder, write_whole
+from gpu_extract.storage.durable import sync_file_system
+from gpu_extract.storage.inputs import open_input
+from gpu_extract.storage.parts import write_file
+
+VERSION = 1
+WHAT = "the record of the last prune"
+BEGUN, DONE, UNDOING = "begun", "done", "undoing"
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """A face file that gets another number, in its name, in its header, or in both."""
+
+    old: str
+    """Its name before, relative to the folder."""
+    new: str
+    before: str
+    """Digest of its content."""
+    after: str
+    nbytes: int
+    """Of its content after."""
+    index: tuple[int, int] | None = None
+    """Before and after, where its header says it."""
+    stem: str = ""
+    """How the name that its header gives it begins."""
+    text: str | None = None
+    """What the header said before, where the numbers alone do not lead back to it."""
+
+    def revised(self, data: bytes) -> bytes:
+        return data if self.index is None else numbered(data, self.index[1], f"{self.stem}_{self.index[1]}.png")
+
+    def restored(self, data: bytes) -> bytes:
+        if self.text is not None:
+            return with_text(data, self.text)
+        return data if self.index is None else numbered(data, self.index[0], f"{self.stem}_{self.index[0]}.png")
+
+
+@dataclass
+class Pruned:
+    """The record; its fields are the keys of its JSON."""
+
+    state: str = BEGUN
+    before: str = ""
+    """Digest of the alignments file."""
+    after: str = ""
+    nbytes: int = 0
+    """Of the alignments file before."""
+    faces: tuple[str, str] = ("", "")
+    """Digests of where its faces are, as journals have them."""
+    files: list[Numbered] = field(default_factory=list)
+    """In an order in which each new name is free when its turn comes."""
+    journals: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """By name, what each says before and after, packed."""
+    kind: str | None = None
+    """Of the list of faces, where there is one that has to follow."""
+    lists: tuple[str, str] = ("", "")
+    """Its digests before and after."""
+    renamed: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    """By the old name of a face in it: the new one, its index before and after."""
+    left_out: list[tuple[int, Row]] = field(default_factory=list)
+    """Rows of the list of faces that leave it, and where they stood."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Pruned | None:
+        """The record that lies in a folder; None where there is none.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+        path = folder / journal.PRUNED
+        if not os.path.lexists(path):
+            return None
+        with open_input(path, WHAT) as file:
+            data = file.read()
+        try:
+            told = json.loads(zlib.decompress(data))
+            if told.pop("pruned") != VERSION:
+                raise ValueError
+            told["files"] = [
+                Numbered(**{**one, "index": None if one["index"] is None else tuple(one["index"])})
+                for one in told["files"]
+            ]
+            return cls(**told)
+        except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+            raise InputError(
+                f"{path} is damaged, or of another version of this program; remove it if nothing is to be undone."
+            ) from error
+
+    def save(self, folder: Path) -> None:
+        """Put the record into the folder; raises OutputError if the disk refuses."""
+        data = json.dumps({"pruned": VERSION, **asdict(self)}, separators=(",", ":"))
+        write_whole(folder / journal.PRUNED, [zlib.compress(data.encode())])
+
+    @staticmethod
+    def remove(folder: Path) -> None:
+        with suppress(FileNotFoundError):
+            (folder / journal.PRUNED).unlink()
+        sync_folder(folder)
+
+    def bring_forward(self, folder: Path) -> list[str]:
+        """Make the folder one of the alignments file after the prune; what could not be done, in sentences.
+
+        Raises:
+            OutputError: if the disk refuses; it can be done again.
+        """
+        left = [name for one in self.files if (name := _step(folder, one, back=False)) is not None]
+        return self._finish(folder, left, back=False)
+
+    def take_back(self, folder: Path) -> list[str]:
+        """The reverse of `bring_forward`."""
+        left = [name for one in reversed(self.files) if (name := _step(folder, one, back=True)) is not None]
+        return self._finish(folder, left, back=True)
+
+    def _finish(self, folder: Path, left: list[str], *, back: bool) -> list[str]:
+        notes = [f"{name} was changed or taken away meanwhile and is left as it is." for name in left]
+        self._settle(folder)
+        notes += self._follow(folder, back=back)
+        for name, states in self.journals.items():
+            wanted, other = (unpacked(text) for text in (states if back else reversed(states)))
+            now = raw(folder / name)
+            if now is None or now.startswith(wanted):
+                continue
+            if (text := journal.with_tail(wanted, other, now)) is None:
+                notes.append(f"{name} was written into meanwhile and is left as it is.")
+            else:
+                write_whole(folder / name, [text])
+        return notes
+
+    def _settle(self, folder: Path) -> None:
+        """Put the files on the disk: the journals call them whole."""
+        try:
+            if sync_file_system(folder):
+                return
+            for one in self.files:
+                for name in (one.old, one.new):
+                    with suppress(FileNotFoundError):
+                        sync_file(folder / name)
+        except OSError as error:
+            raise OutputError(f"the faces in {folder} cannot be saved: {error.strerror}.") from error
+
+    def _follow(self, folder: Path, *, back: bool) -> list[str]:
+        """Let the list of faces follow."""
+        if self.kind is None:
+            return []
+        try:
+            now = rows_digest(rows_of(folder, self.kind))
+        except (InputError, ValueError, KeyError, OSError):
+            now = ""
+        wanted, other = self.lists if back else reversed(self.lists)
+        if now == other:
+            rows = rows_of(folder, self.kind)
+            write_metadata(folder, self.kind, self._restored(rows) if back else self.revised(rows))
+        elif now != wanted:
+            return [f"{STEM}.{self.kind} was changed meanwhile and is left as it is."]
+        return []
+
+    def revised(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The list of faces after the prune."""
+        gone = {row["file"] for _, row in self.left_out}
+        for row in rows:
+            if row["file"] in gone:
+                continue
+            new, _, index = self.renamed.get(row["file"], (row["file"], 0, row["index"]))
+            yield {**row, "file": new, "index": index}
+
+    def _restored(self, rows: Iterable[Row]) -> Iterator[Row]:
+        old = {new: (name, index) for name, (new, index, _) in self.renamed.items()}
+        left_out = dict(self.left_out)
+        at = 0
+        for row in rows:
+            while at in left_out:
+                yield left_out.pop(at)
+                at += 1
+            name, index = old.get(row["file"], (row["file"], row["index"]))
+            yield {**row, "file": name, "index": index}
+            at += 1
+        yield from left_out.values()
+
+
+def _step(folder: Path, one: Numbered, *, back: bool) -> str | None:
+    """Number a file, if that is yet to be done; its name where it is not there as it should be."""
+    (source, target), (was, becomes) = (one.old, one.new), (one.before, one.after)
+    if back:
+        source, target, was, becomes = target, source, becomes, was
+    if _digest(folder / target) == becomes:
+        # A rename leaves nothing; what has the same content there is the file of another face.
+        if source != target and was != becomes and _digest(folder / source) == was:
+            (folder / source).unlink()
+        return None
+    if _digest(folder / source) != was or (source != target and os.path.lexists(folder / target)):
+        return source
+    inside, _, name = target.rpartition("/")
+    try:
+        (folder / inside).mkdir(parents=True, exist_ok=True)
+        if was == becomes:
+            (folder / source).rename(folder / target)
+            return None
+        data = raw(folder / source)
+        if data is None:
+            return source
+        write_file(folder / inside, name, one.restored(data) if back else one.revised(data))
+        if source != target:
+            (folder / source).unlink()
+    except OSError as error:
+        raise OutputError(f"{folder / source} cannot be renamed or written: {error.strerror}.") from error
+    return None
+
+
+def _digest(path: Path) -> str | None:
+    data = raw(path)
+    return None if data is None else digest(data)
+
+
+def raw(path: Path) -> bytes | None:
+    """The bytes of a file, whatever they are; None where there are none to be read."""
+    try:
+        with open_input(path, "the file") as file:
+            return file.read()
+    except (InputError, OSError):
+        return None
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """Digest of a list of faces, whatever file holds it."""
+    state = new_digest()
+    for row in rows:
+        state.update(json_line(row))
+    return str(state.hexdigest())
+
+
+def packed(data: bytes) -> str:
+    return base64.b85encode(zlib.compress(data)).decode()
+
+
+def unpacked(text: str) -> bytes:
+    return zlib.decompress(base64.b85decode(text))
+
+
+def digest(data: bytes) -> str:
+    state = new_digest()
+    state.update(data)
+    return str(state.hexdigest())
+
+
+def numbered(data: bytes, index: int, original: str) -> bytes:
+    """A face PNG whose header says another number; the same bytes where it carries none, or says it already.
+
+    Args:
+        original: name that the header gives the file.
+    """
+    try:
+        text = header_text(data)
+        header = None if text is None else parse_text(text)
+    except InputError:
+        return data
+    source = None if header is None else header.get("source")
+    if not isinstance(source, dict) or "face_index" not in source:
+        return data
+    if source["face_index"] == index and source.get("original_filename", original) == original:
+        return data
+    source["face_index"] = index
+    if "original_filename" in source:
+        source["original_filename"] = original
+    return with_text(data, str(header))

@@ -1,0 +1,222 @@
+"""What a reindex changes in the faces folder, written down before it: so that it can be completed.
+
+Numbers change places, so no file can have its new name at once. First each that moves gets a name of its own in
+between, then each gets its new one; the record says which of the two is going on, and so every step can be told done
+from what is on the disk. `pruned` is its counterpart for faces that leave.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+from gpu_extract.errors import InputError, OutputError
+from gpu_extract.face_files.metadata import STEM, Row, rows_of, write_metadata
+from gpu_extract.jobs.changes.pruned import digest, numbered, raw, rows_digest, unpacked
+from gpu_extract.run import journal
+from gpu_extract.storage.atomic import sync_file, sync_folder, write_whole
+from gpu_extract.storage.durable import sync_file_system
+from gpu_extract.storage.inputs import open_input
+from gpu_extract.storage.parts import write_file
+
+VERSION = 1
+WHAT = "the record of the last reindex"
+BEGUN, HELD = "begun", "held"
+ASIDE = ".moved"
+"""Behind the old name of a file whose new name was taken by another one meanwhile."""
+BETWEEN = ".gpu-extract.moving-"
+"""How names in between begin; the number of the file in the record follows."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A face file that gets another number."""
+
+    old: str
+    """Its name before, relative to the folder."""
+    new: str
+    """After; in the same sub-folder."""
+    before: str
+    """Digest of its content."""
+    after: str
+    index: int
+    """Its new number."""
+    original: str
+    """Name that its header gives it then."""
+
+    @property
+    def inside(self) -> str:
+        """The sub-folder, "" or with a slash at its end."""
+        folder, slash, _ = self.old.rpartition("/")
+        return folder + slash
+
+
+@dataclass
+class Renumbered:
+    """The record; its fields are the keys of its JSON."""
+
+    state: str = BEGUN
+    before: str = ""
+    """Digest of the alignments file."""
+    after: str = ""
+    faces: tuple[str, str] = ("", "")
+    """Digests of where its faces are, as journals have them."""
+    files: list[Moved] = field(default_factory=list)
+    journals: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """By name, what each says before and after, packed."""
+    kind: str | None = None
+    """Of the list of faces, where there is one that has to follow."""
+    lists: tuple[str, str] = ("", "")
+    """Its digests before and after."""
+    numbers: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """By the old name of a face in it: the new one, and its new number."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Renumbered | None:
+        """The record that lies in a folder; None where there is none.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+        path = folder / journal.REINDEXED
+        if not os.path.lexists(path):
+            return None
+        with open_input(path, WHAT) as file:
+            data = file.read()
+        try:
+            told = json.loads(zlib.decompress(data))
+            if told.pop("reindexed") != VERSION:
+                raise ValueError
+            told["files"] = [Moved(**one) for one in told["files"]]
+            return cls(**told)
+        except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+            raise InputError(
+                f"{path} is damaged, or of another version of this program; extract the faces again, into a new folder."
+            ) from error
+
+    def save(self, folder: Path) -> None:
+        """Put the record into the folder; raises OutputError if the disk refuses."""
+        data = json.dumps({"reindexed": VERSION, **asdict(self)}, separators=(",", ":"))
+        write_whole(folder / journal.REINDEXED, [zlib.compress(data.encode())])
+
+    @staticmethod
+    def remove(folder: Path) -> None:
+        with suppress(FileNotFoundError):
+            (folder / journal.REINDEXED).unlink()
+        sync_folder(folder)
+
+    def is_going_on(self, folder: Path) -> bool:
+        """Whether files have lost their old names already."""
+        between = (self._between(folder, number) for number in range(len(self.files)))
+        return self.state != BEGUN or any(map(os.path.lexists, between))
+
+    def finish(self, folder: Path) -> list[str]:
+        """Make the folder one of the alignments file after the reindex; what could not be done, in sentences.
+
+        Raises:
+            OutputError: if the disk refuses; it can be done again.
+        """
+        left: set[str] = set()
+        try:
+            if self.state == BEGUN:
+                left.update(one.old for number, one in enumerate(self.files) if not self._hold(folder, number))
+                self._settle(folder)
+                self.state = HELD
+                self.save(folder)
+            left.update(one.old for number, one in enumerate(self.files) if not self._name(folder, number))
+            self._settle(folder)
+        except OSError as error:
+            raise OutputError(f"the faces in {folder} cannot be renumbered: {error.strerror}.") from error
+        notes = [f"{name} was changed or taken away meanwhile and is not renumbered." for name in sorted(left)]
+        notes += self._follow(folder) + self._write_journals(folder)
+        self.remove(folder)
+        return notes
+
+    def _between(self, folder: Path, number: int) -> Path:
+        return folder / f"{self.files[number].inside}{BETWEEN}{number}"
+
+    def _hold(self, folder: Path, number: int) -> bool:
+        """Take a file's old name away; whether that is done."""
+        one, between = self.files[number], self._between(folder, number)
+        if _digest(between) == one.before:
+            return True
+        if _digest(folder / one.old) != one.before:
+            return False
+        (folder / one.old).rename(between)
+        return True
+
+    def _name(self, folder: Path, number: int) -> bool:
+        """Give a file its new name, and its header the new number; whether that is done."""
+        one, between = self.files[number], self._between(folder, number)
+        data = raw(between)
+        if data is None:
+            return _digest(folder / one.new) == one.after
+        if os.path.lexists(folder / one.new) and _digest(folder / one.new) != one.after:
+            between.rename(folder / f"{one.old}{ASIDE}")
+            return False
+        if one.before == one.after:
+            between.rename(folder / one.new)
+            return True
+        name = one.new.removeprefix(one.inside)
+        write_file(folder / one.inside, name, numbered(data, one.index, one.original))
+        between.unlink()
+        return True
+
+    def _settle(self, folder: Path) -> None:
+        """Put names and files on the disk before anything says that they are there."""
+        if sync_file_system(folder):
+            return
+        for number, one in enumerate(self.files):
+            for path in (folder / one.new, self._between(folder, number)):
+                with suppress(FileNotFoundError):
+                    sync_file(path)
+        for inside in {one.inside for one in self.files}:
+            sync_folder(folder / inside)
+
+    def _follow(self, folder: Path) -> list[str]:
+        """Let the list of faces follow."""
+        if self.kind is None:
+            return []
+        try:
+            now = rows_digest(rows_of(folder, self.kind))
+        except (InputError, ValueError, KeyError, OSError):
+            now = ""
+        before, after = self.lists
+        if now == before:
+            write_metadata(folder, self.kind, self.revised(rows_of(folder, self.kind)))
+        elif now != after:
+            return [f"{STEM}.{self.kind} was changed meanwhile and is left as it is."]
+        return []
+
+    def revised(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The list of faces after the reindex: those of a frame in the order of their numbers."""
+        for _, of_frame in groupby(rows, key=lambda row: row["frame"]):
+            changed = []
+            for row in of_frame:
+                name, index = self.numbers.get(row["file"], (row["file"], row["index"]))
+                changed.append({**row, "file": name, "index": index})
+            yield from sorted(changed, key=lambda row: row["index"])
+
+    def _write_journals(self, folder: Path) -> list[str]:
+        notes = []
+        for name, (before, after) in self.journals.items():
+            now, wanted = raw(folder / name), unpacked(after)
+            if now is None or now.startswith(wanted):
+                continue
+            text = journal.with_tail(wanted, unpacked(before), now)
+            if text is None:
+                notes.append(f"{name} was written into meanwhile and is left as it is.")
+            else:
+                write_whole(folder / name, [text])
+        return notes
+
+
+def _digest(path: Path) -> str | None:
+    data = raw(path)
+    return None if data is None else digest(data)

@@ -1,0 +1,1 @@
+"""What a batch cuts, and what it need not."""

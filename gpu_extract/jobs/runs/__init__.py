@@ -1,0 +1,1 @@
+"""What several wishes share: a run prepared, cut, divided, brought from buckets and carried there, looked over."""
