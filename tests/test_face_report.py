@@ -209,6 +209,27 @@ def test_failures_stand_on_top_by_reason_and_in_the_list(job: Path) -> None:
     shutil.rmtree(moved, ignore_errors=True)
 
 
+def test_what_failed_is_known_without_a_report(job: Path) -> None:
+    (job / "frames" / "f_000001.png").write_bytes(b"no image")
+    words = extract_command(job / "a.fsa", job / "frames", job / "again", "-q", "-sz", 64)
+    assert main(words) == 4
+    page = Page(face_report(job / "again").page)
+    assert "1 failure" in page.html
+    assert "f_000001.png</bdi>" in page.html
+    assert sum(bool(state & State.FAILED) for state in page.states()) == 1
+    assert (job / "again" / journal.FAILURES).is_file()
+    shutil.copy(job / "frames" / "f_000000.png", job / "frames" / "f_000001.png")
+    assert main([*words, "--resume"]) == 0
+    assert not (job / "again" / journal.FAILURES).exists()
+    assert "Nothing failed." in Page(face_report(job / "again").page).html
+
+
+def test_a_list_of_failures_that_is_damaged_says_nothing(job: Path) -> None:
+    for text in ("", "{", "{}", '[1, {"frame": 2}]'):
+        (job / "faces" / journal.FAILURES).write_text(text)
+        assert "Nothing failed." in Page(face_report(job / "faces").page).html
+
+
 def test_a_report_of_another_folder_is_not_taken_for_this_ones(job: Path) -> None:
     told = Report(faces_folder=str(job / "others" / "faces"))
     told.add_error("f_000001.png", None, "of another run")
@@ -216,7 +237,9 @@ def test_a_report_of_another_folder_is_not_taken_for_this_ones(job: Path) -> Non
     (job / "notes.json").write_text('{"frames_expected": 3, "faces_folder": "faces"}')
     html = Page(face_report(job / "faces").page).html
     assert "of another run" not in html
-    assert "What failed is not recorded" in html
+    assert "Nothing failed." in html
+    (job / "faces" / journal.NAME).unlink()
+    assert "What failed is not recorded" in Page(face_report(job / "faces").page).html
     assert "of another run" in Page(face_report(job / "faces", run_report=job / "report.json").page).html
     with pytest.raises(InputError, match=r"notes\.json is no report of a run; name the file that extract --json wrote"):
         face_report(job / "faces", run_report=job / "notes.json")

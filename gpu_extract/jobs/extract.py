@@ -8,6 +8,7 @@ import time
 from functools import partial
 from typing import Literal
 
+from gpu_extract.jobs.runs import failures
 from gpu_extract.jobs.runs.estimate import estimate
 from gpu_extract.jobs.runs.extraction import begin, introduce, other_names
 from gpu_extract.jobs.runs.next_step import next_command
@@ -189,6 +190,8 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
         report.finish(time.perf_counter() - began, partial_ok=settings.partial_ok)
         progress.finish(report.exit_code)
     report.next = next_command(settings, report)
+    if not settings.dry_run and settings.shard is None and not report.shards_missing:
+        failures.keep(settings.faces, report)
     if settings.json is not None:
         write_report(report, settings.json)
     return report

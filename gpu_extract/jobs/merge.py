@@ -18,6 +18,7 @@ import numpy as np
 from gpu_extract.errors import EXIT_PARTIAL, InputError
 from gpu_extract.face_files.layout import layout_for
 from gpu_extract.face_files.stored import is_as_written
+from gpu_extract.jobs.runs import failures
 from gpu_extract.jobs.runs.earlier import RESTORE, Earlier, look_over, named
 from gpu_extract.jobs.runs.extraction import begin, introduce, on_this_disk, other_names, report_failures
 from gpu_extract.jobs.runs.next_step import next_command
@@ -123,6 +124,8 @@ def run(settings: Settings, *, cancel: threading.Event | None = None) -> Report:
         report.finish(time.perf_counter() - began, partial_ok=settings.partial_ok)
         told.finish(report.exit_code)
     report.next = next_command(settings, report)
+    if not settings.dry_run and settings.shard is None and not report.shards_missing:
+        failures.keep(settings.faces, report)
     if settings.json is not None:
         write_report(report, settings.json)
     return report

@@ -202,7 +202,7 @@ class Report(JsonReport):
         elif self.shard:
             what = "when all shards are done, this makes one run of them"
         else:
-            what = "this shows the faces on one picture"
+            what = "this makes a page of the faces, to look through them"
         return [f"{'next':<8}{what}: {self.next}"]
 
     def _hash_line(self) -> str:

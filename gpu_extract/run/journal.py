@@ -44,6 +44,8 @@ BEGUN = ".gpu-extract.run"
 """In a bucket, which has no locks and whose journals come last: the first line of those that will be there."""
 DONE = ".gpu-extract.done"
 """Of a run in a batch, where nothing is left to do: see `jobs.night.done`."""
+FAILURES = ".gpu-extract.failures"
+"""What the last run could not do, see `jobs.runs.failures`; not there where it could do all."""
 PRUNED = ".gpu-extract.pruned"
 """What a prune has changed in the folder, see `jobs.changes.pruned`."""
 REINDEXED = ".gpu-extract.reindexed"
@@ -459,7 +461,7 @@ def names(folder: Path) -> list[str]:
 
 def own_names(folder: Path) -> list[str]:
     """Names of all that this program may have put into a folder to remember what was done there."""
-    return [*names(folder), BEGUN, DONE, PRUNED, REINDEXED, RENAMED]
+    return [*names(folder), BEGUN, DONE, FAILURES, PRUNED, REINDEXED, RENAMED]
 
 
 @contextmanager

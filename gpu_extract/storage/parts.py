@@ -17,7 +17,7 @@ from gpu_extract.storage.descriptors import closing, open_beyond_standard
 TEMPORARY_PREFIX = ".part-"
 MAX_NAME_BYTES = 255  # of one path component, on every file system in common use
 _WHOLE_FILE_LEFTOVER = re.compile(
-    r"\.(faces\.(jsonl|parquet)|\.gpu-extract\.(journal|pruned|reindexed|renamed).*)\..+\.tmp"
+    r"\.(faces\.(jsonl|parquet)|\.gpu-extract\.(journal|failures|pruned|reindexed|renamed).*)\..+\.tmp"
 )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_extract.errors import InputError
+from gpu_extract.jobs.runs.failures import kept
 from gpu_extract.reports.base import MAX_REPORT_BYTES, SIGNATURES
 from gpu_extract.run import journal
 from gpu_extract.run.fingerprint import Fingerprint
@@ -39,7 +40,7 @@ class Outcome:
     """None where the folder has no journal: another program wrote it, or its journal was lost."""
     frames: list[Finished] = field(default_factory=list)
     report: dict[str, Any] | None = None
-    """Of `extract`, as JSON; the only record of times, of versions, and of what failed in a run that is no shard."""
+    """Of `extract`, as JSON; the only record of times and versions."""
     told_in: Path | None = None
     """The report's file."""
     failed: list[Failed] = field(default_factory=list)
@@ -48,7 +49,8 @@ class Outcome:
 
     @property
     def knows_failures(self) -> bool:
-        return self.report is not None or bool(self.failed)
+        """A run of ours leaves a list of what failed, where something did."""
+        return self.report is not None or self.settings is not None
 
 
 def outcome_of(folder: Path, report: Path | None = None) -> Outcome:
@@ -69,6 +71,7 @@ def outcome_of(folder: Path, report: Path | None = None) -> Outcome:
         found.report = _read(found.told_in)
         found.failed = list(_failed(found.report.get("errors")))
     else:
+        found.failed = list(_failed(kept(folder)))
         for shard in journal.receipts(folder):
             with open_input(folder / journal.name_of(shard), journal.WHAT) as file:
                 told = Told.by(file.read())

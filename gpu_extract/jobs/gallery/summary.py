@@ -157,11 +157,11 @@ def _failures(outcome: Outcome) -> str:
     if not outcome.failed:
         why = (
             "Nothing failed."
-            if outcome.report is not None
+            if outcome.knows_failures
             else "What failed is not recorded in the folder. A report that extract --json wrote knows it: "
             "name that file with --run-report."
         )
-        return f"<p class='{'well' if outcome.report is not None else 'note'}'>{why}</p>\n"
+        return f"<p class='{'well' if outcome.knows_failures else 'note'}'>{why}</p>\n"
     by_reason: dict[str, list[Failed]] = {}
     for failed in outcome.failed:
         by_reason.setdefault(failed.reason, []).append(failed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from gpu_extract.naming import Url
 from gpu_extract.options import Settings, options, words_of
 from gpu_extract.reports.extraction import Report
 
@@ -27,7 +28,9 @@ def next_command(settings: Settings, report: Report) -> str:
     if settings.shard is not None:
         places = {name: getattr(settings, name) for name in ("alignments", "frames", "faces")}
         return shlex.join(["gpu-extract", "merge", *words_of(places)])
-    return shlex.join(["gpu-extract", "sheet", str(settings.faces), "sheet.png"])
+    if isinstance(settings.faces, Url):
+        return ""
+    return shlex.join(["gpu-extract", "report", str(settings.faces)])
 
 
 def _extract(settings: Settings, **more: Any) -> str:

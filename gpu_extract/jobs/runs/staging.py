@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpu_extract.errors import AlignmentsChangedError, GpuExtractError, InputError, InterruptedRunError, OutputError
+from gpu_extract.jobs.runs.next_step import next_command
 from gpu_extract.jobs.runs.outbox import Outbox
 from gpu_extract.naming import Url
 from gpu_extract.options import Settings
@@ -174,7 +175,7 @@ def run_staged(settings: Settings, cancel: threading.Event | None, job: Callable
     with staged(settings, cancel) as stage:
         report = job(stage.settings)
         stage.deliver(report)
-        report.next = stage.told(report.next)
+        report.next = stage.told(report.next) if next_command(settings, report) else ""
     if settings.json is not None:
         write_report(report, settings.json)
     return report
