@@ -62,8 +62,8 @@ lint: $(VENV)/.test
 	$(VENV)/bin/clang-format --dry-run -Werror kernels/*.c kernels/*.h bench/*.c
 
 # The documents as a site in build/site, strictly; `python3 -m http.server -d build/site` shows it, with its search.
-site: $(VENV)/.test
-	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[docs]"
+site: $(VENV)/.test $(UV)
+	$(UV) pip install -q --python $(PY) -r pyproject.toml --extra docs
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build -q --strict
 	$(PY) -m pytest -q tests/test_site.py
 
