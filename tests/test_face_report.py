@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import math
 import os
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -213,13 +216,14 @@ def test_what_failed_is_known_without_a_report(job: Path) -> None:
     (job / "frames" / "f_000001.png").write_bytes(b"no image")
     words = extract_command(job / "a.fsa", job / "frames", job / "again", "-q", "-sz", 64)
     assert main(words) == 4
-    page = Page(face_report(job / "again").page)
+    page = Page(face_report(job / "again", alignments=job / "a.fsa").page)
     assert "1 failure" in page.html
     assert "f_000001.png</bdi>" in page.html
     assert sum(bool(state & State.FAILED) for state in page.states()) == 1
     assert (job / "again" / journal.FAILURES).is_file()
     shutil.copy(job / "frames" / "f_000000.png", job / "frames" / "f_000001.png")
-    assert main([*words, "--resume"]) == 0
+    [again] = re.findall(r">gpu-extract (extract [^<]*)<", page.html)
+    assert main(shlex.split(html.unescape(again))) == 0
     assert not (job / "again" / journal.FAILURES).exists()
     assert "Nothing failed." in Page(face_report(job / "again").page).html
 

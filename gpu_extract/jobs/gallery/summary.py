@@ -14,8 +14,9 @@ from typing import Any
 from gpu_extract.jobs.gallery.entries import Entry, State
 from gpu_extract.jobs.gallery.outcome import Failed, Outcome
 from gpu_extract.jobs.gallery.particulars import Particulars
+from gpu_extract.options import option, words_of
 from gpu_extract.reports.base import versions
-from gpu_extract.run.fingerprint import FRAMES
+from gpu_extract.run.fingerprint import FRAMES, Fingerprint, as_settings
 
 MOST_REASONS = 50
 FRAMES_NAMED = 100
@@ -62,7 +63,7 @@ def summary(folder: Path, outcome: Outcome, tally: Tally, alignments: Path | Non
     title = f"Faces of {of}" if of else f"Faces in {folder.name}"
     facts = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in _facts(outcome, tally, alignments))
     steps = "".join(
-        f"<li><p>{text}</p><p class='command'><code>{shown(command)}</code></p></li>"
+        f"<li><p>{text}</p><p class='command'><code>{shown(command, None)}</code></p></li>"
         for text, command in _next(folder, outcome, tally, alignments)
     )
     return (
@@ -72,9 +73,9 @@ def summary(folder: Path, outcome: Outcome, tally: Tally, alignments: Path | Non
     )
 
 
-def shown(text: str) -> str:
+def shown(text: str, longest: int | None = LONGEST_TEXT) -> str:
     """Text of anybody's as HTML: escaped, cut short where it is very long, with a sign for letters that are unseen."""
-    text = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+    text = text if longest is None or len(text) <= longest else f"{text[:longest]}…"
     return html.escape(_UNSEEN.sub("\ufffd", text))
 
 
@@ -194,14 +195,14 @@ def _reason(reason: str, some: Sequence[Failed], *, is_open: bool) -> str:
 def _next(folder: Path, outcome: Outcome, tally: Tally, alignments: Path | None) -> list[tuple[str, str]]:
     """Sentences and the command of each."""
     a = ALIGNMENTS_HERE if alignments is None else shlex.quote(str(alignments))
-    fr = shlex.quote(of) if (of := _name_of_frames(outcome)) else FRAMES_HERE
+    fr = _place_of_frames(_name_of_frames(outcome), alignments)
     fc = shlex.quote(str(folder))
     steps = []
     if outcome.failed and outcome.settings is not None:
         steps.append(
             (
                 "Mend what the reasons name, then let the run go on: only what failed is done again.",
-                f"gpu-extract extract -a {a} -fr {fr} -fc {fc} --resume",
+                f"gpu-extract extract -a {a} -fr {fr} -fc {fc}{_options(outcome.settings)} --resume",
             )
         )
     if tally.gone:
@@ -226,6 +227,20 @@ def _next(folder: Path, outcome: Outcome, tally: Tally, alignments: Path | None)
         )
     )
     return steps
+
+
+def _place_of_frames(name: str, alignments: Path | None) -> str:
+    """The frames of a run, which knows their name alone: beside the alignments file, where they usually lie."""
+    if alignments is not None and name and (alignments.parent / name).exists():
+        return shlex.quote(str(alignments.parent / name))
+    return shlex.quote(name) if name else FRAMES_HERE
+
+
+def _options(settings: Fingerprint) -> str:
+    """What decided the bytes of a run, in words of the command line, as far as it is not so by default."""
+    said = as_settings(settings, "extract")
+    words = words_of({name: value for name, value in said.items() if value != option(name).default})
+    return f" {shlex.join(words)}" if words else ""
 
 
 def _name_of_frames(outcome: Outcome) -> str:
