@@ -106,7 +106,8 @@ class Report(JsonReport):
         """What failed, in one line, for a run that prints no table."""
         first = self.errors[0]
         more = f", and {len(self.errors) - 1:,} more" if len(self.errors) > 1 else ""
-        return f"{self.faces_failed:,} faces failed: {printable(first['frame'])}: {printable(first['reason']).removesuffix('.')}{more}."
+        why = printable(first["reason"]).removesuffix(".")
+        return f"{self.faces_failed:,} faces failed: {printable(first['frame'])}: {why}{more}."
 
     def add_error(self, frame: str, index: int | None, reason: str) -> None:
         self.errors.append({"frame": frame, "index": index, "reason": reason})
