@@ -375,7 +375,7 @@ def test_a_folder_that_cannot_follow_is_refused(tmp_path: Path) -> None:
     with journal.locked(job.faces), pytest.raises(OutputError, match="another run is writing into"):
         reindex(job.file, faces=job.faces)
     Pruned().save(job.faces)
-    refused(UsageError, "an earlier prune of .* was stopped; the next one completes it")
+    refused(UsageError, "a prune of .* was stopped; gpu-extract prune with the same folder completes it")
     Pruned.remove(job.faces)
     kept = (job.faces / journal.NAME).read_bytes()
     (job.faces / journal.NAME).unlink()

@@ -338,7 +338,7 @@ def test_refusals(job: Job, tmp_path: Path, made: Callable[..., Path], monkeypat
     monkeypatch.setattr(Pruned, "bring_forward", lambda *_: (_ for _ in ()).throw(OutputError("full")))
     with pytest.raises(OutputError, match="full"):
         prune(job.file, job.faces)
-    with pytest.raises(UsageError, match=r"an earlier prune of .* was stopped; complete it first"):
+    with pytest.raises(UsageError, match=r"a prune of .* was stopped; gpu-extract prune .* completes it"):
         rename(job.faces)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(OutputError, match="is read-only; nothing was renamed"):

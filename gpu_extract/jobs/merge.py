@@ -18,6 +18,7 @@ import numpy as np
 from gpu_extract.errors import EXIT_PARTIAL, InputError
 from gpu_extract.face_files.layout import layout_for
 from gpu_extract.face_files.stored import is_as_written
+from gpu_extract.jobs.changes.stopped import check_completed
 from gpu_extract.jobs.runs import failures
 from gpu_extract.jobs.runs.earlier import RESTORE, Earlier, look_over, named
 from gpu_extract.jobs.runs.extraction import begin, introduce, on_this_disk, other_names, report_failures
@@ -140,6 +141,7 @@ def join(
         settings: of which `deleted` says whether faces that were taken away are missing.
         is_reserved: see `extraction.begin`.
     """
+    check_completed(settings.faces)
     stored = fingerprint(settings, made.alignments, made.resolved, made.engine.name)
     with Receipts(settings.faces, stored) as receipts:
         made = on_this_disk(settings, made, receipts.journals)

@@ -46,6 +46,7 @@ from gpu_extract.jobs.changes.pruned import (
     raw,
     rows_digest,
 )
+from gpu_extract.jobs.changes.stopped import PRUNE, check_completed
 from gpu_extract.naming import FACE_EXTENSIONS, base_of, has_extension, of_this_machine, split_name, stem_of
 from gpu_extract.options import check_report_place, option
 from gpu_extract.reports.base import check_target, write_report
@@ -168,7 +169,7 @@ class _Prune:
     def look(self) -> None:
         """Find out what would be done."""
         self.report.dry_run = True
-        self._check_reindexed()
+        check_completed(self._folder, but=PRUNE)
         if self._pending() is not None:
             raise UsageError(
                 f"an earlier prune of {self._folder} was stopped; the next one without --dry-run completes it."
@@ -180,7 +181,7 @@ class _Prune:
             self._take_out()
 
     def run(self) -> None:
-        self._check_reindexed()
+        check_completed(self._folder, but=PRUNE)
         self._complete()
         self._load()
         self._find()
@@ -202,7 +203,7 @@ class _Prune:
 
     def undo(self) -> None:
         """Take the last prune back."""
-        self._check_reindexed()
+        check_completed(self._folder, but=PRUNE)
         record = Pruned.load(self._folder)
         if record is None:
             raise InputError(f"there is nothing to undo: no prune is recorded in {self._folder}.")
@@ -253,13 +254,6 @@ class _Prune:
     def _pending(self) -> Pruned | None:
         record = Pruned.load(self._folder)
         return None if record is None or record.state == DONE else record
-
-    def _check_reindexed(self) -> None:
-        """Faces that are on their way to another number are not deleted."""
-        if os.path.lexists(self._folder / journal.REINDEXED):
-            raise UsageError(
-                f"a reindex of {self._folder} was stopped; gpu-extract reindex with the same folder completes it."
-            )
 
     def _complete(self) -> None:
         """Bring an earlier prune, or its undoing, to its end."""

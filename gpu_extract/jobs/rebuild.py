@@ -34,6 +34,7 @@ from gpu_extract.face_files.stored import content, pixel_hash, stored_files
 from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.frames.images.decode import image_size
 from gpu_extract.jobs.changes.listed import Listed, list_in, old_document, record_of
+from gpu_extract.jobs.changes.stopped import check_completed
 from gpu_extract.jobs.check import frame_count
 from gpu_extract.naming import (
     FACE_EXTENSIONS,
@@ -105,6 +106,7 @@ def rebuild(
         check_target(RebuildReport, json)
     if not is_folder(folder, "the faces folder"):
         raise InputError(f"there is no faces folder {folder}; name the one that the faces are in.")
+    check_completed(folder)
     began = time.perf_counter()
     job = _Rebuild(folder, file, footage, source)
     document = job.document()

@@ -19,6 +19,7 @@ from gpu_extract.alignments.face_table import FaceTable
 from gpu_extract.errors import EXIT_PARTIAL, AlignmentsError, InputError, OutputError, UsageError
 from gpu_extract.jobs.changes.following import Following
 from gpu_extract.jobs.changes.renumbered import Renumbered
+from gpu_extract.jobs.changes.stopped import REINDEX, check_completed
 from gpu_extract.naming import of_this_machine
 from gpu_extract.options import check_report_place, option
 from gpu_extract.reports.base import check_target, write_report
@@ -107,6 +108,8 @@ class _Reindex:
     def look(self) -> None:
         """Find out what would be done."""
         self.report.dry_run = True
+        if self._folder is not None:
+            check_completed(self._folder, but=REINDEX)
         if self._folder is not None and Renumbered.load(self._folder) is not None:
             raise UsageError(
                 f"an earlier reindex of {self._folder} was stopped; the next one without --dry-run completes it."
@@ -123,6 +126,7 @@ class _Reindex:
             return
         with locked(self._file), nullcontext() if self._folder is None else journal.locked(self._folder):
             if self._folder is not None:
+                check_completed(self._folder, but=REINDEX)
                 remove_unfinished(self._folder)
                 self._complete(self._folder)
             record = self._reorder()

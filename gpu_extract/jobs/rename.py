@@ -24,9 +24,9 @@ from gpu_extract.face_files.beside import lies_beside
 from gpu_extract.face_files.identity import Identities
 from gpu_extract.face_files.origin import origin_of
 from gpu_extract.face_files.stored import InShard, content, pixel_hash, stored_files
-from gpu_extract.jobs.changes.pruned import DONE as PRUNE_IS_DONE
-from gpu_extract.jobs.changes.pruned import Pruned, digest
+from gpu_extract.jobs.changes.pruned import digest
 from gpu_extract.jobs.changes.renamed import DONE, UNDOING, Renamed, steps_of, take
+from gpu_extract.jobs.changes.stopped import RENAME, check_completed
 from gpu_extract.naming import (
     FACE_EXTENSIONS,
     VIDEO_FACE_EXTENSION,
@@ -127,10 +127,11 @@ class _Rename:
     def look(self) -> None:
         """Find out what would be done."""
         self.report.dry_run = True
+        check_completed(self._folder, but=RENAME)
         self._moves()
 
     def run(self) -> None:
-        self._check_prune()
+        check_completed(self._folder, but=RENAME)
         record = Renamed.load(self._folder)
         if record is not None and record.state == UNDOING:
             raise UsageError(
@@ -150,7 +151,7 @@ class _Rename:
 
     def undo(self) -> None:
         """Take the last rename back."""
-        self._check_prune()
+        check_completed(self._folder, but=RENAME)
         record = Renamed.load(self._folder)
         if record is None:
             raise InputError(f"there is nothing to undo: no rename is recorded in {self._folder}.")
@@ -186,13 +187,6 @@ class _Rename:
         self.report.notes += [f"{name} is left as it is: {why}." for name, why in left]
         if left:
             self.report.exit_code = EXIT_PARTIAL
-
-    def _check_prune(self) -> None:
-        record = Pruned.load(self._folder)
-        if record is not None and record.state != PRUNE_IS_DONE:
-            raise UsageError(
-                f"an earlier prune of {self._folder} was stopped; complete it first, with gpu-extract prune."
-            )
 
     def _names(self) -> set[str]:
         return set(stored_files(self._folder))

@@ -27,6 +27,7 @@ from gpu_extract.face_files.layout import layout_for
 from gpu_extract.face_files.metadata import Row, json_line
 from gpu_extract.face_files.stored import InShard, Place, content, pixel_hash, png_fault, stored_files
 from gpu_extract.geometry.rounding import Rounding
+from gpu_extract.jobs.changes.stopped import stopped
 from gpu_extract.jobs.runs.prepare import Prepared, header_maker, prepared
 from gpu_extract.jobs.runs.record import Record
 from gpu_extract.kernels.sharpness import sharpness
@@ -169,6 +170,8 @@ def run(
         interruption.check()
         report.engine, report.device = made.engine.name, made.engine.device
         report.notes += made.notes
+        if (sentence := stopped(faces)) is not None:
+            report.notes.append(sentence)
         _Verification(made, settings, report).run(progress, interruption)
         report.finish(time.perf_counter() - began)
         progress.finish(report.exit_code)

@@ -16,7 +16,7 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.errors import InputError, UsageError
 from gpu_extract.face_files.metadata import STEM, rows_of
 from gpu_extract.face_files.stored import pixel_hash
-from gpu_extract.jobs.changes.pruned import DONE, Pruned, digest, numbered, packed, raw, rows_digest
+from gpu_extract.jobs.changes.pruned import digest, numbered, packed, raw, rows_digest
 from gpu_extract.jobs.changes.renumbered import Moved, Renumbered
 from gpu_extract.naming import base_of, split_name, stem_of
 from gpu_extract.run import journal
@@ -78,9 +78,6 @@ class Following:
 
     def _read(self, name: str) -> tuple[dict[str, Any], list[journal.Finished]]:
         """What the folder's journals say."""
-        pruned = Pruned.load(self._folder)
-        if pruned is not None and pruned.state != DONE:
-            raise UsageError(f"an earlier prune of {self._folder} was stopped; the next one completes it.")
         found = journal.read(self._folder)
         if found is None or found[0].get(FACES) != self.record.faces[0]:
             raise InputError(

@@ -18,6 +18,7 @@ from gpu_extract.face_files.metadata import write_metadata
 from gpu_extract.face_files.quality import measured
 from gpu_extract.face_files.stored import is_as_written
 from gpu_extract.face_files.writer import FaceWriter
+from gpu_extract.jobs.changes.stopped import check_completed
 from gpu_extract.jobs.runs.earlier import Earlier, look_over
 from gpu_extract.jobs.runs.estimate import check_space
 from gpu_extract.jobs.runs.prepare import Prepared, header_maker
@@ -102,13 +103,14 @@ def begin(settings: Settings, made: Prepared, report: Report, *, is_reserved: bo
 
     Raises:
         OutputError: if either cannot be written, is in use, or the faces would not fit on the disk.
-        UsageError: if the folder's run had other settings.
+        UsageError: if the folder's run had other settings, or something that changes the folder was stopped.
     """
     shard = None if settings.shard is None else Shard.of(settings.shard)
     with ExitStack() as stack:
         if not is_reserved:
             stack.enter_context(reserved(settings, made.alignments))
         prepare_folder(settings.faces, resume=settings.resume, shard=shard)
+        check_completed(settings.faces)
         stored = fingerprint(settings, made.alignments, made.resolved, made.engine.name)
         if shard is None and journals.receipts(settings.faces):
             with Receipts(settings.faces, stored) as receipts:

@@ -30,6 +30,7 @@ from gpu_extract.errors import (
     OutputError,
     UsageError,
 )
+from gpu_extract.jobs.changes.stopped import check_completed
 from gpu_extract.jobs.merge import join
 from gpu_extract.jobs.runs.earlier import has_faces
 from gpu_extract.jobs.runs.estimate import check_space
@@ -197,6 +198,7 @@ class _Crew:
         settings = self._settings
         with reserved(settings, self._made.alignments):
             prepare_folder(settings.faces, resume=settings.resume)
+            check_completed(settings.faces)
             with held(settings.faces):
                 self._run(interruption)
 
