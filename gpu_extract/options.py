@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -759,6 +760,36 @@ def words_of(values: Mapping[str, Any]) -> list[str]:
             text = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
             words += [f"{row.flags[-1]}={text}"] if text.startswith("-") else [row.flags[-1], text]
     return words
+
+
+def typed(command: str, *words: str | os.PathLike[str]) -> str:
+    """What to type into a shell for a command, in one line.
+
+    Args:
+        words: a path may begin with a dash, or hold what no line can show, which bash, zsh and ksh take as $'…'.
+    """
+    texts = [word if isinstance(word, str) else _as_place(os.fspath(word)) for word in words]
+    return " ".join(["gpu-extract", command, *map(_quoted, texts)])
+
+
+def _as_place(path: str) -> str:
+    return f"./{path}" if path.startswith("-") else path
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(_in_dollar_quotes(letter) for letter in word) + "'"
+
+
+def _in_dollar_quotes(letter: str) -> str:
+    if letter in "\\'":
+        return f"\\{letter}"
+    if letter.isprintable():
+        return letter
+    is_of_a_name = "\udc80" <= letter <= "\udcff"  # a byte that is no text; other halves of letters are in no name
+    data = letter.encode("utf-8", "surrogateescape" if is_of_a_name else "surrogatepass")
+    return "".join(f"\\{byte:03o}" for byte in data)
 
 
 def in_order(rules: str) -> str:

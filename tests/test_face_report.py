@@ -504,3 +504,34 @@ def test_faces_outside_their_picture_are_told(tmp_path: Path, landmarks: np.ndar
     told = face_report(tmp_path / "faces")
     assert Page(told.page).states() == [State.NONE, State.OUTSIDE]
     assert "1 outside the picture" in told.table()
+
+
+def test_the_command_that_lets_a_run_go_on_says_what_it_was_asked_for(
+    tmp_path: Path, vectors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(vectors / "frames", "frames")
+    shutil.copy(vectors / "alignments" / "v2_3.fsa", "a.fsa")
+    words = (
+        "-sz",
+        64,
+        "-ae",
+        "--centering",
+        "face",
+        "--format",
+        "jpg",
+        "--output-layout",
+        "by-frame",
+        "--json",
+        "r.json",
+    )
+    command = extract_command(Path("a.fsa"), Path("frames"), Path("-faces"), *words)
+    command[command.index("-fc") : command.index("-fc") + 2] = ["-fc=-faces"]
+    assert main(command) == 4
+    made = face_report(Path("-faces"), "page", alignments="a.fsa")
+    lines = [html.unescape(line) for line in re.findall(r"<code[^>]*>(gpu-extract [^<]*)</code>", Page(made.page).html)]
+    goes_on, prunes, verifies = (shlex.split(line)[1:] for line in lines)
+    assert goes_on[0] == "extract"
+    assert main([*goes_on, "-q"]) == 4, "the frame that is not there"
+    assert main([*prunes, "-q"]) == 0
+    assert main([*verifies, "-q"]) == 4

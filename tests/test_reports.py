@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import make_clip
+from gpu_extract.options import typed
 
 SCHEMAS = Path(__file__).parent.parent / "docs" / "schemas"
 TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
@@ -120,3 +123,33 @@ def test_what_failed_is_done_again(
     second = told(capsys, *shlex.split(first["next"])[1:], code=4)
     assert [error["frame"] for error in first["errors"]] == ["f_000002.png", "f_000099.png"]
     assert [error["frame"] for error in second["errors"]] == ["f_000099.png"]  # which is not there
+
+
+@pytest.mark.parametrize(
+    "name", ["-faces", "my 'faces'", 'new\nline\t"\\$HOME`', os.fsdecode(b"caf\xe9 \xff'1"), "é…\u202e"]
+)
+def test_a_command_is_one_line_that_a_shell_takes_for_what_it_says(name: str, tmp_path: Path) -> None:
+    line = typed("sheet", Path(name), "--where", "size < 3", "-fc", Path(name), tmp_path / name)
+    assert line.isprintable()
+    told = subprocess.run(
+        ["bash", "-c", f"gpu-extract() {{ printf '%s\\0' \"$@\"; }}; {line}"], capture_output=True, check=True
+    )
+    place = f"./{name}" if name.startswith("-") else name
+    assert told.stdout.decode("utf-8", "surrogateescape").split("\0")[:-1] == [
+        *("sheet", place, "--where", "size < 3", "-fc", place),
+        str(tmp_path / name),
+    ]
+    assert typed("sheet", "\ud800\0").isprintable(), "which no name can hold, but a journal can"
+
+
+def test_the_last_lines_name_places_that_look_like_options(job: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    done = told(capsys, "extract", *job, "-fc=-faces", "-sz", "48", "--metadata", "jsonl")
+    assert done["next"] == "gpu-extract sheet ./-faces sheet.png"
+    Path("-a.fsa").write_bytes(Path(job[1]).read_bytes())
+    next(Path("-faces").glob("*_0.png")).unlink()
+    gone = told(capsys, "prune", "-a=-a.fsa", "-fc=-faces")
+    assert gone["undo"] == "gpu-extract prune -a ./-a.fsa -fc ./-faces --undo"
+    assert main(shlex.split(gone["undo"])[1:]) == 0
+    next(Path("-faces").glob("*_1.png")).rename("-faces/nose.png")
+    assert told(capsys, "rename", "./-faces")["undo"] == "gpu-extract rename ./-faces --undo"
+    assert told(capsys, "rebuild", "./-faces", "./-b.fsa")["next"].endswith(" -a ./-b.fsa -fr FRAMES -fc ./-faces")

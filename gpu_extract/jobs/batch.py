@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json as json_text
 import os
-import shlex
 import tempfile
 import threading
 import time
@@ -25,7 +24,7 @@ from gpu_extract.jobs.night.footage import Footage, Found, find
 from gpu_extract.jobs.runs.next_step import chosen
 from gpu_extract.jobs.whereabouts import looked_for
 from gpu_extract.naming import of_this_machine
-from gpu_extract.options import Settings, as_words, check_report_place, options, words_of
+from gpu_extract.options import Settings, as_words, check_report_place, options, typed, words_of
 from gpu_extract.reports import batch as states
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.batch import BatchReport, Row
@@ -126,7 +125,7 @@ def _again(
     own += ["--recursive"] if recursive else []
     words = words_of(chosen(settings, "batch") | {"resume": True})
     named = ["--", *places] if any(place.startswith("-") for place in places) else []
-    return shlex.join(["gpu-extract", "batch", *([] if named else places), *words, *own, *named])
+    return typed("batch", *([] if named else places), *words, *own, *named)
 
 
 @dataclass

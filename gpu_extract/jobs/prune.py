@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -48,7 +47,7 @@ from gpu_extract.jobs.changes.pruned import (
 )
 from gpu_extract.jobs.changes.stopped import PRUNE, check_completed
 from gpu_extract.naming import FACE_EXTENSIONS, base_of, has_extension, of_this_machine, split_name, stem_of
-from gpu_extract.options import check_report_place, option
+from gpu_extract.options import check_report_place, option, typed
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.pruning import PruneReport
 from gpu_extract.run import journal
@@ -778,4 +777,4 @@ def _some(names: Sequence[str]) -> str:
 
 def undo_command(file: Path, folder: Path) -> str:
     """What to type for an undoing."""
-    return shlex.join(["gpu-extract", "prune", "-a", os.fspath(file), "-fc", os.fspath(folder), "--undo"])
+    return typed("prune", "-a", file, "-fc", folder, "--undo")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -45,7 +44,7 @@ from gpu_extract.naming import (
     split_name,
     stem_of,
 )
-from gpu_extract.options import check_report_place, option
+from gpu_extract.options import check_report_place, option, typed
 from gpu_extract.reports.base import check_target, counted, write_report
 from gpu_extract.reports.rebuilding import RebuildReport
 from gpu_extract.run import journal
@@ -401,9 +400,8 @@ class _Rebuild:
         report.as_the_run = self._run is not None and self._run.get(FACES) == faces_digest(made)
         if report.unreadable or report.contradictions or report.unproven:
             report.exit_code = EXIT_PARTIAL
-        frames = "FRAMES" if self._frames is None else os.fspath(self._frames)
-        words = ["gpu-extract", "verify", "-a", report.new, "-fr", frames, "-fc", report.faces_folder]
-        report.next = shlex.join(words)
+        frames = "FRAMES" if self._frames is None else self._frames
+        report.next = typed("verify", "-a", self._new, "-fr", frames, "-fc", self._folder)
 
 
 def _of_header(name: str, origin: Origin, *, damaged: bool) -> _Known:

@@ -9,7 +9,6 @@ does the rest, for each file still tells its name.
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -36,7 +35,7 @@ from gpu_extract.naming import (
     split_name,
     stem_of,
 )
-from gpu_extract.options import check_report_place, option
+from gpu_extract.options import check_report_place, option, typed
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.renaming import RenameReport
 from gpu_extract.run import journal
@@ -146,8 +145,7 @@ class _Rename:
         if goes_on:
             self.report.notes.append("an earlier rename was stopped before it was done; it was completed.")
         self._take(earlier.followed_by(self._folder, moves), moves, DONE)
-        words = ["gpu-extract", "rename", os.fspath(self._folder), "--undo"]
-        self.report.undo = shlex.join(words)
+        self.report.undo = typed("rename", self._folder, "--undo")
 
     def undo(self) -> None:
         """Take the last rename back."""

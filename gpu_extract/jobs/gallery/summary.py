@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-import shlex
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 from gpu_extract.jobs.gallery.entries import Entry, State
 from gpu_extract.jobs.gallery.outcome import Failed, Outcome
 from gpu_extract.jobs.gallery.particulars import Particulars
-from gpu_extract.options import option, words_of
+from gpu_extract.options import option, typed, words_of
 from gpu_extract.reports.base import versions
 from gpu_extract.run.fingerprint import FRAMES, Fingerprint, as_settings
 
@@ -63,7 +62,7 @@ def summary(folder: Path, outcome: Outcome, tally: Tally, alignments: Path | Non
     title = f"Faces of {of}" if of else f"Faces in {folder.name}"
     facts = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in _facts(outcome, tally, alignments))
     steps = "".join(
-        f"<li><p>{text}</p><p class='command'><code>{shown(command, None)}</code></p></li>"
+        f"<li><p>{text}</p><p class='command'><code>{html.escape(command)}</code></p></li>"
         for text, command in _next(folder, outcome, tally, alignments)
     )
     return (
@@ -73,9 +72,9 @@ def summary(folder: Path, outcome: Outcome, tally: Tally, alignments: Path | Non
     )
 
 
-def shown(text: str, longest: int | None = LONGEST_TEXT) -> str:
+def shown(text: str) -> str:
     """Text of anybody's as HTML: escaped, cut short where it is very long, with a sign for letters that are unseen."""
-    text = text if longest is None or len(text) <= longest else f"{text[:longest]}…"
+    text = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
     return html.escape(_UNSEEN.sub("\ufffd", text))
 
 
@@ -194,15 +193,14 @@ def _reason(reason: str, some: Sequence[Failed], *, is_open: bool) -> str:
 
 def _next(folder: Path, outcome: Outcome, tally: Tally, alignments: Path | None) -> list[tuple[str, str]]:
     """Sentences and the command of each."""
-    a = ALIGNMENTS_HERE if alignments is None else shlex.quote(str(alignments))
+    a: str | Path = ALIGNMENTS_HERE if alignments is None else alignments
     fr = _place_of_frames(_name_of_frames(outcome), alignments)
-    fc = shlex.quote(str(folder))
     steps = []
     if outcome.failed and outcome.settings is not None:
         steps.append(
             (
                 "Mend what the reasons name, then let the run go on: only what failed is done again.",
-                f"gpu-extract extract -a {a} -fr {fr} -fc {fc}{_options(outcome.settings)} --resume",
+                typed("extract", "-a", a, "-fr", fr, "-fc", folder, *_as_it_was(outcome.settings), "--resume"),
             )
         )
     if tally.gone:
@@ -210,37 +208,37 @@ def _next(folder: Path, outcome: Outcome, tally: Tally, alignments: Path | None)
             (
                 f"{_of(tally.gone, 'face')} left the folder since the run. Take them out of the alignments file, too; "
                 "without --dry-run it is done.",
-                f"gpu-extract prune -a {a} -fc {fc} --dry-run",
+                typed("prune", "-a", a, "-fc", folder, "--dry-run"),
             )
         )
     else:
         steps.append(
             (
                 "Look through the faces below, delete the bad ones, and take them out of the alignments file.",
-                f"gpu-extract prune -a {a} -fc {fc}",
+                typed("prune", "-a", a, "-fc", folder),
             )
         )
     steps.append(
         (
             "Have every face cut again in memory and compared with its file.",
-            f"gpu-extract verify -a {a} -fr {fr} -fc {fc}",
+            typed("verify", "-a", a, "-fr", fr, "-fc", folder),
         )
     )
     return steps
 
 
-def _place_of_frames(name: str, alignments: Path | None) -> str:
+def _as_it_was(settings: Fingerprint) -> list[str]:
+    """The words by which a run goes on as it began."""
+    told = as_settings(settings, "extract")
+    return words_of({name: value for name, value in told.items() if value != option(name).default})
+
+
+def _place_of_frames(name: str, alignments: Path | None) -> str | Path:
     """The frames of a run, which knows their name alone: beside the alignments file, where they usually lie."""
-    if alignments is not None and name and (alignments.parent / name).exists():
-        return shlex.quote(str(alignments.parent / name))
-    return shlex.quote(name) if name else FRAMES_HERE
-
-
-def _options(settings: Fingerprint) -> str:
-    """What decided the bytes of a run, in words of the command line, as far as it is not so by default."""
-    said = as_settings(settings, "extract")
-    words = words_of({name: value for name, value in said.items() if value != option(name).default})
-    return f" {shlex.join(words)}" if words else ""
+    if not name:
+        return FRAMES_HERE
+    beside = None if alignments is None else alignments.parent / name
+    return beside if beside is not None and beside.exists() else Path(name)
 
 
 def _name_of_frames(outcome: Outcome) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 from gpu_extract.naming import Url
-from gpu_extract.options import Settings, options, words_of
+from gpu_extract.options import Settings, options, typed, words_of
 from gpu_extract.reports.extraction import Report
 
 ENDS_WITH_THE_RUN = ("resume", "dry_run", "deleted", "shard", "json", "progress")
@@ -27,14 +26,12 @@ def next_command(settings: Settings, report: Report) -> str:
         return _extract(settings, resume=True, shard=settings.shard)
     if settings.shard is not None:
         places = {name: getattr(settings, name) for name in ("alignments", "frames", "faces")}
-        return shlex.join(["gpu-extract", "merge", *words_of(places)])
-    if isinstance(settings.faces, Url):
-        return ""
-    return shlex.join(["gpu-extract", "report", str(settings.faces)])
+        return typed("merge", *words_of(places))
+    return "" if isinstance(settings.faces, Url) else typed("report", settings.faces)
 
 
 def _extract(settings: Settings, **more: Any) -> str:
-    return shlex.join(["gpu-extract", "extract", *words_of(chosen(settings, "extract", but=ENDS_WITH_THE_RUN) | more)])
+    return typed("extract", *words_of(chosen(settings, "extract", but=ENDS_WITH_THE_RUN) | more))
 
 
 def chosen(settings: Settings, command: str, but: tuple[str, ...] = ()) -> dict[str, Any]:
