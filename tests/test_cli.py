@@ -65,7 +65,7 @@ def test_usage_errors(cli: Cli, alignments: Path, tmp_path: Path, vectors: Path)
         ((*base, "--workers", "0"), "workers must be 1 or more"),
         ((*base, "--engine", "fast"), "invalid choice: 'fast'"),
         ((*base, "--device", "tpu"), "device 'tpu' is not understood"),
-        ((*base, "--bogus"), "unrecognized arguments: --bogus"),
+        ((*base, "--bogus"), "unrecognized arguments: --bogus; see gpu-extract extract --help."),
     ]:
         code, _, err = cli(*words)
         assert code == 2, words

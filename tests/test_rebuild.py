@@ -247,6 +247,24 @@ def test_sorted_copied_and_contradicting_files(faces: Path, tmp_path: Path) -> N
     assert "1 file with other landmarks for a face of another file" in table
 
 
+def test_faces_of_hidden_frames_are_known_by_the_journal(tmp_path: Path) -> None:
+    root = Alignments.load(VECTORS / "alignments" / NEW).root()
+    root["__data__"] = {
+        ".hidden.png": root["__data__"]["f_000002.png"],
+        "f_000003.png": root["__data__"]["f_000003.png"],
+    }
+    (tmp_path / "frames").mkdir()
+    for name, of in ((".hidden.png", "f_000002.png"), ("f_000003.png", "f_000003.png")):
+        shutil.copyfile(FRAMES / of, tmp_path / "frames" / name)
+    file = write_pickled(tmp_path / "a.fsa", root)
+    before = extracted(file, tmp_path / "faces", frames=tmp_path / "frames")
+    assert ".hidden_0.png" in before
+    (tmp_path / "faces" / ".not_of_it_0.png").write_bytes(before[".hidden_0.png"])
+    report = rebuild(tmp_path / "faces", tmp_path / "new.fsa", frames=tmp_path / "frames")
+    assert (report.faces_rebuilt, report.duplicates, report.as_the_run) == (6, [], True)
+    assert extracted(tmp_path / "new.fsa", tmp_path / "again", frames=tmp_path / "frames") == before
+
+
 def test_programs_of_several_versions_give_the_newest(made: Callable[..., Path], tmp_path: Path) -> None:
     shutil.copytree(made("v2_1.fsa"), tmp_path / "faces")
     for name in ("f_000003_0.png", "f_000003_1.png"):

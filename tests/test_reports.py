@@ -153,3 +153,30 @@ def test_the_last_lines_name_places_that_look_like_options(job: list[str], capsy
     next(Path("-faces").glob("*_1.png")).rename("-faces/nose.png")
     assert told(capsys, "rename", "./-faces")["undo"] == "gpu-extract rename ./-faces --undo"
     assert told(capsys, "rebuild", "./-faces", "./-b.fsa")["next"].endswith(" -a ./-b.fsa -fr FRAMES -fc ./-faces")
+
+
+@pytest.mark.parametrize("layout", ["by-frame", "webdataset"])
+def test_faces_that_no_sheet_shows_are_shown_on_a_page(
+    layout: str, job: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["-fc", "faces", "-sz", "48", "--device", "cpu", "--output-layout", layout]
+    assert main(["extract", *job, *options, "--dry-run"]) == 0
+    done = told(capsys, "extract", *job, *options)
+    assert done["next"] == "gpu-extract report faces"
+    assert main(shlex.split(done["next"])[1:]) == 0
+    assert "6 of 4 frames" in capsys.readouterr().out
+
+
+def test_a_bucket_s_faces_are_for_nothing_that_looks_at_faces(
+    job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("obstore")
+    place = f"file://{tmp_path}/bucket"
+    options = ["-fc", place, "-sz", "48", "--device", "cpu", "--cache", str(tmp_path / "cache")]
+    part = told(capsys, "extract", *job, *options, "--shard", "0/2")
+    assert part["next"].startswith("gpu-extract merge --alignments ")
+    told(capsys, "extract", *job, *options, "--shard", "1/2")
+    assert told(capsys, *shlex.split(part["next"])[1:], "--cache", str(tmp_path / "cache"))["next"] == ""
+    for words in (["sheet", place, "sheet.png"], ["report", place]):
+        assert main(words) == 2
+        assert f"paths of this machine only; copy {place} here first" in capsys.readouterr().err

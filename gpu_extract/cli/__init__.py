@@ -19,6 +19,7 @@ from gpu_extract.errors import (
     InputError,
     InterruptedRunError,
     OutputError,
+    UsageError,
     printable,
 )
 from gpu_extract.run.signals import StopOnSignal
@@ -46,7 +47,11 @@ def _run(given: list[str]) -> int:
         hold_standard_streams()
         escape_what_cannot_be_shown()
         with StopOnSignal():
-            arguments = build_parser(given).parse_args(given)
+            arguments, unknown = build_parser(given).parse_known_args(given)
+            if unknown:
+                raise UsageError(
+                    f"unrecognized arguments: {' '.join(unknown)}; see gpu-extract {arguments.command.name} --help."
+                )
             logging.basicConfig(format="%(message)s", level=logging.INFO if verbose else logging.WARNING)
             command: Command = arguments.command
             if command.pixels:

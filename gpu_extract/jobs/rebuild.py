@@ -180,6 +180,7 @@ class _Rebuild:
         self._places = stored_files(self._folder, journal.own_names(self._folder))
         found = journal.read(self._folder)
         self._run = None if found is None else found[0]
+        self._made = set() if found is None else {face.file_name for frame in found[1] for face in frame.faces}
         chosen = self._each_once(self._of_one_source(self._read()))
         document = self._composed(chosen)
         if self._frames is None:
@@ -233,9 +234,10 @@ class _Rebuild:
             "--metadata writes."
         )
 
-    @staticmethod
-    def _may_be_face(name: str) -> bool:
-        return has_extension(name, FACE_EXTENSIONS) and not any(part[:1] in ".~" for part in name.split("/"))
+    def _may_be_face(self, name: str) -> bool:
+        """Whether a file of the folder is to be looked at: hidden ones are not, but where a run made them."""
+        hidden = any(part[:1] in (".", "~") for part in name.split("/"))
+        return has_extension(name, FACE_EXTENSIONS) and (not hidden or name in self._made)
 
     def _one(self, name: str) -> _Known | str | dict[str, str]:
         """A file with a header; the hash of one without, "" where nothing knows hashes; or what is wrong with it.

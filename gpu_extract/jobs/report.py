@@ -24,6 +24,7 @@ from gpu_extract.jobs.gallery.outcome import outcome_of
 from gpu_extract.jobs.gallery.pages import FACES_A_PAGE, Pages, states
 from gpu_extract.jobs.gallery.particulars import Knowledge
 from gpu_extract.jobs.gallery.summary import Tally, summary
+from gpu_extract.naming import of_this_machine
 from gpu_extract.run import journal
 from gpu_extract.run.threads import available_cores
 from gpu_extract.storage.atomic import locked
@@ -89,7 +90,7 @@ def face_report(
     Raises:
         GpuExtractError: one of its kinds, see `gpu_extract.errors`.
     """
-    folder = Path(faces)
+    folder = of_this_machine(faces, "report")
     if not is_folder(folder, "the faces folder"):
         raise InputError(f"{folder} is not a folder; give the folder that extract wrote the faces into.")
     if thumbs not in KINDS:

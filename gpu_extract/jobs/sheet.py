@@ -18,7 +18,7 @@ from gpu_extract.face_files.quality import KINDS, Cut, Quality, qualities
 from gpu_extract.frames.images.decode import read_file
 from gpu_extract.geometry.mean_faces import CENTERINGS
 from gpu_extract.geometry.rounding import Rounding
-from gpu_extract.naming import FACE_EXTENSIONS
+from gpu_extract.naming import FACE_EXTENSIONS, of_this_machine
 from gpu_extract.run import journal
 from gpu_extract.run.threads import available_cores
 from gpu_extract.storage.inputs import is_folder, open_input, unreadable
@@ -237,7 +237,7 @@ def _is_sheet(file: BinaryIO) -> bool:
 
 def list_faces(folder: Path | str) -> list[Path]:
     """The face images of a folder, ordered by frame and by face index (face 10 after face 9)."""
-    folder = Path(folder)
+    folder = of_this_machine(folder, "sheet")
     if not is_folder(folder, "the faces folder"):
         raise InputError(f"{folder} is not a folder; give the folder that extract wrote the faces into")
     try:
