@@ -156,6 +156,21 @@ def test_faces_that_are_no_png_are_known_by_the_list(made: Callable[..., Path], 
     assert extracted(tmp_path / "new.fsa", tmp_path / "again", "--format", "jpg") == shown(faces)
 
 
+@pytest.mark.parametrize("with_journal", [True, False])
+def test_another_rounding_is_found_out_from_the_list(
+    with_journal: bool, made: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ("--metadata", "jsonl", "--format", "jpg")
+    shutil.copytree(made("v2_4_list.fsa", *words), tmp_path / "faces")
+    if not with_journal:
+        (tmp_path / "faces" / journal.NAME).unlink()
+    report = rebuild(tmp_path / "faces", tmp_path / "new.fsa")
+    assert report.notes == ["the crops were rounded otherwise; extract needs --numerics numpy2 to cut them again."]
+    again = extracted(tmp_path / "new.fsa", tmp_path / "again", *words, "--numerics", "numpy2")
+    assert again == shown(tmp_path / "faces")
+    assert extracted(tmp_path / "new.fsa", tmp_path / "usual", *words) != again
+
+
 def test_headers_and_list_together(made: Callable[..., Path], tmp_path: Path) -> None:
     shutil.copytree(made(NEW, "--metadata", "jsonl"), tmp_path / "faces")
     bare = read_image(tmp_path / "faces" / "f_000002_1.png")

@@ -167,6 +167,10 @@ def old_document(
         notes.append(
             f"the faces were centred otherwise; extract needs --centering {options.centering} to cut them again."
         )
+    if options.rounding.numerics != USUAL.numerics:
+        notes.append(
+            f"the crops were rounded otherwise; extract needs --numerics {options.rounding.numerics} to cut them again."
+        )
     if proven < len(rows):
         notes.append(
             f"of {len(rows) - proven:,} faces the landmarks do not give the matrix of the list; verify tells whether "
