@@ -144,3 +144,15 @@ def test_an_undoing_that_was_stopped_is_named_so(
     assert main(job.words("rename --undo")) == 0
     assert main(job.words("rename")) == 0
     assert main(job.words("reindex")) == 0
+
+
+def test_a_record_that_is_damaged_keeps_runs_out_but_nobody_who_only_reads(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Job(made, tmp_path / "job")
+    (job.faces / journal.PRUNED).write_bytes(b"damaged")
+    assert main(job.words("resume")) == 3
+    assert ".gpu-extract.pruned is damaged, or of another version of this program; remove it" in capsys.readouterr().err
+    found = verify(job.file, FRAMES, job.faces, progress="none", device="cpu")
+    assert found.faces_agree == found.faces_expected > 0
+    assert any(note.startswith(f"{job.faces / journal.PRUNED} is damaged") for note in found.notes)

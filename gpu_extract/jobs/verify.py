@@ -170,14 +170,22 @@ def run(
         interruption.check()
         report.engine, report.device = made.engine.name, made.engine.device
         report.notes += made.notes
-        if (sentence := stopped(faces)) is not None:
-            report.notes.append(sentence)
+        report.notes += _unfinished(faces)
         _Verification(made, settings, report).run(progress, interruption)
         report.finish(time.perf_counter() - began)
         progress.finish(report.exit_code)
     if settings.json is not None:
         write_report(report, settings.json)
     return report
+
+
+def _unfinished(folder: Path) -> list[str]:
+    """What was stopped in the folder, which explains why faces are not where they should be."""
+    try:
+        sentence = stopped(folder)
+    except InputError as error:
+        return [str(error)]
+    return [] if sentence is None else [sentence]
 
 
 def _stored_settings(folder: Path, known: set[str], report: VerifyReport) -> dict[str, Any]:
