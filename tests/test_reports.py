@@ -144,7 +144,7 @@ def test_a_command_is_one_line_that_a_shell_takes_for_what_it_says(name: str, tm
 
 def test_the_last_lines_name_places_that_look_like_options(job: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     done = told(capsys, "extract", *job, "-fc=-faces", "-sz", "48", "--metadata", "jsonl")
-    assert done["next"] == "gpu-extract sheet ./-faces sheet.png"
+    assert done["next"] == "gpu-extract report ./-faces"
     Path("-a.fsa").write_bytes(Path(job[1]).read_bytes())
     next(Path("-faces").glob("*_0.png")).unlink()
     gone = told(capsys, "prune", "-a=-a.fsa", "-fc=-faces")
