@@ -77,7 +77,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=cuda-packages /opt/gpu-extract /opt/gpu-extract
 ENV NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 USER 1000:0
 ARG VERSION=0.1.0
 ARG REVISION=unknown

@@ -62,6 +62,8 @@ class FakeHardware:
         """A picture 4:2:0 of 8 bits as NV12, with all that it says of itself but its fields and damage."""
         y, u, v = (samples(plane)[:, : plane.width] for plane in frame.planes)
         height, width = y.shape
+        if hardware.has_film_grain(frame):  # which PyAV copies to such a frame only
+            return frame.reformat(format="nv12")
         if height % 4:  # PyAV takes memory of no such frame, so of these nobody counts how many are kept
             made = av.VideoFrame(width, height, "nv12")
             luma, chroma = (samples(plane) for plane in made.planes)
@@ -132,9 +134,14 @@ class _Stream(_Proxy):
 
 
 class _Decoder(_Proxy):
+    """Of film grain it tells, as those of devices do, and adds none."""
+
     def __init__(self, real: Any, fake: FakeHardware) -> None:
         super().__init__(real, fake)
         self.__dict__.update(packets=0, pictures=0)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.real, name, value | {"export_side_data": "film_grain"} if name == "options" else value)
 
     def decode(self, packet: Any) -> list[Any]:
         number = self.__dict__["packets"]

@@ -82,6 +82,8 @@ def test_an_image_says_how_it_is_run(target: str) -> None:
     assert config.labels["org.opencontainers.image.version"] == PROJECT["version"]
     assert config.labels["org.opencontainers.image.licenses"] == PROJECT["license"]
     assert "NVIDIA_VISIBLE_DEVICES" not in config.env or target == "cuda"
+    if target == "cuda":  # to cut, to be asked for its name, and for --decoder cuda
+        assert {"compute", "utility", "video"} == {*config.env["NVIDIA_DRIVER_CAPABILITIES"].split(",")}
 
 
 def test_compose_runs_images_of_the_dockerfile_as_they_are_meant() -> None:

@@ -28,10 +28,21 @@ from gpu_extract.kernels import yuv
 from gpu_extract.patch import Region
 from gpu_extract.run import journal
 from gpu_extract.run.progress import FrameDone
-from tests.helpers import VECTORS, Job, assert_covers, module_from, picture, write_clip, write_frames
+from tests.helpers import (
+    VECTORS,
+    Job,
+    assert_covers,
+    module_from,
+    picture,
+    plain_decode,
+    write_clip,
+    write_frames,
+)
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
+
+from triton.runtime.errors import PTXASError  # noqa: E402
 
 from tests.fake_hardware import FakeHardware, a_cpu_as_the_device  # noqa: E402  # needs both
 
@@ -363,6 +374,26 @@ def test_a_kernel_that_gives_other_pixels_is_refused(
     assert refusal(write_clip(tmp_path / "a.mp4", 3)) == "its first picture does not come out as on the CPU"
 
 
+def test_a_kernel_that_cannot_be_made_is_a_sentence(
+    fake: FakeHardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is no RuntimeError: compilers end as processes do, and Triton has errors of its own."""
+    clip = write_clip(tmp_path / "a.mp4", 3)
+    raised = [
+        subprocess.CalledProcessError(1, ["gcc", "main.c"]),
+        PermissionError(13, "Permission denied"),
+        PTXASError("Internal Triton PTX codegen error"),
+    ]
+    for error in raised:
+
+        def convert(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(vars(kernels)["surfaces"], "convert", convert)
+        why = refusal(clip)
+        assert why.startswith(f"the kernel for its pictures cannot be made: {type(error).__name__}: ")
+
+
 def test_a_machine_without_the_means_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware.device_obstacle("cpu") == "that needs a CUDA device, and the device is cpu"
     with monkeypatch.context() as patch:
@@ -390,6 +421,15 @@ def test_a_machine_without_the_means_is_told(monkeypatch: pytest.MonkeyPatch) ->
         patch.setattr(hardware, "_current", lambda device: nullcontext())
         patch.setattr(av, "CodecContext", made_by(no_driver))
         assert hardware.device_obstacle("cuda:0") == "FFmpeg cannot use cuda:0 ([Errno 1] Operation not permitted)"
+        hardware_of_this = type("Hardware", (), {"is_hwaccel": True})
+        patch.setattr(av, "CodecContext", made_by(lambda *_, **__: hardware_of_this()))
+        patch.setattr(hardware, "DRIVERS_DECODER", {"linux": "libno-such-decoder.so.1"})
+        patch.setattr("sys.platform", "linux")
+        why = str(hardware.device_obstacle("cuda:0"))
+        assert why.startswith("libno-such-decoder.so.1 of the driver is not here")
+        assert "NVIDIA_DRIVER_CAPABILITIES" in why
+        patch.setattr(hardware, "DRIVERS_DECODER", {})
+        assert hardware.device_obstacle("cuda:0") is None
         patch.setattr(av, "CodecContext", made_by(lambda *_, **__: Software()))
         assert hardware.device_obstacle("cuda:0", "libdav1d") == "PyAV decodes it with libdav1d, which knows no CUDA"
 
@@ -489,6 +529,55 @@ def test_whatever_is_suspicious_ends_the_run_and_the_cpu_completes_it(
     assert fake.alive == 0
     assert run_on_cpu(job, "--resume") == 0
     assert (job.files(), job.alignments.read_bytes()) == (faces, saved)
+
+
+def with_film_grain(clip: Path, path: Path, at: int) -> Path:
+    """The same H.264, but that one packet asks for film grain (payload 19 of the supplemental information)."""
+    asked = bytes.fromhex("00a00200ff03c0402180")  # a scale of 60, one interval of luma, for this picture only
+    message = b"\x06\x13" + bytes([len(asked)]) + asked + b"\x80"
+    with av.open(str(clip)) as source, av.open(str(path), "w") as target:
+        stream = source.streams.video[0]
+        copied = target.add_stream_from_template(stream)
+        for number, packet in enumerate(source.demux(stream)):
+            if not packet.size:
+                continue
+            before = len(message).to_bytes(4, "big") + message if number == at else b""
+            made: Any = av.Packet(before + bytes(packet))
+            for name in ("pts", "dts", "time_base", "duration", "is_keyframe"):
+                setattr(made, name, getattr(packet, name))
+            made.stream = copied
+            target.mux(made)
+    return path
+
+
+@pytest.mark.parametrize("at", [0, 5])
+def test_film_grain_which_a_cpu_adds_and_no_device_ends_the_run(
+    fake: FakeHardware, tmp_path: Path, landmarks: np.ndarray, capsys: pytest.CaptureFixture[str], at: int
+) -> None:
+    plain = write_clip(tmp_path / "plain.mp4", 9, SIZE, options=X264 | {"bf": "0"})
+    clip = with_film_grain(plain, tmp_path / "clip.mp4", at)
+    pictures = zip(plain_decode(plain), plain_decode(clip), strict=True)
+    assert [not np.array_equal(one, other) for one, other in pictures] == [number == at for number in range(9)]
+    job = job_of(clip, 9, landmarks)
+    _, faces, _, saved, _ = by_the_cpu(job)
+    capsys.readouterr()
+    assert job.run(*ON_DEVICE) == 5
+    (sentence,) = sentences(capsys)
+    assert "a picture comes with film grain, which FFmpeg adds on a CPU only" in sentence
+    assert ("cannot be trusted" in sentence) == (at > 0)
+    assert job.files().items() <= faces.items()
+    assert run_on_cpu(job, "--resume") == 0
+    assert (job.files(), job.alignments.read_bytes()) == (faces, saved)
+
+
+def test_film_grain_of_a_picture_that_nobody_wants_is_none_of_ours(
+    fake: FakeHardware, tmp_path: Path, landmarks: np.ndarray
+) -> None:
+    """It is added to what is shown, and nothing is predicted from that."""
+    plain = write_clip(tmp_path / "plain.mp4", 9, SIZE, options=X264 | {"bf": "0"})
+    job = job_of(with_film_grain(plain, tmp_path / "clip.mp4", 5), [2, 6, 8], landmarks)
+    expected = by_the_cpu(job)
+    assert (job.run(*ON_DEVICE), *outcome(job)) == expected
 
 
 def test_a_run_that_skips_ends_alike(
@@ -762,13 +851,16 @@ def brighter(frame: av.VideoFrame) -> av.VideoFrame:
     return frame
 
 
-def test_doctor_says_what_a_device_decodes(fake: FakeHardware, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_what_a_device_decodes(fake: FakeHardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gpu_extract.jobs import doctor
 
     assert doctor.examine(device="cpu").decoders == {"cpu": "every video"}
+    assert hardware.decoder_of("h264") == "h264"
+    with av.open(str(write_clip(tmp_path / "clip.mp4", 2, codec="libsvtav1"))) as container:
+        assert container.streams.video[0].codec_context.codec.name == hardware.decoder_of("av1")
     monkeypatch.setattr(doctor, "_devices", lambda: ["cpu", "cuda:0 a fake"])
     monkeypatch.setattr(
-        hardware, "device_obstacle", lambda device, decoder: None if decoder != "av1" else "libdav1d knows no CUDA"
+        hardware, "device_obstacle", lambda device, decoder: f"{decoder} knows no CUDA" if "dav1d" in decoder else None
     )
     assert doctor.examine(device="cpu").decoders["cuda:0"] == "h264, hevc, vp9 of 4:2:0 and 8 bits"
     monkeypatch.setattr(hardware, "device_obstacle", lambda device, decoder: "FFmpeg cannot use it")

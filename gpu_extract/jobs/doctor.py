@@ -162,9 +162,9 @@ def _decoder(place: str) -> str:
     """What `--decoder` can have decoded there."""
     if place == "cpu":
         return "every video"
-    from gpu_extract.frames.video.hardware import CODECS, device_obstacle
+    from gpu_extract.frames.video.hardware import CODECS, decoder_of, device_obstacle
 
-    obstacles = {codec: device_obstacle(place, codec) for codec in CODECS}
+    obstacles = {codec: device_obstacle(place, decoder_of(codec)) for codec in CODECS}
     able = [codec for codec, obstacle in obstacles.items() if obstacle is None]
     return f"{', '.join(able)} of 4:2:0 and 8 bits" if able else f"none, {obstacles[CODECS[0]]}"
 

@@ -11,7 +11,9 @@ has that wait.
 
 from __future__ import annotations
 
+import ctypes
 import queue
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ import av
 import numpy as np
 from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer
 from av.video.stream import VideoStream
 
 from gpu_extract.errors import DeviceError, InputError
@@ -41,6 +44,8 @@ FORMATS = ("yuv420p", "yuvj420p")
 MOST_SURFACES = 32
 """That are given out and not let go of; the device thread has four batches, of some frames each."""
 
+AV1_ON_CPU = "libdav1d"
+DRIVERS_DECODER = {"linux": "libnvcuvid.so.1", "win32": "nvcuvid.dll"}
 FORMAT, SAMPLES = "cuda", "nv12"  # what a frame says of itself, and of its surface
 POLL_SECONDS = 0.2
 INSTEAD = "choose --decoder cpu"
@@ -75,7 +80,19 @@ def device_obstacle(device: str, decoder: str = "h264") -> str | None:
             context = av.CodecContext.create(decoder, "r", hwaccel=_accelerator(device))
     except (av.error.FFmpegError, RuntimeError, AssertionError) as error:
         return f"FFmpeg cannot use {device} ({_reason(error)})"
-    return None if context.is_hwaccel else f"PyAV decodes it with {decoder}, which knows no CUDA"
+    if not context.is_hwaccel:
+        return f"PyAV decodes it with {decoder}, which knows no CUDA"
+    name = DRIVERS_DECODER.get(sys.platform)
+    try:  # FFmpeg misses it at the first packet, and then blames that
+        ctypes.CDLL(name)
+    except OSError:
+        return f"{name} of the driver is not here (in a container, NVIDIA_DRIVER_CAPABILITIES must name video)"
+    return None
+
+
+def decoder_of(codec: str) -> str:
+    """Which of FFmpeg's decoders takes streams of one of the `CODECS`: its own only where no other works on a CPU."""
+    return AV1_ON_CPU if codec == "av1" and AV1_ON_CPU in av.codecs_available else codec
 
 
 def open_hardware(path: Path, device: str, *, like_program: bool = False) -> InputContainer:
@@ -160,13 +177,15 @@ class Hardware:
             closed: ends the wait when it is true.
 
         Raises:
-            DeviceError: if it is not of the kind of the first one.
+            DeviceError: if it is not of the kind of the first one, or the CPU would add something to it.
         """
         from torch.utils.dlpack import from_dlpack
 
         held = getattr(frame, "sw_format", None) or frame.format
         if (frame.format.name, held.name) != (FORMAT, SAMPLES) or _kind(frame) != self._kind:
             raise self.fault("a picture has another size, format or other colours than the first one")
+        if has_film_grain(frame):
+            raise self.fault("a picture comes with film grain, which FFmpeg adds on a CPU only")
         while True:
             try:
                 self._room.get(timeout=POLL_SECONDS)
@@ -176,7 +195,7 @@ class Hardware:
                     break
         try:
             luma, chroma = (from_dlpack(plane.__dlpack__()) for plane in frame.planes)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise self.fault(f"a picture cannot be reached ({_reason(error)})") from error
         surface = Surface(luma, chroma, *self._formula)
         weakref.finalize(surface, self._room.put, None).atexit = False
@@ -186,9 +205,13 @@ class Hardware:
         """Raises DeviceError unless a surface is the CPU's first picture, in every sample and as BGR."""
         try:
             is_equal = _samples_of(surface) == _samples_of_software(first)
-            is_equal = is_equal and np.array_equal(_converted(surface), _bgr(first, self._formula))
         except RuntimeError as error:  # of torch
             raise self.fault(f"its first picture cannot be read ({_reason(error)})") from error
+        try:
+            is_equal = is_equal and np.array_equal(_converted(surface), _bgr(first, self._formula))
+        except Exception as error:  # compiling runs a C compiler and ptxas and writes a cache: much can be missing
+            why = f"the kernel for its pictures cannot be made: {type(error).__name__}: {_reason(error)}"
+            raise self.fault(why) from error
         if not is_equal:
             raise self.fault("its first picture does not come out as on the CPU")
         self._is_proven = True
@@ -220,6 +243,13 @@ def to_bgr(surface: Surface, region: Region | None) -> Patch:
     u, v = (np.ascontiguousarray(pairs[..., i]) for i in range(2))
     pixels = yuv.to_bgr((y, u, v), (w, w // 2, w // 2), 0, 0, w, h, surface.coefficients, surface.layout)
     return patch._replace(pixels=pixels)
+
+
+def has_film_grain(frame: av.VideoFrame) -> bool:
+    """Whether a picture is to be given film grain. A frame's own `side_data` would keep it, and its surface, until
+    the garbage collector comes.
+    """
+    return "FILM_GRAIN_PARAMS" in SideDataContainer(frame)  # type: ignore[call-arg]  # which its stub leaves out
 
 
 def _kind(frame: av.VideoFrame) -> tuple[Any, ...]:
