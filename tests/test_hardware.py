@@ -26,7 +26,7 @@ from gpu_extract.frames import Frame, open_frames
 from gpu_extract.frames.video import hardware
 from gpu_extract.kernels import yuv
 from gpu_extract.patch import Region
-from gpu_extract.run import journal
+from gpu_extract.run import batches, journal
 from gpu_extract.run.progress import FrameDone
 from tests.helpers import (
     VECTORS,
@@ -203,9 +203,15 @@ def test_frames_that_are_not_wanted_are_passed_over_alike(
 
 @pytest.mark.parametrize("flags", [("--engine", "kornia"), ("--antialias", "-sz", "16")], ids=["kornia", "antialias"])
 def test_other_engines_get_the_same_pixels(
-    fake: FakeHardware, tmp_path: Path, landmarks: np.ndarray, flags: tuple[str, ...]
+    fake: FakeHardware,
+    tmp_path: Path,
+    landmarks: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...],
 ) -> None:
+    """In one batch each: what kornia makes of a face depends on those beside it."""
     pytest.importorskip("kornia")
+    monkeypatch.setattr(batches, "GATHER_SECONDS", 60)
     job = job_of(write_clip(tmp_path / "clip.mp4", 4, SIZE, options=X264), 4, landmarks, *flags)
     expected = by_the_cpu(job)
     assert (job.run(*ON_DEVICE), *outcome(job)) == expected
@@ -843,6 +849,18 @@ def test_the_day_of_a_gpu_compares_both_decoders(
     assert decoders.main() == (how != "equal")
     begins = {"equal": "0 of 6 files differ", "another byte": "2 of 6 files differ", "refused": "not decoded there: "}
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"clip.mp4: {begins[how]}")
+
+
+def test_the_day_of_a_gpu_has_a_run_that_leaves_groups_of_pictures_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoders = module_from(ROOT / "bench" / "decoders.py")
+    kinds = {name: kind for name, kind in decoders.KINDS.items() if "groups" in name}
+    monkeypatch.setattr(decoders, "KINDS", kinds)
+    draw_frames = decoders.draw_frames
+    monkeypatch.setattr(decoders, "draw_frames", lambda: draw_frames(2))
+    made = [(name, options) for name, _, _, options in decoders.clips(tmp_path)]
+    assert made == [("h264, groups of 12", ()), ("h264, groups of 12, in parts", ("-een", "37"))]
 
 
 def brighter(frame: av.VideoFrame) -> av.VideoFrame:
