@@ -328,7 +328,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != journal.NAME
+        if path.is_file() and path.name not in (journal.NAME, journal.FAILURES)
     }
 
 

@@ -134,7 +134,7 @@ class Run:
         return {
             path.relative_to(self.faces).as_posix(): path.read_bytes()
             for path in self.faces.rglob("*")
-            if path.is_file() and path.name != journal.NAME
+            if path.is_file() and path.name not in (journal.NAME, journal.FAILURES)
         }
 
     def outcome(self) -> tuple[dict[str, bytes], bytes, dict[str, Any]]:
