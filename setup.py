@@ -32,7 +32,7 @@ def extension(name: str, *parts: str) -> Extension:
         ],
         extra_link_args=["-pthread"],
         py_limited_api=True,
-        optional=True,  # no compiler: NumPy, OpenCV and FFmpeg do the same work
+        optional=True,  # no compiler: Python, NumPy, OpenCV and FFmpeg do the same
     )
 
 
@@ -44,8 +44,8 @@ class Build(build_ext):
         paths = [Path(self.get_ext_fullpath(one.name)) for one in self.extensions]
         if missing := [path.name.partition(".")[0] for path in paths if not path.exists()]:
             print(
-                f"gpu-extract: {', '.join(missing)} could not be compiled here; NumPy, OpenCV and FFmpeg will do that "
-                "work, more slowly, to the same bytes."
+                f"gpu-extract: {', '.join(missing)} could not be compiled here; Python, NumPy, OpenCV and FFmpeg will "
+                "do that work, more slowly, to the same bytes."
             )
 
 
@@ -77,6 +77,7 @@ setup(
     ext_modules=[
         extension("_cutter", "frame", "png", "pool", "positions", "sampler", "sha1", "sharpness", "yuv"),
         extension("_jpeg", "jpeg"),
+        extension("_opcodes", "numbers"),
         extension("_png", "png"),
         extension("_sampler", "sampler"),
         extension("_scanlines", "inflate", "scanlines"),

@@ -189,8 +189,8 @@ def test_nothing_compiled_is_a_line_and_no_end(without_compiler: tuple[Path, str
     assert not [name for name in zipfile.ZipFile(archive).namelist() if name.endswith(".so")]
     lines = [line for line in said.splitlines() if line.startswith("gpu-extract: ")]
     assert lines == [
-        "gpu-extract: _cutter, _jpeg, _png, _sampler, _scanlines, _yuv could not be compiled here; NumPy, OpenCV and "
-        "FFmpeg will do that work, more slowly, to the same bytes."
+        "gpu-extract: _cutter, _jpeg, _opcodes, _png, _sampler, _scanlines, _yuv could not be compiled here; Python, "
+        "NumPy, OpenCV and FFmpeg will do that work, more slowly, to the same bytes."
     ]
 
 

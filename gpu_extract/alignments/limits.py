@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gpu_extract.errors import AlignmentsError
+from gpu_extract.kernels import opcodes
 
 MAX_DEPTH = 64  # real files nest 8 deep
 BFS_BLOCK = 1 << 16  # containers looked into at a time
@@ -38,7 +39,10 @@ def check_tree(root: object, allowed: Iterable[type], max_values: int, label: st
     Runs level by level, counting a shared part as often as it is reached, so that every later walk over the tree is
     known to end soon. Raises AlignmentsError.
     """
-    allowed = {dict, list, tuple, *allowed}
+    plain = tuple(allowed)
+    if type(root) is dict and opcodes.is_modest(root, plain, max_values, MAX_DEPTH):
+        return
+    allowed = {dict, list, tuple, *plain}
     level: list[object] = [root]
     values = 0
     for _depth in range(MAX_DEPTH):

@@ -32,6 +32,7 @@ from gpu_extract.alignments.pickles.stand_ins import (
     stand_in,
 )
 from gpu_extract.errors import AlignmentsError, UnsafePickleError
+from gpu_extract.kernels import opcodes
 
 LOOKAHEAD = 1 << 16  # bytes that are buffered at the start of every instruction, where the stream has them
 FILLED = 5  # as often as that is buffered at a time: number lists are decoded together, by the buffer
@@ -46,6 +47,8 @@ class _NeedsUnpackedError(Exception):
 
 FIELD_TYPES = (int, float, str, bytes, bool, type(None), PackedArray, PackedList)
 SCALAR_TYPES = tuple({dtype.type for dtype in DTYPES.values()})
+KINDS = (HOLE, RECONSTRUCT, NDARRAY, Dtype, PackedArray, PackedList)
+LIST_DTYPES = (DTYPES["f4"], DTYPES["f8"], DTYPES["u1"])
 
 
 class Pickle(NamedTuple):
@@ -179,8 +182,9 @@ class _Machine:
     # ---- the machine
 
     def run(self) -> Any:
-        """Carry out the whole stream; the frequent instructions here, the others in `RARE`."""
+        """Carry out the whole stream; the frequent instructions here or in C, the others in `RARE`."""
         stack, marks, memo = self.stack, self.marks, self.memo
+        in_c = self.packing and opcodes.is_available()
         push, mark, remember = stack.append, marks.append, memo.append
         buffer, i, safe = b"", 0, -1
         while True:
@@ -192,6 +196,13 @@ class _Machine:
                     safe = len(buffer) - (1 if self.ended else LOOKAHEAD)
                 if i >= len(buffer):
                     raise AlignmentsError(f"{self.label} is truncated: its pickle ends in the middle.")
+            if in_c:
+                i, made = opcodes.run(
+                    buffer, i, safe, self.limits.max_string, stack, marks, memo, self.shapes, KINDS, LIST_DTYPES
+                )
+                self.values += made
+                if i > safe:
+                    continue
             op = buffer[i]
             i += 1
             if op == 0x68 or op == 0x6A:  # BINGET, LONG_BINGET
