@@ -16,7 +16,7 @@ try:
 except ImportError:
     fast = None
 
-READ_BLOCK = 1 << 18
+READ_BLOCK = 1 << 16  # of larger ones what a piece leaves would be copied again and again
 INFLATE_BLOCK = 1 << 20
 HEADER = b"\x78\x9c"  # what zlib writes at its default level
 FAST_LEVEL = 2  # of isal

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+import numpy as np
+
 from gpu_extract.alignments.container import Document, container_for
 from gpu_extract.alignments.face_table import LANDMARK_KEYS, FaceTable, face_table
 from gpu_extract.alignments.generation import NEWEST, Traits, generation_of, holds_lists_only
@@ -239,7 +241,7 @@ class Alignments:
 
     def _separate(self, lists: list[list[Any]]) -> None:
         """Give each face a dict of its own where a file shares one, or setting one's hash would set the other's."""
-        if len(set(map(id, self._records))) == len(self._records) and len(set(map(id, lists))) == len(lists):
+        if _are_all_different(self._records) and _are_all_different(lists):
             return
         shared: set[int] = set()
         row = 0
@@ -403,6 +405,12 @@ def holds_landmarks(root: dict[Any, Any]) -> bool:
     return False
 
 
+def _are_all_different(objects: Sequence[Any]) -> bool:
+    places = np.fromiter(map(id, objects), np.uintp, len(objects))
+    places.sort()
+    return not (places[1:] == places[:-1]).any()
+
+
 def _insert_after_landmarks(record: dict[str, Any], key: str, value: Any) -> None:
     """Set a key where files of its time have it."""
     entries = list(record.items())
@@ -416,11 +424,18 @@ def _insert_after_landmarks(record: dict[str, Any], key: str, value: Any) -> Non
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Millions of new containers make the collector look at all of them again and again, for nothing."""
+    """Millions of new containers make the collector look at all of them again and again, for nothing.
+
+    They go to the oldest generation at once, as they would after two more looks; not where a host program keeps objects
+    frozen, which would thaw with them.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_enabled:
+            if not gc.get_freeze_count():
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, repeat
+from operator import attrgetter, contains, itemgetter
 from typing import Any
 
 import numpy as np
@@ -47,20 +49,22 @@ def face_table(records: Sequence[Any], counts: Sequence[int]) -> FaceTable:
     starts = np.cumsum(sizes) - sizes
     index = (np.arange(len(frame)) - starts[frame]).astype(np.int32)
     invalid: dict[int, str] = {}
-    box = np.stack([_numbers(records, key) for key in "xywh"], axis=-1)
+    box = _boxes(records)
     rotation = _rotations(records, invalid)
     groups = _landmarks(records, invalid)
     return FaceTable(frame, index, box, rotation, groups, invalid)
 
 
+def _boxes(records: Sequence[Any]) -> np.ndarray:
+    with suppress(KeyError, TypeError, OverflowError):
+        boxes = list(map(itemgetter(*"xywh"), records))
+        if set(map(type, chain.from_iterable(boxes))) <= {int, float}:
+            return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
+    return np.stack([_numbers(records, key) for key in "xywh"], axis=-1)
+
+
 def _numbers(records: Sequence[Any], key: str) -> np.ndarray:
-    try:
-        values = [record[key] for record in records]
-    except (KeyError, TypeError):
-        values = [record.get(key) if isinstance(record, dict) else None for record in records]
-    if set(map(type, values)) <= {int, float}:
-        with suppress(OverflowError):
-            return np.array(values, np.float64)
+    values = [record.get(key) if isinstance(record, dict) else None for record in records]
     return np.array([_number(value) for value in values], np.float64)
 
 
@@ -77,6 +81,9 @@ def _is_number(value: Any) -> bool:
 
 def _rotations(records: Sequence[Any], invalid: dict[int, str]) -> np.ndarray:
     rotation = np.zeros(len(records), np.int16)
+    with suppress(TypeError):
+        if not any(map(contains, records, repeat("r"))):
+            return rotation
     for row, record in enumerate(records):
         if isinstance(record, dict) and "r" in record:
             degrees = record["r"]
@@ -90,22 +97,7 @@ def _rotations(records: Sequence[Any], invalid: dict[int, str]) -> np.ndarray:
 
 
 def _landmarks(records: Sequence[Any], invalid: dict[int, str]) -> list[LandmarkGroup]:
-    sorts: dict[tuple[int, np.dtype, bool], tuple[list[int], list[bytes]]] = {}
-    loose: list[tuple[int, Any]] = []
-    for row, record in enumerate(records):
-        try:
-            points = record["landmarks_xy"]
-        except (KeyError, TypeError):
-            points = record.get("landmarksXY") if isinstance(record, dict) else None
-        kind = type(points)
-        is_list = kind is PackedList
-        plain = is_list or (kind is PackedArray and not points.fortran and points.dtype.kind in "iuf")
-        if plain and points.shape[1:] == (2,):
-            sort = sorts.setdefault((points.shape[0], points.dtype, is_list), ([], []))
-            sort[0].append(row)
-            sort[1].append(points.raw)
-        else:
-            loose.append((row, points))
+    sorts, loose = _of_one_sort(records) or _by_sort(records)
     found: dict[tuple[int, str], list[tuple[np.ndarray, np.ndarray]]] = {}
     for (count, dtype, is_list), (rows, raws) in sorts.items():
         values = np.frombuffer(b"".join(raws), dtype).reshape(len(rows), count, 2)
@@ -124,6 +116,50 @@ def _landmarks(records: Sequence[Any], invalid: dict[int, str]) -> list[Landmark
         for key in sorted(found, key=lambda key: (key[0] not in POINT_COUNTS, -key[0], key[1]))
         if (group := _group(*key, found[key], invalid)) is not None
     ]
+
+
+Sorts = dict[tuple[int, np.dtype, bool], tuple[Sequence[int], list[bytes]]]
+"""(points, number type, whether they were lists) -> rows of such landmarks, and their numbers."""
+
+
+def _of_one_sort(records: Sequence[Any]) -> tuple[Sorts, list[tuple[int, Any]]] | None:
+    """What `_by_sort` finds where all landmarks are of one sort, as in most files."""
+    try:
+        points = list(map(itemgetter("landmarks_xy"), records))
+    except (KeyError, TypeError):
+        return None
+    kinds = set(map(type, points))
+    if kinds != {PackedList} and (kinds != {PackedArray} or any(map(attrgetter("fortran"), points))):
+        return None
+    if len(set(map(attrgetter("shape", "dtype"), points))) > 1 or not _are_plain(points[0]):
+        return None
+    sort = points[0].shape[0], points[0].dtype, kinds == {PackedList}
+    return {sort: (range(len(points)), list(map(attrgetter("raw"), points)))}, []
+
+
+def _by_sort(records: Sequence[Any]) -> tuple[Sorts, list[tuple[int, Any]]]:
+    """Packed landmarks by their sort, and all others by their row."""
+    sorts: dict[tuple[int, np.dtype, bool], tuple[list[int], list[bytes]]] = {}
+    loose: list[tuple[int, Any]] = []
+    for row, record in enumerate(records):
+        try:
+            points = record["landmarks_xy"]
+        except (KeyError, TypeError):
+            points = record.get("landmarksXY") if isinstance(record, dict) else None
+        if _are_plain(points):
+            sort = sorts.setdefault((points.shape[0], points.dtype, type(points) is PackedList), ([], []))
+            sort[0].append(row)
+            sort[1].append(points.raw)
+        else:
+            loose.append((row, points))
+    return {**sorts}, loose
+
+
+def _are_plain(points: Any) -> bool:
+    """Whether they are packed pairs of numbers, whose order in memory is that of the points."""
+    kind = type(points)
+    plain = kind is PackedList or (kind is PackedArray and not points.fortran and points.dtype.kind in "iuf")
+    return plain and points.shape[1:] == (2,)
 
 
 def _width(dtype: np.dtype, is_list: bool) -> type:
@@ -162,7 +198,9 @@ def _group(
         for row in rows.tolist():
             invalid.setdefault(row, f"it has {count} landmarks; sets of {allowed} are known")
         return None
-    good = np.isfinite(points).all(axis=(1, 2))
+    with np.errstate(all="ignore"):
+        all_finite = np.isfinite(points.sum())  # a sum that overflows only costs the longer way
+    good = np.ones(len(rows), bool) if all_finite else np.isfinite(points).all(axis=(1, 2))
     for row in rows[~good].tolist():
         invalid.setdefault(row, "its landmarks hold values that are not finite numbers")
     if invalid:
