@@ -614,7 +614,7 @@ def test_the_progress_is_that_of_a_run_here(service: Service, walk: Walk) -> Non
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     counts = [json.loads(line) for line in said.splitlines() if line.startswith('{"frames"')]
     assert len(counts) > 2
-    assert counts[-1] == {"frames": LONG, "of": LONG, "faces": LONG}
+    assert counts[-1] == {"frames": LONG, "of": LONG, "faces": LONG, "left": 0.0}
     assert [one["frames"] for one in counts] == sorted(one["frames"] for one in counts)
 
 

@@ -345,7 +345,7 @@ def test_a_dry_run_writes_nothing_and_tells(
     assert lines[0] == f"plan    {2 * FRAMES} faces of {FRAMES} frames, 96 px"
     assert lines[2].startswith("space   about ")
     assert lines[3].startswith("time    about ")
-    assert lines[-1] == "nothing was written"
+    assert lines[-2] == "nothing was written"
     report = job.report
     assert report["dry_run"]
     assert (report["faces_planned"], report["frames_expected"], report["faces_written"]) == (2 * FRAMES, FRAMES, 0)

@@ -144,7 +144,7 @@ def test_one_wheel_serves_every_python(wheel: Path) -> None:
     assert (python, abi) == ("cp311", "abi3")
     extensions = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
     assert all(name.endswith(".abi3.so") for name in extensions)
-    assert len(extensions) in (0, 6)  # 0: this machine has no compiler
+    assert len(extensions) in (0, 7)  # 0: this machine has no compiler
 
 
 def test_a_system_without_posix_is_a_sentence(
