@@ -99,7 +99,8 @@ rehearsal: $(VENV)/.base
 # Minutes to an hour each; not part of `make test`.
 soak: $(VENV)/.test
 	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q -m slow tests/test_long_runs.py tests/test_kill.py tests/test_power_cut.py \
-	    tests/test_shards.py tests/test_faces.py tests/test_kernels_triton.py tests/test_disk_full.py tests/test_proof.py tests/test_prune.py \
+	    tests/test_shards.py tests/test_faces.py tests/test_kernels_triton.py tests/test_disk_full.py tests/test_proof.py \
+	    tests/test_prune.py tests/test_batch.py tests/test_surroundings.py \
 	    tests/test_reindex.py tests/test_rename.py tests/test_device_failures.py tests/test_kernels_surfaces.py
 	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q tests/test_stores.py -k lost_at_any_request
 	KILLS=100 $(ON_DISK) $(PY) -m pytest -q tests/test_processes.py -k killed_at_random
@@ -110,7 +111,8 @@ crops: $(VENV)/.test
 
 soak-service: $(VENV)/.test
 	SERVICE_KILLS=200 $(ON_DISK) $(PY) -m pytest -q tests/test_service_jobs.py -k killed_at_random
-	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q -m slow tests/test_service_jobs.py tests/test_service_uploads.py tests/test_client.py
+	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q -m slow tests/test_service_jobs.py tests/test_service_uploads.py \
+	    tests/test_service_full_disk.py tests/test_client.py
 
 fuzz: $(VENV)/.test
 	RUN_SLOW=1 $(PY) -m pytest -q -m slow tests/test_fuzz.py tests/test_safe_pickle.py

@@ -613,7 +613,9 @@ def test_a_batch_that_is_killed_leaves_nobody_behind_and_is_resumed(
     assert stamps(faces / "a") == before
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_it_in_good_order(
     film: Maker, hurt: Callable[[str], None], tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

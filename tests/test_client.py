@@ -195,8 +195,8 @@ def assert_as_if_it_ran_here(place: Place, here: Place, *, killed: bool = False)
     [
         (),
         ("--output-layout", "by-frame", "--metadata", "jsonl"),
-        ("--output-layout", "webdataset"),
-        ("-een", "3", "--format", "jpg", "--quality", "80"),
+        pytest.param(("--output-layout", "webdataset"), marks=pytest.mark.slow),
+        pytest.param(("-een", "3", "--format", "jpg", "--quality", "80"), marks=pytest.mark.slow),
     ],
     ids=lambda options: "-".join(options) or "plain",
 )

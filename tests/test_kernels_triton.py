@@ -173,7 +173,7 @@ def test_kernel_follows_wrapped_and_saturated_positions(interpreted: ModuleType)
     np.testing.assert_array_equal(interpreted.warp_affine(*case, device="cpu").numpy(), reference.warp_affine(*case))
 
 
-@pytest.mark.parametrize("cubic", [True, False])
+@pytest.mark.parametrize("cubic", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_kernel_reads_pieces_and_nothing_around_them(interpreted: ModuleType, cubic: bool) -> None:
     """Each crop from the piece that it touches; what lies around the slab, and in it, would change the crops."""
     frames, frame_of, matrices, _, size = SMALL
@@ -238,7 +238,7 @@ def test_crops_inside_their_source_are_told_from_others() -> None:
     assert 50 < found.sum() < 250
 
 
-@pytest.mark.parametrize("cubic", [True, False])
+@pytest.mark.parametrize("cubic", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_crops_that_reach_to_every_border_but_not_over_it(interpreted: ModuleType, cubic: bool) -> None:
     """Rows of every length modulo a word; the spare word at the end of the slab counts for nothing."""
     sizes = (13, 14, 15, 16)

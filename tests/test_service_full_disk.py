@@ -78,7 +78,9 @@ def until(what: Callable[[], Any], seconds: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("how", ["ended", "killed", "no table"])
+@pytest.mark.parametrize(
+    "how", ["killed", *(pytest.param(how, marks=pytest.mark.slow) for how in ("ended", "no table"))]
+)
 def test_a_service_starts_on_a_full_disk_and_what_is_removed_makes_room(
     start: Callable[..., Service], disk: Tmpfs, how: str
 ) -> None:

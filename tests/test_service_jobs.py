@@ -418,7 +418,7 @@ def test_killed_at_random_moments(service: Callable[..., Service], truth: Callab
         here.ask("DELETE", f"/v1/jobs/{job}")
 
 
-@pytest.mark.parametrize("how", ["gone", "torn"])
+@pytest.mark.parametrize("how", ["torn", pytest.param("gone", marks=pytest.mark.slow)])
 def test_the_folders_are_the_truth_when_the_table_is_lost(service: Callable[..., Service], how: str) -> None:
     here = service()
     here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48})
@@ -443,7 +443,13 @@ def test_the_folders_are_the_truth_when_the_table_is_lost(service: Callable[...,
     assert here.wait("two")["state"] == "succeeded"
 
 
-@pytest.mark.parametrize("change", ["ALTER TABLE job ADD COLUMN colour TEXT", "ALTER TABLE step DROP COLUMN waits"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE step DROP COLUMN waits",
+        pytest.param("ALTER TABLE job ADD COLUMN colour TEXT", marks=pytest.mark.slow),
+    ],
+)
 def test_the_table_of_another_version_is_made_again(service: Callable[..., Service], change: str) -> None:
     here = service()
     here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48})
@@ -461,8 +467,8 @@ def test_the_table_of_another_version_is_made_again(service: Callable[..., Servi
     ("outcome", "table"),
     [
         ('{"state": "succ', "there"),
-        ('{"state": "succ', "lost"),
-        ('{"state": "happy", "x": 1}', "lost"),
+        pytest.param('{"state": "succ', "lost", marks=pytest.mark.slow),
+        pytest.param('{"state": "happy", "x": 1}', "lost", marks=pytest.mark.slow),
         ("[" * 100_000, "lost"),
     ],
     ids=["torn", "torn, without the table", "foreign", "deep"],

@@ -209,7 +209,10 @@ sys.exit(code if left <= 0 else 100 + code)
 """The command line, whose n-th thread the system refuses; 100 more where it starts fewer."""
 
 
-@pytest.mark.parametrize("command", ["extract", "verify", "dry run", "thumbs", "bar"])
+@pytest.mark.parametrize(
+    "command",
+    ["extract", "verify", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dry run", "thumbs", "bar"))],
+)
 def test_whichever_thread_the_system_refuses(command: str, tmp_path: Path, vectors: Path) -> None:
     frames = tmp_path / "clip.mp4"
     shutil.copy(vectors / "video" / "clip.mp4", frames)
