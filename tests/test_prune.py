@@ -743,3 +743,35 @@ def test_killed_at_any_step_it_is_completed_by_the_next(name: str, way: str, tmp
         stopper.stdin.close()
     assert codes == {0, -signal.SIGKILL}
     assert step > 20
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_equal_faces_of_a_frame_are_whole_where_a_prune_is_completed(
+    back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one then has the very bytes that the first had before."""
+    job = Job.__new__(Job)
+    job.root, job.frames, job.faces, job.options = tmp_path, FRAMES, tmp_path / "faces", ()
+    root = Alignments.load(VECTORS / "alignments" / NEW).root()
+    faces = root["__data__"]["f_000003.png"]["faces"]
+    faces[:] = [faces[0], *(dict(faces[1]) for _ in range(3))]
+    job.file = write_pickled(tmp_path / "a.fsa", root)
+    assert main(job.extract(job.faces)) == 4
+    before = job.shown()
+    job.delete("f_000003_0.png")
+    if back:
+        job.prune()
+
+    def killed(*_: object, **__: object) -> list[str]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Pruned, "_finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            job.prune(undo=back)
+    job.prune(undo=back)
+    if back:
+        assert job.shown().keys() == before.keys() - {"f_000003_0.png"}
+        assert all(data == before[name] for name, data in job.shown().items())
+    else:
+        job.assert_agrees()

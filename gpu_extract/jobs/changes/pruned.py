@@ -11,7 +11,7 @@ import base64
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -126,12 +126,15 @@ class Pruned:
         Raises:
             OutputError: if the disk refuses; it can be done again.
         """
-        left = [name for one in self.files if (name := _step(folder, one, back=False)) is not None]
+        steps = [_Step(one.old, one.new, one.before, one.after, one.revised) for one in self.files]
+        left = _take(folder, steps)
         return self._finish(folder, left, back=False)
 
     def take_back(self, folder: Path) -> list[str]:
         """The reverse of `bring_forward`."""
-        left = [name for one in reversed(self.files) if (name := _step(folder, one, back=True)) is not None]
+        files = reversed(self.files)
+        steps = [_Step(one.new, one.old, one.after, one.before, one.restored) for one in files]
+        left = _take(folder, steps)
         return self._finish(folder, left, back=True)
 
     def _finish(self, folder: Path, left: list[str], *, back: bool) -> list[str]:
@@ -200,33 +203,56 @@ class Pruned:
         yield from left_out.values()
 
 
-def _step(folder: Path, one: Numbered, *, back: bool) -> str | None:
-    """Number a file, if that is yet to be done; its name where it is not there as it should be."""
-    (source, target), (was, becomes) = (one.old, one.new), (one.before, one.after)
-    if back:
-        source, target, was, becomes = target, source, becomes, was
-    if _digest(folder / target) == becomes:
-        # A rename leaves nothing; what has the same content there is the file of another face.
-        if source != target and was != becomes and _digest(folder / source) == was:
-            (folder / source).unlink()
-        return None
-    if _digest(folder / source) != was or (source != target and os.path.lexists(folder / target)):
-        return source
-    inside, _, name = target.rpartition("/")
-    try:
-        (folder / inside).mkdir(parents=True, exist_ok=True)
-        if was == becomes:
-            (folder / source).rename(folder / target)
+@dataclass(frozen=True)
+class _Step:
+    """A file that gets another name, other content, or both."""
+
+    source: str
+    target: str
+    was: str
+    """Digest of its content."""
+    becomes: str
+    change: Callable[[bytes], bytes]
+
+    def is_certainly_done(self, folder: Path) -> bool:
+        """Its file is there, and what it was made of is not."""
+        return _digest(folder / self.target) == self.becomes and _digest(folder / self.source) != self.was
+
+    def take(self, folder: Path) -> str | None:
+        """Do it, or what a kill left of it to do; the name of a file that is not there as it should be."""
+        source, target = folder / self.source, folder / self.target
+        if _digest(target) == self.becomes:
+            if source != target and self.was != self.becomes and _digest(source) == self.was:
+                source.unlink()
             return None
-        data = raw(folder / source)
-        if data is None:
-            return source
-        write_file(folder / inside, name, one.restored(data) if back else one.revised(data))
-        if source != target:
-            (folder / source).unlink()
-    except OSError as error:
-        raise OutputError(f"{folder / source} cannot be renamed or written: {error.strerror}.") from error
-    return None
+        if _digest(source) != self.was or (source != target and os.path.lexists(target)):
+            return self.source
+        inside, _, name = self.target.rpartition("/")
+        try:
+            (folder / inside).mkdir(parents=True, exist_ok=True)
+            if self.was == self.becomes:
+                source.rename(target)
+                return None
+            data = raw(source)
+            if data is None:
+                return self.source
+            write_file(folder / inside, name, self.change(data))
+            if source != target:
+                source.unlink()
+        except OSError as error:
+            raise OutputError(f"{source} cannot be renamed or written: {error.strerror}.") from error
+        return None
+
+
+def _take(folder: Path, steps: Sequence[_Step]) -> list[str]:
+    """Do what is yet to be done of steps, in their order; the names of files that are not there as they should be.
+
+    Of equal faces in a frame one has, after a step, the very bytes and the name that the next one had before. So a step
+    by itself does not tell whether it was done, but whatever stands before one that certainly was, was done as well.
+    """
+    done = max((i + 1 for i, one in enumerate(steps) if one.is_certainly_done(folder)), default=0)
+    left = [one.target for one in steps[:done] if _digest(folder / one.target) != one.becomes]
+    return left + [name for one in steps[done:] if (name := one.take(folder)) is not None]
 
 
 def _digest(path: Path) -> str | None:
