@@ -8,25 +8,25 @@ can be told done from what is on the disk, so both ways may begin again wherever
 from __future__ import annotations
 
 import base64
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gpu_extract.errors import InputError, OutputError
 from gpu_extract.face_files.header import header_text, parse_text, with_text
 from gpu_extract.face_files.metadata import STEM, Row, json_line, rows_of, write_metadata
+from gpu_extract.jobs.changes.record_file import RecordFile
 from gpu_extract.run import journal
-from gpu_extract.storage.atomic import new_digest, sync_file, sync_folder, write_whole
+from gpu_extract.storage.atomic import new_digest, sync_file, write_whole
 from gpu_extract.storage.durable import sync_file_system
 from gpu_extract.storage.inputs import open_input
 from gpu_extract.storage.parts import write_file
 
-VERSION = 1
-WHAT = "the record of the last prune"
+_FILE = RecordFile(journal.PRUNED, "pruned", "the record of the last prune")
 BEGUN, DONE, UNDOING = "begun", "done", "undoing"
 
 
@@ -90,35 +90,23 @@ class Pruned:
         Raises:
             InputError: if it cannot be read.
         """
-        path = folder / journal.PRUNED
-        if not os.path.lexists(path):
-            return None
-        with open_input(path, WHAT) as file:
-            data = file.read()
-        try:
-            told = json.loads(zlib.decompress(data))
-            if told.pop("pruned") != VERSION:
-                raise ValueError
+
+        def made(told: dict[str, Any]) -> Pruned:
             told["files"] = [
                 Numbered(**{**one, "index": None if one["index"] is None else tuple(one["index"])})
                 for one in told["files"]
             ]
             return cls(**told)
-        except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
-            raise InputError(
-                f"{path} is damaged, or of another version of this program; remove it if nothing is to be undone."
-            ) from error
+
+        return _FILE.load(folder, made, "remove it if nothing is to be undone")
 
     def save(self, folder: Path) -> None:
         """Put the record into the folder; raises OutputError if the disk refuses."""
-        data = json.dumps({"pruned": VERSION, **asdict(self)}, separators=(",", ":"))
-        write_whole(folder / journal.PRUNED, [zlib.compress(data.encode())])
+        _FILE.save(folder, self)
 
     @staticmethod
     def remove(folder: Path) -> None:
-        with suppress(FileNotFoundError):
-            (folder / journal.PRUNED).unlink()
-        sync_folder(folder)
+        _FILE.remove(folder)
 
     def bring_forward(self, folder: Path) -> list[str]:
         """Make the folder one of the alignments file after the prune; what could not be done, in sentences.

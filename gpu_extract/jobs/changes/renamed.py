@@ -7,24 +7,21 @@ is one rename to a name that is free, so no file is ever without a name, and non
 
 from __future__ import annotations
 
-import json
 import os
-import zlib
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from gpu_extract.errors import InputError, OutputError
 from gpu_extract.jobs.changes.pruned import digest, raw
+from gpu_extract.jobs.changes.record_file import RecordFile
 from gpu_extract.naming import split_name
 from gpu_extract.run import journal
-from gpu_extract.storage.atomic import sync_folder, write_whole
-from gpu_extract.storage.inputs import open_input
+from gpu_extract.storage.atomic import sync_folder
 
-VERSION = 1
-WHAT = "the record of the last rename"
+_FILE = RecordFile(journal.RENAMED, "renamed", "the record of the last rename")
 BEGUN, DONE, UNDOING = "begun", "done", "undoing"
 
 
@@ -59,31 +56,19 @@ class Renamed:
         Raises:
             InputError: if it cannot be read.
         """
-        path = folder / journal.RENAMED
-        if not os.path.lexists(path):
-            return None
-        with open_input(path, WHAT) as file:
-            data = file.read()
-        try:
-            told = json.loads(zlib.decompress(data))
-            if told.pop("renamed") != VERSION:
-                raise ValueError
+
+        def made(told: dict[str, Any]) -> Renamed:
             return cls(told["state"], [Moved(**one) for one in told["files"]])
-        except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
-            raise InputError(
-                f"{path} is damaged, or of another version of this program; remove it if nothing is to be undone."
-            ) from error
+
+        return _FILE.load(folder, made, "remove it if nothing is to be undone")
 
     def save(self, folder: Path) -> None:
         """Put the record into the folder; raises OutputError if the disk refuses."""
-        data = json.dumps({"renamed": VERSION, **asdict(self)}, separators=(",", ":"))
-        write_whole(folder / journal.RENAMED, [zlib.compress(data.encode())])
+        _FILE.save(folder, self)
 
     @staticmethod
     def remove(folder: Path) -> None:
-        with suppress(FileNotFoundError):
-            (folder / journal.RENAMED).unlink()
-        sync_folder(folder)
+        _FILE.remove(folder)
 
     def followed_by(self, folder: Path, moves: Mapping[str, str]) -> Renamed:
         """One record of this one, whose work was stopped, and of the moves that complete it."""

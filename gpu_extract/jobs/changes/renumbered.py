@@ -7,26 +7,24 @@ from what is on the disk. `pruned` is its counterpart for faces that leave.
 
 from __future__ import annotations
 
-import json
 import os
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from gpu_extract.errors import InputError, OutputError
 from gpu_extract.face_files.metadata import STEM, Row, rows_of, write_metadata
 from gpu_extract.jobs.changes.pruned import digest, numbered, raw, rows_digest, unpacked
+from gpu_extract.jobs.changes.record_file import RecordFile
 from gpu_extract.run import journal
 from gpu_extract.storage.atomic import sync_file, sync_folder, write_whole
 from gpu_extract.storage.durable import sync_file_system
-from gpu_extract.storage.inputs import open_input
 from gpu_extract.storage.parts import write_file
 
-VERSION = 1
-WHAT = "the record of the last reindex"
+_FILE = RecordFile(journal.REINDEXED, "reindexed", "the record of the last reindex")
 BEGUN, HELD = "begun", "held"
 ASIDE = ".moved"
 """Behind the old name of a file whose new name was taken by another one meanwhile."""
@@ -84,32 +82,19 @@ class Renumbered:
         Raises:
             InputError: if it cannot be read.
         """
-        path = folder / journal.REINDEXED
-        if not os.path.lexists(path):
-            return None
-        with open_input(path, WHAT) as file:
-            data = file.read()
-        try:
-            told = json.loads(zlib.decompress(data))
-            if told.pop("reindexed") != VERSION:
-                raise ValueError
-            told["files"] = [Moved(**one) for one in told["files"]]
-            return cls(**told)
-        except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
-            raise InputError(
-                f"{path} is damaged, or of another version of this program; extract the faces again, into a new folder."
-            ) from error
+
+        def made(told: dict[str, Any]) -> Renumbered:
+            return cls(**told | {"files": [Moved(**one) for one in told["files"]]})
+
+        return _FILE.load(folder, made, "extract the faces again, into a new folder")
 
     def save(self, folder: Path) -> None:
         """Put the record into the folder; raises OutputError if the disk refuses."""
-        data = json.dumps({"reindexed": VERSION, **asdict(self)}, separators=(",", ":"))
-        write_whole(folder / journal.REINDEXED, [zlib.compress(data.encode())])
+        _FILE.save(folder, self)
 
     @staticmethod
     def remove(folder: Path) -> None:
-        with suppress(FileNotFoundError):
-            (folder / journal.REINDEXED).unlink()
-        sync_folder(folder)
+        _FILE.remove(folder)
 
     def is_going_on(self, folder: Path) -> bool:
         """Whether files have lost their old names already."""
