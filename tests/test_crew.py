@@ -260,7 +260,7 @@ def test_calls_of_c_that_fail(layout: str, code: int, job: Callable[..., Job], f
 
 def test_a_run_that_is_asked_to_end(job: Callable[..., Job]) -> None:
     """Frames in flight are finished and recorded; no thread is left."""
-    made = job("cancelled", "-sz", "256")
+    made = job("cancelled", "-sz", "1024")
     cancel = threading.Event()
     seen = []
 
@@ -270,13 +270,13 @@ def test_a_run_that_is_asked_to_end(job: Callable[..., Job]) -> None:
             cancel.set()
 
     report = extract(
-        made.alignments, made.frames, made.faces, size=256, progress=listen, cancel=cancel, workers=2, device="cpu"
+        made.alignments, made.frames, made.faces, size=1024, progress=listen, cancel=cancel, workers=2, device="cpu"
     )
     assert report.exit_code == 128 + signal.SIGINT or not report.complete
     written = len(list(made.faces.glob("*.png")))
-    assert written == report.faces_written <= 2 * FRAMES
+    assert written == report.faces_written < 2 * FRAMES
     assert cutting_threads() == 0
-    assert made.run("-sz", "256", "--resume") == 0
+    assert made.run("-sz", "1024", "--resume") == 0
     assert len(list(made.faces.glob("*.png"))) == 2 * FRAMES
 
 
