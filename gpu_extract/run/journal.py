@@ -268,7 +268,7 @@ class Journal:
     def _write(self, data: bytes) -> None:
         try:
             if os.write(self._handle, data) != len(data):
-                raise OutputError(f"the journal {self.path} cannot grow: the disk is full.")
+                raise OutputError(f"the journal {self.path} cannot grow: {os.strerror(errno.ENOSPC)}.")
         except OSError as error:
             raise OutputError(f"the journal {self.path} cannot grow: {error.strerror}.") from error
 
