@@ -24,6 +24,7 @@ from gpu_extract.run.plan import (
     make_plan,
     subset,
     upright_landmarks,
+    with_own_poses,
     without_shared_files,
 )
 from tests.contracts.fakes import FakeSource
@@ -75,11 +76,12 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize("centering", mean_faces.CENTERINGS)
 @pytest.mark.parametrize("align_eyes", [False, True])
 @pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("ahead", [False, True])
 def test_crops_equal_those_made_at_once(
-    name: str, centering: Centering, align_eyes: bool, smooth: bool, vectors: Path
+    name: str, centering: Centering, align_eyes: bool, smooth: bool, ahead: bool, vectors: Path
 ) -> None:
     alignments = Alignments.load(vectors / "alignments" / name)
-    plan = planned(alignments, size=88, centering=centering, align_eyes=align_eyes, antialias=smooth)
+    plan = planned(alignments, size=88, centering=centering, align_eyes=align_eyes, antialias=smooth, fit_ahead=ahead)
     assert plan.face_count == len(alignments.faces)
     for task in plan.tasks():
         assert task.failed == {}
@@ -133,6 +135,29 @@ def test_legacy_crops_need_no_pose(vectors: Path, solved: list[str]) -> None:
     assert np.isfinite(plan.geometry.crop_from_frame).all()
     assert len(list(plan.tasks())) == plan.frame_count
     assert solved == []
+
+
+@pytest.mark.parametrize("centering", mean_faces.CENTERINGS)
+def test_faces_that_are_fitted_with_their_frames_are_planned_as_those_fitted_ahead(
+    tmp_path: Path, vector_faces: Any, centering: Centering
+) -> None:
+    good = [face["landmarks"] for frame in vector_faces.values() for face in frame]
+    bad = [without_pose(), np.full((68, 2), 7, np.float32), good[0] * [-1, 1] + [400, 0], good[0] * 1e-7]
+    alignments = written(tmp_path, [[good[0], *bad], [bad[1]], good[1:5], []])
+    ahead = planned(alignments, centering=centering)
+    later = planned(alignments, centering=centering, fit_ahead=False)
+    assert np.isnan(later.geometry.crop_from_frame[:, 0, 0]).sum() >= 5
+    for column in ("rows", "starts", "index", "positions", "frame_of"):
+        np.testing.assert_array_equal(getattr(later, column), getattr(ahead, column))
+    assert later.failures == ahead.failures
+    own = with_own_poses(later)
+    for task, wanted in zip(own.tasks(), ahead.tasks(), strict=True):
+        np.testing.assert_array_equal(task.crop_from_frame, wanted.crop_from_frame)
+        np.testing.assert_array_equal(task.cubic, wanted.cubic)
+        np.testing.assert_array_equal(task.region, wanted.region)
+    assert np.isnan(later.geometry.crop_from_frame[:, 0, 0]).sum() >= 5
+    measured = planned(alignments, centering=centering, fit_ahead=False, min_box_px=1)
+    assert np.isfinite(measured.geometry.crop_from_frame[:, 0, 0]).all()
 
 
 def without_pose() -> np.ndarray:

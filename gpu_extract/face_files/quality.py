@@ -176,7 +176,7 @@ def _add_crop(
 ) -> None:
     """Add what depends on the crop, which was cut by these landmarks."""
     centering: Centering = "legacy" if len(points) == 51 else cut.centering
-    fitted = crops.fit(
+    fitted = crops.Fit(
         points[None], size, centering, seed=False, align_eyes=cut.align_eyes, rounding=cut.rounding
     ).geometry()
     if not fitted.usable[0]:

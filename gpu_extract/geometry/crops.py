@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpu_extract.geometry import pose
+from gpu_extract.geometry.certain import Certainty
 from gpu_extract.geometry.mean_faces import Centering, table
 from gpu_extract.geometry.rounding import USUAL, Rounding
 from gpu_extract.kernels import tables
@@ -31,7 +32,7 @@ RIGHT_EYE = slice(36, 42)
 LEFT_EYE = slice(42, 48)
 POINT_COUNTS = (68, 98, 51, 4)
 DECIMALS = 2
-BLOCK = 1 << 12  # faces fitted at a time: their float64 copies take 6 MB, not 2 GB for a million
+BLOCK = 1 << 10  # faces fitted at a time: their float64 copies stay in the cache
 FILTER_TOLERANCE_PX = 1e-3
 """A box is compared with a wanted size after this much slack: at scale 1 the float32 fit is off by about 1e-5 px."""
 
@@ -109,8 +110,9 @@ def padding_px(size: int, centering: Centering, *, seed: bool) -> int:
 
 def to_crop(normalized: np.ndarray, size: int, padding: int) -> np.ndarray:
     """crop_from_frame [K, 2, 3] from normalized matrices: the core square becomes S - 2 * padding pixels wide."""
-    crop_from_frame = normalized * (size - 2 * padding)
-    crop_from_frame[:, :, 2] += padding
+    with np.errstate(all="ignore"):
+        crop_from_frame = normalized * (size - 2 * padding)
+        crop_from_frame[:, :, 2] += padding
     return crop_from_frame
 
 
@@ -247,30 +249,60 @@ class CropGeometry:
         return len(self.usable)
 
 
-@dataclass(frozen=True)
 class Fit:
-    """K faces that have the same number of landmarks, fitted to the mean face. Any of their crops follow from it."""
+    """K faces that have the same number of landmarks, fitted to the mean face. Any of their crops follow from it.
 
-    points: np.ndarray  # [K, n, 2] float32 or float64, frame pixels
-    legacy: np.ndarray  # [K, 2, 3] float64, normalized
-    turn: np.ndarray | None  # [K, 2, 2] float64 that levels the eyes, if asked for
-    size: int
-    centering: Centering
-    seed: bool
-    rounding: Rounding
+    They are fitted by the block, when one of it is asked for; threads may ask at once.
+
+    Args:
+        points: [K, n, 2] float32 or float64 landmarks in frame pixels, n one of `POINT_COUNTS`, finite.
+        size: crop side S in pixels.
+        centering: what the crop is centred on; "face" and "head" need a pose, so 51 points allow "legacy" only.
+        seed: the numbers of files before version 2.0.
+        align_eyes: turn the face until its eyes are level (needs eyes: 4-point regions stay as they are).
+        rounding: how the last bits come about.
+
+    Raises:
+        ValueError: if n is not one of `POINT_COUNTS`, or 51 points meet another centering than legacy.
+    """
+
+    def __init__(
+        self,
+        points: np.ndarray,
+        size: int,
+        centering: Centering = "legacy",
+        *,
+        seed: bool,
+        align_eyes: bool = False,
+        rounding: Rounding = USUAL,
+    ) -> None:
+        n = points.shape[1]
+        if n not in POINT_COUNTS:
+            raise ValueError(f"a face has {n} landmarks; 68, 98, 51 and 4 are understood")
+        if n == 51 and centering != "legacy":
+            raise ValueError(f"a face has the 51 core landmarks only, which allow centering legacy, not {centering}")
+        seed = seed and centering == "legacy"
+        self.points, self._size, self._centering, self._rounding = points, size, centering, rounding
+        self._target = mean_face(n, seed=seed)
+        self._padding = padding_px(size, centering, seed=seed)
+        self._legacy_padding = padding_px(size, "legacy", seed=seed)
+        self._legacy = np.empty((len(points), 2, 3))
+        self._turn = np.empty((len(points), 2, 2)) if align_eyes and n != 4 else None
+        self._is_fitted = np.zeros(len(_blocks(len(points))), bool)
 
     @property
     def needs_pose(self) -> bool:
         """Whether the crops are centred on something that only a pose tells."""
-        return self.centering != "legacy" and self.points.shape[1] != 4
+        return self._centering != "legacy" and self.points.shape[1] != 4
 
     def crop_from_frame(self, faces: np.ndarray | slice) -> np.ndarray:
         """Matrices [k, 2, 3] float64 of some of the faces; NaN where landmarks, or the pose, do not define a crop."""
-        legacy = self.legacy[faces]
+        self._fit(faces)
+        legacy = self._legacy[faces]
         if not self.needs_pose:
             return self._to_crop(legacy, faces)
         normalized = legacy.copy()
-        normalized[:, :, 2] -= pose.offsets(to_68(self.points[faces]), legacy, self.centering, self.rounding)
+        normalized[:, :, 2] -= pose.offsets(to_68(self.points[faces]), legacy, self._centering, self._rounding)
         return self._to_crop(normalized, faces)
 
     def geometry(self) -> CropGeometry:
@@ -284,59 +316,52 @@ class Fit:
         """
         if not self.needs_pose:
             return self.geometry()
-        crop_from_frame = self._to_crop(self.legacy, slice(None))
+        self._fit(slice(None))
+        crop_from_frame = self._to_crop(self._legacy, slice(None))
         surely = np.empty(len(self.points), bool)
         for block in _blocks(len(surely)):
-            surely[block] = pose.surely_found(to_68(self.points[block]), self.legacy[block])
+            surely[block] = pose.surely_found(to_68(self.points[block]), self._legacy[block])
         crop_from_frame[~surely] = self.crop_from_frame(np.flatnonzero(~surely))
         cut = _geometry(crop_from_frame)
         crop_from_frame[surely, :, 2] = np.nan
         return cut
 
+    def geometry_before_fit(self) -> CropGeometry:
+        """All crops, of which those that are sure to be usable are NaN and not cubic as yet; see `crop_from_frame`."""
+        surely = np.zeros(len(self.points), bool)
+        if self._size > 2 * self._padding:
+            certainty = self._certainty()
+            for block in _blocks(len(surely)):
+                surely[block] = certainty.have_crops(self.points[block])
+        crop_from_frame = np.full((len(surely), 2, 3), np.nan)
+        crop_from_frame[~surely] = self.crop_from_frame(np.flatnonzero(~surely))
+        cut = _geometry(crop_from_frame)
+        return CropGeometry(crop_from_frame, cut.cubic, cut.usable | surely)
+
+    def _certainty(self) -> Certainty:
+        n = self.points.shape[1]
+        which = np.arange(n)[None, :, None]
+        posed = to_68(which)[0, pose.POSE_POINTS, 0] if self.needs_pose else None
+        return Certainty(n, core(which)[0, :, 0], self._target, posed)
+
+    def _fit(self, faces: np.ndarray | slice) -> None:
+        every = _blocks(len(self.points))
+        wanted = range(len(every)) if isinstance(faces, slice) else np.unique(faces // BLOCK).tolist()
+        for number in wanted:
+            if self._is_fitted[number]:
+                continue
+            block = every[number]
+            self._legacy[block] = legacy = umeyama(core(self.points[block]), self._target, self._rounding)
+            if self._turn is not None:
+                plain = to_crop(legacy, self._size, self._legacy_padding)
+                self._turn[block] = rotation(eye_angle(to_68(self.points[block]), plain, self._rounding))
+            self._is_fitted[number] = True
+
     def _to_crop(self, normalized: np.ndarray, faces: np.ndarray | slice) -> np.ndarray:
-        if self.turn is not None:
-            centre = (0.0, 0.0) if self.centering == "legacy" else (0.5, 0.5)
-            normalized = rotate(normalized, self.turn[faces], centre)
-        return to_crop(normalized, self.size, padding_px(self.size, self.centering, seed=self.seed))
-
-
-def fit(
-    points: np.ndarray,
-    size: int,
-    centering: Centering = "legacy",
-    *,
-    seed: bool,
-    align_eyes: bool = False,
-    rounding: Rounding = USUAL,
-) -> Fit:
-    """Fit faces that have the same number of landmarks.
-
-    Args:
-        points: [K, n, 2] float32 or float64 landmarks in frame pixels, n one of `POINT_COUNTS`, finite.
-        size: crop side S in pixels.
-        centering: what the crop is centred on; "face" and "head" need a pose, so 51 points allow "legacy" only.
-        seed: the numbers of files before version 2.0.
-        align_eyes: turn the face until its eyes are level (needs eyes: 4-point regions stay as they are).
-        rounding: how the last bits come about.
-
-    Raises:
-        ValueError: if n is not one of `POINT_COUNTS`, or 51 points meet another centering than legacy.
-    """
-    n = points.shape[1]
-    if n not in POINT_COUNTS:
-        raise ValueError(f"a face has {n} landmarks; 68, 98, 51 and 4 are understood")
-    if n == 51 and centering != "legacy":
-        raise ValueError(f"a face has the 51 core landmarks only, which allow centering legacy, not {centering}")
-    seed = seed and centering == "legacy"
-    target = mean_face(n, seed=seed)
-    legacy = np.empty((len(points), 2, 3))
-    turn = np.empty((len(points), 2, 2)) if align_eyes and n != 4 else None
-    for block in _blocks(len(points)):
-        legacy[block] = umeyama(core(points[block]), target, rounding)
-        if turn is not None:
-            plain = to_crop(legacy[block], size, padding_px(size, "legacy", seed=seed))
-            turn[block] = rotation(eye_angle(to_68(points[block]), plain, rounding))
-    return Fit(points, legacy, turn, size, centering, seed, rounding)
+        if self._turn is not None:
+            centre = (0.0, 0.0) if self._centering == "legacy" else (0.5, 0.5)
+            normalized = rotate(normalized, self._turn[faces], centre)
+        return to_crop(normalized, self._size, self._padding)
 
 
 def crop_geometry(
@@ -348,8 +373,8 @@ def crop_geometry(
     align_eyes: bool = False,
     rounding: Rounding = USUAL,
 ) -> CropGeometry:
-    """Crop matrices of faces that have the same number of landmarks; see `fit`."""
-    return fit(points, size, centering, seed=seed, align_eyes=align_eyes, rounding=rounding).geometry()
+    """Crop matrices of faces that have the same number of landmarks; see `Fit`."""
+    return Fit(points, size, centering, seed=seed, align_eyes=align_eyes, rounding=rounding).geometry()
 
 
 def _blocks(count: int) -> list[slice]:

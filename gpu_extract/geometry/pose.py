@@ -102,18 +102,36 @@ def surely_found(points: np.ndarray, normalized: np.ndarray) -> np.ndarray:
         points: [K, 68, 2] landmarks in frame pixels.
         normalized: [K, 2, 3] float64 from `geometry.umeyama`.
     """
-    model = _model()
-    along = model.sum(axis=0) / np.linalg.norm(model.sum(axis=0))
-    across = (model - np.outer(model @ along, along)) / np.linalg.norm(model, axis=1).sum()
     seen = points[:, POSE_POINTS].astype(np.float64)
     with np.errstate(all="ignore"):
         linear = normalized[:, :, :2]
-        # A constant u adds what is parallel, so neither the translation nor the camera's centre matters.
-        moments = np.matmul(linear, np.matmul(seen.transpose(0, 2, 1), across))  # [K, 2, 3]: of u and of v
-        lean = np.linalg.norm(moments, axis=2).max(axis=1)
+        moments = np.matmul(linear, np.matmul(seen.transpose(0, 2, 1), across()))
         reach = np.abs(linear).max(axis=(1, 2)) * np.abs(seen.reshape(-1, 2 * len(POSE_POINTS))).max(axis=1)
         reach += np.abs(normalized[:, :, 2]).max(axis=1)
-        return np.asarray((reach < SURE_REACH) & (lean > SURE_LEAN * reach))
+        return is_sure(moments, reach)
+
+
+def across() -> np.ndarray:
+    """The model's points [26, 3] without what is parallel to their sum, in all 1 long: a constant u adds nothing."""
+    model = _model()
+    along = model.sum(axis=0) / np.linalg.norm(model.sum(axis=0))
+    found: np.ndarray = (model - np.outer(model @ along, along)) / np.linalg.norm(model, axis=1).sum()
+    return found
+
+
+def is_sure(moments: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """See `surely_found`.
+
+    Args:
+        moments: [K, 2, 3] sums of `across` times u, and times v. Neither the translation nor the camera's centre
+            matters for them.
+        reach: [K] how large the numbers were that normalized points are sums of.
+
+    Returns:
+        [K] bool.
+    """
+    lean = np.linalg.norm(moments, axis=2).max(axis=1)
+    return np.asarray((reach < SURE_REACH) & (lean > SURE_LEAN * reach))
 
 
 def _model() -> np.ndarray:

@@ -154,7 +154,7 @@ def _open(settings: Settings, parts: Iterable[Shard]) -> FaceSource:
     alignments = load_any(settings.alignments)
     resolved = resolve(settings, alignments)
     with frames_of(settings, resolved) as source:
-        _, plan = planned(settings, alignments, resolved, source)
+        _, plan = planned(settings, alignments, resolved, source, fit_ahead=False)
         found = source.names()
         notes = (*alignments.notes, *resolved.notes, *source.notes, *plan.notes)
     names = None if found is None else tuple(found)

@@ -43,6 +43,9 @@ class PlanOptions:
     antialias: bool = False
     match_keys: str = "exact"
     """What may differ between a key and its frame's name, see `run.keys`."""
+    fit_ahead: bool = True
+    """Whether faces are fitted before the first frame is read, or with those about them when their frame is. Where
+    boxes are measured they always are."""
 
 
 @dataclass
@@ -56,12 +59,12 @@ class Plan:
     starts: np.ndarray  # [N + 1] int64, faces of frame i are starts[i] .. starts[i + 1]
     index: np.ndarray  # [K] int32
     frame_of: np.ndarray  # [N] int32, entry of the alignments file
-    geometry: CropGeometry  # K rows; translations are NaN where `task` has yet to find the pose
+    geometry: CropGeometry  # K rows; NaN, or its translation is, where `task` has yet to fit or to find the pose
     region: np.ndarray  # [K, 4] int64; everywhere, where the translation is NaN
     extension: str | None
     antialias: bool = False
     fits: Fits = field(default_factory=list)
-    """The groups that need a pose."""
+    """The groups of which crops are NaN as yet."""
     faces_filtered: int = 0
     failures: list[Failure] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
@@ -84,10 +87,11 @@ class Plan:
         return len(self.rows)
 
     def task(self, i: int) -> FrameTask:
-        """The i-th frame's faces. Finds their poses if they need any, so that each is found by whoever needs it."""
+        """The i-th frame's faces. Completes their crops, so that each is found by whoever needs it."""
         faces = slice(self.starts[i], self.starts[i + 1])
         name = self.frame_names[self.frame_of[i]]
-        failed = {k: Failure(name, int(self.index[faces][k]), NO_CROP) for k in self._pose(faces)} if self.fits else {}
+        lost = self._complete(faces) if self.fits else []
+        failed = {k: Failure(name, int(self.index[faces][k]), NO_CROP) for k in lost}
         return FrameTask(
             int(self.positions[i]),
             name,
@@ -100,16 +104,17 @@ class Plan:
             failed,
         )
 
-    def _pose(self, faces: slice) -> list[int]:
-        """Complete the crops of some faces; returns which of them have none. Threads may complete others meanwhile."""
-        crop_from_frame = self.geometry.crop_from_frame[faces]
+    def _complete(self, faces: slice) -> list[int]:
+        """Find the crops of some faces; returns which of them have none. Threads may do so for others meanwhile."""
+        crop_from_frame, cubic = self.geometry.crop_from_frame[faces], self.geometry.cubic[faces]
         pending = np.flatnonzero(np.isnan(crop_from_frame[:, 0, 2]))
         if not len(pending):
             return []
         crop_from_frame[pending] = found = with_poses(self.fits, self.rows[faces][pending])
-        self.region[faces] = _source_region(crop_from_frame, self.geometry.cubic[faces], self.size, self.antialias)
-        poseless: list[int] = pending[np.isnan(found[:, 0, 2])].tolist()
-        return poseless
+        cubic[pending] = crops.is_cubic(found)
+        self.region[faces] = _source_region(crop_from_frame, cubic, self.size, self.antialias)
+        lost: list[int] = pending[np.isnan(found[:, 0, 2])].tolist()
+        return lost
 
     def tasks(self) -> Iterator[FrameTask]:
         return (self.task(i) for i in range(self.frame_count))
@@ -131,7 +136,7 @@ def crop_all(alignments: Alignments, options: PlanOptions, sizes: dict[int, tupl
     Args:
         sizes: (height, width) of the frames, by entry of the file, that hold faces found in a rotated frame.
     """
-    return _stacked(alignments, fit_all(alignments, options, sizes))
+    return _stacked(alignments, fit_all(alignments, options, sizes), ahead=True)
 
 
 def fit_all(alignments: Alignments, options: PlanOptions, sizes: dict[int, tuple[int, int]]) -> Fits:
@@ -148,15 +153,16 @@ def fit_all(alignments: Alignments, options: PlanOptions, sizes: dict[int, tuple
                 points[k] = upright_landmarks(alignments, int(group.rows[k]), points[k], sizes)
         n = points.shape[1]
         centering = "legacy" if n == 51 else options.centering
-        fitted = crops.fit(
+        fitted = crops.Fit(
             points, options.size, centering, seed=seed, align_eyes=options.align_eyes, rounding=options.rounding
         )
         fits.append((group.rows, fitted))
     return fits
 
 
-def _stacked(alignments: Alignments, fits: Fits) -> CropGeometry:
-    return crops.stack([(rows, fit.geometry_before_pose()) for rows, fit in fits], len(alignments.faces))
+def _stacked(alignments: Alignments, fits: Fits, *, ahead: bool) -> CropGeometry:
+    parts = [(rows, fit.geometry_before_pose() if ahead else fit.geometry_before_fit()) for rows, fit in fits]
+    return crops.stack(parts, len(alignments.faces))
 
 
 def with_poses(fits: Fits, rows: np.ndarray) -> np.ndarray:
@@ -201,7 +207,8 @@ def make_plan(alignments: Alignments, source: FrameSource, options: PlanOptions)
     turned = sorted(set(faces.frame[wanted_face & (faces.rotation != 0)].tolist()))
     sizes = {i: source.size_of(int(position[i])) for i in turned}
     fits = fit_all(alignments, options, sizes)
-    cut = _stacked(alignments, fits)
+    ahead = options.fit_ahead or options.min_box_px > 0
+    cut = _stacked(alignments, fits, ahead=ahead)
 
     failures += [
         Failure(names[faces.frame[row]], int(faces.index[row]), reason)
@@ -247,7 +254,7 @@ def make_plan(alignments: Alignments, source: FrameSource, options: PlanOptions)
         region=_source_region(crop_from_frame, cut.cubic[rows], options.size, options.antialias),
         extension=options.extension,
         antialias=options.antialias,
-        fits=[part for part in fits if part[1].needs_pose],
+        fits=[part for part in fits if part[1].needs_pose or not ahead],
         faces_filtered=filtered,
         failures=failures,
         frame_sizes=sizes,
@@ -283,7 +290,7 @@ def _drop_same_frame(
 def refitted(plan: Plan, alignments: Alignments, options: PlanOptions) -> Plan:
     """The same faces of the same frames, cut by other options of the fit."""
     fits = fit_all(alignments, options, plan.frame_sizes)
-    cut = _stacked(alignments, fits)
+    cut = _stacked(alignments, fits, ahead=True)
     crop_from_frame, cubic = cut.crop_from_frame[plan.rows], cut.cubic[plan.rows]
     return replace(
         plan,
@@ -298,7 +305,8 @@ def with_own_poses(plan: Plan) -> Plan:
     if not plan.fits:
         return plan
     cut = plan.geometry
-    return replace(plan, geometry=replace(cut, crop_from_frame=cut.crop_from_frame.copy()), region=plan.region.copy())
+    own = replace(cut, crop_from_frame=cut.crop_from_frame.copy(), cubic=cut.cubic.copy())
+    return replace(plan, geometry=own, region=plan.region.copy())
 
 
 def without_shared_files(plan: Plan, *, any_extension: bool = False, fold_case: bool = False) -> Plan:
@@ -400,6 +408,8 @@ def _is_large(cut: CropGeometry, fits: Fits, options: PlanOptions) -> np.ndarray
     The box's true side decides; a face whose whole-pixel length reaches the size by rounding stays, too, because the
     reference keeps it.
     """
+    if not options.min_box_px:
+        return cut.usable
     box = crops.box_px(cut.crop_from_frame, options.size)
     large = box >= options.min_box_px - crops.FILTER_TOLERANCE_PX
     rounding = 2.0  # of two corners, by half a pixel in x and y each
@@ -411,5 +421,9 @@ def _is_large(cut: CropGeometry, fits: Fits, options: PlanOptions) -> np.ndarray
 
 
 def _source_region(crop_from_frame: np.ndarray, cubic: np.ndarray, size: int, antialiased: bool) -> np.ndarray:
-    region: np.ndarray = (antialias if antialiased else tables).source_region(crop_from_frame, cubic, size)
+    region = np.full((len(cubic), 4), tables.EVERYWHERE, np.int64)
+    known = np.flatnonzero(np.isfinite(crop_from_frame[:, 0, 2]))
+    if len(known):
+        sampling = antialias if antialiased else tables
+        region[known] = sampling.source_region(crop_from_frame[known], cubic[known], size)
     return region

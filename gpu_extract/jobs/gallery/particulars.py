@@ -169,7 +169,7 @@ class Knowledge:
         for (_, size, centering, seed), faces in alike.items():
             points = np.stack([points for k in faces if (points := cuts[k].points) is not None])
             level = bool(self._settings.get("align_eyes"))
-            fitted = crops.fit(points, size, centering, seed=seed, align_eyes=level)
+            fitted = crops.Fit(points, size, centering, seed=seed, align_eyes=level)
             for k, matrix in zip(faces, fitted.crop_from_frame(slice(None)), strict=True):
                 if cuts[k].matrix is None and np.isfinite(matrix).all():
                     cuts[k].matrix = matrix

@@ -112,10 +112,10 @@ def frames_of(settings: Settings, resolved: Resolved, *, skip_unwanted: bool = T
 
 
 def planned(
-    settings: Settings, alignments: Alignments, resolved: Resolved, source: FrameSource
+    settings: Settings, alignments: Alignments, resolved: Resolved, source: FrameSource, *, fit_ahead: bool = True
 ) -> tuple[PlanOptions, Plan]:
     """Which faces of which frames, and how; what was no face from the beginning is among the plan's failures."""
-    options = _plan_options(settings, resolved)
+    options = _plan_options(settings, resolved, fit_ahead)
     plan = make_plan(alignments, source, options)
     plan.failures += _left_out(alignments, source, settings.extract_every_n)
     return options, plan
@@ -149,7 +149,7 @@ def _left_out(alignments: Alignments, source: FrameSource, every_n: int) -> list
     return [bad for bad, position in zip(alignments.left_out, positions, strict=True) if (position or 0) % every_n == 0]
 
 
-def _plan_options(settings: Settings, resolved: Resolved) -> PlanOptions:
+def _plan_options(settings: Settings, resolved: Resolved, fit_ahead: bool) -> PlanOptions:
     return PlanOptions(
         size=settings.size,
         extract_every_n=settings.extract_every_n,
@@ -161,6 +161,7 @@ def _plan_options(settings: Settings, resolved: Resolved) -> PlanOptions:
         extension=resolved.extension,
         antialias=settings.antialias,
         match_keys=settings.match_keys,
+        fit_ahead=fit_ahead,
     )
 
 

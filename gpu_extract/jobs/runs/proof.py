@@ -215,7 +215,7 @@ class _Sample:
         if self._patch is None or self._points is None:
             return None
         centering = "legacy" if len(self._points) == 51 else way.centering or self._traits.centering
-        fitted = crops.fit(
+        fitted = crops.Fit(
             self._points[None],
             way.size,
             centering,
