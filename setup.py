@@ -75,6 +75,7 @@ class Source(sdist):
 
 setup(
     ext_modules=[
+        extension("_columns"),
         extension("_cutter", "frame", "png", "pool", "positions", "sampler", "sha1", "sharpness", "yuv"),
         extension("_jpeg", "jpeg"),
         extension("_opcodes", "numbers"),

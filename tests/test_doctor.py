@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from gpu_extract.jobs import doctor
-from gpu_extract.kernels import cpu, cutter, jpeg, opcodes, png, scanlines, yuv
+from gpu_extract.kernels import columns, cpu, cutter, jpeg, opcodes, png, scanlines, yuv
 from gpu_extract.run.threads import usable_cores, use_cores
 
 
@@ -18,11 +18,13 @@ def said(findings: doctor.Findings, word: str) -> list[str]:
 
 
 def test_each_part_in_c_is_named_where_it_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    for part in (cpu, cutter, jpeg, opcodes, png, scanlines, yuv):
+    for part in (columns, cpu, cutter, jpeg, opcodes, png, scanlines, yuv):
         monkeypatch.setattr(part, "is_available", lambda: True)
     findings = doctor.examine(device="cpu")
     assert set(findings.native.values()) == {"built"}
-    assert said(findings, "native") == ["native    cutter, sampler, png, yuv, scanlines, jpeg, opcodes: our own C"]
+    assert said(findings, "native") == [
+        "native    cutter, sampler, png, yuv, scanlines, jpeg, opcodes, columns: our own C"
+    ]
 
 
 def test_what_stands_in_is_named_where_a_part_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:

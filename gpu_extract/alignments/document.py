@@ -7,17 +7,19 @@ import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 
 from gpu_extract.alignments.container import Document, container_for
-from gpu_extract.alignments.face_table import LANDMARK_KEYS, FaceTable, face_table
+from gpu_extract.alignments.face_table import LANDMARK_KEYS, FaceTable, face_table, survey
 from gpu_extract.alignments.generation import NEWEST, Traits, generation_of, holds_lists_only
 from gpu_extract.alignments.limits import Limits, shown
 from gpu_extract.alignments.packed import unpack
 from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError, UsageError
+from gpu_extract.kernels import columns
 from gpu_extract.storage.atomic import Snapshot, backup_copy, digest_of, new_digest, write_new, write_whole
 from gpu_extract.storage.contents import HEAD_BYTES, what_it_is
 from gpu_extract.storage.inputs import open_input, unreadable
@@ -76,9 +78,10 @@ class Alignments:
         lists = _face_lists(frames, self.path.name)
         self._records: list[Any] = [record for faces in lists for record in faces]
         self._separate(lists)
-        self.generation = generation_of(self.version, self._frames, self._records)
-        self.traits = Traits(self.version, self.generation, holds_lists_only(self._records), document.numpy_2)
-        self.faces = face_table(self._records, list(map(len, lists)))
+        found = survey(self._records)
+        self.generation = generation_of(self.version, self._frames, self._records, found)
+        self.traits = Traits(self.version, self.generation, holds_lists_only(self._records, found), document.numpy_2)
+        self.faces = face_table(self._records, list(map(len, lists)), found)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, limits: Limits | None = None) -> Self:
@@ -241,7 +244,8 @@ class Alignments:
 
     def _separate(self, lists: list[list[Any]]) -> None:
         """Give each face a dict of its own where a file shares one, or setting one's hash would set the other's."""
-        if _are_all_different(self._records) and _are_all_different(lists):
+        held = 1 if all(map(isinstance, self._frames, repeat(dict))) else 2  # in frames' dicts, or in the file's itself
+        if _are_all_different(self._records, 1) and _are_all_different(lists, held):
             return
         shared: set[int] = set()
         row = 0
@@ -405,7 +409,11 @@ def holds_landmarks(root: dict[Any, Any]) -> bool:
     return False
 
 
-def _are_all_different(objects: Sequence[Any]) -> bool:
+def _are_all_different(objects: list[Any], held: int) -> bool:
+    """Whether no object stands twice in a list; each is held from `held` other places if it stands once."""
+    most = columns.most_references(objects)
+    if most is not None and most <= held + 1:
+        return True
     places = np.fromiter(map(id, objects), np.uintp, len(objects))
     places.sort()
     return not (places[1:] == places[:-1]).any()

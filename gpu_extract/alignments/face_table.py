@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, repeat
-from operator import attrgetter, contains, itemgetter
 from typing import Any
 
 import numpy as np
 
 from gpu_extract.alignments.limits import shown
-from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
+from gpu_extract.alignments.packed import DTYPES, PackedArray, PackedList, unpack
+from gpu_extract.kernels import columns
+from gpu_extract.kernels.columns import Columns, Points
 
 POINT_COUNTS = (68, 98, 51, 4)  # landmark sets that the format knows
 LANDMARK_KEYS = ("landmarks_xy", "landmarksXY")  # today's name first; the other until September 2019
@@ -42,24 +41,31 @@ class FaceTable:
         return len(self.frame)
 
 
-def face_table(records: Sequence[Any], counts: Sequence[int]) -> FaceTable:
-    """The table of `records`, the face dicts in file order; `counts[i]` of them belong to frame i."""
+def survey(records: list[Any]) -> Columns | None:
+    """What the faces of most files have alike, found at once; None where it has to be looked for."""
+    return columns.survey(records, (PackedArray, PackedList), (DTYPES["f4"], DTYPES["f8"]))
+
+
+def face_table(records: Sequence[Any], counts: Sequence[int], found: Columns | None = None) -> FaceTable:
+    """The table of `records`, the face dicts in file order; `counts[i]` of them belong to frame i.
+
+    Args:
+        found: by `survey` of the records.
+    """
     sizes = np.asarray(counts, np.int64)
     frame = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     starts = np.cumsum(sizes) - sizes
     index = (np.arange(len(frame)) - starts[frame]).astype(np.int32)
     invalid: dict[int, str] = {}
-    box = _boxes(records)
-    rotation = _rotations(records, invalid)
-    groups = _landmarks(records, invalid)
+    if found is None:
+        found = Columns({"r"}, None, None)
+    box = _boxes(records) if found.box is None else found.box
+    rotation = _rotations(records, invalid) if "r" in found.keys else np.zeros(len(records), np.int16)
+    groups = _landmarks(records, found.points, invalid)
     return FaceTable(frame, index, box, rotation, groups, invalid)
 
 
 def _boxes(records: Sequence[Any]) -> np.ndarray:
-    with suppress(KeyError, TypeError, OverflowError):
-        boxes = list(map(itemgetter(*"xywh"), records))
-        if set(map(type, chain.from_iterable(boxes))) <= {int, float}:
-            return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
     return np.stack([_numbers(records, key) for key in "xywh"], axis=-1)
 
 
@@ -81,9 +87,6 @@ def _is_number(value: Any) -> bool:
 
 def _rotations(records: Sequence[Any], invalid: dict[int, str]) -> np.ndarray:
     rotation = np.zeros(len(records), np.int16)
-    with suppress(TypeError):
-        if not any(map(contains, records, repeat("r"))):
-            return rotation
     for row, record in enumerate(records):
         if isinstance(record, dict) and "r" in record:
             degrees = record["r"]
@@ -96,14 +99,27 @@ def _rotations(records: Sequence[Any], invalid: dict[int, str]) -> np.ndarray:
     return rotation
 
 
-def _landmarks(records: Sequence[Any], invalid: dict[int, str]) -> list[LandmarkGroup]:
-    sorts, loose = _of_one_sort(records) or _by_sort(records)
+def _landmarks(records: Sequence[Any], alike: Points | None, invalid: dict[int, str]) -> list[LandmarkGroup]:
+    """Groups of all landmarks.
+
+    Args:
+        alike: all of them, where they are of one sort.
+    """
+    loose: list[tuple[int, Any]] = []
+    if alike is not None and _are_pairs(alike.kind, alike.dtype, alike.shape):
+        sorts: Sorts = {(alike.shape[0], alike.dtype, alike.kind is PackedList): (range(len(records)), [alike.raw])}
+    else:
+        alike = None
+        sorts, loose = _by_sort(records)
     found: dict[tuple[int, str], list[tuple[np.ndarray, np.ndarray]]] = {}
     for (count, dtype, is_list), (rows, raws) in sorts.items():
-        values = np.frombuffer(b"".join(raws), dtype).reshape(len(rows), count, 2)
+        values = np.frombuffer(raws[0] if alike else b"".join(raws), dtype).reshape(len(rows), count, 2)
         raws.clear()
+        width = np.dtype(_width(dtype, is_list))
+        if alike and width != dtype:  # what is finite there may not be here
+            alike = alike._replace(finite=False)
         with np.errstate(all="ignore"):
-            values = values.astype(_width(dtype, is_list), copy=False)
+            values = values.astype(width, copy=False)
         found.setdefault((count, values.dtype.str), []).append((np.array(rows, np.int64), values))
     for row, points in loose:
         values, fault = _as_points(points)
@@ -111,30 +127,16 @@ def _landmarks(records: Sequence[Any], invalid: dict[int, str]) -> list[Landmark
             invalid.setdefault(row, fault)
         else:
             found.setdefault((values.shape[0], values.dtype.str), []).append((np.array([row], np.int64), values[None]))
+    finite = alike is not None and alike.finite
     return [
         group
         for key in sorted(found, key=lambda key: (key[0] not in POINT_COUNTS, -key[0], key[1]))
-        if (group := _group(*key, found[key], invalid)) is not None
+        if (group := _group(*key, found[key], invalid, finite)) is not None
     ]
 
 
 Sorts = dict[tuple[int, np.dtype, bool], tuple[Sequence[int], list[bytes]]]
 """(points, number type, whether they were lists) -> rows of such landmarks, and their numbers."""
-
-
-def _of_one_sort(records: Sequence[Any]) -> tuple[Sorts, list[tuple[int, Any]]] | None:
-    """What `_by_sort` finds where all landmarks are of one sort, as in most files."""
-    try:
-        points = list(map(itemgetter("landmarks_xy"), records))
-    except (KeyError, TypeError):
-        return None
-    kinds = set(map(type, points))
-    if kinds != {PackedList} and (kinds != {PackedArray} or any(map(attrgetter("fortran"), points))):
-        return None
-    if len(set(map(attrgetter("shape", "dtype"), points))) > 1 or not _are_plain(points[0]):
-        return None
-    sort = points[0].shape[0], points[0].dtype, kinds == {PackedList}
-    return {sort: (range(len(points)), list(map(attrgetter("raw"), points)))}, []
 
 
 def _by_sort(records: Sequence[Any]) -> tuple[Sorts, list[tuple[int, Any]]]:
@@ -146,8 +148,11 @@ def _by_sort(records: Sequence[Any]) -> tuple[Sorts, list[tuple[int, Any]]]:
             points = record["landmarks_xy"]
         except (KeyError, TypeError):
             points = record.get("landmarksXY") if isinstance(record, dict) else None
-        if _are_plain(points):
-            sort = sorts.setdefault((points.shape[0], points.dtype, type(points) is PackedList), ([], []))
+        kind = type(points)
+        if (kind is PackedList or (kind is PackedArray and not points.fortran)) and _are_pairs(
+            kind, points.dtype, points.shape
+        ):
+            sort = sorts.setdefault((points.shape[0], points.dtype, kind is PackedList), ([], []))
             sort[0].append(row)
             sort[1].append(points.raw)
         else:
@@ -155,11 +160,9 @@ def _by_sort(records: Sequence[Any]) -> tuple[Sorts, list[tuple[int, Any]]]:
     return {**sorts}, loose
 
 
-def _are_plain(points: Any) -> bool:
-    """Whether they are packed pairs of numbers, whose order in memory is that of the points."""
-    kind = type(points)
-    plain = kind is PackedList or (kind is PackedArray and not points.fortran and points.dtype.kind in "iuf")
-    return plain and points.shape[1:] == (2,)
+def _are_pairs(kind: type, dtype: np.dtype, shape: tuple[int, ...]) -> bool:
+    """Whether packed values of C order are pairs of numbers."""
+    return shape[1:] == (2,) and (kind is PackedList or dtype.kind in "iuf")
 
 
 def _width(dtype: np.dtype, is_list: bool) -> type:
@@ -190,8 +193,13 @@ def _as_points(points: Any) -> tuple[np.ndarray, str]:
 
 
 def _group(
-    count: int, dtype: str, parts: list[tuple[np.ndarray, np.ndarray]], invalid: dict[int, str]
+    count: int, dtype: str, parts: list[tuple[np.ndarray, np.ndarray]], invalid: dict[int, str], finite: bool
 ) -> LandmarkGroup | None:
+    """Those of one size and number type.
+
+    Args:
+        finite: whether all surely are.
+    """
     rows, points = parts[0] if len(parts) == 1 else (np.concatenate(part) for part in zip(*parts, strict=True))
     if count not in POINT_COUNTS:
         allowed = ", ".join(map(str, POINT_COUNTS))
@@ -199,8 +207,8 @@ def _group(
             invalid.setdefault(row, f"it has {count} landmarks; sets of {allowed} are known")
         return None
     with np.errstate(all="ignore"):
-        all_finite = np.isfinite(points.sum())  # a sum that overflows only costs the longer way
-    good = np.ones(len(rows), bool) if all_finite else np.isfinite(points).all(axis=(1, 2))
+        finite = finite or bool(np.isfinite(points.sum()))  # a sum that overflows only costs the longer way
+    good = np.ones(len(rows), bool) if finite else np.isfinite(points).all(axis=(1, 2))
     for row in rows[~good].tolist():
         invalid.setdefault(row, "its landmarks hold values that are not finite numbers")
     if invalid:

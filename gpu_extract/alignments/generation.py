@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gpu_extract.alignments.packed import PackedArray, PackedList
+from gpu_extract.kernels.columns import Columns
 
 NEWEST = 2.4
 FIRST_THUMBS = "g7b"  # of the generations before 2.0
@@ -91,15 +92,22 @@ class Traits:
         return not self.before_2
 
 
-def generation_of(version: float, frames: Iterable[Any], records: Sequence[Any]) -> str:
+def generation_of(version: float, frames: Iterable[Any], records: Sequence[Any], columns: Columns | None = None) -> str:
     """ "g0" … "g7b" before version 2.0 (best effort for files made by hand), then the version: "2.0" … "2.4".
 
     g4 and g5 differ only by a field that few files of the second have, so such files are called g4; in the same way
     the files of spring 2020 are called g7a or g7b by their thumbnails.
+
+    Args:
+        columns: of the records, where they are known.
     """
     if version >= 2:
         return f"{version:.1f}"
-    present: set[str] = set().union(*{tuple(record) for record in records if isinstance(record, dict)})
+    present: set[Any] = (
+        columns.keys
+        if columns is not None
+        else set().union(*{tuple(record) for record in records if isinstance(record, dict)})
+    )
     if any(isinstance(frame, dict) for frame in frames):
         return "g7b" if "thumb" in present else "g7a"
     if "landmarksXY" in present:
@@ -113,8 +121,10 @@ def generation_of(version: float, frames: Iterable[Any], records: Sequence[Any])
     return "g6"
 
 
-def holds_lists_only(records: Sequence[Any]) -> bool:
+def holds_lists_only(records: Sequence[Any], columns: Columns | None = None) -> bool:
     """Whether all landmarks are lists: from 2.0 on, that is a file written since March 2026."""
+    if columns is not None and columns.points is not None:
+        return columns.points.kind is PackedList
     return not any(isinstance(record, dict) and type(record.get("landmarks_xy")) is PackedArray for record in records)
 
 
