@@ -219,6 +219,22 @@ def test_frames_of_a_video(form: str, rules: str, clip: Path) -> None:
             assert match_keys(keys, source, accepted).position.tolist() == [0, 1, 2, 3, 4]
 
 
+def test_many_keys_of_a_video_are_found_as_each_is_alone(clip: Path) -> None:
+    rng = np.random.default_rng(3)
+    with open_frames(clip) as source:
+        keys = [source.name_of(i) for i in range(40)]
+        keys += [f"new name_{number:06d}.png" for number in (999_998, 999_999, 1_000_000, 1_000_001)]
+        keys += [f"new name_{number}.mkv" for number in (10**18 - 2, 10**18 - 1, 10**18, 10**18 + 1)]
+        keys += ["new name_000041.MP4", "new name_000042.MP4", "new name_000043.mp4", "new name_0000044.MP4"]
+        keys += ["new name_000000.png", "new name_000001.png", "new name_000001.txt", "other_000002.png", "", ".png"]
+        for order in (range(len(keys)), rng.permutation(len(keys)), rng.integers(0, len(keys), 300)):
+            some = [keys[i] for i in order]
+            assert source.indices_of(some) == [source.index_of(key) for key in some]
+        found = source.indices_of(keys)
+    assert found[:40] == [*range(40)]
+    assert found[40:48] == [999_997, 999_998, 999_999, 1_000_000, 10**18 - 3, 10**18 - 2, None, None]
+
+
 def test_keys_that_count_from_0_have_no_frame_in_a_video(clip: Path) -> None:
     """Each would get its neighbour's."""
     with open_frames(clip) as source:

@@ -10,6 +10,7 @@ import resource
 import struct
 import subprocess
 import sys
+import threading
 import time
 import warnings
 import zlib
@@ -22,6 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpu_extract.alignments import deflate
 from gpu_extract.alignments.deflate import SMALL_STREAM, deflated, inflated
 from gpu_extract.alignments.limits import Limits
 from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
@@ -487,8 +489,6 @@ def test_streams_are_what_zlib_writes_and_reads(size: int) -> None:
 
 
 def test_without_isal_the_streams_are_the_same_to_their_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpu_extract.alignments import deflate
-
     monkeypatch.setattr(deflate, "fast", None)
     data = os.urandom(SMALL_STREAM // 2) * 3
     raw = b"".join(deflated([data, data]))
@@ -498,13 +498,67 @@ def test_without_isal_the_streams_are_the_same_to_their_readers(monkeypatch: pyt
         inflate(b"x" + raw)
 
 
+@pytest.fixture(params=[False, True], ids=["here", "ahead"])
+def by_a_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether streams of these tests are large enough for a thread."""
+    monkeypatch.setattr(deflate, "LARGE_FILE", 0 if request.param else 1 << 40)
+    if request.param:
+        monkeypatch.setattr(deflate, "LARGE_READ_BLOCK", 1 << 18)
+        monkeypatch.setattr(deflate, "LARGE_INFLATE_BLOCK", 3 << 18)
+    return bool(request.param)
+
+
+def inflating() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == deflate.THREAD]
+
+
+@pytest.mark.parametrize("size", [0, 1, 5_000_000])
+def test_streams_that_a_thread_inflates(by_a_thread: bool, size: int) -> None:
+    data = np.random.default_rng(size).integers(0, 60, size, np.uint8).tobytes()
+    raw = zlib.compress(data, 1)
+    pieces = inflated(io.BytesIO(raw), len(raw), Limits(), "file.fsa")
+    found = [next(pieces, b"")]
+    assert bool(inflating()) == (by_a_thread and size > 1 << 20)
+    found += pieces
+    assert not inflating()
+    assert b"".join(found) == data
+    assert max(map(len, found)) <= deflate.INFLATE_BLOCK
+
+
+def test_a_stream_that_is_given_up_has_no_thread_left(by_a_thread: bool) -> None:
+    file = io.BytesIO(zlib.compress(os.urandom(20_000_000), 0))
+    for _ in range(3):
+        pieces = inflated(file, 20_000_000, Limits(), "file.fsa")
+        next(pieces)
+        assert bool(inflating()) == by_a_thread
+        pieces.close()
+        assert not inflating()
+        at = file.tell()
+        time.sleep(0.01)
+        assert file.tell() == at
+        file.seek(0)
+
+
+def test_where_no_thread_is_to_be_had_the_stream_is_inflated_here(
+    by_a_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    data = os.urandom(3_000_000)
+    assert inflate(zlib.compress(data, 1)) == data
+
+
 @pytest.mark.parametrize("cut", [0, 1, 2, 10, -5, -4, -1])
+@pytest.mark.usefixtures("by_a_thread")
 def test_truncated_streams(cut: int) -> None:
     raw = zlib.compress(os.urandom(3_000_000))
     with pytest.raises(AlignmentsError, match="truncated"):
         inflate(raw[:cut])
 
 
+@pytest.mark.usefixtures("by_a_thread")
 def test_damaged_streams() -> None:
     raw = bytearray(zlib.compress(os.urandom(3_000_000)))
     raw[-2] ^= 1
@@ -515,11 +569,13 @@ def test_damaged_streams() -> None:
 
 
 @pytest.mark.parametrize("tail", [b"x", b"x" * 1_000_000])
+@pytest.mark.usefixtures("by_a_thread")
 def test_bytes_after_the_stream(tail: bytes) -> None:
     with pytest.raises(AlignmentsError, match="bytes after its end"):
         inflate(zlib.compress(os.urandom(3_000_000)) + tail)
 
 
+@pytest.mark.usefixtures("by_a_thread")
 def test_zip_bombs_stop_early() -> None:
     deflater = zlib.compressobj(9, wbits=-15)
     zeros = bytes(1 << 20)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, suppress
+from queue import Empty, Queue
 from typing import Any, BinaryIO
 
 from gpu_extract.alignments.limits import Limits
@@ -18,25 +21,47 @@ except ImportError:
 
 READ_BLOCK = 1 << 16  # of larger ones what a piece leaves would be copied again and again
 INFLATE_BLOCK = 1 << 20
+LARGE_FILE = 8 << 20  # bytes from which on another thread inflates
+# That thread waits for the interpreter's lock between any two calls, which is longer than 64 KiB take.
+LARGE_READ_BLOCK = 4 << 20
+LARGE_INFLATE_BLOCK = 8 << 20
+AHEAD = 2  # pieces
+POLL_SECONDS = 0.01
+THREAD = "inflate"
 HEADER = b"\x78\x9c"  # what zlib writes at its default level
 FAST_LEVEL = 2  # of isal
 SMALL_STREAM = 8 << 20  # bytes up to which zlib's default level takes no noticeable time
 
 
-def inflated(file: BinaryIO, stored: int, limits: Limits, label: str) -> Iterator[bytes]:
+def inflated(file: BinaryIO, stored: int, limits: Limits, label: str) -> Generator[bytes, None, None]:
     """The content of a zlib stream in pieces of at most 1 MiB; `stored` is the file's size in bytes.
+
+    A large file is read by a thread of its own until the generator is closed.
 
     Raises AlignmentsError for damaged, truncated or followed-by-garbage streams, and when the content outgrows what
     `limits` grants a file of that size.
     """
+    if stored < LARGE_FILE:
+        yield from _inflated(file, stored, limits, label, READ_BLOCK, INFLATE_BLOCK)
+        return
+    large = _inflated(file, stored, limits, label, LARGE_READ_BLOCK, LARGE_INFLATE_BLOCK)
+    with closing(_ahead(large)) as pieces:
+        for piece in pieces:
+            for start in range(0, len(piece), INFLATE_BLOCK):
+                yield piece[start : start + INFLATE_BLOCK]
+
+
+def _inflated(
+    file: BinaryIO, stored: int, limits: Limits, label: str, read_block: int, inflate_block: int
+) -> Iterator[bytes]:
     allowed = limits.inflated(stored)
     inflater = (fast or zlib).decompressobj()
     errors: tuple[type[Exception], ...] = (zlib.error, fast.error) if fast else (zlib.error,)
     total = 0
     while not inflater.eof:
-        block = inflater.unconsumed_tail or file.read(READ_BLOCK)
+        block = inflater.unconsumed_tail or file.read(read_block)
         try:
-            piece = inflater.decompress(block, INFLATE_BLOCK)
+            piece = inflater.decompress(block, inflate_block)
         except errors as error:
             raise AlignmentsError(f"{label} is damaged: its compressed content cannot be read ({error}).") from error
         if not block and not piece:
@@ -49,6 +74,39 @@ def inflated(file: BinaryIO, stored: int, limits: Limits, label: str) -> Iterato
         yield piece
     if inflater.unused_data or file.read(1):
         raise AlignmentsError(f"{label} has bytes after its end; it was damaged or put together from several files.")
+
+
+def _ahead(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:
+    """`pieces`, made by a thread while those before are looked at."""
+    made: Queue[bytes | BaseException | None] = Queue(AHEAD)
+    stopped = threading.Event()
+
+    def make() -> None:
+        try:
+            for piece in pieces:
+                made.put(piece)
+                if stopped.is_set():
+                    return
+            made.put(None)
+        except BaseException as error:  # whoever takes the pieces has it
+            made.put(error)
+
+    thread = threading.Thread(target=make, name=THREAD, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads are allowed
+        yield from pieces
+        return
+    try:
+        while (piece := made.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+    finally:
+        stopped.set()
+        while thread.is_alive():
+            with suppress(Empty):
+                made.get(timeout=POLL_SECONDS)
 
 
 def deflated(chunks: Iterable[bytes]) -> Iterator[bytes]:

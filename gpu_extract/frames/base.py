@@ -111,6 +111,10 @@ class FrameSource(ABC):
     def index_of(self, name: str) -> int | None:
         """Position of a frame key; None if no frame of this source can have that name."""
 
+    def indices_of(self, names: Sequence[str]) -> list[int | None]:
+        """`index_of` of many names."""
+        return [self.index_of(name) for name in names]
+
     @abstractmethod
     def name_of(self, index: int) -> str: ...
 

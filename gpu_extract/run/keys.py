@@ -108,7 +108,7 @@ def match_keys(keys: list[str], source: FrameSource, rules: str = "exact") -> Ma
     Args:
         rules: what may differ, as `Settings.match_keys` has it.
     """
-    found = [source.index_of(key) for key in keys]
+    found = source.indices_of(keys)
     position = np.array([-1 if index is None else index for index in found], np.int64)
     if (position >= 0).all():
         return Matched(keys, position)

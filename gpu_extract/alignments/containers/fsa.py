@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from typing import BinaryIO
 
 from gpu_extract.alignments.container import Document
@@ -15,11 +16,14 @@ EXTENSIONS = (".fsa",)
 
 
 def read(file: BinaryIO, stored: int, limits: Limits, label: str) -> Document:
-    def stream() -> Iterator[bytes]:
-        file.seek(0)
-        return inflated(file, stored, limits, label)
+    with ExitStack() as opened:
 
-    read = safe_pickle.load(stream, stored, limits, label)
+        def stream() -> Iterator[bytes]:
+            opened.close()  # or a thread might still read for the stream before
+            file.seek(0)
+            return opened.enter_context(closing(inflated(file, stored, limits, label)))
+
+        read = safe_pickle.load(stream, stored, limits, label)
     return Document(read.root, read.protocol, numpy_2=read.numpy_2)
 
 
