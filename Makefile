@@ -8,6 +8,8 @@ CYCLONEDX_VERSION := 7.5.0
 SOURCES := pyproject.toml setup.py $(wildcard kernels/*.c kernels/*.h requirements/*.txt requirements/*.sh)
 # Where tests/conftest.py would take memory for the folders of tests.
 ON_DISK := PYTEST_DEBUG_TEMPROOT=$(or $(TMPDIR),/tmp)
+# Tests start children by the hundred: these find byte code, even where the surroundings would have none written.
+export PYTHONDONTWRITEBYTECODE =
 # As many processes as this one may use cores; one that has nothing left to do takes tests from the others.
 SUITE := -m pytest -q -n logical --dist worksteal
 
