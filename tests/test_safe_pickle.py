@@ -410,10 +410,10 @@ def test_whatever_is_not_data_is_refused_by_name(name: str) -> None:
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damage_is_a_sentence(name: str) -> None:
     raw, message = DAMAGED[name]
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(AlignmentsError, match=message) as caught:
         read(raw)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert not isinstance(caught.value, UnsafePickleError)
 
 
@@ -621,7 +621,7 @@ def fuzz(runs: int, seed: int) -> dict[str, int]:
     outcomes = {"read": 0, "refused": 0}
     for _ in range(runs):
         raw = mutated(chance.choice(small), chance)
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             tree = read(raw)
         except AlignmentsError:
@@ -630,7 +630,7 @@ def fuzz(runs: int, seed: int) -> dict[str, int]:
             outcomes["read"] += 1
             raw = b"".join(pickled({"root": tree}))
             assert same(unpack(read(raw))["root"], unpack(tree))
-        assert time.perf_counter() - began < 5
+        assert time.process_time() - began < 5
     return outcomes
 
 
