@@ -39,11 +39,15 @@ GENERATIONS = sorted(
 )
 
 
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", FRAMES, SIZE, options={"g": "12", "bf": "2"})
+
+
 @pytest.fixture
-def clip(tmp_path: Path, landmarks: np.ndarray) -> tuple[Path, Path]:
+def clip(encoded: Path, tmp_path: Path, landmarks: np.ndarray) -> tuple[Path, Path]:
     """An alignments file and its video: two faces a frame, some of one size with the crop and some not."""
-    video = write_clip(tmp_path / "clip.mp4", FRAMES, SIZE, options={"g": "12", "bf": "2"})
-    return write_pickled(tmp_path / "a.fsa", entries(landmarks)), video
+    return write_pickled(tmp_path / "a.fsa", entries(landmarks)), copied(encoded, tmp_path)
 
 
 def entries(landmarks: np.ndarray, frames: int = FRAMES, faces_a_frame: int = 2) -> dict[str, Any]:

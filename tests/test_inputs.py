@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -22,13 +23,22 @@ UNREADABLE = "/proc/self/mem"
 """A regular file whose first byte is an I/O error."""
 
 
+@pytest.fixture(scope="module")
+def whole_job(tmp_path_factory: pytest.TempPathFactory, landmarks: np.ndarray) -> Path:
+    """`frames`, `a.fsa`, `faces`, `landmarks.json`, all named from their folder; to be copied with its times."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_photographs(folder, landmarks)
+    with contextlib.chdir(folder):
+        assert main([*extract_command(Path("a.fsa"), Path("frames"), Path("faces"), "-q"), "-sz", "32"]) == 0
+        assert main(["export", "a.fsa", "landmarks.json"]) == 0
+    return folder
+
+
 @pytest.fixture
-def job(tmp_path: Path, landmarks: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`frames`, `a.fsa`, `faces`, `landmarks.json`; the working folder, for sockets have short names."""
+def job(whole_job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `whole_job`; the working folder, for sockets have short names."""
+    shutil.copytree(whole_job, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    write_photographs(tmp_path, landmarks)
-    assert main([*extract_command(Path("a.fsa"), Path("frames"), Path("faces"), "-q"), "-sz", "32"]) == 0
-    assert main(["export", "a.fsa", "landmarks.json"]) == 0
     return tmp_path
 
 
