@@ -21,8 +21,8 @@ from tests.helpers import module_from, turned
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
-CROPS = int(os.environ.get("CROPS", "50"))
-CROPS_A_CASE = 50
+CROPS = int(os.environ.get("CROPS", "25"))
+CROPS_A_CASE = 25 if CROPS <= 25 else 50
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 NV12 = yuv.Layout()
 P010 = [yuv.Layout(10, True, left, down) for left, down in product((False, True), (0, 1, 2))]
