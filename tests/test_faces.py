@@ -580,8 +580,12 @@ def test_whoever_takes_slowly_stops_the_decoder(
     monkeypatch.setattr(jobs_faces, "frames_of", opened)
     walk = iter(faces(*clip, size=48, workers=2))
     next(walk)
-    time.sleep(0.5)
-    seen = sources[-1].frames_decoded
+    deadline = time.monotonic() + 20
+    seen = -1
+    while seen != (now := sources[-1].frames_decoded):
+        assert time.monotonic() < deadline
+        seen = now
+        time.sleep(0.5)
     assert seen < 25, "8 for which there is room, and what is on its way through the decoder"
     time.sleep(0.2)
     assert sources[-1].frames_decoded == seen
