@@ -457,6 +457,17 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     return target
 
 
+def clip_made_once(factory: pytest.TempPathFactory, path: Path, count: int, size: tuple[int, int]) -> Path:
+    """A copy at `path` of a clip as of `write_clip` that test processes share, with a key frame each 6 frames."""
+
+    def make(unfinished: Path) -> None:
+        options = {"g": "6", "bf": "0", "preset": "ultrafast"}
+        write_clip(unfinished.with_suffix(".mp4"), count, size, options=options).rename(unfinished)
+
+    made = made_once(factory, f"clip-{count}-{size[0]}-{size[1]}", make)
+    return Path(shutil.copyfile(made, path))
+
+
 def mount(*arguments: str) -> bool:
     """Whether that could be done here."""
     if os.geteuid() != 0 or shutil.which("mount") is None:

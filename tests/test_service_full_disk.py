@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gpu_extract.run import journal
-from tests.helpers import Tmpfs, face_entry, files_in, tmpfs_at, write_clip, write_pickled
+from tests.helpers import Tmpfs, clip_made_once, face_entry, files_in, tmpfs_at, write_pickled
 from tests.serving import Service
 
 pytest.importorskip("fastapi")
@@ -29,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, landmarks: np.ndarray) -> Pat
     folder = tmp_path_factory.mktemp("root")
     small = ((landmarks - landmarks.mean(axis=0)) * 0.25 + (40, 36)).astype(np.float32)
     for name, count in (("clip", 60), ("long", 5000)):
-        write_clip(folder / f"{name}.mp4", count, (76, 90), options={"g": "6", "bf": "0", "preset": "ultrafast"})
+        clip_made_once(tmp_path_factory, folder / f"{name}.mp4", count, (76, 90))
         entries = {f"{name}_{number + 1:06d}.png": [face_entry(small)] for number in range(count)}
         write_pickled(folder / f"{name}.fsa", entries)
     return folder

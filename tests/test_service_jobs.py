@@ -27,7 +27,7 @@ from gpu_extract.errors import InputError, OutputError
 from gpu_extract.jobs.extract import extract
 from gpu_extract.options import ServiceSettings
 from gpu_extract.run import journal
-from tests.helpers import face_entry, files_in, image_bytes, noise, write_clip, write_pickled
+from tests.helpers import clip_made_once, face_entry, files_in, image_bytes, noise, write_pickled
 from tests.serving import Service
 
 pytest.importorskip("fastapi")
@@ -55,7 +55,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, landmarks: np.ndarray) -> Pat
     folder = tmp_path_factory.mktemp("root")
     small = ((landmarks - landmarks.mean(axis=0)) * 0.25 + (40, 36)).astype(np.float32)
     for name, count in (("clip", FRAMES), ("long", LONG)):
-        write_clip(folder / f"{name}.mp4", count, SIZE, options={"g": "6", "bf": "0", "preset": "ultrafast"})
+        clip_made_once(tmp_path_factory, folder / f"{name}.mp4", count, SIZE)
         entries = {f"{name}_{number + 1:06d}.png": [face_entry(small)] for number in range(count)}
         write_pickled(folder / f"{name}.fsa", entries)
     return folder
