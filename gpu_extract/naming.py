@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import cast
+from typing import Any, cast
 
 from gpu_extract.errors import UsageError
 
@@ -117,10 +117,12 @@ def url_of(text: str | os.PathLike[str]) -> Url | None:
     """The address that a text is; None where it is a path.
 
     Raises:
-        UsageError: for an address that is none of ours.
+        UsageError: for an address that is none of ours, and for what is no path either.
     """
     if isinstance(text, Url):
         return text
+    if not can_be_path(text):
+        raise UsageError(f"{text!r} is no path; give a text or a pathlib.Path.")
     match = _ADDRESS.fullmatch(os.fspath(text))
     if match is None:
         return None
@@ -137,6 +139,15 @@ def url_of(text: str | os.PathLike[str]) -> Url | None:
     if fault is not None:
         raise UsageError(f"{os.fspath(text)} is not understood: {fault}.")
     return Url(scheme, bucket, key)
+
+
+def can_be_path(value: Any) -> bool:
+    """Whether a system could have a file of that name: no empty text, none with a NUL, nothing but text and paths."""
+    try:
+        text = os.fspath(value)
+        return isinstance(text, str) and 0 not in (os.fsencode(text) or b"\0")
+    except (TypeError, ValueError):
+        return False
 
 
 def located(place: str | os.PathLike[str]) -> Path:

@@ -9,6 +9,7 @@ the signature of `extract` if Python is to have it too, and the place that uses 
 from __future__ import annotations
 
 import dataclasses
+import operator
 import os
 import re
 import shlex
@@ -17,11 +18,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 from gpu_extract import plugins
 from gpu_extract.errors import UsageError
-from gpu_extract.naming import Url, located
+from gpu_extract.naming import Url, can_be_path, located
 
 VARIABLE_PREFIX = "GPU_EXTRACT_"
 """Of the environment variables of options."""
@@ -69,6 +70,21 @@ KEY_RULES = ("path", "unicode", "case", "padding", "extension", "stem")
 
 TRUE_WORDS = ("1", "true", "yes", "on")
 FALSE_WORDS = ("0", "false", "no", "off")
+LARGEST = 2**31 - 1
+"""Of whole numbers without an end of their own: what is made of them fits into what machines count with."""
+
+MOST_THREADS = 1024
+"""That cut; as `kernels/_cutter.c` has it."""
+
+
+def whole(value: Any) -> int | None:
+    """A whole number of any kind, NumPy's too, as an int; None where a value is none, as True is."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:  # an array of several
+        return None
 
 
 @dataclass(frozen=True)
@@ -80,12 +96,13 @@ class Between:
     unit: str = ""
 
     def fault(self, option: Option, value: Any) -> str | None:
-        if isinstance(value, bool) or not isinstance(value, int):
+        found = whole(value)
+        if found is None:
             return f"{option.label} must be a whole number, got {value!r}."
-        if value < self.least or (self.most is not None and value > self.most):
+        if found < self.least or (self.most is not None and found > self.most):
             allowed = f"{self.least} or more" if self.most is None else f"{self.least} to {self.most}"
             return f"{option.label} must be {allowed}{f' {self.unit}' if self.unit else ''}, got {value}."
-        return None
+        return _too_large(option, found)
 
 
 @dataclass(frozen=True)
@@ -106,7 +123,7 @@ class OneOf:
         return tuple(name.replace("_", "-") for name in plugins.names(self.plugins_of))
 
     def fault(self, option: Option, value: Any) -> str | None:
-        if value not in self.choices():
+        if not isinstance(value, str) or value not in self.choices():
             return f"{option.label} {value!r} is not understood; {', '.join(self.choices())} are."
         package, extra = self.needs.get(value, (None, ""))
         if package is not None and find_spec(package) is None:
@@ -126,8 +143,7 @@ class SomeOf:
         return (*self.alone, *self.words)
 
     def fault(self, option: Option, value: Any) -> str | None:
-        parts = value.split(",") if isinstance(value, str) else [value]
-        if value in self.alone or all(part in self.words for part in parts):
+        if isinstance(value, str) and (value in self.alone or all(part in self.words for part in value.split(","))):
             return None
         alone, several = " and ".join(self.alone), ", ".join(self.words)
         return f"{option.label} {value!r} is not understood; {alone} are, and {several} with commas between."
@@ -148,9 +164,34 @@ class Count:
     words: tuple[str, ...]
 
     def fault(self, option: Option, value: Any) -> str | None:
-        if value in self.words or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-            return None
-        return f"{option.label} must be 1 or more, or {' or '.join(self.words)}, got {value!r}."
+        found = whole(value)
+        if (found is None or found < 1) and not (isinstance(value, str) and value in self.words):
+            return f"{option.label} must be 1 or more, or {' or '.join(self.words)}, got {value!r}."
+        return None if found is None else _too_large(option, found)
+
+
+def _too_large(option: Option, value: int) -> str | None:
+    return f"{option.label} must be at most {LARGEST:,}, got {value}." if value > LARGEST else None
+
+
+@dataclass(frozen=True)
+class Device:
+    """`auto`, `cpu`, `cuda` or `cuda:N`; whether it is there, whoever takes it finds out.
+
+    Args:
+        several: any number of them, with commas between.
+    """
+
+    several: bool = False
+
+    def fault(self, option: Option, value: Any) -> str | None:
+        names = [name.strip() for name in str(value).split(",")] if self.several else [value]
+        if self.several and not (isinstance(value, str) and all(names)):
+            return f"{option.label} must be names with commas between, got {value!r}."
+        for name in names:
+            if not isinstance(name, str) or re.fullmatch("auto|cpu|cuda(:[0-9]{1,9})?", name) is None:
+                return f"device {name!r} is not understood; auto, cpu, cuda and cuda:N are."
+        return None
 
 
 MOST_SHARDS = 100_000
@@ -197,11 +238,10 @@ class Text:
     """Any text, or a path."""
 
     def fault(self, option: Option, value: Any) -> str | None:
-        fits = isinstance(value, str | os.PathLike) and value != ""
-        return None if fits else f"{option.label} must be a text, got {value!r}."
+        return None if can_be_path(value) else f"{option.label} must be a text, got {value!r}."
 
 
-Check = Between | OneOf | SomeOf | OnOff | Count | Part | Folders | Text
+Check = Between | OneOf | SomeOf | OnOff | Count | Part | Folders | Device | Text
 
 
 @dataclass(frozen=True)
@@ -259,6 +299,11 @@ class Option:
         if (value is None and self.default is None) or (self.takes_callable and callable(value)):
             return None
         return self.check.fault(self, value)
+
+    def plain(self, value: Any) -> Any:
+        """A value that is allowed, as all that read it know it: whole numbers as int."""
+        found = whole(value) if isinstance(self.check, Between | Count) else None
+        return value if found is None else found
 
     def parse(self, text: str) -> Any:
         """The value that a text stands for, as the environment has it.
@@ -337,6 +382,11 @@ def part(*, metavar: str = "I/N", **rest: Any) -> Any:
 def text(short: str | None = None, *, default: Any = dataclasses.MISSING, metavar: str, **rest: Any) -> Any:
     """A path or another text."""
     return _row(Text(), default, short=short, metavar=metavar, **rest)
+
+
+def device_name(*, default: str | None, several: bool = False, metavar: str, **rest: Any) -> Any:
+    """A device, or several; see `Device`."""
+    return _row(Device(several), default, metavar=metavar, **rest)
 
 
 def folders(*, metavar: str = "NAME=DIR", **rest: Any) -> Any:
@@ -529,7 +579,7 @@ class Settings:
         decides_bytes=True,
         commands=("extract", "verify", "doctor", "cluster"),
     )
-    device: str = text(
+    device: str = device_name(
         default="auto",
         metavar="DEVICE",
         help="auto, cpu, cuda or cuda:N",
@@ -550,7 +600,12 @@ class Settings:
         default=512, least=1, metavar="MB", help="page-locked host memory, on CUDA", group=MACHINE, **BOTH
     )
     workers: int | None = number(
-        default=None, least=1, help="threads that cut and encode; by default one a core", group=MACHINE, **BOTH
+        default=None,
+        least=1,
+        most=MOST_THREADS,
+        help="threads that cut and encode; by default one a core",
+        group=MACHINE,
+        **BOTH,
     )
     json: str | os.PathLike[str] | None = text(
         default=None,
@@ -583,8 +638,9 @@ class Settings:
         help="cut in N processes, each a shard at a time, or of a batch a video; auto: as many as pay",
         group=RUN,
     )
-    devices: str | None = text(
+    devices: str | None = device_name(
         default=None,
+        several=True,
         metavar="LIST",
         help="of the processes, with commas between: cuda:0,cuda:1 or cpu; by default all have `--device`, and a "
         "service takes every GPU, or one CPU",
@@ -634,9 +690,7 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        for option in _rows_of(Settings):
-            if fault := option.fault(getattr(self, option.name)):
-                raise UsageError(fault)
+        _check_each(self, _rows_of(Settings))
         for name in ("alignments", "frames", "faces"):
             object.__setattr__(self, name, located(getattr(self, name)))
         # Two ways to say one thing are one thing to the journal.
@@ -667,8 +721,6 @@ class Settings:
             raise UsageError("devices are those of several processes; for one, device names it.")
         if self.devices is not None and self.device != "auto":
             raise UsageError("device and devices exclude each other; devices names one for each process.")
-        if self.devices is not None and not all(name.strip() for name in self.devices.split(",")):
-            raise UsageError(f"devices must be names with commas between, got {self.devices!r}.")
         if self.large and self.min_size not in (0, 100):
             raise UsageError(f"large means min-size 100; it cannot go with min-size {self.min_size}.")
 
@@ -733,10 +785,20 @@ class ServiceSettings:
     )
 
     def __post_init__(self) -> None:
-        for option in _rows_of(ServiceSettings):
-            if fault := option.fault(getattr(self, option.name)):
-                raise UsageError(fault)
+        _check_each(self, _rows_of(ServiceSettings))
         object.__setattr__(self, "data", Path(self.data))
+
+
+def _check_each(settings: Settings | ServiceSettings, rows: tuple[Option, ...]) -> None:
+    """
+    Raises:
+        UsageError: for a value that is not allowed.
+    """
+    for option in rows:
+        value = getattr(settings, option.name)
+        if fault := option.fault(value):
+            raise UsageError(fault)
+        object.__setattr__(settings, option.name, option.plain(value))
 
 
 def as_words(settings: Settings) -> list[str]:

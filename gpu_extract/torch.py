@@ -12,9 +12,11 @@ import torch
 from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
-from gpu_extract.errors import UsageError
+from gpu_extract.engines.pick import resolve_device
+from gpu_extract.errors import DeviceError, UsageError
 from gpu_extract.face_files.face import Face
 from gpu_extract.jobs.faces import FaceSource, faces
+from gpu_extract.options import LARGEST, whole
 from gpu_extract.run.threads import available_cores
 
 
@@ -62,12 +64,17 @@ class Faces(IterableDataset[Any]):
         **options: Any,
     ) -> None:
         super().__init__()
-        if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        for name, value in (("rgb", rgb), ("channels_first", channels_first)):
+            if not isinstance(value, bool):
+                raise UsageError(f"{name} must be true or false, got {value!r}.")
+        if transform is not None and not callable(transform):
+            raise UsageError(f"transform must be a function of a face, got {transform!r}.")
+        if batch is not None and not 1 <= (whole(batch) or 0) <= LARGEST:
             raise UsageError(f"batch must be 1 or more, got {batch!r}.")
         if batch is not None and transform is not None:
             raise UsageError("batch makes dicts of tensors, and transform something else; let the DataLoader batch.")
         self._rgb, self._channels_first = rgb, channels_first
-        self._transform, self._batch, self._device = transform, batch, torch.device(device)
+        self._transform, self._batch, self._device = transform, batch, _device_of(device)
         self._faces = faces(alignments, frames, device="cpu", **options)
         rank, world_size = _place(rank, world_size)
         if world_size > 1:
@@ -154,15 +161,46 @@ class Faces(IterableDataset[Any]):
         return tensor.to(self._device)
 
 
-def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+def _device_of(device: torch.device | str) -> torch.device:
+    """
+    Raises:
+        UsageError: if it is none that PyTorch knows.
+        DeviceError: if it is not there.
+    """
+    try:
+        found = torch.device(device) if isinstance(device, str | torch.device) else None
+    except RuntimeError:
+        found = None
+    if found is None:
+        raise UsageError(f"device {device!r} is not understood; PyTorch knows cpu, cuda, cuda:N and others.")
+    if found.type == "cuda":  # which is asked without being begun: a process that used it may not fork
+        resolve_device(str(found))
+    elif found.type != "cpu":
+        try:
+            torch.empty(0, device=found)
+        except (RuntimeError, NotImplementedError, AssertionError) as error:
+            why = (str(error).splitlines() or [""])[0].removesuffix(".")
+            raise DeviceError(f"device {found} was asked for but cannot be used: {why}.") from error
+    return found
+
+
+def _place(rank: Any, world_size: Any) -> tuple[int, int]:
     """This process in a distributed run; (0, 1) outside of one."""
     if (rank is None) != (world_size is None):
         raise UsageError("rank and world_size go together.")
-    if rank is None or world_size is None:
+    if rank is None:
         if distributed.is_available() and distributed.is_initialized():
             rank, world_size = distributed.get_rank(), distributed.get_world_size()
         else:
-            rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if not 0 <= rank < world_size:
-        raise UsageError(f"rank must be 0 to world_size - 1, got {rank} of {world_size}.")
-    return rank, world_size
+            rank, world_size = _whole_of_environment("RANK", 0), _whole_of_environment("WORLD_SIZE", 1)
+    number, count = whole(rank), whole(world_size)
+    if number is None or count is None or not 0 <= number < count:
+        raise UsageError(f"rank must be 0 to world_size - 1, got {rank!r} of {world_size!r}.")
+    return number, count
+
+
+def _whole_of_environment(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise UsageError(f"{variable} must be a whole number, got {text!r}.")
+    return int(text)

@@ -80,7 +80,7 @@ def another_value(name: str) -> Any:
         return next(word for word in row.check.choices() if word != row.default)
     if hasattr(row.check, "least"):
         return (row.default or row.check.least) + 1
-    return {"shard": "1/2", "processes": 3}.get(name, f"another {name}")
+    return {"shard": "1/2", "processes": 3, "device": "cuda:1", "devices": "cuda:1"}.get(name, f"another {name}")
 
 
 def test_every_argument_of_extract_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,13 @@ def test_values_that_are_not_allowed() -> None:
         ({"centering": None}, "centering None is not understood; auto, legacy, face, head are."),
         ({"output_layout": "heap"}, "output-layout 'heap' is not understood; by-frame, flat, webdataset are."),
         ({"align_eyes": 1}, "align-eyes must be true or false, got 1."),
-        ({"device": ""}, "device must be a text, got ''."),
+        ({"device": ""}, "device '' is not understood; auto, cpu, cuda and cuda:N are."),
+        ({"device": "tpu"}, "device 'tpu' is not understood; auto, cpu, cuda and cuda:N are."),
+        ({"device": "cuda:²"}, "device 'cuda:²' is not understood; auto, cpu, cuda and cuda:N are."),
+        ({"devices": "cpu,tpu", "processes": 2}, "device 'tpu' is not understood; auto, cpu, cuda and cuda:N are."),
+        ({"workers": 1025}, "workers must be 1 to 1024, got 1025."),
+        ({"extract_every_n": 2**31}, "extract-every-n must be at most 2,147,483,647, got 2147483648."),
+        ({"json": "a\0"}, "json must be a text, got 'a\\x00'."),
         ({"devices": "cpu"}, "devices are those of several processes; for one, device names it."),
         (
             {"devices": "cpu", "processes": 2, "device": "cpu"},

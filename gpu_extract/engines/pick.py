@@ -30,8 +30,8 @@ def resolve_device(device: str) -> str:
     """
     if device == "cpu":
         return device
-    if device != "auto" and device != "cuda" and not (device.startswith("cuda:") and device[5:].isdigit()):
-        raise UsageError(f"device {device!r} is not understood; auto, cpu, cuda and cuda:N are.")
+    if fault := option("device").fault(device):
+        raise UsageError(fault)
     if device == "auto" and not (_cuda_driver_present() and find_spec("torch")):
         return "cpu"
     if find_spec("torch") is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import threading
 from collections import OrderedDict
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, SupportsIndex
+from typing import Any, Literal, Self, SupportsIndex
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from gpu_extract.face_files.face import Face
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
 from gpu_extract.jobs.runs.prepare import engine_of, frames_of, planned
 from gpu_extract.naming import of_this_machine
-from gpu_extract.options import Settings, option
+from gpu_extract.options import Settings, option, whole
 from gpu_extract.run.pipeline import NEVER_CAME, load_regions
 from gpu_extract.run.plan import Plan, with_own_poses
 from gpu_extract.run.resolve import Resolved, resolve
@@ -234,9 +233,10 @@ class FaceSource:
         Raises:
             UsageError: if there is no such part.
         """
-        if fault := option("shard").fault(f"{number}/{count}"):
+        shard = f"{number}/{count}"
+        if fault := option("shard").fault(shard):
             raise UsageError(fault)
-        part = self._planned.part(Shard(number, count))
+        part = self._planned.part(Shard.of(shard))
         if workers is not None:
             part = replace(part, settings=replace(part.settings, workers=workers))
         return FaceSource(part)
@@ -261,15 +261,16 @@ class FaceSource:
                 with self._lock:
                     self._walks.discard(stream)
 
-    def __getitem__(self, which: SupportsIndex | tuple[str | int, int]) -> Face:
+    def __getitem__(self, which: SupportsIndex | tuple[str | SupportsIndex, SupportsIndex]) -> Face:
         """A face by (key or position of its frame, its index there), or by its place among all.
 
         Raises:
+            TypeError: for anything else; slices too.
             KeyError, IndexError: if it is not planned.
             FrameError: if it cannot be cut.
         """
         self._check_open()
-        i, k = self._find(*which) if isinstance(which, tuple) else self._nth(operator.index(which))
+        i, k = self._place_of(which)
         with self._lock:
             if self._single is not None and self._single.is_inherited:
                 inherited.append(self._single)
@@ -364,8 +365,23 @@ class FaceSource:
     def _frame_of_key(self) -> dict[str, int]:
         return {key: i for i, key in enumerate(self.frames)}
 
+    def _place_of(self, which: Any) -> tuple[int, int]:
+        """Its frame's place in the plan, and its own in the frame."""
+        if (n := whole(which)) is not None:
+            return self._nth(n)
+        if isinstance(which, tuple) and len(which) == 2:
+            key, index = which[0] if isinstance(which[0], str) else whole(which[0]), whole(which[1])
+            if key is not None and index is not None:
+                return self._find(key, index)
+        raise TypeError(
+            f"a face is named by its place among all, or by its frame's key or position and its index there, got "
+            f"{which!r}."
+        )
+
     def _nth(self, n: int) -> tuple[int, int]:
         count = len(self)
+        if not count:
+            raise IndexError("there are no faces.")
         if not -count <= n < count:
             raise IndexError(f"there are {count:,} faces, from 0 to {count - 1:,}; {n:,} is none of them.")
         n %= count

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, ClassVar, Self
 
-from gpu_extract.errors import AlignmentsError, InterruptedRunError, OutputError
+from gpu_extract.errors import AlignmentsError, InterruptedRunError, OutputError, UsageError
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 CANCELLED_EXIT_CODE = EXIT_CODES[signal.SIGINT]
@@ -112,9 +112,14 @@ class Interruption:
 
     Args:
         cancel: a host program's event. Signals are then left alone; without it they are taken, in the main thread.
+
+    Raises:
+        UsageError: if `cancel` is no event.
     """
 
     def __init__(self, cancel: threading.Event | None = None) -> None:
+        if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+            raise UsageError(f"cancel must be an event, such as threading.Event(), got {cancel!r}.")
         self._cancel = cancel
         self._signals = StopOnSignal()
 
