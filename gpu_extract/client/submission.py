@@ -35,6 +35,7 @@ from gpu_extract.errors import (
 )
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.extraction import Report
+from gpu_extract.run import failures
 from gpu_extract.run.folder import prepare_folder
 from gpu_extract.run.journal import exists
 from gpu_extract.run.progress import Listener, Note, Progress, listener_for
@@ -110,6 +111,7 @@ class _Submission:
         with _goes_on("interrupted; the same command goes on."):
             report = self._report(job)
             self._save(job, record, report)
+            failures.keep(self.faces, report)
             record.report = report.to_dict()
             self._keep(record)
             self.memory.log(self.faces).unlink(missing_ok=True)

@@ -8,7 +8,6 @@ import time
 from functools import partial
 from typing import Literal
 
-from gpu_extract.jobs.runs import failures
 from gpu_extract.jobs.runs.estimate import estimate
 from gpu_extract.jobs.runs.extraction import begin, introduce, other_names
 from gpu_extract.jobs.runs.next_step import next_command
@@ -17,6 +16,7 @@ from gpu_extract.naming import located
 from gpu_extract.options import Settings
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.extraction import Report
+from gpu_extract.run import failures
 from gpu_extract.run.progress import Listener, Progress, listener_for
 from gpu_extract.run.signals import Interruption
 

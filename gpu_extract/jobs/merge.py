@@ -19,7 +19,6 @@ from gpu_extract.errors import EXIT_PARTIAL, InputError
 from gpu_extract.face_files.layout import layout_for
 from gpu_extract.face_files.stored import is_as_written
 from gpu_extract.jobs.changes.stopped import check_completed
-from gpu_extract.jobs.runs import failures
 from gpu_extract.jobs.runs.earlier import RESTORE, Earlier, look_over, named
 from gpu_extract.jobs.runs.extraction import begin, introduce, on_this_disk, other_names, report_failures
 from gpu_extract.jobs.runs.next_step import next_command
@@ -28,7 +27,7 @@ from gpu_extract.naming import located
 from gpu_extract.options import Settings, options
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.extraction import Report
-from gpu_extract.run import journal
+from gpu_extract.run import failures, journal
 from gpu_extract.run.fingerprint import as_settings, fingerprint
 from gpu_extract.run.plan import Plan
 from gpu_extract.run.progress import Listener, Progress, listener_for

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gpu_extract.errors import InputError
-from gpu_extract.jobs.runs.failures import kept
 from gpu_extract.reports.base import MAX_REPORT_BYTES, SIGNATURES
 from gpu_extract.run import journal
+from gpu_extract.run.failures import kept
 from gpu_extract.run.fingerprint import Fingerprint
 from gpu_extract.run.journal import Finished, Told
 from gpu_extract.storage.inputs import open_input
