@@ -24,6 +24,7 @@ from gpu_extract.cli import main
 from gpu_extract.errors import InputError, OutputError, UsageError
 from gpu_extract.jobs.batch import batch
 from gpu_extract.jobs.night.footage import find
+from gpu_extract.reports.batch import DONE, REFUSED, BatchReport, Row
 from gpu_extract.run import journal
 from gpu_extract.run.children import Child
 from gpu_extract.run.progress import Counted, Event, Finished, Note
@@ -708,3 +709,22 @@ def test_a_report_of_another_kind_is_replaced_and_a_letter_is_not(cut_once: Path
     report.write_text("a letter")
     assert run(video, "--resume", "--json", report, "-q", to=tmp_path / "faces") == 6
     assert report.read_text() == "a letter"
+
+
+def test_columns_stand_below_each_other_whatever_letters_names_have() -> None:
+    names = ["plain.mp4", "東京.mp4", "e\u0301te\u0301.mp4", "two\nlines.mp4"]
+    report = BatchReport([Row(name, None, "faces", state=DONE, faces=7) for name in names])
+    lines = report.table().splitlines()[1:5]
+    assert [line[: line.index("done")].rstrip() for line in lines] == [
+        *("plain.mp4", "東京.mp4", "e\u0301te\u0301.mp4", "two\\nlines.mp4")
+    ]
+    shown = [line.replace("\u0301", "").replace("東", "..").replace("京", "..") for line in lines]
+    assert len({line.index("done") for line in shown}) == 1
+    assert len({len(line) for line in shown}) == 1
+
+
+def test_a_quiet_batch_names_the_first_that_went_wrong_and_counts_the_others() -> None:
+    rows = [Row(f"{i}.mp4", None, "faces", state=REFUSED, reason="it is no video.") for i in range(3)]
+    assert BatchReport(rows[:1]).first_failure() == "0.mp4: it is no video."
+    assert BatchReport(rows[:2]).first_failure() == "0.mp4: it is no video. 1 more video went wrong, too."
+    assert BatchReport(rows).first_failure() == "0.mp4: it is no video. 2 more videos went wrong, too."

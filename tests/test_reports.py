@@ -126,6 +126,43 @@ def test_what_failed_is_done_again(
 
 
 @pytest.mark.parametrize(
+    ("options", "why", "other"),
+    [
+        (["--on-error", "stop"], "stopped at the first error", "without --on-error stop"),
+        (["--max-errors", "1"], "stopped by too many errors", "with a larger --max-errors"),
+    ],
+)
+def test_a_run_that_errors_have_ended_says_what_to_do_about_them(
+    options: list[str],
+    why: str,
+    other: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    vectors: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(vectors / "alignments" / "g6_2019-12.fsa", "a.fsa")  # with an entry of which there is no frame
+    run = ["extract", "-a", "a.fsa", "-fr", str(vectors / "frames"), "-fc", "faces", "-sz", "32", *options]
+    assert main([*run, "--progress", "none"]) == 4
+    lines = capsys.readouterr().out.splitlines()
+    note = next(line for line in lines if line.startswith("note    stopped"))
+    assert note.startswith(f"note    {why} after 0 of ")
+    assert note.endswith(f"when that is mended, or {other}, run the same command with --resume to continue.")
+    again = f"when that is mended, this goes on: gpu-extract extract --alignments a.fsa --frames {vectors / 'frames'}"
+    assert lines[-1].startswith(f"next    {again}")
+    assert not any("the limit was" in line for line in lines), "nothing was done that could have been one"
+    assert main([*run, "-q", "--resume"]) == 4
+    failed, ended = capsys.readouterr().err.splitlines()
+    assert failed.endswith(" failed: f_000099.png: the source has no such frame.")
+    assert ended == f"gpu-extract: {note.removeprefix('note    ')}"
+    skipping = [word for word in shlex.split(lines[-1].partition(": gpu-extract ")[2]) if word not in options]
+    assert main([*skipping, "-q"]) == 4
+    assert capsys.readouterr().err.splitlines() == [failed]
+    assert len(list(Path("faces").glob("*.png"))) > 5
+
+
+@pytest.mark.parametrize(
     "name", ["-faces", "my 'faces'", 'new\nline\t"\\$HOME`', os.fsdecode(b"m\xe9l \xff'1"), "é…\u202e"]
 )
 def test_a_command_is_one_line_that_a_shell_takes_for_what_it_says(name: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from gpu_extract.errors import OutputError
+from gpu_extract.errors import OutputError, printable
 
 if TYPE_CHECKING:
     from gpu_extract.reports.extraction import Report
@@ -52,10 +52,11 @@ def told_of_run(report: Report, arguments: argparse.Namespace, json: Any) -> int
     """The same for the report of a run, which says the worst even to those who want to hear nothing."""
     if not arguments.quiet:
         say(report.table(), sys.stderr if json == "-" else sys.stdout)
-    elif not report.complete:
-        say(f"gpu-extract: {report.notes[-1]}", sys.stderr)
-    elif report.errors:
-        say(f"gpu-extract: {report.first_errors()}", sys.stderr)
+    else:
+        if report.errors and (report.complete or report.stopped):
+            say(f"gpu-extract: {report.first_errors()}", sys.stderr)
+        if not report.complete:
+            say(f"gpu-extract: {printable(report.notes[-1])}", sys.stderr)
     return report.exit_code
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
-from gpu_extract.reports.base import JsonReport
+from gpu_extract.reports.base import JsonReport, counted
 
 DONE, DONE_BEFORE, WITH_FAILURES, REFUSED = "done", "done before", "with failures", "refused"
 INTERRUPTED, NOT_BEGUN, NO_ALIGNMENTS, PLANNED = "interrupted", "not begun", "no alignments", "planned"
@@ -90,10 +91,10 @@ class BatchReport(JsonReport):
     def table(self) -> str:
         """The report for a person: a row a video, what was wrong below it, and in the last line what to do next."""
         rows = [("", "", "faces", "hashes", "seconds"), *map(_cells, self.videos)]
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        widths = [max(_width(row[i]) for row in rows) for i in range(5)]
         lines = []
         for cells, row in zip(rows, [None, *self.videos], strict=True):
-            names = [cell.ljust(width) for cell, width in zip(cells[:2], widths, strict=False)]
+            names = [cell + " " * (width - _width(cell)) for cell, width in zip(cells[:2], widths, strict=False)]
             counts = [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True)]
             lines.append("  ".join((*names, *counts)).rstrip())
             if row is not None:
@@ -104,7 +105,7 @@ class BatchReport(JsonReport):
     def first_failure(self) -> str:
         """What went wrong, in one line, for a batch that prints no table."""
         amiss = [row for row in self.videos if row.state in AMISS]
-        more = f" (and {len(amiss) - 1:,} more)" if len(amiss) > 1 else ""
+        more = f" {counted(len(amiss) - 1, 'more video')} went wrong, too." if len(amiss) > 1 else ""
         return f"{amiss[0].frames}: {amiss[0].reason}{more}" if amiss else self.stopped or "interrupted."
 
     def _sum(self) -> str:
@@ -132,6 +133,14 @@ class BatchReport(JsonReport):
         if self.videos_left:
             return f"interrupted; this goes on: {self.next}"
         return f"when that is mended, this does what is left, and nothing that is done: {self.next}"
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes in a terminal, where some letters are two wide and some stand above others."""
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
+    )
 
 
 def _cells(row: Row) -> tuple[str, str, str, str, str]:

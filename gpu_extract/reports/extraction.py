@@ -149,7 +149,7 @@ class Report(JsonReport):
             ("", f"{self.damaged:,} damaged places in the video" if self.damaged else ""),
             (
                 "time",
-                f"{self.seconds:.2f} s, {self.frames_per_second:,.1f} frames/s; the limit was {self.limiting_stage}",
+                f"{self.seconds:.2f} s, {self.frames_per_second:,.1f} frames/s{self._limit()}",
             ),
             ("engine", f"{self.engine} on {self.device} ({self.engine_implementation}){self._processes()}"),
             ("limits", "; ".join(self.confinement)),
@@ -165,6 +165,10 @@ class Report(JsonReport):
         text += and_more(len(self.errors), LISTED, " " * 8)
         text += self._next_lines()
         return "\n".join(map(printable, text))
+
+    def _limit(self) -> str:
+        """What kept it from being faster, where anything was done."""
+        return f"; the limit was {self.limiting_stage}" if self.limiting_stage else ""
 
     def _processes(self) -> str:
         return f", {self.processes} processes" if self.processes > 1 else ""
@@ -197,7 +201,7 @@ class Report(JsonReport):
         if self.dry_run:
             what = "this does it"
         elif not self.complete:
-            what = "this goes on"
+            what = "when that is mended, this goes on" if self.stopped else "this goes on"
         elif self.errors:
             what = "when that is mended, this does again what failed"
         elif self.shard:

@@ -47,6 +47,14 @@ from gpu_extract.tasks import FaceResult, Failure, FrameResult
 RESUME = "run the same command with --resume to continue"
 
 
+def how_to_go_on(settings: Settings, report: Report) -> str:
+    """What to do after a run that ended early; one that errors have ended would meet them again."""
+    if not report.stopped:
+        return RESUME
+    other = "without --on-error stop" if settings.on_error == "stop" else "with a larger --max-errors"
+    return f"when that is mended, or {other}, {RESUME}"
+
+
 def introduce(made: Prepared, align_eyes: bool, report: Report) -> None:
     """What a report says of the inputs and of the engine."""
     alignments, numbering, engine = made.alignments, made.resolved.numbering, made.engine
@@ -211,10 +219,10 @@ class Extraction:
         self._todo = todo.frame_count
         if not self._too_many_errors():
             self._run_pipeline(todo, progress, interruption)
-        if not report.complete:
-            self._note_how_to_resume()
         report.faces_outside = count_outside(todo, self._frames_of_size)
         self.account()
+        if not report.complete:
+            self._note_how_to_resume()
 
     def account(self) -> None:
         """The counts of the report that follow from all that was done."""
@@ -382,7 +390,7 @@ class Extraction:
         if not report.stopped:
             why = "interrupted"
         done = f"{report.frames_decoded:,} of {self.part.frame_count:,} frames"
-        report.notes.append(f"{why} after {done}; {RESUME}.")
+        report.notes.append(f"{why} after {done}; {how_to_go_on(self.settings, report)}.")
 
 
 def tally(result: FrameResult, report: Report) -> None:

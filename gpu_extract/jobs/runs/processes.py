@@ -34,7 +34,7 @@ from gpu_extract.jobs.changes.stopped import check_completed
 from gpu_extract.jobs.merge import join
 from gpu_extract.jobs.runs.earlier import has_faces
 from gpu_extract.jobs.runs.estimate import check_space
-from gpu_extract.jobs.runs.extraction import RESUME, report_plan_failures, reserved
+from gpu_extract.jobs.runs.extraction import RESUME, how_to_go_on, report_plan_failures, reserved
 from gpu_extract.jobs.runs.prepare import Prepared
 from gpu_extract.options import Settings, as_words
 from gpu_extract.reports.extraction import Report
@@ -388,4 +388,6 @@ class _Crew:
         report.faces_written = sum(len(frame.faces) for frame in frames)
         report.bytes_written = sum(face.nbytes for frame in frames for face in frame.faces)
         why = "stopped by errors" if report.stopped else "interrupted"
-        report.notes.append(f"{why} after {len(frames):,} of {plan.frame_count:,} frames; {RESUME}.")
+        report.notes.append(
+            f"{why} after {len(frames):,} of {plan.frame_count:,} frames; {how_to_go_on(self._settings, report)}."
+        )
