@@ -41,7 +41,7 @@ from gpu_extract.client.server import Address, CutError, Server
 from gpu_extract.client.wish import place as place_of
 from gpu_extract.errors import DeviceError, GpuExtractError, InputError, OutputError, UsageError
 from gpu_extract.run import journal
-from gpu_extract.run.failures import kept
+from gpu_extract.run.failures import Kept, kept
 from gpu_extract.run.progress import FrameDone, Note, Planned
 from tests.helpers import extract_command, files_in, write_clip
 
@@ -283,7 +283,7 @@ def test_frames_that_fail_are_told_with_the_exit_code_of_a_run(
     here = Place(tmp_path / "here", material.of_images, images)
     assert (here.extract(), there.submit(service.url, "--json", there.folder / "r.json")) == (4, 4)
     assert there.left() == here.left()
-    assert kept(there.faces) == kept(here.faces) != []
+    assert kept(there.faces) == kept(here.faces) != Kept()
     report = json.loads((there.folder / "r.json").read_text())
     assert [error["frame"] for error in report["errors"]] == ["p_002.png"]
     assert report["faces_folder"] == str(there.faces)
@@ -670,7 +670,9 @@ def test_frames_that_failed_are_tried_again_by_the_same_command(
     assert here.extract("--resume") == main(words) == (0 if place_of_images == "root" else 4)
     assert "p_002.png" not in there.faces.name
     assert files_in(there.faces) == files_in(here.faces)
-    assert [error["frame"] for error in kept(there.faces)] == ([] if place_of_images == "root" else ["p_002.png"])
+    assert [error["frame"] for error in kept(there.faces).errors] == (
+        [] if place_of_images == "root" else ["p_002.png"]
+    )
     assert there.alignments.read_bytes() == here.alignments.read_bytes()
     copies = len(list(here.folder.glob("a_*.fsa")))
     assert len(list(there.folder.glob("a_*.fsa"))) == copies

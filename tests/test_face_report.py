@@ -228,6 +228,37 @@ def test_what_failed_is_known_without_a_report(job: Path) -> None:
     assert "Nothing failed." in Page(face_report(job / "again").page).html
 
 
+def test_failures_of_before_a_prune_or_a_reindex_are_told_as_such(job: Path, landmarks: np.ndarray) -> None:
+    faces = [face_record(landmarks), face_record(landmarks + 9), face_record(landmarks * 0.5)]
+    faces[1]["landmarks_xy"] = np.full((68, 2), np.nan, np.float32)
+    write_alignments(job / "b.fsa", {"f_000000.png": faces, "f_000002.png": [face_record(landmarks)]})
+    assert main(extract_command(job / "b.fsa", job / "frames", job / "again", "-q", "-sz", 64)) == 4
+    since = "since then, faces have been taken out of the alignments file or put in another order"
+
+    def told(*run_report: Path, alignments: Path | None = None) -> tuple[bool, list[int]]:
+        page = Page(face_report(job / "again", alignments=alignments, run_report=next(iter(run_report), None)).page)
+        assert "f_000000.png</bdi>, face 1" in page.html
+        failed = [i for i, state in enumerate(page.states()) if state & State.FAILED]
+        return since in page.html, [page.column("index")[i] for i in failed]
+
+    assert told() == told(alignments=job / "b.fsa") == (False, [1])
+    (job / "again" / "f_000000_0.png").unlink()
+    prune = ["prune", "-q", "-a", str(job / "b.fsa"), "-fc", str(job / "again")]
+    assert main([*prune, "--yes"]) == 0
+    assert told() == told(alignments=job / "b.fsa") == (True, [-1])
+    assert main([*prune, "--undo"]) == 0
+    assert told() == (False, [1])
+    run = extract_command(
+        job / "b.fsa", job / "frames", job / "again", "-q", "-sz", 64, "--resume", "--json", job / "r.json"
+    )
+    assert main(run) == 4
+    assert told(job / "r.json") == (False, [1])
+    assert main(["reindex", "-q", "-a", str(job / "b.fsa"), "-fc", str(job / "again")]) == 0
+    assert told(job / "r.json") == (True, [-1])
+    Path(job / "again" / journal.FAILURES).unlink()
+    assert told(job / "r.json") == (False, [1]), "which nobody can know"
+
+
 def test_a_list_of_failures_that_is_damaged_says_nothing(job: Path) -> None:
     for text in ("", "{", "{}", '[1, {"frame": 2}]'):
         (job / "faces" / journal.FAILURES).write_text(text)

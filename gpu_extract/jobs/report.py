@@ -96,8 +96,8 @@ def face_report(
     if thumbs not in KINDS:
         raise UsageError(f"thumbnails {thumbs!r} are not understood; {', '.join(KINDS)} are.")
     page = _page_of(folder, out)
-    outcome = outcome_of(folder, None if run_report is None else Path(run_report))
     loaded = None if alignments is None else Alignments.load(Path(alignments))
+    outcome = outcome_of(folder, None if run_report is None else Path(run_report), loaded)
     stored = stored_files(folder, journal.own_names(folder))
     entries = entries_of(stored, outcome)
     if not entries and outcome.settings is None and outcome.report is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,20 @@ from gpu_extract.errors import InputError, OutputError
 from gpu_extract.reports.base import MAX_REPORT_BYTES
 from gpu_extract.reports.extraction import Report
 from gpu_extract.run import journal
+from gpu_extract.run.fingerprint import FACES
 from gpu_extract.storage.atomic import write_whole
 from gpu_extract.storage.inputs import open_input
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What failed in a run."""
+
+    errors: list[Any] = field(default_factory=list)
+    """As `Report.errors`, as far as the file says it."""
+    faces: str | None = None
+    """Digest of where the faces of the alignments file were, as journals have it: in that file the indices of the
+    errors are right. None where that is not known."""
 
 
 def keep(folder: Path, report: Report) -> None:
@@ -21,17 +34,20 @@ def keep(folder: Path, report: Report) -> None:
     A disk that takes nothing any more costs this list alone: the report has it, too.
     """
     path = folder / journal.FAILURES
-    with suppress(OSError, OutputError):
+    with suppress(OSError, InputError, OutputError):
         if report.errors and folder.is_dir():
-            write_whole(path, [json.dumps(report.errors).encode()])
+            faces = (journal.begun(folder) or {}).get(FACES)
+            write_whole(path, [json.dumps({"faces": faces, "errors": report.errors}).encode()])
         else:
             path.unlink(missing_ok=True)
 
 
-def kept(folder: Path) -> list[Any]:
-    """The errors that `keep` has put there, as `Report.errors`; none where there are none, or nothing can be read."""
+def kept(folder: Path) -> Kept:
+    """What `keep` has put there; nothing where nothing can be read."""
     with suppress(InputError, OSError, ValueError, RecursionError):
         with open_input(folder / journal.FAILURES, "the list of failures") as file:
             found = json.loads(file.read(MAX_REPORT_BYTES))
-        return found if isinstance(found, list) else []
-    return []
+        told = found if isinstance(found, dict) else {"errors": found}
+        errors, faces = told.get("errors"), told.get("faces")
+        return Kept(errors if isinstance(errors, list) else [], faces if isinstance(faces, str) else None)
+    return Kept()

@@ -47,7 +47,7 @@ class Entry:
     frame: str
     """The frame's key, or as much of it as the file's name tells."""
     index: int
-    """In its frame; -1 where it is not known, or for a whole frame that failed."""
+    """In its frame; -1 where it is not known any more, or for a whole frame that failed."""
     state: State
     result: FaceResult | None = None
     """What the run recorded."""
@@ -72,10 +72,9 @@ def entries_of(stored: dict[str, Place], outcome: Outcome) -> list[Entry]:
         extra = State.EXTRA if outcome.settings is not None and face is None else State.NONE
         found.append(_entry(name, place, extra, face, position))
     found += [_entry(name, None, State.GONE, face, position) for name, (face, position) in recorded.items()]
-    found += [
-        Entry("", None, failed.frame, -1 if failed.index is None else failed.index, State.FAILED, reason=failed.reason)
-        for failed in outcome.failed
-    ]
+    for failed in outcome.failed:
+        index = -1 if failed.index is None or outcome.is_outdated else failed.index
+        found.append(Entry("", None, failed.frame, index, State.FAILED, reason=failed.reason))
     found.sort(key=_order)
     return found
 

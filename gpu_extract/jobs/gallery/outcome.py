@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpu_extract.alignments import Alignments
 from gpu_extract.errors import InputError
 from gpu_extract.reports.base import MAX_REPORT_BYTES, SIGNATURES
 from gpu_extract.run import journal
 from gpu_extract.run.failures import kept
-from gpu_extract.run.fingerprint import Fingerprint
+from gpu_extract.run.fingerprint import FACES, Fingerprint, digest
 from gpu_extract.run.journal import Finished, Told
 from gpu_extract.storage.inputs import open_input
 
@@ -44,6 +45,8 @@ class Outcome:
     told_in: Path | None = None
     """The report's file."""
     failed: list[Failed] = field(default_factory=list)
+    is_outdated: bool = False
+    """Whether faces have left the alignments file since, or changed places, by which the indices of `failed` went."""
     ended: float | None = None
     """When the journal was last written, seconds since 1970."""
 
@@ -53,11 +56,12 @@ class Outcome:
         return self.report is not None or self.settings is not None
 
 
-def outcome_of(folder: Path, report: Path | None = None) -> Outcome:
+def outcome_of(folder: Path, report: Path | None = None, alignments: Alignments | None = None) -> Outcome:
     """What is known of the run of a faces folder.
 
     Args:
         report: that `extract --json` wrote; None looks for it in the folder and beside it.
+        alignments: that the faces were cut from, as they are now, if they are at hand.
 
     Raises:
         InputError: if the journal, or a report that was named, cannot be read, or is none.
@@ -67,16 +71,22 @@ def outcome_of(folder: Path, report: Path | None = None) -> Outcome:
         found.settings, found.frames = run
         found.ended = max(_changed(folder / name) for name in journal.names(folder))
     found.told_in = report or _beside(folder)
+    list_here = kept(folder)
+    was = list_here.faces
     if found.told_in is not None:
         found.report = _read(found.told_in)
         found.failed = list(_failed(found.report.get("errors")))
+        was = was if list_here.errors == found.report.get("errors") else None
     else:
-        found.failed = list(_failed(kept(folder)))
+        found.failed = list(_failed(list_here.errors))
         for shard in journal.receipts(folder):
             with open_input(folder / journal.name_of(shard), journal.WHAT) as file:
                 told = Told.by(file.read())
             if told is not None and told.report is not None:
                 found.failed += _failed(told.report.get("errors"))
+    now = [] if found.settings is None else [found.settings.get(FACES)]
+    now += [] if alignments is None else [digest(alignments)]
+    found.is_outdated = was is not None and any(state != was for state in now)
     return found
 
 

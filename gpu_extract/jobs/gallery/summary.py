@@ -170,6 +170,12 @@ def _failures(outcome: Outcome) -> str:
     if (rest := sum(len(some) for _, some in reasons[MOST_REASONS:])) > 0:
         parts.append(f"<p class='note'>… and {rest:,} more with other reasons, which the list of faces has.</p>")
     count = _of(len(outcome.failed), "failure")
+    if outcome.is_outdated and any(failed.index is not None for failed in outcome.failed):
+        parts.insert(
+            0,
+            "<p class='note'>The numbers of faces are those that they had in the run: since then, faces have been "
+            "taken out of the alignments file or put in another order.</p>",
+        )
     return (
         f"<section class='failures' aria-labelledby='failures-title'><h2 id='failures-title'>{count}</h2>"
         f"{''.join(parts)}<p class='actions'><button type='button' id='show-failed' hidden>Show them below</button></p>"
