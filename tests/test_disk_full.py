@@ -19,6 +19,8 @@ import pytest
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
+from gpu_extract.run import journal
+from gpu_extract.run.journal import Finished
 from tests.helpers import Job, Tmpfs, by_the_long_way, copied, extract_command, mount, noise, tmpfs_at
 
 FRAMES = 60
@@ -210,6 +212,61 @@ def test_a_disk_that_is_gone(
         assert job.alignments.read_bytes() == job.before
         assert job.run("--output-layout", layout, "--resume") == 0
         assert job.files() == wanted
+
+
+@LAYOUTS
+@pytest.mark.parametrize("how", ["removed", "renamed", "replaced by an empty one", "replaced by a file", "unmounted"])
+def test_a_folder_that_goes_away_while_the_run_writes_into_it(
+    how: str,
+    layout: str,
+    inputs: Path,
+    tmp_path: Path,
+    plain: Any,
+    tmpfs: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever the run may still write through what it has open: its hashes are not saved, and nobody is told of faces
+    that are not there. Back in its place, the folder is gone on with."""
+    wanted = plain(layout)
+    job = job_in(tmp_path, inputs)
+    if how == "unmounted":
+        job.faces = tmpfs(20_000).folder / "faces"
+    aside, real, calls = tmp_path / "aside", journal.Journal.add, []
+
+    def add(self: journal.Journal, *frames: Finished) -> None:
+        real(self, *frames)
+        calls.append(frames)
+        if len(calls) > 1:
+            return
+        if how == "removed":
+            shutil.rmtree(job.faces)
+        elif how == "unmounted":
+            subprocess.run(["umount", "-l", str(job.faces.parent)], check=True)
+        else:
+            job.faces.rename(aside)
+        if how == "replaced by an empty one":
+            job.faces.mkdir()
+        elif how == "replaced by a file":
+            job.faces.write_bytes(b"")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "add", add)
+        capsys.readouterr()
+        assert job.run("--output-layout", layout) == 6
+    assert capsys.readouterr().err == (
+        f"gpu-extract: the faces folder {job.faces} was renamed, replaced or removed while the run wrote into it; when "
+        "that is solved, run the same command with --resume to continue.\n"
+    )
+    assert job.alignments.read_bytes() == job.before
+    if how.startswith("replaced"):
+        job.faces.rename(tmp_path / "other")
+    if aside.exists():
+        aside.rename(job.faces)
+    assert job.run("--output-layout", layout, "--resume") == 0
+    assert job.files() == wanted
+    if how == "unmounted":
+        assert mount("-t", "tmpfs", "tmpfs", str(job.faces.parent)), "for whoever unmounts it"
 
 
 def test_a_disk_too_full_to_save_on(

@@ -129,7 +129,7 @@ def begin(settings: Settings, made: Prepared, report: Report, *, is_reserved: bo
             check_space(part, settings.faces, report)
         journal = (Journal.resume if resumes else Journal.create)(settings.faces, stored, shard)
         stack.callback(journal.close)
-        stack.enter_context(_hint_at_resume())
+        stack.enter_context(_hint_at_resume(journal))
         folded = on_this_disk(settings, made, [journal])
         if folded is not made:
             made = folded
@@ -321,7 +321,8 @@ class Extraction:
         report.limiting_stage = pipeline.limiting_stage(report.stage_seconds)
 
     def _settle(self, layout: Layout) -> None:
-        """Have all faces on the disk before the file that holds their hashes."""
+        """Have all faces on the disk, where somebody will look for them, before the file that holds their hashes."""
+        self.journal.check_in_place()
         if layout.flushes:
             return
         if self.report.complete:
@@ -416,14 +417,21 @@ def note_faces_outside(plan: Plan, made: Prepared, report: Report) -> None:
 
 
 @contextmanager
-def _hint_at_resume() -> Iterator[None]:
-    """What ends a run whose journal exists says how to go on."""
+def _hint_at_resume(journal: Journal) -> Iterator[None]:
+    """What ends a run whose journal exists says how to go on; where its folder is gone, that is what ended it."""
     try:
         yield
     except InterruptedRunError as error:
         raise InterruptedRunError(f"interrupted; {RESUME}.", error.exit_code) from None
-    except OutputError as error:
-        raise OutputError(f"{str(error).removesuffix('.')}; when that is solved, {RESUME}.") from error
+    except (OutputError, FileNotFoundError) as error:
+        why = error
+        try:
+            journal.check_in_place()
+        except OutputError as moved:
+            why = moved
+        if not isinstance(why, OutputError):
+            raise
+        raise OutputError(f"{str(why).removesuffix('.')}; when that is solved, {RESUME}.") from error
 
 
 def report_failures(plan: Plan, failures: Iterable[Failure], report: Report) -> None:
