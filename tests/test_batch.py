@@ -322,7 +322,7 @@ def test_nothing_to_cut_is_an_error(film: Maker, tmp_path: Path, capsys: pytest.
     assert run(root, to=tmp_path / "faces") == 3
     assert "none of the 2 videos and folders of images in" in capsys.readouterr().err
     assert run(root / "a.mp4", to=tmp_path / "faces") == 3
-    assert "a_alignments.fsa (or .json, .p, .pickle, .yml, .yaml) beside it is looked for." in capsys.readouterr().err
+    assert "there is no a_alignments.fsa (or .json, .p, .pickle, .yml, .yaml) beside a.mp4." in capsys.readouterr().err
     assert run(root / "c.mp4", to=tmp_path / "faces") == 3
     assert not (tmp_path / "faces").exists()
 

@@ -124,8 +124,8 @@ def test_no_file_at_all_costs_one_sentence(tmp_path: Path, capsys: pytest.Captur
     video = copied(CLIP, tmp_path / "alone")
     assert main(["extract", "-fr", str(video), "-fc", str(tmp_path / "faces")]) == 2
     assert capsys.readouterr().err == (
-        "gpu-extract: the following arguments are required: -a/--alignments; there is none of a usual name: "
-        "clip_alignments.fsa (or .json, .p, .pickle, .yml, .yaml) beside it is looked for.\n"
+        "gpu-extract: the following arguments are required: -a/--alignments; there is no "
+        "clip_alignments.fsa (or .json, .p, .pickle, .yml, .yaml) beside clip.mp4.\n"
     )
     assert main(["extract", "-fr", "s3://bucket/clip.mp4", "-fc", str(tmp_path / "faces")]) == 2
     assert "required: -a/--alignments; see gpu-extract extract --help" in capsys.readouterr().err

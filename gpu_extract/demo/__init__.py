@@ -49,7 +49,7 @@ def run_demo(folder: Path | str = "demo", *, size: int = 256, **options: Any) ->
         clip = make_clip(folder)
     except OSError as error:
         raise OutputError(
-            f"the demo cannot be written into {folder}: {error.strerror}; give a writable folder"
+            f"the demo cannot be written into {folder}: {error.strerror}; give a writable folder."
         ) from error
 
     from gpu_extract.jobs.extract import extract
@@ -64,17 +64,17 @@ def _clear(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise OutputError(f"{folder} is a file; the demo needs a folder of its own")
+        raise OutputError(f"{folder} is a file; the demo needs a folder of its own.")
     if not (folder / MARKER).exists():
         other = next(folder.iterdir(), None)
         if other is not None:
-            raise OutputError(f"{folder} holds {other.name}, which is not of an earlier demo; give a new folder")
+            raise OutputError(f"{folder} holds {other.name}, which is not of an earlier demo; give a new folder.")
     files = (MARKER, "demo.mp4", "demo_alignments*.fsa", "report.json", "sheet.png")
     patterns = (*files, "faces/demo_??????_?.png", "faces/.gpu-extract.*")
     ours = {path for pattern in patterns for path in folder.glob(pattern)}
     others = [path for path in folder.rglob("*") if path not in ours and path != folder / "faces"]
     if others:
-        raise OutputError(f"{folder} holds {others[0].name}, which is not of an earlier demo; give a new folder")
+        raise OutputError(f"{folder} holds {others[0].name}, which is not of an earlier demo; give a new folder.")
     for path in ours:
         path.unlink()
     if (folder / "faces").is_dir():

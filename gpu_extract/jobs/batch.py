@@ -186,7 +186,7 @@ class _Night:
         if one.fault:
             row.state, row.reason = states.REFUSED, one.fault
         elif one.alignments is None:
-            row.state, row.reason = states.NO_ALIGNMENTS, f"{looked_for(one.frames)} is looked for."
+            row.state, row.reason = states.NO_ALIGNMENTS, f"there is no {looked_for(one.frames)}."
         else:
             settings = replace(
                 self._settings,

@@ -102,7 +102,7 @@ def why_none(command: str, found: Mapping[str, Value]) -> str | None:
     if command not in FINDS_ALIGNMENTS or "alignments" in found or "frames" not in found:
         return None
     frames = found["frames"].value
-    return None if url_of(frames) else f"there is none of a usual name: {looked_for(Path(frames))} is looked for"
+    return None if url_of(frames) else f"there is no {looked_for(Path(frames))}"
 
 
 def _usual(command: str, frames: str | os.PathLike[str] | None) -> Path | None:

@@ -120,7 +120,7 @@ def contact_sheet(
     else:
         paths = [Path(face) for face in faces]
     if not paths:
-        raise InputError(f"{faces} holds no face images to put on a sheet; run extract into it first")
+        raise InputError(f"{faces} holds no face images to put on a sheet; run extract into it first.")
     sheet = Sheet()
     shown = _chosen(paths, sort, condition, sheet.notes, reverse=reverse, landmarks=landmarks)
     columns, cell = _layout(len(shown), columns, cell)
@@ -239,7 +239,7 @@ def list_faces(folder: Path | str) -> list[Path]:
     """The face images of a folder, ordered by frame and by face index (face 10 after face 9)."""
     folder = of_this_machine(folder, "sheet")
     if not is_folder(folder, "the faces folder"):
-        raise InputError(f"{folder} is not a folder; give the folder that extract wrote the faces into")
+        raise InputError(f"{folder} is not a folder; give the folder that extract wrote the faces into.")
     try:
         with os.scandir(folder) as entries:
             found = [folder / entry.name for entry in entries if not entry.is_dir()]
@@ -262,7 +262,7 @@ def _layout(count: int, columns: int | None, cell: int | None) -> tuple[int, int
     if columns < 1 or not 16 <= cell <= 1024 or columns * (cell + GAP_PX) + GAP_PX > MAX_SIDE_PX:
         raise UsageError(
             f"a sheet of {columns} columns of {cell} px cannot be drawn; take cells of 16 to 1024 px "
-            f"and columns that fit into {MAX_SIDE_PX} px"
+            f"and columns that fit into {MAX_SIDE_PX} px."
         )
     return columns, cell
 
@@ -285,7 +285,7 @@ def _write_page(page: Path, faces: Sequence[Shown], columns: int, cell: int, pat
         _write_label(sheet[y + cell : y + cell + LABEL_PX, x : x + cell], path.stem, value)
     encoded, data = cv2.imencode(".png", sheet)
     if not encoded:
-        raise OutputError(f"the contact sheet {page} cannot be written: OpenCV cannot encode the picture")
+        raise OutputError(f"the contact sheet {page} cannot be written: OpenCV cannot encode the picture.")
     first = next(png_file.chunks(data[:MARKED_BYTES].tobytes()))  # IHDR, which nothing may precede
     write_output(page, data[: first.end].tobytes() + MARK + data[first.end :].tobytes(), WHAT, _is_sheet, paths)
     return unreadable

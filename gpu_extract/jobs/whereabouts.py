@@ -44,7 +44,7 @@ def looked_for(frames: Path) -> str:
     """What was looked for, in a phrase."""
     names = [path.name for path in candidates(frames)]
     others = ", ".join(extension for extension in EXTENSIONS[1:])
-    return f"{names[0]} (or {others}) {'in' if frames.is_dir() else 'beside'} it"
+    return f"{names[0]} (or {others}) {'in' if frames.is_dir() else 'beside'} {name_of(frames)}"
 
 
 def name_of(frames: Path) -> str:

@@ -62,7 +62,7 @@ class ReindexReport(JsonReport):
             lines.append(f"left    {counted(len(self.left_as_they_are), 'frame')} in the old order")
         lines += [f"        {one['frame']}: {one['reason']}" for one in self.left_as_they_are[:LISTED]]
         lines += and_more(len(self.left_as_they_are), LISTED, " " * 8)
-        if self.faces_folder is not None:
+        if self.faces_folder is not None and self.faces_moved:
             renumbered = f"{counted(self.files_renumbered, 'file')} in {self.faces_folder}"
             lines.append(f"files   {renumbered} {how} the numbers of their faces")
         lines += [f"note    {note}" for note in self.notes]

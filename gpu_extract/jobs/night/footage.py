@@ -194,10 +194,10 @@ def _nothing(found: Sequence[Footage], places: Sequence[str]) -> str:
         return f"there are no videos and no folders of images in {named}; --recursive looks into inner folders, too."
     if len(found) == 1:
         one = found[0]
-        return one.fault or f"{one.frames} has no alignments file: {looked_for(one.frames)} is looked for."
+        return one.fault or f"{one.frames} has no alignments file: there is no {looked_for(one.frames)}."
     return (
         f"none of the {len(found):,} videos and folders of images in {named} has an alignments file: "
-        f"{looked_for(found[0].frames)} is looked for; --alignments-dir names another folder."
+        f"there is no {looked_for(found[0].frames)}, for example; --alignments-dir names another folder."
     )
 
 
