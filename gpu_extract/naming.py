@@ -121,8 +121,7 @@ def url_of(text: str | os.PathLike[str]) -> Url | None:
     """
     if isinstance(text, Url):
         return text
-    if not can_be_path(text):
-        raise UsageError(f"{text!r} is no path; give a text or a pathlib.Path.")
+    path_of(text)
     match = _ADDRESS.fullmatch(os.fspath(text))
     if match is None:
         return None
@@ -148,6 +147,16 @@ def can_be_path(value: Any) -> bool:
         return isinstance(text, str) and 0 not in (os.fsencode(text) or b"\0")
     except (TypeError, ValueError):
         return False
+
+
+def path_of(place: str | os.PathLike[str]) -> Path:
+    """
+    Raises:
+        UsageError: for what is no path.
+    """
+    if not can_be_path(place):
+        raise UsageError(f"{place!r} is no path; give a text or a pathlib.Path.")
+    return Path(place)
 
 
 def located(place: str | os.PathLike[str]) -> Path:

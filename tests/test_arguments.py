@@ -235,6 +235,8 @@ def test_a_path_that_is_none_is_refused_wherever_one_is_asked_for(path: Any, ima
         lambda: prune(path, images[1]),
         lambda: face_report(path),
         lambda: verify(images[0], images[1], path),
+        lambda: gpu_extract.Alignments.load(path),
+        lambda: gpu_extract.read_face(path),
     ]
     for call in calls:
         with pytest.raises(UsageError, match=r"is no path; give a text or a pathlib\.Path\."):

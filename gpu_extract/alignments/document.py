@@ -20,6 +20,7 @@ from gpu_extract.alignments.limits import Limits, shown
 from gpu_extract.alignments.packed import unpack
 from gpu_extract.errors import AlignmentsChangedError, AlignmentsError, InputError, OutputError, UsageError
 from gpu_extract.kernels import columns
+from gpu_extract.naming import path_of
 from gpu_extract.storage.atomic import Snapshot, backup_copy, digest_of, new_digest, write_new, write_whole
 from gpu_extract.storage.contents import HEAD_BYTES, what_it_is
 from gpu_extract.storage.inputs import open_input, unreadable
@@ -90,7 +91,7 @@ class Alignments:
         Raises InputError where it is missing or unreadable, AlignmentsError where it is no alignments file, damaged or
         of an unknown version, UnsafePickleError where it holds anything but data.
         """
-        path = Path(path)
+        path = path_of(path)
         limits = limits or Limits()
         try:
             with _without_garbage_collection():

@@ -28,6 +28,7 @@ import numpy as np
 from gpu_extract import png_file
 from gpu_extract.alignments.generation import Traits
 from gpu_extract.errors import InputError
+from gpu_extract.naming import path_of
 
 PREFIX = b"faceswap" + b"\0" + b"\0\0" + b"\0" + b"\0"
 """Keyword; compression flag and method; language tag; translated keyword. The text follows."""
@@ -161,11 +162,12 @@ def read_face(path: str | os.PathLike[str]) -> FaceFile:
 
     Raises:
         InputError: if the file cannot be read or decoded, or its header is damaged.
+        UsageError: for what is no path.
     """
     from gpu_extract.frames.images.decode import decode_image, read_file
 
     try:
-        data = read_file(Path(path))
+        data = read_file(path_of(path))
         header = read_header(data) if data.startswith(png_file.SIGNATURE) else None
         return FaceFile(decode_image(data).pixels, header)
     except InputError as error:
