@@ -228,6 +228,43 @@ def test_what_failed_is_known_without_a_report(job: Path) -> None:
     assert "Nothing failed." in Page(face_report(job / "again").page).html
 
 
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({}, None),
+        ({"exit_code": 4}, None),
+        ({"exit_code": 130}, "Let the run go on: it was ended before it had gone over all frames."),
+        ({"exit_code": 4, "stopped": True}, "it does again what failed, and does what it had not come to."),
+        ({"exit_code": ["130"], "stopped": "yes"}, None),
+    ],
+)
+def test_a_run_that_ended_early_is_to_go_on(told: dict[str, Any], words: str | None, job: Path) -> None:
+    report = Report(faces_folder="faces").to_dict() | told
+    if told.get("stopped") is True:
+        report["errors"] = [{"frame": "f_000001.png", "index": None, "reason": "the frame is damaged"}]
+    (job / "report.json").write_text(json.dumps(report))
+    page = Page(face_report(job / "faces", alignments=job / "a.fsa").page)
+    assert ("--resume" in page.html) == (words is not None)
+    assert words is None or words in page.html
+    assert ("Nothing failed of what the run came to before it was ended." in page.html) == (told == {"exit_code": 130})
+
+
+def test_a_report_of_before_the_last_run_does_not_say_what_failed_in_it(job: Path) -> None:
+    good = (job / "frames" / "f_000001.png").read_bytes()
+    (job / "frames" / "f_000001.png").write_bytes(b"no image")
+    run = extract_command(job / "a.fsa", job / "frames", job / "again", "-q", "-sz", 64)
+    assert main([*run, "--json", str(job / "old.json")]) == 4
+    assert "1 failure" in Page(face_report(job / "again").page).html
+    (job / "frames" / "f_000001.png").write_bytes(good)
+    assert main([*run, "--resume"]) == 0
+    page = Page(face_report(job / "again").page)
+    assert "Nothing failed." in page.html
+    assert "frames a second" in page.html, "the rest of what it says is better than nothing"
+    assert "1 failure" in Page(face_report(job / "again", run_report=job / "old.json").page).html, (
+        "who names it wants it"
+    )
+
+
 def test_failures_of_before_a_prune_or_a_reindex_are_told_as_such(job: Path, landmarks: np.ndarray) -> None:
     faces = [face_record(landmarks), face_record(landmarks + 9), face_record(landmarks * 0.5)]
     faces[1]["landmarks_xy"] = np.full((68, 2), np.nan, np.float32)

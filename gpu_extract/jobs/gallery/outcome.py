@@ -16,11 +16,14 @@ from gpu_extract.run import journal
 from gpu_extract.run.failures import kept
 from gpu_extract.run.fingerprint import FACES, Fingerprint, digest
 from gpu_extract.run.journal import Finished, Told
+from gpu_extract.run.signals import EXIT_CODES
 from gpu_extract.storage.inputs import open_input
 
 BEGINNING_BYTES = 256  # of a report, within which its first key stands
 MOST_CANDIDATES = 100  # JSON files beside the faces that are looked at, the newest first
 WHAT = "the report of the run"
+EARLY = tuple(EXIT_CODES.values())
+"""Exit codes of runs that were interrupted."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,19 @@ class Outcome:
     """Of `extract`, as JSON; the only record of times and versions."""
     told_in: Path | None = None
     """The report's file."""
+    is_latest: bool = True
+    """Whether nothing has written into the journal since the report, as a later run without one does."""
     failed: list[Failed] = field(default_factory=list)
     is_outdated: bool = False
     """Whether faces have left the alignments file since, or changed places, by which the indices of `failed` went."""
     ended: float | None = None
     """When the journal was last written, seconds since 1970."""
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the report says that errors, or somebody, ended the run before it had gone over all frames."""
+        report = self.report if self.report is not None and self.is_latest else {}
+        return report.get("stopped") is True or report.get("exit_code") in EARLY
 
     @property
     def knows_failures(self) -> bool:
@@ -75,6 +86,8 @@ def outcome_of(folder: Path, report: Path | None = None, alignments: Alignments 
     was = list_here.faces
     if found.told_in is not None:
         found.report = _read(found.told_in)
+        found.is_latest = found.ended is None or _changed(found.told_in) >= found.ended
+    if found.report is not None and (found.is_latest or report is not None):
         found.failed = list(_failed(found.report.get("errors")))
         was = was if list_here.errors == found.report.get("errors") else None
     else:

@@ -156,7 +156,7 @@ def _failures(outcome: Outcome) -> str:
     """What failed, the most frequent reason first."""
     if not outcome.failed:
         why = (
-            "Nothing failed."
+            f"Nothing failed{' of what the run came to before it was ended' if outcome.ended_early else ''}."
             if outcome.knows_failures
             else "What failed is not recorded in the folder. A report that extract --json wrote knows it: "
             "name that file with --run-report."
@@ -202,10 +202,13 @@ def _next(folder: Path, outcome: Outcome, tally: Tally, alignments: Path | None)
     a: str | Path = ALIGNMENTS_HERE if alignments is None else alignments
     fr = _place_of_frames(_name_of_frames(outcome), alignments)
     steps = []
-    if outcome.failed and outcome.settings is not None:
+    if (outcome.failed or outcome.ended_early) and outcome.settings is not None:
+        mend = "Mend what the reasons name, then let the run go on" if outcome.failed else "Let the run go on"
+        left = "it does again what failed" if outcome.failed else "it was ended before it had gone over all frames"
+        also = ", and does what it had not come to" if outcome.failed and outcome.ended_early else ""
         steps.append(
             (
-                "Mend what the reasons name, then let the run go on: only what failed is done again.",
+                f"{mend}: {left}{also}.",
                 typed("extract", "-a", a, "-fr", fr, "-fc", folder, *_as_it_was(outcome.settings), "--resume"),
             )
         )
