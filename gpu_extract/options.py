@@ -600,12 +600,7 @@ class Settings:
         default=512, least=1, metavar="MB", help="page-locked host memory, on CUDA", group=MACHINE, **BOTH
     )
     workers: int | None = number(
-        default=None,
-        least=1,
-        most=MOST_THREADS,
-        help="threads that cut and encode; by default one a core",
-        group=MACHINE,
-        **BOTH,
+        default=None, least=1, help="threads that cut and encode; by default one a core", group=MACHINE, **BOTH
     )
     json: str | os.PathLike[str] | None = text(
         default=None,
@@ -711,6 +706,8 @@ class Settings:
     def _check_together(self) -> None:
         if self.json is not None:
             check_report_place(self.json, {"alignments": self.alignments, "frames": self.frames})
+        if self.workers is not None and self.workers > MOST_THREADS:
+            raise UsageError(f"workers must be at most {MOST_THREADS:,}, got {self.workers}.")
         if self.quality is not None and self.format == "png":
             raise UsageError("quality is for jpg and webp; png is lossless.")
         if self.refresh_thumbs and self.no_update:
@@ -785,7 +782,7 @@ class ServiceSettings:
     )
 
     def __post_init__(self) -> None:
-        _check_each(self, _rows_of(ServiceSettings))
+        _check_each(self, (*_rows_of(ServiceSettings), option("devices")))
         object.__setattr__(self, "data", Path(self.data))
 
 

@@ -32,7 +32,7 @@ from gpu_extract.jobs.rebuild import rebuild
 from gpu_extract.jobs.reindex import reindex
 from gpu_extract.jobs.rename import rename
 from gpu_extract.jobs.verify import verify
-from gpu_extract.options import COMMANDS, Settings, option, options
+from gpu_extract.options import COMMANDS, ServiceSettings, Settings, option, options
 from gpu_extract.run import journal
 
 ROOT = Path(__file__).parent.parent
@@ -123,7 +123,7 @@ def test_values_that_are_not_allowed() -> None:
         ({"device": "tpu"}, "device 'tpu' is not understood; auto, cpu, cuda and cuda:N are."),
         ({"device": "cuda:²"}, "device 'cuda:²' is not understood; auto, cpu, cuda and cuda:N are."),
         ({"devices": "cpu,tpu", "processes": 2}, "device 'tpu' is not understood; auto, cpu, cuda and cuda:N are."),
-        ({"workers": 1025}, "workers must be 1 to 1024, got 1025."),
+        ({"workers": 1025}, "workers must be at most 1,024, got 1025."),
         ({"extract_every_n": 2**31}, "extract-every-n must be at most 2,147,483,647, got 2147483648."),
         ({"json": "a\0"}, "json must be a text, got 'a\\x00'."),
         ({"devices": "cpu"}, "devices are those of several processes; for one, device names it."),
@@ -328,3 +328,12 @@ def test_every_error_names_the_option_and_no_row_lacks_a_word() -> None:
         assert fault is not None
         assert row.label in fault
         assert issubclass(UsageError, GpuExtractError)
+
+
+def test_a_service_takes_no_device_that_none_of_its_jobs_could_have() -> None:
+    for devices in (None, "auto", "cpu", "cuda:0, cuda:1", "cpu,cpu"):
+        assert ServiceSettings(devices=devices).devices == devices
+    with pytest.raises(UsageError, match="device 'tpu' is not understood; auto, cpu, cuda and cuda:N are"):
+        ServiceSettings(devices="cpu,tpu")
+    with pytest.raises(UsageError, match="devices must be names with commas between, got 'cpu,'"):
+        ServiceSettings(devices="cpu,")
