@@ -380,8 +380,12 @@ def test_a_dry_run_writes_nothing(film: Maker, tmp_path: Path, capsys: pytest.Ca
     assert stamps(tmp_path) == before
     assert not (tmp_path / "faces").exists()
     said = capsys.readouterr().out.splitlines()
-    assert re.search(r"1 of 2 planned \(1 refused\), 4 faces, about \d+ MB", said[-2])
-    assert said[-1] == "nothing was written"
+    assert re.search(r"1 of 2 planned \(1 refused\), 4 faces, about \d+ MB", said[-3])
+    assert said[-2] == "nothing was written"
+    again = said[-1].removeprefix("this does it: ")
+    assert "--dry-run" not in again
+    assert main(shlex.split(again)[1:]) == 4
+    assert len(list((tmp_path / "faces").rglob("*.png"))) > 3
 
 
 def test_names_that_are_no_text(film: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -697,6 +701,8 @@ def test_the_command_at_the_end_says_what_was_asked(
     assert main(shlex.split(report.next)[1:]) == 4
     many = batch(["c.mp4", "-a b.mp4"] * 10, "my faces", size=48, device="cpu", align_eyes=True, resume=True)
     assert many.next == "the same command with --resume"
+    planned = batch(["c.mp4", "-a b.mp4"] * 10, "my faces", size=48, device="cpu", align_eyes=True, dry_run=True)
+    assert planned.next == "the same command without --dry-run"
     assert [row.state for row in many.videos] == ["done before", "refused"]
 
 

@@ -44,6 +44,7 @@ ROOM_BYTES = 1 << 20
 NAMED_PLACES = 12
 """That the command at the end repeats."""
 SAME_COMMAND = "the same command with --resume"
+SAME_BUT_WET = "the same command without --dry-run"
 
 
 def batch(
@@ -118,12 +119,12 @@ def batch(
 def _again(
     places: list[str], settings: Settings, alignments_dir: str | os.PathLike[str] | None, *, recursive: bool
 ) -> str:
-    """The command that does what is left."""
+    """The command that does what is left, or what a dry run has planned."""
     if len(places) > NAMED_PLACES:
-        return SAME_COMMAND
+        return SAME_BUT_WET if settings.dry_run else SAME_COMMAND
     own = [] if alignments_dir is None else ["--alignments-dir", os.fspath(alignments_dir)]
     own += ["--recursive"] if recursive else []
-    words = words_of(chosen(settings, "batch") | {"resume": True})
+    words = words_of(chosen(settings, "batch", but=("dry_run",)) | ({} if settings.dry_run else {"resume": True}))
     named = ["--", *places] if any(place.startswith("-") for place in places) else []
     return typed("batch", *([] if named else places), *words, *own, *named)
 

@@ -65,7 +65,8 @@ class BatchReport(JsonReport):
     """Why the batch ended before its end, in a sentence; empty where it did not, or was interrupted."""
     notes: list[str] = field(default_factory=list)
     next: str = ""
-    """A command that does what is left, and nothing that is done; empty where all is done."""
+    """A command that does what is left, and nothing that is done, or what a dry run has planned; empty where all is
+    done."""
     exit_code: int = EXIT_OK
 
     def finish(self, seconds: float, *, again: str, partial_ok: bool = False) -> None:
@@ -85,7 +86,7 @@ class BatchReport(JsonReport):
         amiss = self.videos_refused + (0 if partial_ok else self.videos_with_failures)
         if amiss and self.exit_code == EXIT_OK:
             self.exit_code = EXIT_PARTIAL
-        if self.videos_done < len(self.videos) and not self.dry_run:
+        if self.dry_run or self.videos_done < len(self.videos):
             self.next = again
 
     def table(self) -> str:
@@ -100,7 +101,7 @@ class BatchReport(JsonReport):
             if row is not None:
                 lines += [f"    {printable(reason)}" for reason in (row.reason, *row.notes) if reason]
         lines += [f"note    {printable(note)}" for note in self.notes]
-        return "\n".join((*lines, printable(self._sum()), printable(self._last_line())))
+        return "\n".join((*lines, printable(self._sum()), *map(printable, self._last_lines())))
 
     def first_failure(self) -> str:
         """What went wrong, in one line, for a batch that prints no table."""
@@ -123,16 +124,16 @@ class BatchReport(JsonReport):
             f"{self.faces:,} faces{space}, {self.seconds:,.1f} s"
         )
 
-    def _last_line(self) -> str:
+    def _last_lines(self) -> list[str]:
         if self.dry_run:
-            return "nothing was written"
+            return ["nothing was written", f"this does it: {self.next}"]
         if not self.next:
-            return "all is done; nothing is left to do"
+            return ["all is done; nothing is left to do"]
         if self.stopped:
-            return f"{self.stopped} When that is solved, this goes on: {self.next}"
+            return [f"{self.stopped} When that is solved, this goes on: {self.next}"]
         if self.videos_left:
-            return f"interrupted; this goes on: {self.next}"
-        return f"when that is mended, this does what is left, and nothing that is done: {self.next}"
+            return [f"interrupted; this goes on: {self.next}"]
+        return [f"when that is mended, this does what is left, and nothing that is done: {self.next}"]
 
 
 def _width(text: str) -> int:
