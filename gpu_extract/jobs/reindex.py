@@ -18,14 +18,14 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.face_table import FaceTable
 from gpu_extract.errors import EXIT_PARTIAL, AlignmentsError, InputError, OutputError, UsageError
 from gpu_extract.jobs.changes.following import Following
+from gpu_extract.jobs.changes.record import REINDEX
 from gpu_extract.jobs.changes.renumbered import Renumbered
-from gpu_extract.jobs.changes.stopped import REINDEX, check_completed
+from gpu_extract.jobs.changes.stopped import check_completed
 from gpu_extract.naming import of_this_machine
 from gpu_extract.options import check_report_place, option
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.reindexing import ReindexReport
 from gpu_extract.run import journal
-from gpu_extract.run.fingerprint import digest as faces_digest
 from gpu_extract.storage.atomic import locked, write_free
 from gpu_extract.storage.inputs import is_folder
 from gpu_extract.storage.parts import remove_unfinished
@@ -157,12 +157,11 @@ class _Reindex:
         record = Renumbered.load(folder)
         if record is None:
             return
-        loaded = Alignments.load(self._file)
-        now = faces_digest(loaded) if record.faces[0] != record.faces[1] else ""
-        if loaded.digest == record.after or now == record.faces[1]:
+        is_before, is_after = record.is_of(Alignments.load(self._file))
+        if is_after:
             self.report.notes.append("an earlier reindex was stopped before it was done; it was completed first.")
             self._finish(record, folder)
-        elif (loaded.digest == record.before or now == record.faces[0]) and not record.is_going_on(folder):
+        elif is_before and not record.is_going_on(folder):
             record.remove(folder)
         else:
             raise InputError(
@@ -180,13 +179,14 @@ class _Reindex:
         following = None if self._folder is None else Following(alignments, self._folder, order)
         if not self.report.faces_moved:
             return None
-        alignments.reorder_faces(order.tolist())
         if following is None:
+            alignments.reorder_faces(order.tolist())
             self.report.notes.append(CUT_BEFORE)
             return None
+        following.reorder()
         self.report.files_renumbered = len(following.record.files)
         self.report.notes += following.notes
-        return following.after(alignments)
+        return following.record
 
 
 def _order(alignments: Alignments, report: ReindexReport) -> np.ndarray:

@@ -23,9 +23,10 @@ from gpu_extract.face_files.beside import lies_beside
 from gpu_extract.face_files.identity import Identities
 from gpu_extract.face_files.origin import origin_of
 from gpu_extract.face_files.stored import InShard, content, pixel_hash, stored_files
-from gpu_extract.jobs.changes.pruned import digest
-from gpu_extract.jobs.changes.renamed import DONE, UNDOING, Renamed, steps_of, take
-from gpu_extract.jobs.changes.stopped import RENAME, check_completed
+from gpu_extract.jobs.changes.contents import digest
+from gpu_extract.jobs.changes.record import DONE, RENAME, UNDOING
+from gpu_extract.jobs.changes.renamed import Renamed, steps_of, take
+from gpu_extract.jobs.changes.stopped import check_completed
 from gpu_extract.naming import (
     FACE_EXTENSIONS,
     VIDEO_FACE_EXTENSION,

@@ -14,15 +14,15 @@ import numpy as np
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import InputError, UsageError
-from gpu_extract.face_files.metadata import STEM, rows_of
+from gpu_extract.face_files.metadata import STEM
 from gpu_extract.face_files.stored import pixel_hash
-from gpu_extract.jobs.changes.pruned import digest, numbered, packed, raw, rows_digest
+from gpu_extract.jobs.changes.contents import digest, numbered, raw
+from gpu_extract.jobs.changes.record import NO_LIST
 from gpu_extract.jobs.changes.renumbered import Moved, Renumbered
 from gpu_extract.naming import base_of, split_name, stem_of
 from gpu_extract.run import journal
 from gpu_extract.run.fingerprint import FACES
 from gpu_extract.run.fingerprint import digest as faces_digest
-from gpu_extract.storage.atomic import new_digest
 from gpu_extract.tasks import FaceResult
 
 
@@ -30,7 +30,7 @@ class Following:
     """The changes in one folder.
 
     Attributes:
-        record: of them; `after` completes it.
+        record: of them; `reorder` completes it.
         notes: sentences for a report.
     """
 
@@ -44,7 +44,7 @@ class Following:
             InputError: if the folder is not of a run of this file, or a file in it is not as the run wrote it.
             UsageError: if its faces are members of archives.
         """
-        self._folder = folder
+        self._alignments, self._folder, self._order = alignments, folder, order
         self.notes: list[str] = []
         faces, names = alignments.faces, alignments.frame_names
         self._new_row = np.empty(len(order), np.int64)
@@ -53,36 +53,26 @@ class Following:
         self._keys = [base_of(names[frame]) for frame in faces.frame.tolist()]
         places = zip(self._keys, faces.index.tolist(), strict=True)
         self._row_of = {place: row for row, place in enumerate(places)}
-        self.record = Renumbered(before=alignments.digest, faces=(faces_digest(alignments), ""))
-        self._settings, recorded = self._read(alignments.path.name)
+        self.record = Renumbered(before=alignments.digest)
+        self._settings, recorded = self._read()
         self._nbytes: dict[str, int] = {}
         self._plan([face for frame in recorded for face in frame.faces])
 
-    def after(self, alignments: Alignments) -> Renumbered:
-        """The record, now that the file is in the new order in memory."""
-        record = self.record
-        record.faces = (record.faces[0], faces_digest(alignments))
-        state = new_digest()
-        for block in alignments.content():
-            state.update(block)
-        record.after = state.hexdigest()
-        settings = self._settings | {FACES: record.faces[1]}
-        for name in journal.names(self._folder):
-            data = raw(self._folder / name)
-            if data is not None:
-                record.journals[name] = (
-                    packed(data),
-                    packed(journal.revised(data, settings, self._result, self._error)),
-                )
-        return record
+    def reorder(self) -> None:
+        """Put the faces of the file in memory into their order."""
+        before = faces_digest(self._alignments)
+        self._alignments.reorder_faces(self._order.tolist())
+        self.record.note_after(self._alignments, before)
+        settings = self._settings | {FACES: self.record.faces[1]}
+        self.record.note_journals(self._folder, lambda data: journal.revised(data, settings, self._result, self._error))
 
-    def _read(self, name: str) -> tuple[dict[str, Any], list[journal.Finished]]:
+    def _read(self) -> tuple[dict[str, Any], list[journal.Finished]]:
         """What the folder's journals say."""
         found = journal.read(self._folder)
-        if found is None or found[0].get(FACES) != self.record.faces[0]:
+        if found is None or found[0].get(FACES) != faces_digest(self._alignments):
             raise InputError(
-                f"{self._folder} has no journal of a run of {name} as it is now, so its faces cannot follow; reindex "
-                "without it, and extract them again, into a new folder."
+                f"{self._folder} has no journal of a run of {self._alignments.path.name} as it is now, so its faces "
+                "cannot follow; reindex without it, and extract them again, into a new folder."
             )
         if found[0].get("output_layout") == "webdataset":
             raise UsageError(
@@ -143,12 +133,9 @@ class Following:
         if kind is None or not (self._folder / f"{STEM}.{kind}").exists():
             return
         try:
-            before = rows_digest(rows_of(self._folder, kind))
-            after = rows_digest(self.record.revised(rows_of(self._folder, kind)))
-        except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self.record.note_list(self._folder, kind)
+        except NO_LIST as error:
             self.notes.append(f"{STEM}.{kind} cannot be read and is left as it is ({error}).")
-            return
-        self.record.kind, self.record.lists = kind, (before, after)
 
     def _result(self, face: FaceResult) -> FaceResult:
         """What a run of the new order would record of a face."""

@@ -7,27 +7,22 @@ can be told done from what is on the disk, so both ways may begin again wherever
 
 from __future__ import annotations
 
-import base64
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from gpu_extract.errors import InputError, OutputError
-from gpu_extract.face_files.header import header_text, parse_text, with_text
-from gpu_extract.face_files.metadata import STEM, Row, json_line, rows_of, write_metadata
-from gpu_extract.jobs.changes.record_file import RecordFile
+from gpu_extract.errors import OutputError
+from gpu_extract.face_files.header import with_text
+from gpu_extract.face_files.metadata import Row
+from gpu_extract.jobs.changes.contents import digest_at, numbered, raw
+from gpu_extract.jobs.changes.record import PRUNE, FileRecord
 from gpu_extract.run import journal
-from gpu_extract.storage.atomic import new_digest, sync_file, write_whole
+from gpu_extract.storage.atomic import sync_file
 from gpu_extract.storage.durable import sync_file_system
-from gpu_extract.storage.inputs import open_input
 from gpu_extract.storage.parts import write_file
-
-_FILE = RecordFile(journal.PRUNED, "pruned", "the record of the last prune")
-BEGUN, DONE, UNDOING = "begun", "done", "undoing"
 
 
 @dataclass(frozen=True)
@@ -59,54 +54,27 @@ class Numbered:
 
 
 @dataclass
-class Pruned:
-    """The record; its fields are the keys of its JSON."""
+class Pruned(FileRecord):
+    """The record."""
 
-    state: str = BEGUN
-    before: str = ""
-    """Digest of the alignments file."""
-    after: str = ""
+    FILE: ClassVar[str] = journal.PRUNED
+    COMMAND: ClassVar[str] = PRUNE
+
     nbytes: int = 0
     """Of the alignments file before."""
-    faces: tuple[str, str] = ("", "")
-    """Digests of where its faces are, as journals have them."""
     files: list[Numbered] = field(default_factory=list)
     """In an order in which each new name is free when its turn comes."""
-    journals: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """By name, what each says before and after, packed."""
-    kind: str | None = None
-    """Of the list of faces, where there is one that has to follow."""
-    lists: tuple[str, str] = ("", "")
-    """Its digests before and after."""
     renamed: dict[str, tuple[str, int, int]] = field(default_factory=dict)
-    """By the old name of a face in it: the new one, its index before and after."""
+    """By the old name of a face in the list: the new one, its index before and after."""
     left_out: list[tuple[int, Row]] = field(default_factory=list)
     """Rows of the list of faces that leave it, and where they stood."""
 
     @classmethod
-    def load(cls, folder: Path) -> Pruned | None:
-        """The record that lies in a folder; None where there is none.
-
-        Raises:
-            InputError: if it cannot be read.
-        """
-
-        def made(told: dict[str, Any]) -> Pruned:
-            told["files"] = [
-                Numbered(**{**one, "index": None if one["index"] is None else tuple(one["index"])})
-                for one in told["files"]
-            ]
-            return cls(**told)
-
-        return _FILE.load(folder, made, "remove it if nothing is to be undone")
-
-    def save(self, folder: Path) -> None:
-        """Put the record into the folder; raises OutputError if the disk refuses."""
-        _FILE.save(folder, self)
-
-    @staticmethod
-    def remove(folder: Path) -> None:
-        _FILE.remove(folder)
+    def made(cls, told: dict[str, Any]) -> Self:
+        told["files"] = [
+            Numbered(**{**one, "index": None if one["index"] is None else tuple(one["index"])}) for one in told["files"]
+        ]
+        return cls(**told)
 
     def bring_forward(self, folder: Path) -> list[str]:
         """Make the folder one of the alignments file after the prune; what could not be done, in sentences.
@@ -128,17 +96,7 @@ class Pruned:
     def _finish(self, folder: Path, left: list[str], *, back: bool) -> list[str]:
         notes = [f"{name} was changed or taken away meanwhile and is left as it is." for name in left]
         self._settle(folder)
-        notes += self._follow(folder, back=back)
-        for name, states in self.journals.items():
-            wanted, other = (unpacked(text) for text in (states if back else reversed(states)))
-            now = raw(folder / name)
-            if now is None or now.startswith(wanted):
-                continue
-            if (text := journal.with_tail(wanted, other, now)) is None:
-                notes.append(f"{name} was written into meanwhile and is left as it is.")
-            else:
-                write_whole(folder / name, [text])
-        return notes
+        return notes + self._follow(folder, self._restored if back else self.revised, back=back)
 
     def _settle(self, folder: Path) -> None:
         """Put the files on the disk: the journals call them whole."""
@@ -152,24 +110,7 @@ class Pruned:
         except OSError as error:
             raise OutputError(f"the faces in {folder} cannot be saved: {error.strerror}.") from error
 
-    def _follow(self, folder: Path, *, back: bool) -> list[str]:
-        """Let the list of faces follow."""
-        if self.kind is None:
-            return []
-        try:
-            now = rows_digest(rows_of(folder, self.kind))
-        except (InputError, ValueError, KeyError, OSError):
-            now = ""
-        wanted, other = self.lists if back else reversed(self.lists)
-        if now == other:
-            rows = rows_of(folder, self.kind)
-            write_metadata(folder, self.kind, self._restored(rows) if back else self.revised(rows))
-        elif now != wanted:
-            return [f"{STEM}.{self.kind} was changed meanwhile and is left as it is."]
-        return []
-
     def revised(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The list of faces after the prune."""
         gone = {row["file"] for _, row in self.left_out}
         for row in rows:
             if row["file"] in gone:
@@ -204,16 +145,16 @@ class _Step:
 
     def is_certainly_done(self, folder: Path) -> bool:
         """Its file is there, and what it was made of is not."""
-        return _digest(folder / self.target) == self.becomes and _digest(folder / self.source) != self.was
+        return digest_at(folder / self.target) == self.becomes and digest_at(folder / self.source) != self.was
 
     def take(self, folder: Path) -> str | None:
         """Do it, or what a kill left of it to do; the name of a file that is not there as it should be."""
         source, target = folder / self.source, folder / self.target
-        if _digest(target) == self.becomes:
-            if source != target and self.was != self.becomes and _digest(source) == self.was:
+        if digest_at(target) == self.becomes:
+            if source != target and self.was != self.becomes and digest_at(source) == self.was:
                 source.unlink()
             return None
-        if _digest(source) != self.was or (source != target and os.path.lexists(target)):
+        if digest_at(source) != self.was or (source != target and os.path.lexists(target)):
             return self.source
         inside, _, name = self.target.rpartition("/")
         try:
@@ -239,63 +180,5 @@ def _take(folder: Path, steps: Sequence[_Step]) -> list[str]:
     by itself does not tell whether it was done, but whatever stands before one that certainly was, was done as well.
     """
     done = max((i + 1 for i, one in enumerate(steps) if one.is_certainly_done(folder)), default=0)
-    left = [one.target for one in steps[:done] if _digest(folder / one.target) != one.becomes]
+    left = [one.target for one in steps[:done] if digest_at(folder / one.target) != one.becomes]
     return left + [name for one in steps[done:] if (name := one.take(folder)) is not None]
-
-
-def _digest(path: Path) -> str | None:
-    data = raw(path)
-    return None if data is None else digest(data)
-
-
-def raw(path: Path) -> bytes | None:
-    """The bytes of a file, whatever they are; None where there are none to be read."""
-    try:
-        with open_input(path, "the file") as file:
-            return file.read()
-    except (InputError, OSError):
-        return None
-
-
-def rows_digest(rows: Iterable[Row]) -> str:
-    """Digest of a list of faces, whatever file holds it."""
-    state = new_digest()
-    for row in rows:
-        state.update(json_line(row))
-    return str(state.hexdigest())
-
-
-def packed(data: bytes) -> str:
-    return base64.b85encode(zlib.compress(data)).decode()
-
-
-def unpacked(text: str) -> bytes:
-    return zlib.decompress(base64.b85decode(text))
-
-
-def digest(data: bytes) -> str:
-    state = new_digest()
-    state.update(data)
-    return str(state.hexdigest())
-
-
-def numbered(data: bytes, index: int, original: str) -> bytes:
-    """A face PNG whose header says another number; the same bytes where it carries none, or says it already.
-
-    Args:
-        original: name that the header gives the file.
-    """
-    try:
-        text = header_text(data)
-        header = None if text is None else parse_text(text)
-    except InputError:
-        return data
-    source = None if header is None else header.get("source")
-    if not isinstance(source, dict) or "face_index" not in source:
-        return data
-    if source["face_index"] == index and source.get("original_filename", original) == original:
-        return data
-    source["face_index"] = index
-    if "original_filename" in source:
-        source["original_filename"] = original
-    return with_text(data, str(header))

@@ -12,17 +12,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from gpu_extract.errors import InputError, OutputError
-from gpu_extract.jobs.changes.pruned import digest, raw
-from gpu_extract.jobs.changes.record_file import RecordFile
+from gpu_extract.jobs.changes.contents import digest_at
+from gpu_extract.jobs.changes.record import BEGUN, RENAME, Record
 from gpu_extract.naming import split_name
 from gpu_extract.run import journal
 from gpu_extract.storage.atomic import sync_folder
-
-_FILE = RecordFile(journal.RENAMED, "renamed", "the record of the last rename")
-BEGUN, DONE, UNDOING = "begun", "done", "undoing"
 
 
 @dataclass
@@ -38,37 +35,21 @@ class Moved:
 
     def is_at(self, folder: Path, name: str | None) -> bool:
         """Whether the file, or one of the same content, has a name now."""
-        data = None if name is None else raw(folder / name)
-        return data is not None and digest(data) == self.digest
+        return name is not None and digest_at(folder / name) == self.digest
 
 
 @dataclass
-class Renamed:
-    """The record; its fields are the keys of its JSON."""
+class Renamed(Record):
+    """The record."""
 
-    state: str = BEGUN
+    FILE: ClassVar[str] = journal.RENAMED
+    COMMAND: ClassVar[str] = RENAME
+
     files: list[Moved] = field(default_factory=list)
 
     @classmethod
-    def load(cls, folder: Path) -> Renamed | None:
-        """The record that lies in a folder; None where there is none.
-
-        Raises:
-            InputError: if it cannot be read.
-        """
-
-        def made(told: dict[str, Any]) -> Renamed:
-            return cls(told["state"], [Moved(**one) for one in told["files"]])
-
-        return _FILE.load(folder, made, "remove it if nothing is to be undone")
-
-    def save(self, folder: Path) -> None:
-        """Put the record into the folder; raises OutputError if the disk refuses."""
-        _FILE.save(folder, self)
-
-    @staticmethod
-    def remove(folder: Path) -> None:
-        _FILE.remove(folder)
+    def made(cls, told: dict[str, Any]) -> Self:
+        return cls(told["state"], [Moved(**one) for one in told["files"]])
 
     def followed_by(self, folder: Path, moves: Mapping[str, str]) -> Renamed:
         """One record of this one, whose work was stopped, and of the moves that complete it."""
@@ -101,10 +82,10 @@ class Renamed:
 
 
 def _digest(folder: Path, name: str) -> str:
-    data = raw(folder / name)
-    if data is None:
+    found = digest_at(folder / name)
+    if found is None:
         raise InputError(f"{folder / name} cannot be read any more; nothing was renamed.")
-    return digest(data)
+    return found
 
 
 def steps_of(moves: Mapping[str, str], occupied: Collection[str]) -> list[tuple[str, str]]:

@@ -13,19 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from gpu_extract.errors import InputError, OutputError
-from gpu_extract.face_files.metadata import STEM, Row, rows_of, write_metadata
-from gpu_extract.jobs.changes.pruned import digest, numbered, raw, rows_digest, unpacked
-from gpu_extract.jobs.changes.record_file import RecordFile
+from gpu_extract.errors import OutputError
+from gpu_extract.face_files.metadata import Row
+from gpu_extract.jobs.changes.contents import digest_at, numbered, raw
+from gpu_extract.jobs.changes.record import BEGUN, REINDEX, FileRecord
 from gpu_extract.run import journal
-from gpu_extract.storage.atomic import sync_file, sync_folder, write_whole
+from gpu_extract.storage.atomic import sync_file, sync_folder
 from gpu_extract.storage.durable import sync_file_system
 from gpu_extract.storage.parts import write_file
 
-_FILE = RecordFile(journal.REINDEXED, "reindexed", "the record of the last reindex")
-BEGUN, HELD = "begun", "held"
+HELD = "held"
 ASIDE = ".moved"
 """Behind the old name of a file whose new name was taken by another one meanwhile."""
 BETWEEN = ".gpu-extract.moving-"
@@ -56,45 +55,20 @@ class Moved:
 
 
 @dataclass
-class Renumbered:
-    """The record; its fields are the keys of its JSON."""
+class Renumbered(FileRecord):
+    """The record, which is there only until all is done."""
 
-    state: str = BEGUN
-    before: str = ""
-    """Digest of the alignments file."""
-    after: str = ""
-    faces: tuple[str, str] = ("", "")
-    """Digests of where its faces are, as journals have them."""
+    FILE: ClassVar[str] = journal.REINDEXED
+    COMMAND: ClassVar[str] = REINDEX
+    REMEDY: ClassVar[str] = "extract the faces again, into a new folder"
+
     files: list[Moved] = field(default_factory=list)
-    journals: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """By name, what each says before and after, packed."""
-    kind: str | None = None
-    """Of the list of faces, where there is one that has to follow."""
-    lists: tuple[str, str] = ("", "")
-    """Its digests before and after."""
     numbers: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """By the old name of a face in it: the new one, and its new number."""
+    """By the old name of a face in the list: the new one, and its new number."""
 
     @classmethod
-    def load(cls, folder: Path) -> Renumbered | None:
-        """The record that lies in a folder; None where there is none.
-
-        Raises:
-            InputError: if it cannot be read.
-        """
-
-        def made(told: dict[str, Any]) -> Renumbered:
-            return cls(**told | {"files": [Moved(**one) for one in told["files"]]})
-
-        return _FILE.load(folder, made, "extract the faces again, into a new folder")
-
-    def save(self, folder: Path) -> None:
-        """Put the record into the folder; raises OutputError if the disk refuses."""
-        _FILE.save(folder, self)
-
-    @staticmethod
-    def remove(folder: Path) -> None:
-        _FILE.remove(folder)
+    def made(cls, told: dict[str, Any]) -> Self:
+        return cls(**told | {"files": [Moved(**one) for one in told["files"]]})
 
     def is_going_on(self, folder: Path) -> bool:
         """Whether files have lost their old names already."""
@@ -119,7 +93,7 @@ class Renumbered:
         except OSError as error:
             raise OutputError(f"the faces in {folder} cannot be renumbered: {error.strerror}.") from error
         notes = [f"{name} was changed or taken away meanwhile and is not renumbered." for name in sorted(left)]
-        notes += self._follow(folder) + self._write_journals(folder)
+        notes += self._follow(folder, self.revised)
         self.remove(folder)
         return notes
 
@@ -129,9 +103,9 @@ class Renumbered:
     def _hold(self, folder: Path, number: int) -> bool:
         """Take a file's old name away; whether that is done."""
         one, between = self.files[number], self._between(folder, number)
-        if _digest(between) == one.before:
+        if digest_at(between) == one.before:
             return True
-        if _digest(folder / one.old) != one.before:
+        if digest_at(folder / one.old) != one.before:
             return False
         (folder / one.old).rename(between)
         return True
@@ -141,8 +115,8 @@ class Renumbered:
         one, between = self.files[number], self._between(folder, number)
         data = raw(between)
         if data is None:
-            return _digest(folder / one.new) == one.after
-        if os.path.lexists(folder / one.new) and _digest(folder / one.new) != one.after:
+            return digest_at(folder / one.new) == one.after
+        if os.path.lexists(folder / one.new) and digest_at(folder / one.new) != one.after:
             between.rename(folder / f"{one.old}{ASIDE}")
             return False
         if one.before == one.after:
@@ -164,44 +138,10 @@ class Renumbered:
         for inside in {one.inside for one in self.files}:
             sync_folder(folder / inside)
 
-    def _follow(self, folder: Path) -> list[str]:
-        """Let the list of faces follow."""
-        if self.kind is None:
-            return []
-        try:
-            now = rows_digest(rows_of(folder, self.kind))
-        except (InputError, ValueError, KeyError, OSError):
-            now = ""
-        before, after = self.lists
-        if now == before:
-            write_metadata(folder, self.kind, self.revised(rows_of(folder, self.kind)))
-        elif now != after:
-            return [f"{STEM}.{self.kind} was changed meanwhile and is left as it is."]
-        return []
-
     def revised(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The list of faces after the reindex: those of a frame in the order of their numbers."""
         for _, of_frame in groupby(rows, key=lambda row: row["frame"]):
             changed = []
             for row in of_frame:
                 name, index = self.numbers.get(row["file"], (row["file"], row["index"]))
                 changed.append({**row, "file": name, "index": index})
             yield from sorted(changed, key=lambda row: row["index"])
-
-    def _write_journals(self, folder: Path) -> list[str]:
-        notes = []
-        for name, (before, after) in self.journals.items():
-            now, wanted = raw(folder / name), unpacked(after)
-            if now is None or now.startswith(wanted):
-                continue
-            text = journal.with_tail(wanted, unpacked(before), now)
-            if text is None:
-                notes.append(f"{name} was written into meanwhile and is left as it is.")
-            else:
-                write_whole(folder / name, [text])
-        return notes
-
-
-def _digest(path: Path) -> str | None:
-    data = raw(path)
-    return None if data is None else digest(data)

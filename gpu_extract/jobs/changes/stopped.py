@@ -9,12 +9,10 @@ import os
 from pathlib import Path
 
 from gpu_extract.errors import UsageError
-from gpu_extract.jobs.changes import pruned, renamed
 from gpu_extract.jobs.changes.pruned import Pruned
+from gpu_extract.jobs.changes.record import DONE, PRUNE, REINDEX, RENAME, UNDOING
 from gpu_extract.jobs.changes.renamed import Renamed
-from gpu_extract.run import journal
-
-PRUNE, REINDEX, RENAME = "prune", "reindex", "rename"
+from gpu_extract.jobs.changes.renumbered import Renumbered
 
 
 def stopped(folder: Path, *, but: str = "") -> str | None:
@@ -27,17 +25,17 @@ def stopped(folder: Path, *, but: str = "") -> str | None:
         InputError: if a record cannot be read.
     """
     # The reindex removes its record when it is done, so it need not be read, and may be damaged.
-    if but != REINDEX and os.path.lexists(folder / journal.REINDEXED):
+    if but != REINDEX and os.path.lexists(folder / Renumbered.FILE):
         return _sentence(f"a reindex of {folder}", REINDEX)
     if but != PRUNE:
         prune = Pruned.load(folder)
-        if prune is not None and prune.state != pruned.DONE:
+        if prune is not None and prune.state != DONE:
             return _sentence(f"a prune of {folder}", PRUNE)
     if but != RENAME:
         rename = Renamed.load(folder)
-        if rename is not None and rename.state == renamed.UNDOING:
+        if rename is not None and rename.state == UNDOING:
             return _sentence(f"the undoing of a rename of {folder}", f"{RENAME} --undo")
-        if rename is not None and rename.state != renamed.DONE:
+        if rename is not None and rename.state != DONE:
             return _sentence(f"a rename of {folder}", RENAME)
     return None
 
