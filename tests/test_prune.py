@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from gpu_extract.jobs.verify import verify
 from gpu_extract.reports.pruning import PruneReport
 from gpu_extract.run import journal
 from tests.helpers import CLIP, VECTORS, copied, extract_command, files_in, write_pickled
+from tests.stopper import CHANGES, killed_at_each_step
 
 FRAMES = VECTORS / "frames"
 OLD, NEW = "g6_2019-12.fsa", "v2_3.fsa"
@@ -670,36 +669,6 @@ def test_undo_leaves_a_journal_alone_that_has_new_faces(tmp_path: Path) -> None:
 
 # ---- whatever stops it
 
-STOPPER = """
-import os, signal, sys
-from gpu_extract.jobs import prune
-from gpu_extract.jobs.changes import pruned
-from gpu_extract.storage import atomic
-import gpu_extract.face_files.metadata, cv2
-def child(left, file, faces, way):
-    def counted(call):
-        def wrapper(*arguments, **named):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*arguments, **named)
-        return wrapper
-    for name in ("rename", "replace", "link", "unlink", "open", "fsync", "write", "ftruncate"):
-        setattr(os, name, counted(getattr(os, name)))
-    prune.prune(file, faces, undo=way == "undo")
-for line in sys.stdin:
-    left, way, file, faces = line.rstrip().split(" ", 3)
-    pid = os.fork()
-    if not pid:
-        try:
-            child(int(left), file, faces, way)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
 
 @pytest.mark.parametrize("name", [OLD, pytest.param(NEW, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", ["prune", "undo"])
@@ -714,35 +683,114 @@ def test_killed_at_any_step_it_is_completed_by_the_next(name: str, way: str, tmp
     job.prune()
     new = job.file.read_bytes(), job.shown(), (job.faces / journal.NAME).read_bytes()
     shutil.copytree(job.root, kept / "new")
-    command = [sys.executable, "-c", STOPPER]
-    step, codes = 0, {-signal.SIGKILL}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stopper:
-        assert stopper.stdin is not None
-        assert stopper.stdout is not None
-        while 0 not in codes:
-            step += 1
-            shutil.rmtree(job.root)
-            shutil.copytree(kept / ("old" if way == "prune" else "new"), job.root)
-            stopper.stdin.write(f"{step} {way} {job.file} {job.faces}\n")
-            stopper.stdin.flush()
-            codes.add(int(stopper.stdout.readline()))
-            found = job.file.read_bytes()
-            assert found in (old[0], new[0]), step
-            if 0 in codes:
-                wanted = new if way == "prune" else old
-            elif way == "undo" and not (job.faces / journal.PRUNED).exists():
-                wanted = old
-            elif step % 2 and (found == new[0] or way == "undo"):
-                job.prune(undo=True)
-                wanted = old
-            else:
-                job.prune()
-                wanted = new
-            assert (job.file.read_bytes(), job.shown(), (job.faces / journal.NAME).read_bytes()) == wanted, step
-            assert not list(job.root.rglob(".*.tmp")), step
-        stopper.stdin.close()
-    assert codes == {0, -signal.SIGKILL}
+
+    def restored() -> None:
+        shutil.rmtree(job.root)
+        shutil.copytree(kept / ("old" if way == "prune" else "new"), job.root)
+
+    operations = (*CHANGES, "open", "fsync")
+    for step, done in killed_at_each_step(
+        "prune", restored, job.file, job.faces, operations=operations, undo=way == "undo"
+    ):
+        found = job.file.read_bytes()
+        assert found in (old[0], new[0]), step
+        if done:
+            wanted = new if way == "prune" else old
+        elif way == "undo" and not (job.faces / journal.PRUNED).exists():
+            wanted = old
+        elif step % 2 and (found == new[0] or way == "undo"):
+            job.prune(undo=True)
+            wanted = old
+        else:
+            job.prune()
+            wanted = new
+        assert (job.file.read_bytes(), job.shown(), (job.faces / journal.NAME).read_bytes()) == wanted, step
+        assert not list(job.root.rglob(".*.tmp")), step
     assert step > 20
+
+
+@pytest.mark.parametrize(("way", "frames_too"), [("prune", False), ("prune", True), ("undo", True)])
+@pytest.mark.parametrize("name", [OLD, NEW, pytest.param("g3_2019-02.json", marks=pytest.mark.slow)])
+def test_killed_at_any_step_and_without_its_folder_a_prune_can_be_undone(
+    name: str, way: str, frames_too: bool, tmp_path: Path
+) -> None:
+    """What it remembered was in the folder; then the copy beside the alignments file tells by itself what it is."""
+    (tmp_path / "job").mkdir()
+    job = Job(tmp_path / "job", name)
+    job.delete(*GONE)
+    old, states = job.file.read_bytes(), set()
+    wish: dict[str, Any] = {"frames_too": frames_too} if way == "prune" else {"undo": True}
+    if way == "undo":
+        job.prune(frames_too=frames_too)
+    shutil.copytree(job.root, tmp_path / "kept")
+
+    def restored() -> None:
+        shutil.rmtree(job.root)
+        shutil.copytree(tmp_path / "kept", job.root)
+
+    for step, _ in killed_at_each_step("prune", restored, job.file, job.faces, **wish):
+        shutil.rmtree(job.faces)
+        before = job.all_bytes()
+        with pytest.raises(InputError, match="there is no faces folder"):
+            job.prune()
+        if job.file.read_bytes() == old:
+            with pytest.raises(
+                InputError, match=f"no copy of {job.file} from before a prune is beside it; nothing was"
+            ):
+                job.prune(undo=True, yes=True)
+        else:
+            with pytest.raises(UsageError, match=f"is {job.file} with 3 faces more, as before a prune; .*, add --yes"):
+                job.prune(undo=True)
+            changed = {path for path, data in job.all_bytes().items() if before.get(path) != data}
+            assert changed == set(), step
+            report = job.prune(undo=True, yes=True)
+            assert report.undone, step
+            assert report.exit_code == 0
+            assert report.notes[-1].startswith("the faces folder is gone; the file is again what its copy ")
+        states.add(before[str(job.file)] == old)
+        assert job.file.read_bytes() == old, step
+        assert not list(job.root.rglob(".*.tmp")), step
+    assert states == {False, True}
+    assert step > 10
+
+
+def test_without_its_folder_the_last_of_several_prunes_is_undone(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    states = [job.file.read_bytes()]
+    for name in GONE:
+        # The other two have other numbers once the first is gone.
+        job.delete(name if (job.faces / name).exists() else "f_000003_0.png")
+        job.prune()
+        states.append(job.file.read_bytes())
+    shutil.rmtree(job.faces)
+    for state in reversed(states[:-1]):
+        job.prune(undo=True, yes=True)
+        assert job.file.read_bytes() == state
+    with pytest.raises(InputError, match="no copy of"):
+        job.prune(undo=True, yes=True)
+
+
+def test_without_its_folder_nothing_is_undone_by_a_copy_that_differs_in_more_than_faces(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.delete(*GONE)
+    report = job.prune()
+    shutil.rmtree(job.faces)
+    root = Alignments.load(Path(report.backup)).root()
+    for change in ("frame", "face", "more", "damaged"):
+        changed = copy.deepcopy(root)
+        if change == "frame":
+            changed["__data__"]["f_000009.png"] = {"faces": []}
+        elif change == "face":
+            changed["__data__"]["f_000008.png"]["faces"][0]["x"] += 1
+        elif change == "more":
+            changed["__meta__"]["mine"] = 1
+        write_pickled(Path(report.backup), changed)
+        if change == "damaged":
+            Path(report.backup).write_bytes(b"mine")
+        before = job.all_bytes()
+        with pytest.raises(InputError, match=r"no copy of .* from before a prune is beside it; nothing was undone"):
+            job.prune(undo=True, yes=True)
+        assert job.all_bytes() == before, change
 
 
 @pytest.mark.parametrize("back", [False, True])

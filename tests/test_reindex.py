@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +23,7 @@ from gpu_extract.jobs.verify import verify
 from gpu_extract.run import journal
 from gpu_extract.storage.atomic import locked
 from tests.helpers import VECTORS, copied, extract_command, files_in, write_pickled
+from tests.stopper import killed_at_each_step
 
 FRAMES = VECTORS / "frames"
 NAME = "v2_3.fsa"
@@ -422,36 +420,6 @@ def stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-STOPPER = """
-import os, signal, sys
-from gpu_extract.jobs import reindex
-from gpu_extract.storage import atomic
-import gpu_extract.face_files.metadata, cv2
-def child(left, file, faces):
-    def counted(call):
-        def wrapper(*arguments, **named):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*arguments, **named)
-        return wrapper
-    for name in ("rename", "replace", "link", "unlink", "write", "ftruncate"):
-        setattr(os, name, counted(getattr(os, name)))
-    reindex.reindex(file, faces=faces)
-for line in sys.stdin:
-    left, file, faces = line.rstrip().split(" ", 2)
-    pid = os.fork()
-    if not pid:
-        try:
-            child(int(left), file, faces)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
 @pytest.mark.parametrize(
     ("name", "frames"),
     [
@@ -475,23 +443,40 @@ def test_killed_at_any_step_it_is_completed_by_the_next(name: str, frames: list[
     shutil.copytree(job.root, tmp_path / "kept")
     reindex(job.file, faces=job.faces)
     new = job.state()
-    step, codes = 0, {-signal.SIGKILL}
-    command = [sys.executable, "-c", STOPPER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stopper:
-        assert stopper.stdin is not None
-        assert stopper.stdout is not None
-        while 0 not in codes:
-            step += 1
-            shutil.rmtree(job.root)
-            shutil.copytree(tmp_path / "kept", job.root)
-            stopper.stdin.write(f"{step} {job.file} {job.faces}\n")
-            stopper.stdin.flush()
-            codes.add(int(stopper.stdout.readline()))
-            assert job.file.read_bytes() in (old, new[0]), step
-            if 0 not in codes:
-                assert reindex(job.file, faces=job.faces).exit_code == 0, step
-            assert job.state() == new, step
-            assert not list(job.root.rglob(".*.tmp")), step
-        stopper.stdin.close()
-    assert codes == {0, -signal.SIGKILL}
+
+    def restored() -> None:
+        shutil.rmtree(job.root)
+        shutil.copytree(tmp_path / "kept", job.root)
+
+    for step, done in killed_at_each_step("reindex", restored, job.file, faces=str(job.faces)):
+        assert job.file.read_bytes() in (old, new[0]), step
+        if not done:
+            assert reindex(job.file, faces=job.faces).exit_code == 0, step
+        assert job.state() == new, step
+        assert not list(job.root.rglob(".*.tmp")), step
     assert step > 15
+
+
+def test_killed_at_any_step_and_without_its_folder_the_file_is_whole_and_can_be_put_into_order(tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    job = Job(tmp_path / "job")
+    old = job.file.read_bytes()
+    shutil.copytree(job.root, tmp_path / "kept")
+    reindex(job.file, faces=job.faces)
+    new, states = job.file.read_bytes(), set()
+
+    def restored() -> None:
+        shutil.rmtree(job.root)
+        shutil.copytree(tmp_path / "kept", job.root)
+
+    for step, _ in killed_at_each_step("reindex", restored, job.file, faces=str(job.faces)):
+        shutil.rmtree(job.faces)
+        states.add(job.file.read_bytes())
+        copies = [path.read_bytes() for path in job.root.glob(f"{job.file.stem}_*{job.file.suffix}")]
+        assert job.file.read_bytes() == old or old in copies, step
+        with pytest.raises(InputError, match="there is no faces folder"):
+            reindex(job.file, faces=job.faces)
+        reindex(job.file)
+        assert job.file.read_bytes() == new, step
+        assert not list(job.root.rglob(".*.tmp")), step
+    assert states == {old, new}

@@ -6,9 +6,6 @@ import errno
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +26,7 @@ from gpu_extract.jobs.rename import rename
 from gpu_extract.jobs.verify import verify
 from gpu_extract.run import journal
 from tests.helpers import VECTORS, copied, extract_command, files_in, write_pickled
+from tests.stopper import CHANGES, killed_at_each_step
 
 FRAMES = VECTORS / "frames"
 OLD, NEW = "g6_2019-12.fsa", "v2_3.fsa"
@@ -415,35 +413,6 @@ def test_steps_take_free_names_only() -> None:
 
 # ---- whatever stops it
 
-STOPPER = """
-import os, signal, sys
-from gpu_extract.jobs import rename
-from gpu_extract.storage import atomic
-import cv2
-def child(left, faces, way):
-    def counted(call):
-        def wrapper(*arguments, **named):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*arguments, **named)
-        return wrapper
-    for name in ("rename", "replace", "link", "unlink", "mkdir", "fsync", "write", "ftruncate"):
-        setattr(os, name, counted(getattr(os, name)))
-    rename.rename(faces, flat=True, undo=way == "undo")
-for line in sys.stdin:
-    left, way, faces = line.rstrip().split(" ", 2)
-    pid = os.fork()
-    if not pid:
-        try:
-            child(int(left), faces, way)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
 
 @pytest.mark.parametrize("name", [OLD, pytest.param(NEW, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", ["rename", "undo"])
@@ -464,34 +433,29 @@ def test_killed_at_any_step_nothing_is_lost_and_the_next_completes_it(
     rename(job.faces, flat=True)
     assert job.shown() == new
     shutil.copytree(job.faces, kept / "undo")
-    step, codes = 0, {-signal.SIGKILL}
-    command = [sys.executable, "-c", STOPPER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stopper:
-        assert stopper.stdin is not None
-        assert stopper.stdout is not None
-        while 0 not in codes:
-            step += 1
-            shutil.rmtree(job.faces)
-            shutil.copytree(kept / way, job.faces)
-            stopper.stdin.write(f"{step} {way} {job.faces}\n")
-            stopper.stdin.flush()
-            codes.add(int(stopper.stdout.readline()))
-            assert sorted(job.shown().values()) == sorted(new.values()), step
-            record = Renamed.load(job.faces)
-            if way == "undo":
-                if record is not None and record.state == "undoing":
-                    with pytest.raises(UsageError, match="--undo completes it"):
-                        rename(job.faces, flat=True)
-                if record is not None:
-                    rename(job.faces, undo=True)
+
+    def restored() -> None:
+        shutil.rmtree(job.faces)
+        shutil.copytree(kept / way, job.faces)
+
+    operations = (*CHANGES, "mkdir", "fsync")
+    for step, _ in killed_at_each_step(
+        "rename", restored, job.faces, operations=operations, flat=True, undo=way == "undo"
+    ):
+        assert sorted(job.shown().values()) == sorted(new.values()), step
+        record = Renamed.load(job.faces)
+        if way == "undo":
+            if record is not None and record.state == "undoing":
+                with pytest.raises(UsageError, match="--undo completes it"):
+                    rename(job.faces, flat=True)
+            if record is not None:
+                rename(job.faces, undo=True)
+            assert job.shown() == old, step
+        else:
+            assert rename(job.faces, flat=True).exit_code == 0
+            assert job.shown() == new, step
+            if record is not None and step % 3 == 0:
+                rename(job.faces, undo=True)
                 assert job.shown() == old, step
-            else:
-                assert rename(job.faces, flat=True).exit_code == 0
-                assert job.shown() == new, step
-                if record is not None and step % 3 == 0:
-                    rename(job.faces, undo=True)
-                    assert job.shown() == old, step
-            assert not list(job.faces.rglob(".*.tmp")), step
-        stopper.stdin.close()
-    assert codes == {0, -signal.SIGKILL}
+        assert not list(job.faces.rglob(".*.tmp")), step
     assert step > 10

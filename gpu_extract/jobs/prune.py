@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from glob import escape as glob_escape
 from pathlib import Path
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import EXIT_PARTIAL, AlignmentsError, InputError, OutputError, UsageError
 from gpu_extract.jobs.changes.contents import digest
+from gpu_extract.jobs.changes.copies import before_faces_left, copy_of
 from gpu_extract.jobs.changes.doubts import doubts
 from gpu_extract.jobs.changes.leaving import Leaving
 from gpu_extract.jobs.changes.presence import PRESENT, UNDELETED, Presence, Wish
@@ -27,7 +27,7 @@ from gpu_extract.jobs.changes.record import BEGUN, DONE, PRUNE, UNDOING
 from gpu_extract.jobs.changes.stopped import check_completed
 from gpu_extract.naming import of_this_machine
 from gpu_extract.options import check_report_place, option, typed
-from gpu_extract.reports.base import check_target, write_report
+from gpu_extract.reports.base import check_target, counted, write_report
 from gpu_extract.reports.pruning import PruneReport
 from gpu_extract.run import journal
 from gpu_extract.storage.atomic import digest_of, locked, write_whole
@@ -60,8 +60,9 @@ def prune(
             faces that are in the folder.
         frames_too: frames that lose their last face leave the file, too.
         unreadable: "keep" the faces of files that cannot be read, or "delete" them.
-        yes: go on where so much is missing, or is not of this file, that the folder may be the wrong one.
-        undo: take the last prune back instead.
+        yes: go on where so much is missing, or is not of this file, that the folder may be the wrong one; and
+            with `undo`, where the folder is gone.
+        undo: take the last prune back instead; where the folder is gone, in the alignments file alone.
         dry_run: only tell what would be done; write nothing but the report.
         json: where to write the report; "-" is standard output.
 
@@ -82,12 +83,16 @@ def prune(
     if json is not None:
         check_report_place(json, {"alignments": file})
         check_target(PruneReport, json)
-    if not is_folder(folder, "the faces folder"):
+    is_there = is_folder(folder, "the faces folder")
+    if not is_there and not undo:
         raise InputError(f"there is no faces folder {folder}; name the one that the faces were deleted from.")
     began = time.perf_counter()
     job = _Prune(file, folder, Wish(keep, frames_too, unreadable == DELETE, yes))
     if dry_run:
         job.look()
+    elif not is_there:
+        with locked(file):
+            job.undo_without_folder()
     else:
         _check_places(file, folder)
         with locked(file), journal.locked(folder):
@@ -148,9 +153,11 @@ class _Prune:
             raise InputError(f"there is nothing to undo: no prune is recorded in {self._folder}.")
         now = digest_of(self._file).hex()
         if now not in (record.before, record.after):
+            copy = self._backup(record)
+            where = "" if copy is None else f"{copy} is the file as it was before."
             raise AlignmentsError(
                 f"{self._file} is not the file that the last prune of {self._folder} left: it was changed since, or is "
-                f"another one; nothing was undone. {self._where(record)}"
+                f"another one; nothing was undone. {where}"
             )
         if now == record.before and record.state == BEGUN:
             record.remove(self._folder)
@@ -163,32 +170,46 @@ class _Prune:
                 )
             record.state = UNDOING
             record.save(self._folder)
-            self._put_back(backup, record)
+            self._put_back(backup, record.before, record.after)
         self._take_back(record)
+        self._note_undone()
+
+    def undo_without_folder(self) -> None:
+        """Take the last prune of a folder back that is gone, and the record with it: the file alone."""
+        earlier = before_faces_left(self._file)
+        if earlier is None:
+            raise InputError(
+                f"there is no faces folder {self._folder}, and no copy of {self._file} from before a prune is beside "
+                "it; nothing was undone."
+            )
+        if not self._wish.sure:
+            more = counted(earlier.gone, "face")
+            raise UsageError(
+                f"there is no faces folder {self._folder}, but {earlier.path} is {self._file} with {more} more, as "
+                "before a prune; if the folder is gone for good and these are to come back, add --yes."
+            )
+        self._put_back(earlier.path, earlier.digest, digest_of(self._file).hex())
+        self.report.notes.append(f"the faces folder is gone; the file is again what its copy {earlier.path.name} is.")
+        self._note_undone()
+
+    def _note_undone(self) -> None:
         self.report.undone = True
         self.report.faces_after = self.report.faces_before = len(Alignments.load(self._file).faces)
 
-    def _put_back(self, backup: Path, record: Pruned) -> None:
+    def _put_back(self, backup: Path, before: str, after: str) -> None:
+        """Make the file what a copy is; both are checked once more by their digests."""
         with open_input(backup, "The alignments file") as source:
             data = source.read()
 
         def check() -> None:
-            if digest(data) != record.before or digest_of(self._file).hex() != record.after:
+            if digest(data) != before or digest_of(self._file).hex() != after:
                 raise AlignmentsError(f"{self._file} or {backup.name} was changed meanwhile; nothing was undone.")
 
         write_whole(self._file, [data], before_replace=check)
 
-    def _where(self, record: Pruned) -> str:
-        backup = self._backup(record)
-        return "" if backup is None else f"{backup} is the file as it was before."
-
     def _backup(self, record: Pruned) -> Path | None:
-        """The copy that the prune made, proven by its content."""
-        real = Path(os.path.realpath(self._file))
-        for path in sorted(real.parent.glob(f"{glob_escape(real.stem)}_*{glob_escape(real.suffix)}")):
-            if path.is_file() and path.stat().st_size == record.nbytes and digest_of(path).hex() == record.before:
-                return path
-        return None
+        """The copy that the prune made."""
+        return copy_of(self._file, record.before, record.nbytes)
 
     def _pending(self) -> Pruned | None:
         record = Pruned.load(self._folder)

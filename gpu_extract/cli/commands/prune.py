@@ -42,7 +42,11 @@ COMMAND = Command(
             default="keep",
             help="what becomes of the faces of files that cannot be read (default keep)",
         ),
-        word("--yes", action="store_true", help="go on where so much is missing that the folder may be the wrong one"),
+        word(
+            "--yes",
+            action="store_true",
+            help="go on where so much is missing that the folder may be the wrong one, or undo where it is gone",
+        ),
         word("--undo", action="store_true", help="take the last prune of this folder back"),
     ),
     pixels=True,

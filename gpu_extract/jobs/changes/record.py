@@ -112,10 +112,7 @@ class FileRecord(Record):
     def note_after(self, alignments: Alignments, before: str) -> None:
         """Remember the file that is changed in memory; `before` is what `faces` has of it as it was."""
         self.faces = (before, faces_digest(alignments))
-        state = new_digest()
-        for block in alignments.content():
-            state.update(block)
-        self.after = state.hexdigest()
+        self.after = content_digest(alignments)
 
     def note_journals(self, folder: Path, revise: Callable[[bytes], bytes]) -> None:
         """Remember what each journal in a folder says, and what it is to say."""
@@ -171,3 +168,11 @@ class FileRecord(Record):
             else:
                 write_whole(folder / name, [text])
         return notes
+
+
+def content_digest(alignments: Alignments) -> str:
+    """Digest of the file that saving would write."""
+    state = new_digest()
+    for block in alignments.content():
+        state.update(block)
+    return str(state.hexdigest())
