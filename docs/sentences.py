@@ -178,14 +178,15 @@ class Source:
         return [(value, top) for top in tops for value in top.assigned.get(name, ())]
 
     def _called(self, called: ast.expr, module: str) -> list[Function]:
-        """What an expression may call: of the functions of its name those of the module that the object before it is
-        named after (`self._proof.reason`), or those of its own module, or those of the only one that has any.
+        """What an expression may call: of the functions of its name those of the module, or folder, that the object
+        before it is named after (`self._proof.reason`), or those of its own module, or those of the only one that has
+        any.
         """
         found = [] if _last(called) in PASSED_ON else self.functions.get(_last(called), [])
         if isinstance(called, ast.Name):
             found = [function for function in found if not function.is_method]
         owner = _last(called.value).strip("_") if isinstance(called, ast.Attribute) else ""
-        of_owner = [function for function in found if function.module.rpartition("/")[2] == owner]
+        of_owner = [function for function in found if owner in function.module.split("/")[-2:]]
         own = [function for function in found if function.module == module]
         return of_owner or own or (found if len({function.module for function in found}) == 1 else [])
 

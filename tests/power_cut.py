@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from gpu_extract.run import journal
+from gpu_extract.run.journal import opened
 from gpu_extract.storage import durable
 from tests.helpers import by_the_long_way
 
@@ -120,7 +121,7 @@ class Recorder:
                 call = "link" if name == "link" else "rename"
                 patch.setattr(os, name, self._wrapped(getattr(os, name), self._moved(call)))
             flush = self._wrapped(durable.sync_file_system, lambda result, folder: self.calls.append(("flush all",)))
-            patch.setattr(journal, "sync_file_system", flush)
+            patch.setattr(opened, "sync_file_system", flush)
             yield
 
     def _wrapped(self, function: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:

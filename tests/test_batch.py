@@ -565,7 +565,7 @@ def test_one_folder_that_cannot_be_written_ends_no_other(film: Maker, tmp_path: 
 SLOW = """\
     if times(1):
         def linger(frame, event, _):
-            if event == 'call' and frame.f_code.co_name == 'settle' and frame.f_code.co_filename.endswith('journal.py'):
+            if event == 'call' and frame.f_code.co_name == 'settle' and frame.f_code.co_filename.endswith('opened.py'):
                 sys.setprofile(None)
                 times(2)
                 time.sleep(2)
