@@ -20,7 +20,7 @@ import pytest
 from gpu_extract.cli import main
 from gpu_extract.errors import OutputError
 from gpu_extract.jobs import sheet
-from gpu_extract.reports.base import SIGNATURES
+from gpu_extract.reports.base import COMMANDS
 from gpu_extract.run import journal
 from gpu_extract.storage import atomic
 from tests.helpers import extract_command, write_photographs
@@ -109,7 +109,26 @@ def test_reports_of_all_commands_know_each_other(job: Path) -> None:
     for command in (*REPORTING[:1], *REPORTING[2:], "check", "verify", "prune"):
         assert main([*words(job, command), "--json", str(target)]) == 0
         told = json.loads(target.read_text())
-        assert [name for name, keys in SIGNATURES.items() if keys <= told.keys()] == [command]
+        assert told["schema"].partition("/")[0] == command in COMMANDS
+
+
+def test_reports_of_before_they_had_a_schema_are_known_by_most_of_their_keys(job: Path) -> None:
+    target = job / "report.json"
+    for command in ("doctor", "prune"):
+        assert main([*words(job, command), "--json", str(target)]) == 0
+        told = json.loads(target.read_text())
+        del told["schema"], told[next(reversed(told))]
+        target.write_text(json.dumps(told | {"of_then": 1}))
+        assert main([*words(job, command), "--json", str(target)]) == 0
+        for schema in ("mine/1", command, f"{command}/", f"{command}/x", 1, None):
+            target.write_text(json.dumps(told | {"schema": schema}))
+            assert main([*words(job, command), "--json", str(target)]) == 6
+        target.unlink()
+
+
+def test_every_report_that_has_a_schema_is_one() -> None:
+    schemas = (Path(__file__).parent.parent / "docs" / "schemas").iterdir()
+    assert {path.stem.rpartition("-")[0] for path in schemas} == set(COMMANDS)
 
 
 def test_a_report_never_takes_the_place_of_what_the_run_has_made(job: Path, capsys: pytest.CaptureFixture[str]) -> None:

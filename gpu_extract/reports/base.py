@@ -31,21 +31,9 @@ PACKAGES = (
 
 WHAT = "the report"
 MAX_REPORT_BYTES = 1 << 30
-KNOWN_SHARE = 0.75  # of a report's keys make a file one
-SIGNATURES = {
-    "extract": {"frames_expected", "faces_written", "faces_failed", "bytes_written", "hashes_updated"},
-    "verify": {"faces_expected", "faces_agree", "hashes_compared", "differences", "settings_from"},
-    "prune": {"faces_before", "faces_present", "faces_never_cut", "files_renumbered"},
-    "reindex": {"frames_reordered", "faces_moved", "left_as_they_are"},
-    "masks": {"kinds", "faces_drawable", "images_written", "lacking"},
-    "rebuild": {"faces_rebuilt", "headers_the_same", "duplicates", "closed_up"},
-    "rename": {"files_right", "renamed", "duplicates", "in_the_way"},
-    "check": {"entries", "frames_without_alignments", "alignments_without_frame", "bad_landmarks"},
-    "batch": {"videos", "videos_done", "videos_refused", "next"},
-    "doctor": {"machine", "cores", "devices", "engines", "chosen", "codecs"},
-    "config": {"file", "values"},
-}
-"""Keys by which reports of one command know those of another, which they may replace."""
+COMMANDS = ("extract", "verify", "check", "batch", "prune", "rename", "reindex", "rebuild", "masks", "doctor", "config")
+"""Whose reports may replace one another."""
+KNOWN_SHARE = 0.75  # of a report's keys make a file one, as those were before they had a schema
 
 
 @dataclass
@@ -55,6 +43,16 @@ class JsonReport:
     SCHEMA: ClassVar[str]
     """Its name and version, as "extract/1". Keys are added within a version; whoever takes one away, or has it mean
     something else, counts the version up. `docs/schemas/` has them all."""
+
+    @classmethod
+    def is_one(cls, stored: object) -> bool:
+        """Whether what a file holds is a report of this kind; other versions of this program may have other keys."""
+        if not isinstance(stored, dict):
+            return False
+        if "schema" in stored:
+            return _command(stored["schema"]) == _command(cls.SCHEMA)
+        keys = {field.name for field in dataclasses.fields(cls)}
+        return len(keys & stored.keys()) >= KNOWN_SHARE * len(keys)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -131,7 +129,7 @@ def _to_standard_output(report: JsonReport) -> None:
 
 
 def _is_report(kind: type[JsonReport], file: BinaryIO) -> bool:
-    """Whether a file holds a report, of that kind or another; other versions of this program may have other keys."""
+    """Whether a file holds a report, of that kind or another."""
     if file.read(1) != b"{" or file.seek(0, os.SEEK_END) > MAX_REPORT_BYTES:
         return False
     file.seek(0)
@@ -139,10 +137,13 @@ def _is_report(kind: type[JsonReport], file: BinaryIO) -> bool:
         stored = json.load(file)
     except (ValueError, RecursionError):
         return False
-    keys = {field.name for field in dataclasses.fields(kind)}
-    if len(keys & stored.keys()) >= KNOWN_SHARE * len(keys):
-        return True
-    return any(signature <= stored.keys() for signature in SIGNATURES.values())
+    return _command(stored.get("schema")) in COMMANDS or kind.is_one(stored)
+
+
+def _command(schema: object) -> str:
+    """Whose reports have a schema, "" where that is none."""
+    name, _, version = schema.partition("/") if isinstance(schema, str) else ("", "", "")
+    return name if version.isdecimal() else ""
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import InputError
-from gpu_extract.reports.base import MAX_REPORT_BYTES, SIGNATURES
+from gpu_extract.reports.base import MAX_REPORT_BYTES
+from gpu_extract.reports.extraction import Report
 from gpu_extract.run import journal
 from gpu_extract.run.failures import kept
 from gpu_extract.run.fingerprint import FACES, Fingerprint, digest
@@ -154,9 +155,9 @@ def _read(path: Path) -> dict[str, Any]:
         report = json.loads(data)
     except (ValueError, RecursionError, OSError):
         report = None
-    if not isinstance(report, dict) or not report.keys() >= SIGNATURES["extract"]:
+    if not Report.is_one(report):
         raise InputError(f"{path} is no report of a run; name the file that extract --json wrote.")
-    return report
+    return dict(report)
 
 
 def _failed(errors: Any) -> Iterable[Failed]:
