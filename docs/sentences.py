@@ -273,6 +273,9 @@ class Source:
                     yield from self._texts(value, where, depth)
             case ast.NamedExpr(value=value):
                 yield from self._texts(value, where, depth)
+            case ast.Call(func=ast.Name(id="counted"), args=[number, what, *several]):
+                texts = self._texts(several[0], where, depth) if several else self._texts(what, where, depth)
+                yield from (f"{_placeholder(number)} {text}{'' if several else 's'}" for text in texts)
             case ast.Name(id=name) if depth:
                 for value, there in self._meanings(name, where):
                     yield from self._texts(value, there, depth - 1)

@@ -26,6 +26,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def counted(number: int, what: str, several: str | None = None) -> str:
+    """ "1 face", "2,000 faces"; `several` is the plural where that takes more than an s, as of "face lies"."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {several or what + 's'}"
+
+
 class GpuExtractError(Exception):
     """Base of all errors of this package; `exit_code` is what the command line exits with."""
 

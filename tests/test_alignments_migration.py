@@ -53,7 +53,7 @@ def test_export_of_turned_faces_takes_the_frames(tmp_path: Path, capsys: pytest.
         export(old, tmp_path / "new.json")
     new = tmp_path / "new.json"
     assert main(["export", str(old), str(new), "-fr", str(VECTORS / "frames")]) == 0
-    assert "1 faces turned back" in capsys.readouterr().out
+    assert "1 face turned back into its frame" in capsys.readouterr().out
     migrate(old, tmp_path / "new.fsa", frames=VECTORS / "frames")
     migrated = Alignments.load(tmp_path / "new.fsa").root()["__data__"]
     for name, faces in json.loads(new.read_text()).items():

@@ -411,7 +411,7 @@ def test_some_failures(film: Maker, shots: Maker, tmp_path: Path, capsys: pytest
     assert states(told(report)) == {"a": "done", "b": "with failures"}
     row = told(report)["videos"][1]
     assert (row["faces"], row["faces_failed"], row["exit_code"]) == (1, 1, 4)
-    assert "1 faces failed: b_1.png" in row["reason"]
+    assert "1 face failed: b_1.png" in row["reason"]
     assert run(tmp_path / "in", "--resume", "--partial-ok", "-q", to=faces) == 0
     (frames / "b_1.png").write_bytes(picture)
     assert run(tmp_path / "in", "--json", report, "--resume", to=faces) == 0

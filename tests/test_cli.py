@@ -286,7 +286,7 @@ def test_migrate_export_import_and_sheet(cli: Cli, tmp_path: Path, vectors: Path
     assert "turned by 90 degrees" in sentence(err)
     code, out, _ = cli("migrate", old, new, "-fr", vectors / "frames")
     assert code == 0
-    assert "1 faces turned back" in out
+    assert "1 face turned back into its frame" in out
     code, _, err = cli("migrate", old, new, "-fr", vectors / "frames")
     assert code == 2
     assert "exists" in sentence(err)
@@ -338,7 +338,7 @@ def test_quiet_still_says_what_failed(cli: Cli, alignments: Path, tmp_path: Path
     code, out, err = cli("extract", "-a", alignments, "-fr", vectors / "frames", "-fc", tmp_path / "faces", "-q")
     assert code == 4
     assert out == ""
-    assert "1 faces failed: f_000099.png" in sentence(err)
+    assert "1 face failed: f_000099.png" in sentence(err)
 
 
 def test_the_demo_replaces_only_a_demo(cli: Cli, tmp_path: Path) -> None:

@@ -400,7 +400,7 @@ def test_a_damaged_file_whose_name_says_nothing_is_asked_for(tmp_path: Path) -> 
     (job.faces / "f_000002_1.png").rename(job.faces / "nose.png")
     (job.faces / "nose.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     before = job.all_bytes()
-    with pytest.raises(InputError, match=r"1 files .* cannot be read.*\(nose.png\); restore or remove them"):
+    with pytest.raises(InputError, match=r"1 file .* cannot be read.*\(nose.png\); restore or remove it,"):
         job.prune()
     assert job.all_bytes() == before
     assert len(job.prune(unreadable="delete").deleted) == 1

@@ -8,13 +8,21 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import make_clip
+from gpu_extract.errors import counted
+from gpu_extract.jobs.check import CheckReport
+from gpu_extract.jobs.runs.extraction import note_faces_outside
+from gpu_extract.jobs.runs.prepare import Prepared
 from gpu_extract.options import typed
+from gpu_extract.reports.extraction import Report
+from gpu_extract.reports.pruning import PruneReport
+from gpu_extract.run.plan import Plan
 
 SCHEMAS = Path(__file__).parent.parent / "docs" / "schemas"
 TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
@@ -190,6 +198,33 @@ def test_the_last_lines_name_places_that_look_like_options(job: list[str], capsy
     next(Path("-faces").glob("*_1.png")).rename("-faces/nose.png")
     assert told(capsys, "rename", "./-faces")["undo"] == "gpu-extract rename ./-faces --undo"
     assert told(capsys, "rebuild", "./-faces", "./-b.fsa")["next"].endswith(" -a ./-b.fsa -fr FRAMES -fc ./-faces")
+
+
+@pytest.mark.parametrize(
+    ("number", "face", "its"),
+    [(0, "faces", "their"), (1, "face", "its"), (2, "faces", "their"), (2000, "faces", "their")],
+)
+def test_words_agree_with_their_number(number: int, face: str, its: str) -> None:
+    said = f"{number:,} {face}"
+    assert counted(number, "face") == said
+    assert counted(number, "face lies", "faces lie") == f"{said} {'lies' if number == 1 else 'lie'}"
+    undone = PruneReport(alignments="a.fsa", undone=True, faces_after=number)
+    assert undone.table() == f"undone  a.fsa holds {said} again"
+    checked = CheckReport(entries=number, frames=number, faces=number, alignments_version=2.4).table().splitlines()
+    frames = said.replace("face", "frame")
+    assert checked[0] == f"file    {frames} with {said}, version 2.4"
+    assert checked[1] == f"source  {frames}"
+    failed = Report(faces_failed=number)
+    failed.add_error("f.png", None, "it is damaged.")
+    assert failed.first_errors() == f"{said} failed: f.png: it is damaged."
+    planned = Report(faces_planned=number, frames_expected=number, size=64, dry_run=True)
+    assert f"plan    {said} of {frames}, 64 px" in planned.table()
+    if number:
+        outside = Report(faces_outside=number)
+        resolved = SimpleNamespace(numbering=SimpleNamespace(rotate=False))
+        plan, made = SimpleNamespace(face_count=number), SimpleNamespace(resolved=resolved)
+        note_faces_outside(cast("Plan", plan), cast("Prepared", made), outside)
+        assert outside.notes[0].startswith(f"{said} {'lies' if number == 1 else 'lie'} outside {its} picture")
 
 
 @pytest.mark.parametrize("layout", ["by-frame", "webdataset"])

@@ -77,7 +77,7 @@ def test_the_wrong_choice_is_said(tmp_path: Path, landmarks: np.ndarray) -> None
     made = extract(tmp_path, alignments, tmp_path / "clip.mp4", "--video-timing", "decoded")
     assert list(greys(tmp_path / "faces").values()) == list(range(1, 11))
     assert made["alignments_without_frame"] == 1
-    assert any("1 frame numbers of the file lie past the video's end (10 frames" in note for note in made["notes"])
+    assert any("1 frame number of the file lies past the video's end (10 frames" in note for note in made["notes"])
     assert any("try --video-timing constant" in note for note in made["notes"])
     assert made["exit_code"] == 4
 

@@ -261,7 +261,7 @@ def test_recompressed_pixels_agree(keep_journal: bool, extracted: Any) -> None:
     cv2.imwrite(str(path), read_image(path), [cv2.IMWRITE_PNG_COMPRESSION, 9])
     assert path.read_bytes() != before
     assert folder.found() == []
-    said = "1 PNG files are compressed otherwise than the run did, pixel for pixel."
+    said = "1 PNG file is compressed otherwise than the run did, pixel for pixel."
     assert folder.verify()[1]["notes"] == ([said] if keep_journal else [])
 
 
@@ -367,7 +367,7 @@ def test_a_face_that_was_taken_out_and_the_files_renamed(alignments: str, extrac
         path.rename(folder.faces / new)
     code, report = folder.verify()
     assert (code, report["differences"], report["faces_agree"]) == (0, [], 16)
-    assert "1 of the run's faces are no longer in the alignments file." in report["notes"]
+    assert "1 of the run's faces is no longer in the alignments file." in report["notes"]
 
 
 @pytest.mark.parametrize("layout", ["flat", "by-frame"])
@@ -422,7 +422,7 @@ def test_an_alignments_file_made_of_the_headers_lies_among_the_faces(extracted: 
     code, report = folder.verify()
     assert (code, report["differences"], report["faces_agree"]) == (0, [], 15)
     assert "2 of the run's faces are no longer in the alignments file." in report["notes"]
-    assert "1 files beside the faces are no faces: alignments.fsa" in report["notes"]
+    assert "1 file beside the faces is no face: alignments.fsa" in report["notes"]
 
 
 def test_an_alignments_file_that_the_current_program_rewrote(extracted: Any, vectors: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from gpu_extract.alignments.limits import Limits, check_tree, reason, shown
 from gpu_extract.alignments.packed import unpack
 from gpu_extract.alignments.pickles.pickle_writer import DEFAULT_PROTOCOL
 from gpu_extract.alignments.repeats import Repeats
-from gpu_extract.errors import AlignmentsError, UsageError
+from gpu_extract.errors import AlignmentsError, UsageError, counted
 from gpu_extract.storage.atomic import write_free
 from gpu_extract.storage.inputs import open_input, unreadable
 from gpu_extract.tasks import Failure
@@ -153,7 +153,7 @@ class _Import:
         if self.left_out and not any(frame["faces"] for frame in frames.values()):
             raise AlignmentsError(f"{first_fault(self._label, self.left_out)}; no face is left to import.")
         self.notes += [
-            f"{_count(count, 'face')} of {self._label} held {shown(key)}, for which an alignments file has no place."
+            f"{counted(count, 'face')} of {self._label} held {shown(key)}, for which an alignments file has no place."
             for key, count in self._unknown.items()
         ]
         return Document({"__meta__": {"version": 2.4}, "__data__": frames}, DEFAULT_PROTOCOL)
@@ -234,7 +234,7 @@ def _checked_points(landmarks: Any) -> np.ndarray:
                 raise _NoFaceError(f"its point {number} of {len(landmarks)} has {shown(value)}, which is no number")
     if len(landmarks) not in POINT_COUNTS:
         allowed = ", ".join(map(str, POINT_COUNTS))
-        raise _NoFaceError(f"it has {len(landmarks)} landmarks; sets of {allowed} are known")
+        raise _NoFaceError(f"it has {counted(len(landmarks), 'landmark')}; sets of {allowed} are known")
     points = _points(landmarks)
     if not np.isfinite(points).all():
         raise _NoFaceError("its landmarks hold values that are not finite numbers")
@@ -246,10 +246,6 @@ def _kind(value: Any) -> str:
     if value is None:
         return "missing"
     return {str: "text", dict: "an object", list: "a list", bool: "true or false"}.get(type(value), "a number")
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _points(landmarks: list[list[float]]) -> np.ndarray:

@@ -24,7 +24,7 @@ from gpu_extract.alignments.generation import Traits
 from gpu_extract.alignments.limits import shown
 from gpu_extract.alignments.packed import PackedArray, PackedList, unpack
 from gpu_extract.alignments.rotation import legacy_rotation
-from gpu_extract.errors import AlignmentsError, UsageError
+from gpu_extract.errors import AlignmentsError, UsageError, counted
 from gpu_extract.storage.atomic import write_free
 
 GENERATIONS = ("g0", "g1", "g2", "g3", "g4", "g5", "g6", "g7a", "g7b", "2.0", "2.1", "2.2", "2.3", "2.4")
@@ -64,17 +64,33 @@ class Migration:
     def table(self) -> str:
         """The result for a person: one line, and one for each thing that was changed or left behind."""
         change = f"{self.from_generation} to {self.to_generation}"
-        lines = [f"{self.new}: {self.faces:,} faces of {self.frames:,} frames, {change}"]
-        for count, text in (
-            (self.hashes_dropped, "hashes dropped; the new generation has none"),
-            (self.thumbnails_dropped, "thumbnails dropped; programs make new ones"),
-            (self.rotations_converted, "faces turned back into their frames as they are"),
-            (self.frames_renamed, "frame keys given other names, those of their frames"),
+        lines = [f"{self.new}: {counted(self.faces, 'face')} of {counted(self.frames, 'frame')}, {change}"]
+        for count, one, several in (
+            (
+                self.hashes_dropped,
+                "hash dropped; the new generation has none",
+                "hashes dropped; the new generation has none",
+            ),
+            (
+                self.thumbnails_dropped,
+                "thumbnail dropped; programs make a new one",
+                "thumbnails dropped; programs make new ones",
+            ),
+            (
+                self.rotations_converted,
+                "face turned back into its frame as it is",
+                "faces turned back into their frames as they are",
+            ),
+            (
+                self.frames_renamed,
+                "frame key given another name, that of its frame",
+                "frame keys given other names, those of their frames",
+            ),
         ):
             if count:
-                lines.append(f"  {count:,} {text}")
-        lines += [f"  {count:,} masks {shown(name)} dropped" for name, count in self.masks_dropped.items()]
-        lines += [f"  {count:,} keys {shown(name)} dropped" for name, count in self.keys_dropped.items()]
+                lines.append(f"  {counted(count, one, several)}")
+        lines += [f"  {counted(count, 'mask')} {shown(name)} dropped" for name, count in self.masks_dropped.items()]
+        lines += [f"  {counted(count, 'key')} {shown(name)} dropped" for name, count in self.keys_dropped.items()]
         for face in self.faces_dropped:
             moved = ", so the faces after it move up by one" if face["others_move_up"] else ""
             lines.append(f"  left out: {shown(face['frame'])} face {face['index']}: {face['reason']}{moved}")

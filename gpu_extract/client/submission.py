@@ -32,6 +32,7 @@ from gpu_extract.errors import (
     InterruptedRunError,
     OutputError,
     UsageError,
+    counted,
 )
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.extraction import Report
@@ -331,7 +332,8 @@ class _Submission:
             raise
 
     def _kept(self, fetching: Fetching) -> str:
-        return f" Of what it had made, {fetching.faces:,} faces are in {self.faces}." if fetching.faces else ""
+        faces = counted(fetching.faces, "face is", "faces are")
+        return f" Of what it had made, {faces} in {self.faces}." if fetching.faces else ""
 
     def _report(self, job: Job) -> Report:
         report = job.report()

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.exchange import load_any
-from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, UsageError, printable
+from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, UsageError, counted, printable
 from gpu_extract.frames import FrameSource, open_frames
 from gpu_extract.naming import of_this_machine
 from gpu_extract.options import check_report_place, option
@@ -54,8 +54,9 @@ class CheckReport(JsonReport):
 
     def table(self) -> str:
         """The result for a person."""
-        lines = [f"file    {self.entries:,} frames with {self.faces:,} faces, version {self.alignments_version}"]
-        lines.append(f"source  {self.frames:,} frames")
+        frames = counted(self.entries, "frame")
+        lines = [f"file    {frames} with {counted(self.faces, 'face')}, version {self.alignments_version}"]
+        lines.append(f"source  {counted(self.frames, 'frame')}")
         for title, found in [
             ("without alignments", self.frames_without_alignments),
             ("in the file but not in the source", self.alignments_without_frame),
@@ -63,7 +64,9 @@ class CheckReport(JsonReport):
             ("with several faces", self.frames_with_several_faces),
         ]:
             lines.append(f"{len(found):>7,} {title}{_some(found)}")
-        lines.append(f"{len(self.bad_landmarks):>7,} faces with bad landmarks")
+        lines.append(
+            f"{len(self.bad_landmarks):>7,} {'face' if len(self.bad_landmarks) == 1 else 'faces'} with bad landmarks"
+        )
         for bad in self.bad_landmarks[:LISTED]:
             face = "" if bad["index"] is None else f" face {bad['index']}"
             lines.append(f"        {bad['frame']}{face}: {bad['reason']}")

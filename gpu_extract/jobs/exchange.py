@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gpu_extract.alignments import Alignments, exchange, upgrade
 from gpu_extract.alignments.limits import shown
+from gpu_extract.errors import counted
 from gpu_extract.jobs.old_frames import check_rules, frames_of_old_file, with_notes
 
 
@@ -61,14 +62,14 @@ def import_landmarks(
 
 def first_left_out(made: Alignments, landmarks: str | os.PathLike[str]) -> str:
     """What an import left out, in one line, for a run that prints no table."""
-    count = f"{len(made.left_out):,} {'entry' if len(made.left_out) == 1 else 'entries'} left out"
+    count = f"{counted(len(made.left_out), 'entry', 'entries')} left out"
     return f"{count}: {exchange.first_fault(Path(landmarks).name, made.left_out)}."
 
 
 def import_table(made: Alignments) -> str:
     """What an import did, for a person: one line, and one for each thing that was left out or joined."""
-    counts = f"{len(made.faces):,} faces of {len(made.frame_names):,} frames, version {made.version}"
-    lines = [f"{made.path}: {counts}"]
+    faces, frames = counted(len(made.faces), "face"), counted(len(made.frame_names), "frame")
+    lines = [f"{made.path}: {faces} of {frames}, version {made.version}"]
     for bad in made.left_out:
         where = shown(bad.frame) if bad.index is None else f"{shown(bad.frame)} face {bad.index}"
         lines.append(f"  left out: {where}: {bad.reason}")

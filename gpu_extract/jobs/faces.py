@@ -18,7 +18,7 @@ import numpy as np
 from gpu_extract.alignments import Alignments
 from gpu_extract.alignments.exchange import load_any
 from gpu_extract.engines.base import Crops, Engine
-from gpu_extract.errors import FrameError, InputError, UsageError, printable
+from gpu_extract.errors import FrameError, InputError, UsageError, counted, printable
 from gpu_extract.face_files.face import Face
 from gpu_extract.frames import Frame, FrameFailure, FrameSource
 from gpu_extract.jobs.runs.prepare import engine_of, frames_of, planned
@@ -383,7 +383,8 @@ class FaceSource:
         if not count:
             raise IndexError("there are no faces.")
         if not -count <= n < count:
-            raise IndexError(f"there are {count:,} faces, from 0 to {count - 1:,}; {n:,} is none of them.")
+            are = "is" if count == 1 else "are"
+            raise IndexError(f"there {are} {counted(count, 'face')}, from 0 to {count - 1:,}; {n:,} is none of them.")
         n %= count
         i = int(np.searchsorted(self._plan.starts, n, side="right")) - 1
         return i, n - int(self._plan.starts[i])

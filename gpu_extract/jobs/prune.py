@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.errors import EXIT_PARTIAL, AlignmentsError, InputError, OutputError, UsageError
+from gpu_extract.errors import EXIT_PARTIAL, AlignmentsError, InputError, OutputError, UsageError, counted
 from gpu_extract.jobs.changes.contents import digest
 from gpu_extract.jobs.changes.copies import before_faces_left, copy_of
 from gpu_extract.jobs.changes.doubts import doubts
@@ -27,7 +27,7 @@ from gpu_extract.jobs.changes.record import BEGUN, DONE, PRUNE, UNDOING
 from gpu_extract.jobs.changes.stopped import check_completed
 from gpu_extract.naming import of_this_machine
 from gpu_extract.options import check_report_place, option, typed
-from gpu_extract.reports.base import check_target, counted, write_report
+from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.pruning import PruneReport
 from gpu_extract.run import journal
 from gpu_extract.storage.atomic import digest_of, locked, write_whole

@@ -26,7 +26,7 @@ from gpu_extract.alignments.container import Document, container_for
 from gpu_extract.alignments.generation import Traits
 from gpu_extract.alignments.packed import unpack
 from gpu_extract.alignments.upgrade import PROTOCOL, VIDEO_KEY
-from gpu_extract.errors import EXIT_PARTIAL, InputError, UsageError
+from gpu_extract.errors import EXIT_PARTIAL, InputError, UsageError, counted
 from gpu_extract.face_files.header import PREFIX, face_header
 from gpu_extract.face_files.origin import Origin, origin_of
 from gpu_extract.face_files.stored import content, pixel_hash, stored_files
@@ -45,7 +45,7 @@ from gpu_extract.naming import (
     stem_of,
 )
 from gpu_extract.options import check_report_place, option, typed
-from gpu_extract.reports.base import check_target, counted, write_report
+from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.rebuilding import RebuildReport
 from gpu_extract.run import journal
 from gpu_extract.run.fingerprint import FACES

@@ -16,7 +16,16 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, AlignmentsError, InputError, OutputError, UsageError, printable
+from gpu_extract.errors import (
+    EXIT_OK,
+    EXIT_PARTIAL,
+    AlignmentsError,
+    InputError,
+    OutputError,
+    UsageError,
+    counted,
+    printable,
+)
 from gpu_extract.face_files.stored import stored_files
 from gpu_extract.jobs.gallery.entries import State, entries_of, frames_in
 from gpu_extract.jobs.gallery.miniatures import KINDS, is_hidden, write_miniatures
@@ -54,7 +63,7 @@ class FaceReport:
     def table(self) -> str:
         """Where the page is, and what it shows, in a few lines."""
         tally = self.tally
-        lines = [f"page    {self.page}", f"faces   {tally.files:,} of {tally.frames:,} frames"]
+        lines = [f"page    {self.page}", f"faces   {tally.files:,} of {counted(tally.frames, 'frame')}"]
         lines += [
             f"        {count:,} {what}"
             for count, what in (

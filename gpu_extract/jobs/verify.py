@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gpu_extract import png_file
-from gpu_extract.errors import FrameError, InputError, UsageError
+from gpu_extract.errors import FrameError, InputError, UsageError, counted
 from gpu_extract.face_files.beside import lies_beside
 from gpu_extract.face_files.compared import compared
 from gpu_extract.face_files.encoder import encoder_for, face_hash, sha1_of, stored_pixels
@@ -511,22 +511,27 @@ class _Verification:
 
     def _notes(self, beside: list[str]) -> list[str]:
         """What differs from what an extraction writes, and is no fault."""
-        notes = [f"{count:,} faces agree with {way}." for way, count in self._otherwise.items()]
+        notes = [
+            f"{counted(count, 'face agrees', 'faces agree')} with {way}." for way, count in self._otherwise.items()
+        ]
         if self._differently_written:
-            notes.append(
-                f"{self._differently_written:,} headers have the form of another release; their values are the same."
+            headers = counted(
+                self._differently_written,
+                "header has the form of another release; its values are",
+                "headers have the form of another release; their values are",
             )
+            notes.append(f"{headers} the same.")
         notes += [
-            f"{count:,} headers also hold {name}; a new extraction would not write it."
+            f"{counted(count, 'header also holds', 'headers also hold')} {name}; a new extraction would not write it."
             for name, count in self._more.items()
         ]
         if self._recompressed:
-            notes.append(
-                f"{self._recompressed:,} PNG files are compressed otherwise than the run did, pixel for pixel."
-            )
+            files = counted(self._recompressed, "PNG file is", "PNG files are")
+            notes.append(f"{files} compressed otherwise than the run did, pixel for pixel.")
         if beside:
             more = ", …" if len(beside) > NAMED else ""
-            notes.append(f"{len(beside):,} files beside the faces are no faces: {', '.join(beside[:NAMED])}{more}")
+            others = counted(len(beside), "file beside the faces is no face", "files beside the faces are no faces")
+            notes.append(f"{others}: {', '.join(beside[:NAMED])}{more}")
         return notes
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, ClassVar
 
-from gpu_extract.errors import OutputError
+from gpu_extract.errors import OutputError, counted
 from gpu_extract.storage.outputs import FilePath, check_output, write_output
 
 PACKAGES = (
@@ -67,11 +67,6 @@ class JsonReport:
 def and_more(total: int, listed: int, indent: str = "") -> list[str]:
     """The line that follows a list of which only the first `listed` of `total` are shown; none if those are all."""
     return [f"{indent}… and {total - listed:,} more; --json lists all"] if total > listed else []
-
-
-def counted(number: int, what: str, several: str | None = None) -> str:
-    """ "1 face", "2,000 faces"; `several` is the plural where that takes more than an s."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {several or what + 's'}"
 
 
 def listed(title: str, what: str, names: Sequence[str], most: int) -> list[str]:

@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
+from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, counted, printable
 from gpu_extract.reports.base import JsonReport, counted
 
 DONE, DONE_BEFORE, WITH_FAILURES, REFUSED = "done", "done before", "with failures", "refused"
@@ -121,7 +121,7 @@ class BatchReport(JsonReport):
         space = f", about {self.bytes_estimated / 1e6:,.0f} MB" if self.dry_run else ""
         return (
             f"{self.videos_done:,} of {len(self.videos):,} {what}{f' ({videos})' if videos else ''}, "
-            f"{self.faces:,} faces{space}, {self.seconds:,.1f} s"
+            f"{counted(self.faces, 'face')}{space}, {self.seconds:,.1f} s"
         )
 
     def _last_lines(self) -> list[str]:

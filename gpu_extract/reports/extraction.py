@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, printable
+from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, counted, printable
 from gpu_extract.reports.base import JsonReport, and_more, versions
 
 LONGEST_TEXT = 300
@@ -107,7 +107,7 @@ class Report(JsonReport):
         first = self.errors[0]
         more = f", and {len(self.errors) - 1:,} more" if len(self.errors) > 1 else ""
         why = printable(first["reason"]).removesuffix(".")
-        return f"{self.faces_failed:,} faces failed: {printable(first['frame'])}: {why}{more}."
+        return f"{counted(self.faces_failed, 'face')} failed: {printable(first['frame'])}: {why}{more}."
 
     def add_error(self, frame: str, index: int | None, reason: str) -> None:
         self.errors.append({"frame": frame, "index": index, "reason": reason})
@@ -146,7 +146,7 @@ class Report(JsonReport):
                 "",
                 f"{self.alignments_without_frame:,} in the file but not found" if self.alignments_without_frame else "",
             ),
-            ("", f"{self.damaged:,} damaged places in the video" if self.damaged else ""),
+            ("", f"{counted(self.damaged, 'damaged place')} in the video" if self.damaged else ""),
             (
                 "time",
                 f"{self.seconds:.2f} s, {self.frames_per_second:,.1f} frames/s{self._limit()}",
@@ -185,8 +185,9 @@ class Report(JsonReport):
 
     def _plan_lines(self) -> list[str]:
         seconds, nbytes = self.seconds_estimated or 0.0, self.bytes_estimated or 0
+        frames = counted(self.frames_expected, "frame")
         return [
-            f"plan    {self.faces_planned:,} faces of {self.frames_expected:,} frames, {self.size} px",
+            f"plan    {counted(self.faces_planned or 0, 'face')} of {frames}, {self.size} px",
             f"        {self.faces_filtered:,} {self._too_small()}, {self.faces_failed:,} cannot be cut",
             f"space   about {nbytes / 1e6:,.0f} MB",
             f"time    about {seconds:,.0f} s on {self.device} ({self.engine_implementation})",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from gpu_extract.errors import EXIT_OK, printable
-from gpu_extract.reports.base import JsonReport, and_more, counted
+from gpu_extract.errors import EXIT_OK, counted, printable
+from gpu_extract.reports.base import JsonReport, and_more
 
 LISTED = 10
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from gpu_extract.errors import EXIT_OK, printable
-from gpu_extract.reports.base import JsonReport, and_more, counted, listed
+from gpu_extract.errors import EXIT_OK, counted, printable
+from gpu_extract.reports.base import JsonReport, and_more, listed
 
 LISTED = 10
 
@@ -54,7 +54,7 @@ class PruneReport(JsonReport):
     def table(self) -> str:
         """The result for a person."""
         if self.undone:
-            lines = [f"undone  {self.alignments} holds {self.faces_after:,} faces again"]
+            lines = [f"undone  {self.alignments} holds {counted(self.faces_after, 'face')} again"]
             return "\n".join(map(printable, lines + [f"note    {note}" for note in self.notes]))
         lines = [f"faces   {self.faces_before:,} in the file, {self.faces_present:,} of them in {self.faces_folder}"]
         lines.append(f"deleted {self._deleted()}")
@@ -68,7 +68,8 @@ class PruneReport(JsonReport):
         if self.frames_emptied:
             lines.append(f"frames  {self._emptied()}")
         if self.files_renumbered:
-            lines.append(f"files   {self.files_renumbered:,} get the numbers that their faces have now")
+            one, several = "gets the number that its face has", "get the numbers that their faces have"
+            lines.append(f"files   {counted(self.files_renumbered, one, several)} now")
         lines += listed("extra   ", "show no face of the file", self.extra, LISTED)
         lines += listed("other   ", "named as a face that looks otherwise in the file; it stays", self.unproven, LISTED)
         reasons = [f"{one['file']}: {one['reason']}" for one in self.unreadable]

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpu_extract.errors import counted
 from gpu_extract.frames import FrameSource
 from gpu_extract.naming import TO_PNG, base_of, split_name
 from gpu_extract.options import KEY_RULES, in_order
@@ -121,7 +122,7 @@ def match_keys(keys: list[str], source: FrameSource, rules: str = "exact") -> Ma
             position[entry] = -1 if index is None else index
     made = Matched(keys, position) if (position >= 0).all() else _Search(keys, source, position, rules).matched()
     if named:
-        files = "1 image" if len(named) == 1 else f"{len(named):,} images"
+        files = counted(len(named), "image")
         made.notes.append(f"{files} of a format that is not listed ({_shown(named[0])}) came after all other frames.")
     return made
 
@@ -155,7 +156,7 @@ class _Search:
             return
         entry, why = next(iter(self._unclear.items()))
         sentence = (
-            f"{_counted(len(self._unclear))} cannot be matched for certain: for {_shown(self._keys[entry])} {why}"
+            f"{counted(len(self._unclear), 'key')} cannot be matched for certain: for {_shown(self._keys[entry])} {why}"
         )
         made.nearly = made.nearly or sentence
         made.notes.append(f"{sentence}.")
@@ -243,7 +244,7 @@ class _Search:
             if differs & FOLDER:
                 made.names[entry] = base_of(self._keys[entry])
         made.notes.append(
-            f"{_counted(len(taken))} matched frames that differ in {_meanings(_rules(all_differ))}, such as "
+            f"{counted(len(taken), 'key')} matched frames that differ in {_meanings(_rules(all_differ))}, such as "
             f"{self._example(taken)} (--match-keys {_flag(self._allowed)})."
         )
 
@@ -261,16 +262,16 @@ class _Search:
         if would:
             what = _meanings([rule for rule in offered if rule not in self._allowed])
             made.nearly = (
-                f"{_counted(len(would))} would match frames that differ only in {what}, such as "
+                f"{counted(len(would), 'key')} would match frames that differ only in {what}, such as "
                 f"{self._example(would)}; if these are the frames, add --match-keys {_flag(offered)}"
             )
             without = len(self._missing) - len(made.by_rule)
             has = "has" if without == 1 else "have"
-            made.notes.append(f"{_counted(without)} {has} no frame of exactly that name: {made.nearly}.")
+            made.notes.append(f"{counted(without, 'key')} {has} no frame of exactly that name: {made.nearly}.")
         if unread:
             entry, frame = next(iter(unread.items()))
             sentence = (
-                f"the frames of {_counted(len(unread))} are not read: {_shown(frame)} is there, but "
+                f"the frames of {counted(len(unread), 'key')} are not read: {_shown(frame)} is there, but "
                 f"{self._beside[frame]}"
             )
             if sentence.endswith(TO_PNG) and _parts(self._keys[entry]).extension.lower() != ".png":
@@ -425,10 +426,6 @@ def _flag(rules: Iterable[str]) -> str:
 def _meanings(rules: Sequence[str]) -> str:
     *first, last = (MEANS[rule] for rule in rules)
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _counted(count: int) -> str:
-    return "1 key" if count == 1 else f"{count:,} keys"
 
 
 def _shown(name: str) -> str:

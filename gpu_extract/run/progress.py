@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from gpu_extract.errors import UsageError
+from gpu_extract.errors import UsageError, counted
 from gpu_extract.options import option
 from gpu_extract.run.pace import Pace, in_words
 
@@ -246,7 +246,7 @@ class Plain:
     def _line(self, now: float) -> str:
         rate = self._frames / (now - self._began)
         left = self._pace.seconds_left()
-        done = f"{self._frames:,}/{self._total:,} frames, {self._faces:,} faces"
+        done = f"{self._frames:,}/{self._total:,} frames, {counted(self._faces, 'face')}"
         return f"{done}, {rate:.1f} frames/s{'' if left is None else f', {in_words(left)} left'}"
 
     def _say(self, line: str) -> None:

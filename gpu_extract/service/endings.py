@@ -13,6 +13,7 @@ from gpu_extract.errors import (
     DeviceError,
     GpuExtractError,
     OutputError,
+    counted,
     printable,
 )
 from gpu_extract.options import ServiceSettings
@@ -108,7 +109,7 @@ class Endings:
             how = f"signal {-code if code < 0 else code - 128}"
             if tries >= MOST_TRIES:
                 last = self._tallies.get(step).frames
-                self._fail(job, step, f"ended by {how} {MOST_TRIES} times, last after {last:,} frames.", code)
+                self._fail(job, step, f"ended by {how} {MOST_TRIES} times, last after {counted(last, 'frame')}.", code)
             else:
                 self._table.set_step(step, **free | {"tries": tries})
                 self._requeue(job, f"its process was ended by {how}; it is started again.")

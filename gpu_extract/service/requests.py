@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gpu_extract.errors import InputError, UsageError
+from gpu_extract.errors import InputError, UsageError, counted
 from gpu_extract.options import MOST_SHARDS, SERVER_DECIDES, Option, Settings, options
 from gpu_extract.service.folders import JobFolder
 from gpu_extract.service.problems import Problem
@@ -173,7 +173,7 @@ def take(
         folder.frames.mkdir()
         if isinstance(asked.frames, Uploads):
             claimed = [uploaded.claim(one, folder.frames, owner) for one in asked.frames.uploads]
-            place, shown["frames"] = folder.frames, f"{len(claimed):,} images"
+            place, shown["frames"] = folder.frames, counted(len(claimed), "image")
         else:
             place = uploaded.claim(asked.frames.upload, folder.frames, owner)
             shown["frames"] = place.name

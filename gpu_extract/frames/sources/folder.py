@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpu_extract.errors import DeviceError, FrameError, InputError
+from gpu_extract.errors import DeviceError, FrameError, InputError, counted
 from gpu_extract.frames.base import Frame, FrameFailure, FrameSource, SourceOptions, check_wanted
 from gpu_extract.frames.memory import keep_freed_memory
 from gpu_extract.naming import (
@@ -107,7 +107,9 @@ class FolderSource(FrameSource):
         keep_freed_memory()
         for index in check_wanted(wanted).tolist():
             if index >= len(self._names):
-                yield FrameFailure(index, f"frame {index + 1}", f"the folder holds only {len(self._names)} frames.")
+                yield FrameFailure(
+                    index, f"frame {index + 1}", f"the folder holds only {counted(len(self._names), 'frame')}."
+                )
             else:
                 yield FolderFrame(self, index)
 

@@ -20,7 +20,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from gpu_extract.errors import FrameError, InputError
+from gpu_extract.errors import FrameError, InputError, counted
 from gpu_extract.frames.base import (
     Frame,
     FrameFailure,
@@ -524,7 +524,9 @@ class VideoSource(FrameSource):
         return FrameFailure(index, self.name_of(index), DAMAGED)
 
     def _failure(self, index: int, count: int) -> FrameFailure:
-        return FrameFailure(index, self.name_of(index), f"the video ends after {count} frames that can be decoded.")
+        return FrameFailure(
+            index, self.name_of(index), f"the video ends after {counted(count, 'frame')} that can be decoded."
+        )
 
 
 class VideoFrame(Frame):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gpu_extract.alignments import Alignments
+from gpu_extract.errors import counted
 from gpu_extract.geometry import crops
 from gpu_extract.jobs.changes.presence import UNDELETED, Presence
 from gpu_extract.naming import stem_of
@@ -30,11 +31,12 @@ def doubts(alignments: Alignments, folder: Path, keep: str, found: Presence) -> 
     """
     name, faces, gone = alignments.path.name, len(alignments.faces), len(found.gone)
     if found.foreign > MOST_FOREIGN * found.readable:
-        images = f"{found.foreign:,} of the {found.readable:,} images in {folder}"
-        yield f"{images} are none of the {faces:,} faces in {name}"
+        images = f"{found.foreign:,} of the {counted(found.readable, 'image')} in {folder}"
+        yield f"{images} are none of the {counted(faces, 'face')} in {name}"
     total = len(found.tellable) if keep == UNDELETED else faces
     if gone > MOST_DELETED * total:
-        yield f"{gone:,} of {total:,} faces are not in {folder}, and would leave {name}"
+        are = "is" if gone == 1 else "are"
+        yield f"{gone:,} of {counted(total, 'face')} {are} not in {folder}, and would leave {name}"
     elif gone and found.recorded.settings is None and (pattern := _pattern(alignments, found.gone)) is not None:
         yield f"no journal tells what the run of {folder} was to cut, and it looks as if it was not all: {pattern}"
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.errors import InputError, UsageError
+from gpu_extract.errors import InputError, UsageError, counted
 from gpu_extract.face_files.metadata import STEM
 from gpu_extract.face_files.stored import pixel_hash
 from gpu_extract.jobs.changes.contents import digest, numbered, raw
@@ -106,9 +106,8 @@ class Following:
                     f"{self._folder / one.new} is in the way: {one.old} is to get that name; move it elsewhere first."
                 )
         if missing:
-            self.notes.append(
-                f"{missing:,} faces that get another number are not in the folder where the run put them."
-            )
+            faces = counted(missing, "face that gets another number is", "faces that get another number are")
+            self.notes.append(f"{faces} not in the folder where the run put {'it' if missing == 1 else 'them'}.")
         self._plan_list()
 
     def _check(self, face: FaceResult, data: bytes) -> None:

@@ -21,7 +21,7 @@ from gpu_extract.alignments.container import Document
 from gpu_extract.alignments.generation import Traits
 from gpu_extract.alignments.packed import PackedArray, PackedList
 from gpu_extract.alignments.upgrade import PROTOCOL, box_around
-from gpu_extract.errors import GpuExtractError
+from gpu_extract.errors import GpuExtractError, counted
 from gpu_extract.face_files.metadata import STEM, Row, kinds, rows_of
 from gpu_extract.geometry.rounding import USUAL, Rounding
 from gpu_extract.naming import base_of
@@ -171,10 +171,10 @@ def old_document(
         notes.append(
             f"the crops were rounded otherwise; extract needs --numerics {options.rounding.numerics} to cut them again."
         )
-    if proven < len(rows):
+    if doubted := len(rows) - proven:
         notes.append(
-            f"of {len(rows) - proven:,} faces the landmarks do not give the matrix of the list; verify tells whether "
-            "their pixels come out again."
+            f"of {counted(doubted, 'face')} the landmarks do not give the matrix of the list; verify tells whether "
+            f"{'its' if doubted == 1 else 'their'} pixels come out again."
         )
     return document, proven, notes
 

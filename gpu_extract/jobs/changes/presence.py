@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.errors import InputError, UsageError
+from gpu_extract.errors import InputError, UsageError, counted
 from gpu_extract.face_files.beside import lies_beside
 from gpu_extract.face_files.identity import Identities, Identity, stored_hash
 from gpu_extract.face_files.metadata import STEM, kinds
@@ -235,9 +235,15 @@ class Presence:
             )
         nameless = [name for name, found in read.items() if found.fault is not None and not found.rows]
         if nameless and not self._wish.deletes_unreadable:
+            whose = (
+                "its name does not tell whose face it is"
+                if len(nameless) == 1
+                else "their names do not tell whose faces they are"
+            )
+            them = "it" if len(nameless) == 1 else "them"
             raise InputError(
-                f"{len(nameless):,} files in {self._folder} cannot be read, and their names do not tell whose faces "
-                f"they are ({_some(nameless)}); restore or remove them, or add --unreadable delete."
+                f"{counted(len(nameless), 'file')} in {self._folder} cannot be read, and {whose} ({_some(nameless)}); "
+                f"restore or remove {them}, or add --unreadable delete."
             )
 
     def _tellable(self) -> set[int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpu_extract.errors import counted
 from gpu_extract.jobs.gallery.entries import Entry, State
 from gpu_extract.jobs.gallery.outcome import Failed, Outcome
 from gpu_extract.jobs.gallery.particulars import Particulars
@@ -82,7 +83,7 @@ def _facts(outcome: Outcome, tally: Tally, alignments: Path | None) -> list[tupl
     report, settings = outcome.report or {}, outcome.settings or {}
     size = _whole(report.get("size")) or _whole(settings.get("size"))
     lines = [
-        ("Faces", f"{tally.files:,} of {_of(tally.frames, 'frame')}, {_bytes(tally.nbytes)}"),
+        ("Faces", f"{tally.files:,} of {counted(tally.frames, 'frame')}, {_bytes(tally.nbytes)}"),
         ("Frames", _frames(report)),
         ("From", shown(str(settings.get(FRAMES, "")))),
         ("Alignments file", _alignments(report, alignments)),
@@ -169,7 +170,7 @@ def _failures(outcome: Outcome) -> str:
     parts = [_reason(reason, some, is_open=len(reasons) == 1) for reason, some in reasons[:MOST_REASONS]]
     if (rest := sum(len(some) for _, some in reasons[MOST_REASONS:])) > 0:
         parts.append(f"<p class='note'>… and {rest:,} more with other reasons, which the list of faces has.</p>")
-    count = _of(len(outcome.failed), "failure")
+    count = counted(len(outcome.failed), "failure")
     if outcome.is_outdated and any(failed.index is not None for failed in outcome.failed):
         parts.insert(
             0,
@@ -213,10 +214,11 @@ def _next(folder: Path, outcome: Outcome, tally: Tally, alignments: Path | None)
             )
         )
     if tally.gone:
+        them = "it" if tally.gone == 1 else "them"
         steps.append(
             (
-                f"{_of(tally.gone, 'face')} left the folder since the run. Take them out of the alignments file, too; "
-                "without --dry-run it is done.",
+                f"{counted(tally.gone, 'face')} left the folder since the run. Take {them} out of the alignments file, "
+                "too; without --dry-run it is done.",
                 typed("prune", "-a", a, "-fc", folder, "--dry-run"),
             )
         )
@@ -258,10 +260,6 @@ def _name_of_frames(outcome: Outcome) -> str:
 
 def _whole(value: Any) -> int:
     return value if isinstance(value, int) else 0
-
-
-def _of(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _bytes(count: int) -> str:

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from gpu_extract import png_file
-from gpu_extract.errors import InputError
+from gpu_extract.errors import InputError, counted
 from gpu_extract.face_files.layout import Layout
 from gpu_extract.face_files.stored import content, pixel_hash, png_fault
 from gpu_extract.naming import FACE_EXTENSIONS, has_extension
@@ -91,8 +91,8 @@ def look_over(journal: Recorded, folder: Path, layout: type[Layout], deleted: st
         found.notes.append(_note_of_gone(gone, emptied=emptied, leaves_out=leaves_out))
     if damaged:
         found.notes.append(
-            f"{_faces(len(damaged))} of the earlier run {_is(damaged)} not whole any more {_names(damaged)} and "
-            f"{_is(damaged)} made again."
+            f"{counted(len(damaged), 'face')} of the earlier run {_is(damaged)} not whole any more {_names(damaged)} "
+            f"and {_is(damaged)} made again."
         )
     return found
 
@@ -114,7 +114,7 @@ def has_faces(folder: Path) -> bool:
 
 
 def _note_of_gone(gone: list[FaceResult], *, emptied: bool, leaves_out: bool) -> str:
-    count, names, are = _faces(len(gone)), _names(gone), _is(gone)
+    count, names, are = counted(len(gone), "face"), _names(gone), _is(gone)
     if emptied:
         return f"{count} of the earlier run {are} gone, and no other is in the folder: all are made again."
     what = f"{count} of the earlier run {are} gone from the folder {names}"
@@ -123,17 +123,13 @@ def _note_of_gone(gone: list[FaceResult], *, emptied: bool, leaves_out: bool) ->
     return f"{what}: made again; --deleted {LEAVE_OUT} would leave out what was deleted by hand."
 
 
-def _faces(count: int) -> str:
-    return f"{count:,} face" if count == 1 else f"{count:,} faces"
-
-
 def _is(faces: list[FaceResult]) -> str:
     return "is" if len(faces) == 1 else "are"
 
 
 def named(faces: list[FaceResult]) -> str:
     """How many, and the names of the first."""
-    return f"{_faces(len(faces))} {_names(faces)}"
+    return f"{counted(len(faces), 'face')} {_names(faces)}"
 
 
 def _names(faces: Iterable[FaceResult]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gpu_extract.alignments import Alignments
-from gpu_extract.errors import EXIT_PARTIAL, InterruptedRunError, OutputError
+from gpu_extract.errors import EXIT_PARTIAL, InterruptedRunError, OutputError, counted
 from gpu_extract.face_files.layout import Layout, layout_for
 from gpu_extract.face_files.metadata import write_metadata
 from gpu_extract.face_files.quality import measured
@@ -390,7 +390,7 @@ class Extraction:
         why = "stopped at the first error" if self.settings.on_error == "stop" else "stopped by too many errors"
         if not report.stopped:
             why = "interrupted"
-        done = f"{report.frames_decoded:,} of {self.part.frame_count:,} frames"
+        done = f"{report.frames_decoded:,} of {counted(self.part.frame_count, 'frame')}"
         report.notes.append(f"{why} after {done}; {how_to_go_on(self.settings, report)}.")
 
 
@@ -408,12 +408,14 @@ def note_faces_outside(plan: Plan, made: Prepared, report: Report) -> None:
     """Say so where too many faces lie outside their pictures for it to be what a person meant."""
     if report.faces_outside * 20 <= plan.face_count:
         return
-    turned = made.resolved.numbering.rotate
-    report.notes.append(
-        f"{report.faces_outside:,} faces lie outside their pictures, which "
-        f"{'were turned as they ask for' if turned else 'were taken as they are stored'}: if they should lie inside, "
-        f"try --rotate {'off' if turned else 'on'}."
-    )
+    outside = report.faces_outside
+    faces = counted(outside, "face lies outside its picture", "faces lie outside their pictures")
+    if made.resolved.numbering.rotate:
+        taken, other = "was turned as it asks for" if outside == 1 else "were turned as they ask for", "off"
+    else:
+        taken, other = "was taken as it is stored" if outside == 1 else "were taken as they are stored", "on"
+    they = "it" if outside == 1 else "they"
+    report.notes.append(f"{faces}, which {taken}: if {they} should lie inside, try --rotate {other}.")
 
 
 @contextmanager
@@ -480,8 +482,9 @@ def count(made: Prepared, frames_seen: int | None, every_n: int, report: Report)
         report.alignments_without_frame += beyond
         if beyond and source.kind == "video":
             other = "decoded" if made.resolved.numbering.timing == "constant" else "constant"
+            numbers = counted(beyond, "frame number of the file lies", "frame numbers of the file lie")
             report.notes.append(
-                f"{beyond:,} frame numbers of the file lie past the video's end ({frames_seen:,} frames, timing "
+                f"{numbers} past the video's end ({counted(frames_seen, 'frame')}, timing "
                 f"{made.resolved.numbering.timing}): if faces look shifted, try --video-timing {other}."
             )
         with_entry = np.unique(plan.position_of[(plan.position_of >= 0) & (plan.position_of < frames_seen)])

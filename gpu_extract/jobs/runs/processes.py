@@ -29,6 +29,7 @@ from gpu_extract.errors import (
     InputError,
     OutputError,
     UsageError,
+    counted,
 )
 from gpu_extract.jobs.changes.stopped import check_completed
 from gpu_extract.jobs.merge import join
@@ -389,5 +390,5 @@ class _Crew:
         report.bytes_written = sum(face.nbytes for frame in frames for face in frame.faces)
         why = "stopped by errors" if report.stopped else "interrupted"
         report.notes.append(
-            f"{why} after {len(frames):,} of {plan.frame_count:,} frames; {how_to_go_on(self._settings, report)}."
+            f"{why} after {len(frames):,} of {counted(plan.frame_count, 'frame')}; {how_to_go_on(self._settings, report)}."
         )

@@ -23,7 +23,7 @@ from gpu_extract.alignments import Alignments
 from gpu_extract.engines.antialiased import AntialiasedEngine
 from gpu_extract.engines.base import Crops, Engine
 from gpu_extract.engines.pick import pick_engine
-from gpu_extract.errors import FrameError
+from gpu_extract.errors import FrameError, counted
 from gpu_extract.face_files.encoder import encoder_for, face_hash, is_of_one_colour
 from gpu_extract.frames import Frame, open_frames
 from gpu_extract.geometry import crops
@@ -131,9 +131,9 @@ class FramesProof:
         elif hashed or (alike is not None and alike < UNLIKE):
             self.verdict = Verdict.DOUBTED
         if hashed:
-            self.tried.append(f"{_count(len(hashed), 'face')} at all usual sizes")
+            self.tried.append(f"{counted(len(hashed), 'face')} at all usual sizes")
         if likeness:
-            self.tried.append(_count(len(likeness), "thumbnail"))
+            self.tried.append(counted(len(likeness), "thumbnail"))
 
     def _faces(self) -> Iterator[tuple[Frame, int]]:
         """A few faces that the file stores a hash or a thumbnail of, and their frames."""
@@ -275,10 +275,6 @@ def _hash_in(crop: np.ndarray, extension: str) -> str:
 
 def _is_blank(picture: np.ndarray) -> bool:
     return bool(picture.std((0, 1)).max() < BLANK)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _hash_of(alignments: Alignments, row: int) -> str | None:

@@ -51,7 +51,9 @@ class Record:
         notes = ["the faces in the alignments file are not those that the folder was made from."]
         gone = sum(max(0, len(faces) - self._expected.get(key, 0)) for key, faces in self._frames.items())
         if gone:
-            notes.append(f"{gone:,} of the run's faces are no longer in the alignments file.")
+            notes.append(
+                f"{gone:,} of the run's faces {'is' if gone == 1 else 'are'} no longer in the alignments file."
+            )
         return notes
 
     def _know_by_name(self, recorded: list[FaceResult]) -> None:
