@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, counted, printable
-from gpu_extract.reports.base import JsonReport, counted
+from gpu_extract.reports.base import JsonReport
 
 DONE, DONE_BEFORE, WITH_FAILURES, REFUSED = "done", "done before", "with failures", "refused"
 INTERRUPTED, NOT_BEGUN, NO_ALIGNMENTS, PLANNED = "interrupted", "not begun", "no alignments", "planned"

@@ -389,6 +389,5 @@ class _Crew:
         report.faces_written = sum(len(frame.faces) for frame in frames)
         report.bytes_written = sum(face.nbytes for frame in frames for face in frame.faces)
         why = "stopped by errors" if report.stopped else "interrupted"
-        report.notes.append(
-            f"{why} after {len(frames):,} of {counted(plan.frame_count, 'frame')}; {how_to_go_on(self._settings, report)}."
-        )
+        done = f"{len(frames):,} of {counted(plan.frame_count, 'frame')}"
+        report.notes.append(f"{why} after {done}; {how_to_go_on(self._settings, report)}.")

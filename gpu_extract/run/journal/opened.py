@@ -153,6 +153,7 @@ class Journal(Told):
         """
         if not self.unsettled:
             return
+        self.check_in_place()
         began = time.monotonic()
         try:
             settled = sync_file_system(self.path.parent)
@@ -163,6 +164,25 @@ class Journal(Told):
             self.unsettled.clear()
         self._settled_in = time.monotonic() - began
         self._due = time.monotonic() + max(SETTLE_SECONDS, SETTLE_SHARE * self._settled_in)
+
+    def check_in_place(self) -> None:
+        """Find out whether the folder is still the one that the run writes into.
+
+        Raises:
+            OutputError: if it is not.
+        """
+        try:
+            mine, there = os.fstat(self._handle), self.path.stat()
+            # Some file systems number a file anew each time they are asked.
+            in_place = os.path.samestat(mine, there) or mine.st_size == there.st_size
+        except (FileNotFoundError, NotADirectoryError):
+            in_place = False
+        except OSError:  # of a disk that has gone wrong, which whoever writes meets
+            return
+        if not in_place:
+            raise OutputError(
+                f"the faces folder {self.path.parent} was renamed, replaced or removed while the run wrote into it."
+            )
 
     def sync(self) -> None:
         """Make what was added survive a power cut."""
