@@ -1,6 +1,6 @@
 """Whether a CUDA device decodes to the bytes of the CPU: whole runs of `--decoder cuda` and of `--decoder cpu`.
 
-    python bench/decoders.py                    cartoon clips of H.264, HEVC and VP9, of several colours
+    python bench/decoders.py                    cartoon clips of H.264, HEVC and VP9, of several colours and depths
     python bench/decoders.py CLIP FILE          a video of one's own, and its alignments file
 
 Prints a line a clip. Exit code 0: whatever the device decoded was equal in every byte, and it decoded something; 1: a
@@ -23,12 +23,14 @@ import av
 
 from gpu_extract.demo.clip import HEIGHT, WIDTH, draw_frames, face_record, write_alignments
 
+X265 = {"preset": "fast", "x265-params": "log-level=none"}
 KINDS: dict[str, tuple[str, str, dict[str, str]]] = {
     "h264": ("mp4", "libx264", {"preset": "veryfast", "bf": "3"}),
     "h264, BT.709, full": ("mp4", "libx264", {"x264-params": "colormatrix=bt709:fullrange=on"}),
     "h264, groups of 12": ("mkv", "libx264", {"preset": "veryfast", "g": "12"}),
-    "hevc": ("mp4", "libx265", {"preset": "fast", "x265-params": "log-level=none"}),
-    "hevc, BT.2020": ("mkv", "libx265", {"preset": "fast", "x265-params": "log-level=none:colormatrix=bt2020nc"}),
+    "hevc": ("mp4", "libx265", X265),
+    "hevc, BT.2020": ("mkv", "libx265", X265 | {"x265-params": "log-level=none:colormatrix=bt2020nc"}),
+    "hevc, 10 bits": ("mp4", "libx265", X265),
     "vp9": ("webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}),
 }
 
@@ -44,7 +46,11 @@ def clips(folder: Path) -> Iterator[tuple[str, Path, Path, tuple[str, ...]]]:
         video = folder / f"clip{number}.{extension}"
         with av.open(str(video), "w") as container:
             stream: Any = container.add_stream(codec, rate=24, options=options)
-            stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+            stream.height, stream.width, stream.pix_fmt = (
+                HEIGHT,
+                WIDTH,
+                "yuv420p10le" if "10 bits" in name else "yuv420p",
+            )
             for picture, _ in pictures:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
             container.mux(stream.encode(None))

@@ -1,4 +1,4 @@
-"""A hardware decoder that a CPU plays: FFmpeg decodes in software, and every picture becomes a surface of NV12.
+"""A hardware decoder that a CPU plays: FFmpeg decodes in software, and pictures become surfaces of NV12 or P010.
 
 The surfaces are tensors of the CPU, whose rows are longer than the picture and full of what is no sample. The kernels
 that read them run in Triton's interpreter.
@@ -17,11 +17,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 
 from gpu_extract import kernels
 from gpu_extract.frames.video import hardware
 from gpu_extract.frames.video.container import open_container
-from gpu_extract.frames.video.planes import samples
+from gpu_extract.frames.video.planes import samples, words
 from gpu_extract.kernels import reference, yuv
 from gpu_extract.kernels.slab import WORD, fill
 from tests.helpers import module_from
@@ -59,21 +60,22 @@ class FakeHardware:
         return _Container(open_container(path, like_program=like_program), self)
 
     def surface(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """A picture 4:2:0 of 8 bits as NV12, with all that it says of itself but its fields and damage."""
-        y, u, v = (samples(plane)[:, : plane.width] for plane in frame.planes)
-        height, width = y.shape
+        """A picture 4:2:0 as a decoder leaves it, with all that it says of itself but its fields and damage."""
         if hardware.has_film_grain(frame):  # which PyAV copies to such a frame only
-            return frame.reformat(format="nv12")
-        if height % 4:  # PyAV takes memory of no such frame, so of these nobody counts how many are kept
-            made = av.VideoFrame(width, height, "nv12")
-            luma, chroma = (samples(plane) for plane in made.planes)
+            return frame.reformat(format=hardware.SURFACES[frame.format.name])
+        height, width, is_deep = frame.height, frame.width, frame.format.name == "yuv420p10le"
+        if is_deep:  # in the upper bits; what the lower ones hold is nobody's business
+            y, u, v = (words(plane, plane.width, big_endian=False) << 6 | 0x2A for plane in frame.planes)
         else:
-            memory = np.full((height * 3 // 2, width + SLACK), JUNK, np.uint8)
-            self._count(memory)
-            made = av.VideoFrame.from_numpy_buffer(memory, "nv12", width=width)
-            luma, chroma = memory[:height], memory[height:]
-        luma[:, :width] = y
-        chroma[:, 0:width:2], chroma[:, 1:width:2] = u, v
+            y, u, v = (samples(plane)[:, : plane.width] for plane in frame.planes)
+        memory = np.full((height * 3 // 2, width + SLACK), JUNK, y.dtype)
+        self._count(memory)
+        memory[:height, :width] = y
+        memory[height:, 0:width:2], memory[height:, 1:width:2] = u, v
+        made = av.VideoFrame.from_dlpack(
+            [torch.from_numpy(plane[:, :width]) for plane in (memory[:height], memory[height:])],
+            hardware.SURFACES[frame.format.name],
+        )
         said = ("pts", "dts", "time_base", "duration", "pict_type", "key_frame")
         for name in (*said, "colorspace", "color_range", "color_primaries", "color_trc"):
             if (value := getattr(frame, name)) is not None:
@@ -163,19 +165,23 @@ def convert(
 ) -> None:
     """The twin of `surfaces.convert` in NumPy, which reads what its tables on the device say, where they say it."""
     places, pictures = (table.tolist() for table in tables)
-    for place, (luma, luma_pitch, chroma, chroma_pitch, height, _) in zip(places, pictures, strict=True):
+    for place, (luma, luma_pitch, chroma, chroma_pitch, height, width) in zip(places, pictures, strict=True):
         _, h, stride, x0, y0 = place
         w = stride * WORD // 3 & ~1
-        rows = _memory(luma, luma_pitch, height)[y0 : y0 + h, x0 : x0 + w]
-        pairs = _memory(chroma, chroma_pitch, height // 2)[y0 // 2 : (y0 + h) // 2, x0 : x0 + w].reshape(h // 2, -1, 2)
+        rows = _memory(luma, luma_pitch, height, layout)[:, :width]
+        pairs = _memory(chroma, chroma_pitch, height // 2, layout)[:, :width].reshape(height // 2, -1, 2)
+        if layout.bits == 8:  # a pixel needs no chroma but its own
+            rows, pairs = rows[y0 : y0 + h, x0 : x0 + w], pairs[y0 // 2 : (y0 + h) // 2, x0 // 2 : (x0 + w) // 2]
+            x0 = y0 = 0
         pixels = reference.surface_to_bgr(rows, pairs, coefficients, layout)
-        fill(slab.numpy(), np.array(place), pixels)
+        fill(slab.numpy(), np.array(place), pixels[y0 : y0 + h, x0 : x0 + w])
         slab += 0  # an operation of the device
 
 
-def _memory(address: int, pitch: int, rows: int) -> np.ndarray:
-    """[rows, pitch] uint8."""
-    return np.ctypeslib.as_array((ctypes.c_uint8 * (rows * pitch)).from_address(address)).reshape(rows, pitch)
+def _memory(address: int, pitch: int, rows: int, layout: yuv.Layout) -> np.ndarray:
+    """[rows, pitch] uint8, or uint16."""
+    sample = ctypes.c_uint8 if layout.bits == 8 else ctypes.c_uint16
+    return np.ctypeslib.as_array((sample * (rows * pitch)).from_address(address)).reshape(rows, pitch)
 
 
 @contextmanager
@@ -198,5 +204,5 @@ def a_cpu_as_the_device(fake: FakeHardware, *, quick: bool = True) -> Iterator[p
             patch.setattr(surfaces, "convert", convert)
         patch.setattr(hardware, "open_hardware", fake.open)
         patch.setattr(hardware, "device_obstacle", lambda device, decoder="h264": None)
-        patch.setattr(hardware, "FORMAT", "nv12")
+        patch.setattr(hardware, "content", lambda frame: frame.format.name)
         yield patch

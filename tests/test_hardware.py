@@ -24,6 +24,7 @@ from gpu_extract.engines.samplers import exact_cuda
 from gpu_extract.errors import DeviceError
 from gpu_extract.frames import Frame, open_frames
 from gpu_extract.frames.video import hardware
+from gpu_extract.frames.video.yuv import planes_of
 from gpu_extract.kernels import yuv
 from gpu_extract.patch import Region
 from gpu_extract.run import batches, journal
@@ -131,6 +132,10 @@ for _matrix in ("smpte170m", "bt709", "bt2020nc"):
         CLIPS[f"{_matrix}, {_range}"] = ("clip.mp4", {"options": X264 | {"x264-params": _tags}})
 
 
+def x265(more: str = "") -> dict[str, Any]:
+    return {"codec": "libx265", "options": {"preset": "ultrafast", "x265-params": f"log-level=none:{more}".rstrip(":")}}
+
+
 @pytest.mark.parametrize("kind", CLIPS)
 def test_a_run_gives_the_bytes_of_the_cpu(fake: FakeHardware, tmp_path: Path, landmarks: np.ndarray, kind: str) -> None:
     name, options = CLIPS[kind]
@@ -164,6 +169,53 @@ def test_todays_and_old_files_come_out_the_same(fake: FakeHardware, tmp_path: Pa
     expected = by_the_cpu(job)
     assert (job.run(*ON_DEVICE), *outcome(job)) == expected
     assert fake.most > 0
+
+
+DEEP: dict[str, tuple[str, dict[str, Any], yuv.Layout]] = {
+    "hevc": ("clip.mkv", x265(), yuv.Layout(10, left=True)),
+    "transport stream": ("clip.ts", x265("chromaloc=5"), yuv.Layout(10, down=2)),
+    "av1": ("clip.mp4", {"codec": "libsvtav1"}, yuv.Layout(10)),
+}
+for _where, (_left, _down) in enumerate([(True, 1), (False, 1), (True, 0), (False, 0), (True, 2)]):
+    _matrix, _range = ("smpte170m", "bt709", "bt2020nc")[_where % 3], ("limited", "full")[_where % 2]
+    _tags = f"chromaloc={_where}:colormatrix={_matrix}:range={_range}"
+    DEEP[_tags] = ("clip.mp4", x265(_tags), yuv.Layout(10, left=_left, down=_down))
+
+
+def deep_clip(path: Path, count: int, size: tuple[int, int] = SIZE, **options: Any) -> Path:
+    """Samples of 10 bits, between the levels of 8 as well."""
+    return write_clip(path, count, size, pixel_format="yuv420p10le", **(options or x265()))
+
+
+def layout_of(clip: Path, pixels: str) -> list[yuv.Layout]:
+    """By which formulas the CPU goes, one a picture."""
+    with av.open(str(clip)) as container:
+        planes = [planes_of(frame, pixels) for frame in container.decode(video=0)]
+    return [one.layout for one in planes if one is not None]
+
+
+@pytest.mark.parametrize("pixels", ["direct", "piped"])
+@pytest.mark.parametrize("kind", [*DEEP, "vp9"])
+def test_a_run_of_10_bits_gives_the_bytes_of_the_cpu(
+    fake: FakeHardware, tmp_path: Path, kind: str, pixels: str
+) -> None:
+    """Wherever chroma lies, of today's files, and of old ones for which that does not matter."""
+    if kind == "vp9":
+        clip, expected_layout = Path(shutil.copy(VECTORS / "video" / "clip_10_bits.webm", tmp_path / "clip.webm")), None
+    else:
+        name, options, expected_layout = DEEP[kind]
+        clip = deep_clip(tmp_path / name, 7, (240, 320), **options)
+    layouts = layout_of(clip, pixels)
+    expected_layout = yuv.Layout(10, cubic=True) if pixels == "piped" else expected_layout or layouts[0]
+    assert layouts == [expected_layout] * 7
+    file = VECTORS / "video" / f"clip_alignments_{'v2_4' if pixels == 'direct' else 'seed_list'}.fsa"
+    job = Job(Path(shutil.copy(file, tmp_path / "a.fsa")), clip, "-sz", "48", "--workers", "1")
+    expected = by_the_cpu(job)
+    assert (job.run(*ON_DEVICE), *outcome(job)) == expected
+    assert "Triton" in job.report["engine_implementation"]
+    assert fake.most > 0
+    gc.collect()
+    assert fake.alive == 0
 
 
 @pytest.mark.parametrize("extension", ["mp4", "mkv"])
@@ -218,9 +270,19 @@ def test_other_engines_get_the_same_pixels(
     assert fake.most > 0
 
 
-def test_the_kernels_themselves_give_the_bytes_of_the_cpu(tmp_path: Path, landmarks: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"options": X264},
+        x265() | {"pixel_format": "yuv420p10le"},
+    ],
+    ids=["8 bits", "10 bits"],
+)
+def test_the_kernels_themselves_give_the_bytes_of_the_cpu(
+    tmp_path: Path, landmarks: np.ndarray, kind: dict[str, Any]
+) -> None:
     """In Triton's interpreter, and not their twins."""
-    clip = write_clip(tmp_path / "clip.mp4", 2, (60, 78), options=X264)
+    clip = write_clip(tmp_path / "clip.mkv", 2, (64, 80), **kind)
     write_alignments(tmp_path / "a.fsa", {f"clip_{n:06d}.png": [face_record(landmarks * 0.25)] for n in (1, 2)})
     job = Job(tmp_path / "a.fsa", clip, "-sz", "16", "--workers", "1")
     assert job.run() == 0
@@ -233,9 +295,12 @@ def test_the_kernels_themselves_give_the_bytes_of_the_cpu(tmp_path: Path, landma
 
 
 @pytest.mark.parametrize("pixels", ["direct", "piped"])
-def test_frames_load_as_those_of_the_cpu_do(fake: FakeHardware, tmp_path: Path, pixels: str) -> None:
+@pytest.mark.parametrize("kind", [{}, x265() | {"pixel_format": "yuv420p10le"}], ids=["8 bits", "10 bits"])
+def test_frames_load_as_those_of_the_cpu_do(
+    fake: FakeHardware, tmp_path: Path, pixels: str, kind: dict[str, Any]
+) -> None:
     """Whoever wants no surface gets BGR."""
-    clip = write_clip(tmp_path / "clip.mkv", 5, SIZE)
+    clip = write_clip(tmp_path / "clip.mkv", 5, SIZE, **kind)
     regions = [Region(0, 0, 314, 180), Region(13, 7, 96, 60), Region(301, 171, 314, 180), Region(-9, -9, 3, 3)]
     with open_frames(clip, pixels=pixels) as cpu, open_frames(clip, pixels=pixels, device="cpu") as device:
         for frame, other in zip(cpu.frames(np.arange(5)), device.frames(np.arange(5)), strict=True):
@@ -319,8 +384,19 @@ def refusal(clip: Path, device: str = "cpu", **options: Any) -> str:
     [
         ("a.mp4", {"codec": "mpeg4"}, "decoders of mpeg4 need not give the same samples, as those of h264, hevc, vp9"),
         ("a.mp4", {"pixel_format": "yuv444p"}, "its pixel format is yuv444p, and only 4:2:0 of 8 bits is proven equal"),
-        ("a.mp4", {"pixel_format": "yuv420p10le"}, "its pixel format is yuv420p10le"),
+        (
+            "a.mp4",
+            {"pixel_format": "yuv420p10le"},
+            "its pixel format is yuv420p10le, and only 4:2:0 of 8 bits is proven equal, and of 10 bits in hevc, vp9",
+        ),
+        ("a.mp4", x265() | {"pixel_format": "yuv420p12le"}, "its pixel format is yuv420p12le, and only"),
+        ("a.mp4", x265() | {"pixel_format": "yuv422p10le"}, "its pixel format is yuv422p10le, and only"),
         ("a.webm", {"codec": "libvpx-vp9", "size": (47, 63)}, "its sides are odd (63 × 47)"),
+        (
+            "a.mp4",
+            {"codec": "libsvtav1", "size": (67, 65), "pixel_format": "yuv420p10le"},
+            "its sides are odd (65 × 67)",
+        ),
         ("a.avi", {}, "its packets do not tell which frames there must be (avi files have no reliable timestamps)"),
     ],
 )
@@ -343,6 +419,58 @@ def test_without_a_formula_a_video_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(yuv, "is_available", lambda: False)
     clip = write_clip(tmp_path / "a.mp4", 3, (50, 66))  # of a size whose formula nobody else asks for
     assert refusal(clip) == "there is no formula for its colours here"
+
+
+def joined(path: Path, *clips: Path) -> Path:
+    """The packets of clips one after the other, as a transport stream."""
+    with av.open(str(path), "w") as target:
+        copied: Any = None
+        start = 0
+        for clip in clips:
+            with av.open(str(clip)) as source:
+                stream = source.streams.video[0]
+                copied = copied or target.add_stream_from_template(stream)
+                packets = [packet for packet in source.demux(stream) if packet.size]
+                first = min(packet.pts or 0 for packet in packets)
+                for packet in packets:
+                    packet.pts, packet.dts = (packet.pts or 0) - first + start, (packet.dts or 0) - first + start
+                    packet.stream = copied
+                    target.mux(packet)
+                start += 3600 * len(packets)
+    return path
+
+
+def test_chroma_of_10_bits_that_may_come_to_lie_elsewhere_is_refused(fake: FakeHardware, tmp_path: Path) -> None:
+    """Which no surface tells; where it does not matter, the same video is decoded."""
+    clips = [deep_clip(tmp_path / f"{i}.ts", 6, **x265(f"chromaloc={i}")) for i in (0, 2)]
+    changing, same = joined(tmp_path / "a.ts", *clips), joined(tmp_path / "b.ts", clips[0], clips[0])
+    assert len(set(layout_of(changing, "direct"))) == 2
+    assert len(set(layout_of(same, "direct"))) == 1
+    assert refusal(changing).startswith("its parameters may change on the way, and with them where chroma lies")
+    for clip, pixels in ((changing, "piped"), (same, "direct")):
+        with (
+            open_frames(clip, pixels=pixels) as cpu,
+            open_frames(clip, pixels=pixels, device="cpu") as device,
+        ):
+            frames = zip(cpu.frames(np.arange(12)), device.frames(np.arange(12)), strict=True)
+            pairs = [
+                (one.load().pixels, other.load().pixels)
+                for one, other in frames
+                if isinstance(one, Frame) and isinstance(other, Frame)
+            ]
+        assert len(pairs) == 12
+        assert all(np.array_equal(*pair) for pair in pairs)
+
+
+def test_the_lowest_bit_of_10_tells_a_first_picture_from_the_cpus(fake: FakeHardware, tmp_path: Path) -> None:
+    def changed(number: int, frame: av.VideoFrame) -> av.VideoFrame:
+        samples = np.frombuffer(memoryview(frame.planes[2]), np.uint16).copy()
+        samples[0] ^= 1
+        frame.planes[2].update(samples.tobytes())
+        return frame
+
+    fake.change = changed
+    assert refusal(deep_clip(tmp_path / "a.mp4", 3)) == "its first picture does not come out as on the CPU"
 
 
 @pytest.mark.parametrize("what", ["a luma sample", "a chroma sample", "columns"])
@@ -482,6 +610,12 @@ def smaller(frame: av.VideoFrame) -> av.VideoFrame:
     return made
 
 
+def deeper(frame: av.VideoFrame) -> av.VideoFrame:
+    made = frame.reformat(format="yuv420p10le")
+    made.pts = frame.pts
+    return made
+
+
 def tagged(frame: av.VideoFrame) -> av.VideoFrame:
     frame.colorspace = 1
     return frame
@@ -498,6 +632,10 @@ SUSPICIOUS: dict[str, tuple[Callable[[FakeHardware], None], str]] = {
     ),
     "other colours": (
         lambda fake: setattr(fake, "change", lambda number, frame: tagged(frame) if number == 6 else frame),
+        "a picture has another size, format or other colours than the first one",
+    ),
+    "another format": (
+        lambda fake: setattr(fake, "change", lambda number, frame: deeper(frame) if number == 6 else frame),
         "a picture has another size, format or other colours than the first one",
     ),
     "no surface": (
@@ -599,12 +737,23 @@ def test_a_run_that_skips_ends_alike(
     assert (job.files(), job.alignments.read_bytes()) == (faces, saved)
 
 
-@pytest.mark.parametrize("extension", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize(
+    ("extension", "is_deep"), [("mp4", False), ("mkv", False), ("ts", False), ("mp4", True), ("ts", True)]
+)
 def test_a_damaged_video_ends_the_run_and_the_cpu_completes_it(
-    fake: FakeHardware, tmp_path: Path, landmarks: np.ndarray, capsys: pytest.CaptureFixture[str], extension: str
+    fake: FakeHardware,
+    tmp_path: Path,
+    landmarks: np.ndarray,
+    capsys: pytest.CaptureFixture[str],
+    extension: str,
+    is_deep: bool,
 ) -> None:
     """The decoder that plays the device says what it finds, which one of CUDA need not."""
-    clip = write_clip(tmp_path / f"clip.{extension}", 40, SIZE, options=X264 | {"g": "12"})
+    path = tmp_path / f"clip.{extension}"
+    if is_deep:
+        clip = deep_clip(path, 40, **x265("keyint=12"))
+    else:
+        clip = write_clip(path, 40, SIZE, options=X264 | {"g": "12"})
     data = bytearray(clip.read_bytes())
     at = len(data) // 2
     data[at : at + 400] = np.random.default_rng(1).integers(0, 256, 400, np.uint8).tobytes()
@@ -880,7 +1029,9 @@ def test_doctor_says_what_a_device_decodes(fake: FakeHardware, tmp_path: Path, m
     monkeypatch.setattr(
         hardware, "device_obstacle", lambda device, decoder: f"{decoder} knows no CUDA" if "dav1d" in decoder else None
     )
-    assert doctor.examine(device="cpu").decoders["cuda:0"] == "h264, hevc, vp9 of 4:2:0 and 8 bits"
+    assert (
+        doctor.examine(device="cpu").decoders["cuda:0"] == "h264, hevc, vp9 of 4:2:0 and 8 bits; of 10 bits hevc, vp9"
+    )
     monkeypatch.setattr(hardware, "device_obstacle", lambda device, decoder: "FFmpeg cannot use it")
     found = doctor.examine(device="cpu")
     assert found.decoders["cuda:0"] == "none, FFmpeg cannot use it"

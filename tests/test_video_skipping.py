@@ -14,7 +14,7 @@ import pytest
 from gpu_extract.frames import FrameFailure, open_frames
 from gpu_extract.frames.sources import video
 from gpu_extract.frames.sources.video import VideoSource
-from gpu_extract.frames.video.bitstream import DoubtError, packet_reader
+from gpu_extract.frames.video.bitstream import DoubtError, packet_reader, sequences
 from gpu_extract.frames.video.index import read_index
 from tests.helpers import plain_decode, write_frames
 
@@ -302,6 +302,54 @@ def test_closing_in_mid_stretch_ends_the_iteration(tmp_path: Path) -> None:
 def test_broken_h264_packets_raise_doubt(packet: bytes, message: str) -> None:
     with pytest.raises(DoubtError, match=message):
         packet_reader("h264", b"\x01\x42\0\x0a\xff\xe0\0")(memoryview(packet), True)
+
+
+def hvcc(*arrays: tuple[int, list[bytes]]) -> bytes:
+    """A configuration record of HEVC whose units have lengths of four bytes."""
+    record = b"\x01" + bytes(20) + b"\x03" + bytes([len(arrays)])
+    for kind, units in arrays:
+        record += bytes([0x80 | kind]) + len(units).to_bytes(2, "big")
+        record += b"".join(len(unit).to_bytes(2, "big") + unit for unit in units)
+    return record
+
+
+def sized(*units: bytes) -> memoryview:
+    return memoryview(b"".join(len(unit).to_bytes(4, "big") + unit for unit in units))
+
+
+def test_sequences_of_hevc_are_found_wherever_they_stand() -> None:
+    one, other, deeper = b"\x42\x01\x05", b"\x42\x01\x06", b"\x42\x09\x07"  # the last one of a layer above
+    picture, record = b"\x26\x01\xaf", hvcc((32, [b"\x40\x01\x0c"]), (33, [one]))
+    assert sequences("hevc", record, [sized(picture), sized(picture)]) == {one}
+    assert sequences("hevc", record, [sized(one, deeper, picture)]) == {one}
+    assert sequences("hevc", record, [sized(picture), sized(other, picture)]) == {one, other}
+    assert sequences("hevc", hvcc((33, [one, other])), []) == {one, other}
+    packets = [memoryview(b"\0\0\0\1" + unit + b"\0\0\1" + picture) for unit in (one, one + b"\0")]
+    assert sequences("hevc", b"", packets) == {one}
+    assert sequences("hevc", b"\0\0\0\1" + other, packets) == {one, other}
+    for broken in (hvcc((33, [one]))[:25], hvcc((33, [one]))[:24], record[:22] + b"\x03" + record[23:]):
+        with pytest.raises(DoubtError, match="end early"):
+            sequences("hevc", broken, [])
+    with pytest.raises(DoubtError, match="do not fill"):
+        sequences("hevc", record, [memoryview(b"\0\0\0\x09\x42\x01")])
+
+
+def test_sequences_of_av1_are_those_of_its_packets() -> None:
+    """Beside the stream an encoder may put another one than it begins with, which then counts for nothing."""
+    one, other, frame = b"\x0a\x02\x11\x22", b"\x0a\x02\x11\x23", b"\x32\x81\x00\x55"
+    beside = b"\x81\0\0\0" + other
+    assert sequences("av1", beside, [memoryview(one + frame), memoryview(frame), memoryview(one)]) == {b"\x11\x22"}
+    assert sequences("av1", beside, [memoryview(frame), memoryview(frame)]) == {b"\x11\x23"}
+    assert len(sequences("av1", beside, [memoryview(frame), memoryview(one)])) == 2
+    assert sequences("av1", b"", [memoryview(b"\x0c\x77\x11\x22")]) == {b"\x11\x22"}  # extended, to the end
+    for broken in (b"\x0a\x03\x11", b"\x0a", b"\x0a" + b"\x80" * 9, b"\x8a\x01\x11", b"\x0c"):
+        with pytest.raises(DoubtError):
+            sequences("av1", b"", [memoryview(broken)])
+
+
+def test_sequences_of_other_codecs_raise_doubt() -> None:
+    with pytest.raises(DoubtError, match="the codec vp8"):
+        sequences("vp8", b"", [])
 
 
 def test_gradual_refresh_is_no_entry() -> None:

@@ -164,11 +164,14 @@ def _decoder(place: str) -> str:
     """What `--decoder` can have decoded there."""
     if place == "cpu":
         return "every video"
-    from gpu_extract.frames.video.hardware import CODECS, decoder_of, device_obstacle
+    from gpu_extract.frames.video.hardware import CODECS, CODECS_OF_10_BITS, decoder_of, device_obstacle
 
     obstacles = {codec: device_obstacle(place, decoder_of(codec)) for codec in CODECS}
     able = [codec for codec, obstacle in obstacles.items() if obstacle is None]
-    return f"{', '.join(able)} of 4:2:0 and 8 bits" if able else f"none, {obstacles[CODECS[0]]}"
+    if not able:
+        return f"none, {obstacles[CODECS[0]]}"
+    deep = ", ".join(codec for codec in able if codec in CODECS_OF_10_BITS)
+    return f"{', '.join(able)} of 4:2:0 and 8 bits" + (f"; of 10 bits {deep}" if deep else "")
 
 
 def _store(address: str) -> tuple[str, int]:

@@ -35,7 +35,7 @@ from gpu_extract.frames.video.clock import MICROSECOND, ClockFacts, FrameClock, 
 from gpu_extract.frames.video.container import DECODE_ERRORS, READ_ERRORS, open_container, probe
 from gpu_extract.frames.video.damage import SEAM, DamageTracker
 from gpu_extract.frames.video.decoders import gave_no_frame, has_silent_packets, notes_on
-from gpu_extract.frames.video.hardware import Hardware, obstacle, refused
+from gpu_extract.frames.video.hardware import Hardware, has_one_siting, obstacle, refused
 from gpu_extract.frames.video.hardware import to_bgr as surface_to_bgr
 from gpu_extract.frames.video.index import GENERATE_PTS, VideoIndex, read_index
 from gpu_extract.frames.video.mp4 import has_composition_offsets
@@ -495,6 +495,14 @@ class VideoSource(FrameSource):
             raise refused(
                 self.path, device, "there is no formula for its colours here" if first else "it has no frames"
             )
+        if planes.layout.bits > 8 and not planes.layout.cubic:
+            stream = self._at_start()
+            assert self._container is not None
+            if not has_one_siting(self._container, stream):
+                why = (
+                    "its parameters may change on the way, and with them where chroma lies, which matters with 10 bits"
+                )
+                raise refused(self.path, device, why)
         self._hardware = Hardware(self.path, device, first, planes, index.time[index.packet_of])
         on_device = self._first_picture()
         if on_device is None:

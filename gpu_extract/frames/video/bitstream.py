@@ -8,7 +8,7 @@ decoding begin so that it and everything shown after it comes out right, and on 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 # Every packet is one picture, and a flagged one resets all that later ones are predicted from, by the codec's rules.
@@ -41,6 +41,28 @@ def packet_reader(codec: str, extradata: bytes | None) -> PacketReader:
     if codec in _FLAGS_CAN_BE_TRUSTED:
         return lambda data, keyframe: PacketFacts(keyframe, False)
     raise DoubtError(f"pictures of the codec {codec} are not looked into")
+
+
+def sequences(codec: str, extradata: bytes, packets: Iterable[memoryview]) -> set[bytes]:
+    """What holds for sequences of a stream's pictures, each once: parameter sets of HEVC, headers of AV1.
+
+    Raises DoubtError for what cannot be taken apart, and for another codec.
+    """
+    if codec == "hevc":
+        length_size = _hevc_length_size(extradata)
+        found = set(_hvcc_sequences(extradata) if length_size else _hevc_sequences(memoryview(extradata), 0))
+        for data in packets:
+            found.update(_hevc_sequences(data, length_size))
+        return found
+    if codec == "av1":
+        found = set()
+        for data in packets:
+            headers = [*_av1_sequences(data)]
+            if not (found or headers):  # encoders put another one there than they begin with
+                headers = [*_av1_sequences(memoryview(extradata)[4:])]
+            found.update(headers)
+        return found
+    raise DoubtError(f"sequences of the codec {codec} are not looked into")
 
 
 def _h264_reader(extradata: bytes) -> PacketReader:
@@ -78,7 +100,7 @@ def _h264_reader(extradata: bytes) -> PacketReader:
 
 
 def _hevc_reader(extradata: bytes) -> PacketReader:
-    length_size = (extradata[21] & 3) + 1 if len(extradata) > 22 and extradata[:3] != b"\0\0\1" and extradata[0] else 0
+    length_size = _hevc_length_size(extradata)
 
     def read(data: memoryview, keyframe: bool) -> PacketFacts:
         entry = layered = False
@@ -105,6 +127,58 @@ def _hevc_reader(extradata: bytes) -> PacketReader:
         return PacketFacts(entry and keyframe, droppable, len(parameters) == 3, bool(parameters), layered)
 
     return read
+
+
+def _hevc_length_size(extradata: bytes) -> int:
+    """Of the lengths before units; 0 where they begin with start codes."""
+    return (extradata[21] & 3) + 1 if len(extradata) > 22 and extradata[:3] != b"\0\0\1" and extradata[0] else 0
+
+
+def _hvcc_sequences(extradata: bytes) -> Iterator[bytes]:
+    position = 23
+    try:
+        for _ in range(extradata[22]):
+            kind, count = struct.unpack_from(">BH", extradata, position)
+            position += 3
+            for _ in range(count):
+                (length,) = struct.unpack_from(">H", extradata, position)
+                unit = extradata[position + 2 : position + 2 + length]
+                position += 2 + length
+                if kind & 0x3F == 33:
+                    yield unit
+    except struct.error as error:
+        raise DoubtError("its parameter sets end early") from error
+
+
+def _hevc_sequences(data: memoryview, length_size: int) -> Iterator[bytes]:
+    """Of the lowest layer, the only one that is decoded."""
+    for start, end in _units(data, length_size) if len(data) else ():
+        is_sequence = data[start] >> 1 & 0x3F == 33
+        if is_sequence and end - start > 2 and not (data[start] & 1 or data[start + 1] >> 3):
+            yield bytes(data[start:end]).rstrip(b"\0")  # zeros before a start code belong to no unit
+
+
+def _av1_sequences(data: memoryview) -> Iterator[bytes]:
+    position, size = 0, len(data)
+    while position < size:
+        header = data[position]
+        start = position + 1 + (header >> 2 & 1)
+        length, start = _leb128(data, start) if header & 2 else (size - start, start)
+        position = start + length
+        if header & 0x80 or not start <= position <= size:
+            raise DoubtError("a packet's units do not fill it")
+        if header >> 3 & 15 == 1:
+            yield bytes(data[start:position])
+
+
+def _leb128(data: memoryview, position: int) -> tuple[int, int]:
+    """A number in groups of seven bits, and where it ends; raises DoubtError if it does not."""
+    number = 0
+    for i, byte in enumerate(data[position : position + 8]):
+        number |= (byte & 0x7F) << 7 * i
+        if not byte & 0x80:
+            return number, position + i + 1
+    raise DoubtError("a unit's length does not end")
 
 
 def _units(data: memoryview, length_size: int) -> Iterator[tuple[int, int]]:

@@ -30,7 +30,8 @@ from av.video.stream import VideoStream
 
 from gpu_extract.errors import DeviceError, InputError
 from gpu_extract.frames.base import clip_region
-from gpu_extract.frames.video.container import open_container
+from gpu_extract.frames.video.bitstream import DoubtError, sequences
+from gpu_extract.frames.video.container import READ_ERRORS, open_container
 from gpu_extract.frames.video.planes import samples
 from gpu_extract.kernels import yuv
 from gpu_extract.kernels.cutter import Planes
@@ -39,14 +40,15 @@ from gpu_extract.patch import Patch, Region, Surface
 
 CODECS = ("h264", "hevc", "vp9", "av1")
 """Of which the standard says every sample."""
-FORMATS = ("yuv420p", "yuvj420p")
-"""Of software frames; for more than 8 bits a formula depends on where chroma lies, which no surface tells."""
+CODECS_OF_10_BITS = ("hevc", "vp9", "av1")
+"""Of H.264, few devices know more than 8."""
+SURFACES = {"yuv420p": "nv12", "yuvj420p": "nv12", "yuv420p10le": "p010le"}
+"""By the format of a software frame what a surface of the same samples holds; P010 has them in the upper bits of 16."""
 MOST_SURFACES = 32
 """That are given out and not let go of; the device thread has four batches, of some frames each."""
 
 AV1_ON_CPU = "libdav1d"
 DRIVERS_DECODER = {"linux": "libnvcuvid.so.1", "win32": "nvcuvid.dll"}
-FORMAT, SAMPLES = "cuda", "nv12"  # what a frame says of itself, and of its surface
 POLL_SECONDS = 0.2
 INSTEAD = "choose --decoder cpu"
 
@@ -57,8 +59,9 @@ def obstacle(stream: VideoStream, device: str) -> str | None:
     codec = context.codec.canonical_name
     if codec not in CODECS:
         return f"decoders of {codec} need not give the same samples, as those of {', '.join(CODECS)} must"
-    if context.pix_fmt not in FORMATS:
-        return f"its pixel format is {context.pix_fmt}, and only 4:2:0 of 8 bits is proven equal"
+    if context.pix_fmt not in SURFACES or (SURFACES[context.pix_fmt] != "nv12" and codec not in CODECS_OF_10_BITS):
+        proven = f"4:2:0 of 8 bits is proven equal, and of 10 bits in {', '.join(CODECS_OF_10_BITS)}"
+        return f"its pixel format is {context.pix_fmt}, and only {proven}"
     if context.width % 2 or context.height % 2:
         return f"its sides are odd ({context.width} × {context.height})"
     return device_obstacle(device, context.codec.name)
@@ -93,6 +96,28 @@ def device_obstacle(device: str, decoder: str = "h264") -> str | None:
 def decoder_of(codec: str) -> str:
     """Which of FFmpeg's decoders takes streams of one of the `CODECS`: its own only where no other works on a CPU."""
     return AV1_ON_CPU if codec == "av1" and AV1_ON_CPU in av.codecs_available else codec
+
+
+def has_one_siting(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether a stream says once and for all where its chroma lies, on which BGR of more than 8 bits depends.
+
+    No surface tells it. Reads all packets.
+    """
+    context = stream.codec_context
+    if context.codec.canonical_name == "vp9":  # whose packets never say it
+        return True
+
+    def packets() -> Iterator[memoryview]:
+        for packet in container.demux(stream):
+            if packet.has_sidedata("new_extradata"):
+                raise DoubtError("the container has other parameters from here on")
+            if packet.size:
+                yield memoryview(packet)
+
+    try:
+        return len(sequences(context.codec.canonical_name, context.extradata or b"", packets())) == 1
+    except (DoubtError, *READ_ERRORS):
+        return False
 
 
 def open_hardware(path: Path, device: str, *, like_program: bool = False) -> InputContainer:
@@ -137,7 +162,7 @@ class Hardware:
     def __init__(self, path: Path, device: str, first: av.VideoFrame, planes: Planes, times: np.ndarray) -> None:
         self._path, self._device = path, device
         self._is_proven = False
-        self._kind = _kind(first)
+        self._kind = SURFACES.get(first.format.name), *_kind(first)
         self._formula = planes.coefficients, planes.layout
         self._times = times
         self._due: Iterator[int] = iter(())
@@ -181,8 +206,8 @@ class Hardware:
         """
         from torch.utils.dlpack import from_dlpack
 
-        held = getattr(frame, "sw_format", None) or frame.format
-        if (frame.format.name, held.name) != (FORMAT, SAMPLES) or _kind(frame) != self._kind:
+        held = content(frame)
+        if held is None or (held, *_kind(frame)) != self._kind:
             raise self.fault("a picture has another size, format or other colours than the first one")
         if has_film_grain(frame):
             raise self.fault("a picture comes with film grain, which FFmpeg adds on a CPU only")
@@ -237,12 +262,17 @@ def to_bgr(surface: Surface, region: Region | None) -> Patch:
     inside = clip_region(region or Region(0, 0, width, height), height, width)
     patch = surface.patch(inside)
     h, w = patch.pixels.shape[:2]
-    x0, y0 = patch.x0, patch.y0
-    y = np.ascontiguousarray(surface.luma[y0 : y0 + h, x0 : x0 + w].cpu().numpy())
-    pairs = surface.chroma[y0 // 2 : (y0 + h) // 2, x0 // 2 : (x0 + w) // 2].cpu().numpy()
-    u, v = (np.ascontiguousarray(pairs[..., i]) for i in range(2))
-    pixels = yuv.to_bgr((y, u, v), (w, w // 2, w // 2), 0, 0, w, h, surface.coefficients, surface.layout)
+    corners = patch.x0, patch.y0, patch.x0 + w, patch.y0 + h
+    y, u, v = planes = _planes(surface)
+    strides = y.strides[0], u.strides[0], v.strides[0]
+    pixels = yuv.to_bgr(planes, strides, *corners, surface.coefficients, surface.layout, (height, width))
     return patch._replace(pixels=pixels)
+
+
+def content(frame: av.VideoFrame) -> str | None:
+    """The format of what a surface holds; None for a frame that is none."""
+    held = getattr(frame, "sw_format", None)
+    return held.name if frame.format.name == "cuda" and held is not None else None
 
 
 def has_film_grain(frame: av.VideoFrame) -> bool:
@@ -258,13 +288,21 @@ def _kind(frame: av.VideoFrame) -> tuple[Any, ...]:
     return frame.height, frame.width, *tags, frame.interlaced_frame
 
 
+def _planes(surface: Surface) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Y, U and V in this process's memory, as in a software frame: [h, w] uint8, of more bits uint16."""
+    shift = 16 - surface.layout.bits if surface.layout.bits > 8 else 0
+    luma, chroma = (tensor.cpu().numpy() >> shift for tensor in (surface.luma, surface.chroma))
+    u, v = (np.ascontiguousarray(chroma[..., i]) for i in range(2))
+    return luma, u, v
+
+
 def _samples_of(surface: Surface) -> list[bytes]:
-    chroma = surface.chroma.cpu().numpy()
-    return [surface.luma.cpu().numpy().tobytes(), chroma[..., 0].tobytes(), chroma[..., 1].tobytes()]
+    return [plane.tobytes() for plane in _planes(surface)]
 
 
 def _samples_of_software(frame: av.VideoFrame) -> list[bytes]:
-    return [samples(plane)[:, : plane.width].tobytes() for plane in frame.planes]
+    nbytes = -(-frame.format.components[0].bits // 8)
+    return [samples(plane)[:, : plane.width * nbytes].tobytes() for plane in frame.planes]
 
 
 def _bgr(frame: av.VideoFrame, formula: tuple[yuv.Coefficients, yuv.Layout]) -> np.ndarray:
