@@ -186,9 +186,9 @@ def counted(function: Callable[..., Any], device: Device) -> Callable[..., Any]:
 
 
 class Job:
-    """Frames of two faces each, cut into `faces`."""
+    """Frames of two faces each, or one, cut into `faces`."""
 
-    def __init__(self, folder: Path, landmarks: np.ndarray, engine: str, frames: int = 2) -> None:
+    def __init__(self, folder: Path, landmarks: np.ndarray, engine: str, frames: int = 2, each: int = 2) -> None:
         self.alignments, self.frames, self.faces = folder / "a.fsa", folder / "frames", folder / "faces"
         self.engine = engine
         self.frames.mkdir()
@@ -196,7 +196,7 @@ class Job:
         names = [f"f_{number}.png" for number in range(frames)]
         for number, name in enumerate(names):
             cv2.imwrite(str(self.frames / name), photograph(240, 320, number))
-        write_alignments(self.alignments, dict.fromkeys(names, faces))
+        write_alignments(self.alignments, dict.fromkeys(names, faces[:each]))
         self.before = self.alignments.read_bytes()
 
     def words(self, *options: str) -> list[str]:
@@ -268,6 +268,38 @@ def test_whatever_operation_fails_nothing_is_lost(
     assert job.results() == (whole, saved)
     assert 0 in codes or failure is NO_MEMORY_LEFT
     assert 5 in codes or failure is OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("faces", [1, 2])
+def test_a_run_that_has_begun_survives_a_lack_of_memory_that_passes(
+    simulated: Callable[[Device], None], tmp_path: Path, landmarks: np.ndarray, faces: int
+) -> None:
+    """kornia's temporaries are the device's memory; a batch is a frame, which of one face cannot be halved."""
+    job = Job(tmp_path, landmarks, "kornia", frames=2, each=faces)
+    assert job.run("cpu") == 0
+    expected = job.results()
+    begun: list[int] = []
+
+    def run(k: int) -> Device:
+        device = Device(OUT_OF_MEMORY, k)
+        simulated(device)
+        submit = SlotEngine.submit
+
+        def noted(*arguments: Any) -> Any:
+            begun.append(device.operations)
+            return submit(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SlotEngine, "submit", noted)
+            job.forget()
+            assert job.run("cuda") == 0, k
+        assert job.results() == expected, k
+        return device
+
+    operations = run(-1).operations
+    assert begun[0] < operations
+    for k in range(begun[0], operations):
+        assert run(k).has_failed
 
 
 @contextmanager

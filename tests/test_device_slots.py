@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import os
 import random
 import re
@@ -371,6 +372,67 @@ def test_when_memory_runs_out_the_batch_halves_and_the_run_goes_on(device: FakeD
         assert slots.SMALLEST_BATCH <= engine.batch_bytes < before / 2
         engine.most_crops = 10
         assert run_batches(engine, 10, device.random) == 0
+
+
+@pytest.mark.parametrize("faces", [1, 2])
+def test_a_crop_that_does_not_fit_alone_is_tried_once_more_when_nothing_is_in_flight(
+    device: FakeDevice, monkeypatch: pytest.MonkeyPatch, faces: int
+) -> None:
+    with FakeEngine(device) as engine:
+        waiting = [engine.submit(*batch(number)[:2]) for number in range(3)]
+        patches, crops, wanted = batch(7, faces=faces)
+        start, tried = engine._start, []
+
+        def runs_out(slot: Any, work: Work, crops: Crops) -> np.ndarray:
+            tried.append(len(crops))
+            if len(tried) <= faces:  # a batch of two as a whole, then one of its halves
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+            assert tried[faces + 1 :] or not any(stream.queue for stream in device.streams)
+            return start(slot, work, crops)
+
+        monkeypatch.setattr(engine, "_start", runs_out)
+        assert (engine.warp(patches, crops) == wanted[:, None, None, :]).all()
+        assert tried == {1: [1, 1], 2: [2, 1, 1, 1]}[faces]
+        for number, ticket in enumerate(waiting):
+            assert (ticket.result() == batch(number)[2][:, None, None, :]).all()
+            ticket.release()
+        assert run_batches(engine, 10, device.random) == 0
+
+
+def test_a_larger_slot_for_a_single_crop_is_asked_for_once_more(
+    device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeEngine(device, batch_mb=1) as engine:
+        device.memory_limit = 1 << 20
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: setattr(device, "memory_limit", 1 << 40))
+        patches, crops, wanted = batch(2, faces=1, size=1024)
+        assert (engine.warp(patches, crops) == wanted[:, None, None, :]).all()
+        assert len(device.locked) == SLOTS
+
+
+def test_what_had_been_made_of_a_batch_is_let_go_before_it_is_tried_again(
+    device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error keeps the frames that it came through, and these their tensors."""
+    with FakeEngine(device) as engine:
+        patches, crops, wanted = batch(7, faces=1)
+        start = engine._start
+        made: list[weakref.ref[np.ndarray]] = []
+
+        def runs_out(*arguments: Any) -> np.ndarray:
+            if not made:
+                kept = np.zeros(1)
+                made.append(weakref.ref(kept))
+                raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {len(kept)} GiB.")
+            assert made[0]() is None
+            return start(*arguments)
+
+        monkeypatch.setattr(engine, "_start", runs_out)
+        gc.disable()
+        try:
+            assert (engine.warp(patches, crops) == wanted[:, None, None, :]).all()
+        finally:
+            gc.enable()
 
 
 def test_a_slot_that_cannot_grow_stays_as_it_was(device: FakeDevice) -> None:

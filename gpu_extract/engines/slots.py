@@ -363,6 +363,19 @@ class SlotEngine(Engine):
         return result
 
     def submit(self, patches: Sequence[Patch], crops: Crops) -> Ticket:
+        try:
+            return self._submit(patches, crops)
+        except DeviceError as error:
+            if not is_out_of_memory(error.__cause__):
+                raise
+        # Out here, where the error no longer keeps what had been made of the batch.
+        with self.failures(), self._current_device():
+            self._empty_cache()
+        if len(crops) < 2:  # nothing is in flight any more, and other programs come and go
+            return self._submit(patches, crops)
+        return self._submit_halves(patches, crops)
+
+    def _submit(self, patches: Sequence[Patch], crops: Crops) -> Ticket:
         slot = self._free.get()
         started = False
         try:
@@ -372,20 +385,14 @@ class SlotEngine(Engine):
                 host_crops = self._start(slot, work, crops)
             started = True
             return _SlotTicket(self, slot, host_crops)
-        except DeviceError as error:
-            if len(crops) < 2 or not is_out_of_memory(error.__cause__):
-                raise
         finally:
             if not started:
                 self._finish_in_flight()
                 slot.surfaces = []
                 self._free.put(slot)
-        return self._submit_halves(patches, crops)
 
     def _submit_halves(self, patches: Sequence[Patch], crops: Crops) -> Ticket:
         """A batch that did not fit, as two; later batches are half as large as well."""
-        with self.failures(), self._current_device():
-            self._empty_cache()
         self.batch_bytes = max(SMALLEST_BATCH, self.batch_bytes // 2)
         middle = len(crops) // 2
         parts = []
