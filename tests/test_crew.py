@@ -145,7 +145,7 @@ def test_crops_of_other_engines_are_finished(
 
 
 def test_crops_of_batches_are_finished(job: Callable[..., Job], ways: dict[str, int]) -> None:
-    """Those of kornia, whose bytes depend on how its batches fall; hashes are those of the files."""
+    """Those of kornia, however its batches fall; hashes are those of the files."""
     pytest.importorskip("kornia")
     made = job("native", "--engine", "kornia")
     assert made.run() == 0

@@ -9,7 +9,8 @@ import pytest
 from gpu_extract.engines import pick
 from gpu_extract.engines.base import Crops, MemoryLimits
 from gpu_extract.errors import DeviceError, UsageError
-from gpu_extract.patch import whole_frame
+from gpu_extract.kernels.tables import source_region
+from gpu_extract.patch import Patch, group_regions, whole_frame
 from tests.helpers import assert_as_exact_as_promised, exact_crops, photograph, some_crops, turned
 
 
@@ -25,6 +26,38 @@ def test_kornia_stays_inside_its_band_on_natural_images() -> None:
     crops = Crops(np.zeros(count, int), matrices, np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]) >= 1, 128)
     with KorniaEngine("cpu", MemoryLimits(batch_mb=64)) as engine:
         assert_as_exact_as_promised(engine, engine.warp([whole_frame(frame)], crops), exact_crops([frame], crops))
+
+
+def test_what_kornia_makes_of_a_face_depends_on_no_other_face() -> None:
+    """Nor on how much of the frame it is given, in batches of any size, together or in parts."""
+    from gpu_extract.engines.samplers.kornia_torch import KorniaEngine
+
+    size, height, width, count = 33, 170, 243, 70
+    frame = photograph(height, width, 9)
+    rng = np.random.default_rng(5)
+    scales, angles = np.exp(rng.uniform(np.log(0.15), np.log(4), count)), rng.uniform(0, 7, count)
+    centres = rng.uniform((-30, -30), (width + 30, height + 30), (count, 2))
+    matrices = np.array([turned(*one, size) for one in zip(scales, angles, centres, strict=True)])
+    cubic = scales >= 1
+    patches = []
+    for region in source_region(matrices, cubic, size):
+        ((x0, y0, x1, y1),), _ = group_regions(region[None], height, width)
+        patches.append(Patch(frame[y0:y1, x0:x1], x0, y0, height, width))
+
+    def cut(engine: KorniaEngine, rows: np.ndarray, given: list[Patch]) -> np.ndarray:
+        part = Crops(np.arange(len(rows)), matrices[rows], cubic[rows], size)
+        return engine.warp([given[i] for i in rows], part)
+
+    with KorniaEngine("cpu", MemoryLimits(batch_mb=64)) as engine, KorniaEngine("cpu", MemoryLimits(batch_mb=1)) as few:
+        alone = np.concatenate([cut(engine, np.array([i]), patches) for i in range(count)])
+        assert alone.any(axis=(1, 2, 3)).sum() > 50
+        for batch in (1, 2, 3, 7, 64):
+            order = rng.permutation(count)
+            for start in range(0, count, batch):
+                rows = order[start : start + batch]
+                for of in (engine, few) if batch > 3 else (engine,):
+                    np.testing.assert_array_equal(cut(of, rows, patches), alone[rows])
+        np.testing.assert_array_equal(cut(engine, np.arange(count), [whole_frame(frame)] * count), alone)
 
 
 def test_auto_takes_exact_on_a_cpu() -> None:

@@ -27,7 +27,7 @@ from gpu_extract.frames.video import hardware
 from gpu_extract.frames.video.yuv import planes_of
 from gpu_extract.kernels import yuv
 from gpu_extract.patch import Region
-from gpu_extract.run import batches, journal
+from gpu_extract.run import journal
 from gpu_extract.run.progress import FrameDone
 from tests.helpers import (
     VECTORS,
@@ -255,15 +255,9 @@ def test_frames_that_are_not_wanted_are_passed_over_alike(
 
 @pytest.mark.parametrize("flags", [("--engine", "kornia"), ("--antialias", "-sz", "16")], ids=["kornia", "antialias"])
 def test_other_engines_get_the_same_pixels(
-    fake: FakeHardware,
-    tmp_path: Path,
-    landmarks: np.ndarray,
-    monkeypatch: pytest.MonkeyPatch,
-    flags: tuple[str, ...],
+    fake: FakeHardware, tmp_path: Path, landmarks: np.ndarray, flags: tuple[str, ...]
 ) -> None:
-    """In one batch each: what kornia makes of a face depends on those beside it."""
     pytest.importorskip("kornia")
-    monkeypatch.setattr(batches, "GATHER_SECONDS", 60)
     job = job_of(write_clip(tmp_path / "clip.mp4", 4, SIZE, options=X264), 4, landmarks, *flags)
     expected = by_the_cpu(job)
     assert (job.run(*ON_DEVICE), *outcome(job)) == expected

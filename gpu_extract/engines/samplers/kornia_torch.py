@@ -1,11 +1,13 @@
 """kornia: all faces of a batch warped at once on a torch device, in float32.
 
 Close to exact, not equal: no channel value more than 3 levels away, under 0.01 % more than 1 on natural images. The
-sample positions are the exact sampler's, on its 1/32 px grid; what differs is float32 weights against int16 ones.
+sample positions are the exact sampler's, on its 1/32 px grid; what differs is float32 weights against int16 ones. A
+crop does not depend on those beside it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 KIND = "kornia"
 RANK = 30
+MARGIN = 4  # columns and rows of zeros behind a patch: as many as a position one behind it reads
+BEYOND = 1  # crops that the memory behind the last picture counts for
 FLOATS_PER_PIXEL = 3 + 3 + 2 + 2  # source, result, the map and kornia's copy of it, in units of the larger side
 
 
@@ -34,7 +38,13 @@ def obstacle(device: str) -> str | None:
 
 
 class KorniaEngine(SlotEngine):
-    """`kornia.geometry.remap` over regions padded with zeros to a common size, a bounded number at a time."""
+    """`kornia.geometry.remap` over regions padded with zeros to a common size, a bounded number at a time.
+
+    kornia takes positions as fractions of a picture's sides, in float32, whose last bits would depend on the common
+    size, and so on what shares a batch. With sides that are powers of two they are exact. Pictures are only said to be
+    that large: beyond what is there they go on in the memory of the next row and the next picture, where no position
+    leads.
+    """
 
     name = "kornia"
 
@@ -80,26 +90,24 @@ class KorniaEngine(SlotEngine):
                 h, w = sizes[crops.patch[order[stop]]]
                 height, width = max(height, h), max(width, w)
                 pixels = max(height * width, crops.size**2)
-                if stop > start and (stop - start + 1) * pixels * FLOATS_PER_PIXEL * 4 > self._float_bytes:
+                if stop > start and (stop - start + 1 + BEYOND) * pixels * FLOATS_PER_PIXEL * 4 > self._float_bytes:
                     break
                 stop += 1
             yield start, stop
             start = stop
 
     def _padded(self, slab: torch.Tensor, places: list[tuple[np.ndarray, tuple[int, ...]]]) -> torch.Tensor:
-        """The patches of a part, [n, 3, height, width] float32, zeros where the largest is larger.
-
-        At least 2 x 2: on one pixel, kornia's normalised coordinates could not tell inside from outside.
-        """
-        torch = self._torch
-        height = max(2, *(h for _, (h, _) in places))
-        width = max(2, *(w for _, (_, w) in places))
-        frames = torch.zeros((len(places), height, width, 3), dtype=torch.uint8, device=slab.device)
+        """The patches of a part, [n, height, width, 3] float32, zeros where the largest is larger and in a margin."""
+        height = MARGIN + max(h for _, (h, _) in places)
+        width = MARGIN + max(w for _, (_, w) in places)
+        shape = len(places), height, width, 3
+        room = (len(places) * height + _power_of_two(height)) * width + _power_of_two(width)
+        memory = self._torch.zeros(3 * room, dtype=self._torch.float32, device=slab.device)
+        frames: Tensor = memory[: math.prod(shape)].view(shape)
         for frame, ((first, _, stride, _, _), (h, w)) in zip(frames, places, strict=True):
             lines = slab[WORD * first : WORD * (first + h * stride)].view(h, WORD * stride)
             frame[:h, :w] = lines[:, : 3 * w].unflatten(1, (w, 3))
-        done: Tensor = frames.permute(0, 3, 1, 2).float()
-        return done
+        return frames
 
     def _warped(
         self,
@@ -108,24 +116,31 @@ class KorniaEngine(SlotEngine):
         origins: torch.Tensor,  # [n, 2] float32: frame pixel (x, y) of each patch's [0, 0]
         mode: str,
     ) -> torch.Tensor:
-        """Crops [n, S, S, 3] uint8."""
+        """Crops [n, S, S, 3] uint8; frames as of `_padded`."""
         torch = self._torch
-        height, width = frames.shape[2:]
+        n, height, width, _ = frames.shape
         dx, dy, x0, y0 = (positions[:, i] for i in range(4))
         x = ((x0[:, :, None] + dx[:, None, :]) >> 5).float() / 32 - origins[:, 0, None, None]
         y = ((y0[:, :, None] + dy[:, None, :]) >> 5).float() / 32 - origins[:, 1, None, None]
+        sides = _power_of_two(height), _power_of_two(width)
+        pictures = frames.as_strided((n, 3, *sides), (3 * height * width, 1, 3 * width, 3))
         # Normalised here: kornia would do the same with two constants that it uploads, and wait for each.
-        maps = (_normalised(x, width), _normalised(y, height))
+        maps = (_normalised(x, width, sides[1]), _normalised(y, height, sides[0]))
         warped = self._remap(
-            frames, *maps, mode=mode, padding_mode="zeros", align_corners=True, normalized_coordinates=True
+            pictures, *maps, mode=mode, padding_mode="zeros", align_corners=False, normalized_coordinates=True
         )
         done: Tensor = torch.floor(warped + 0.5).clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         return done
 
 
-def _normalised(position: torch.Tensor, length: int) -> torch.Tensor:
-    """Pixels 0 to length - 1 as -1 to 1; length is 2 or more."""
-    return position * (2.0 / (length - 1.0)) - 1.0
+def _power_of_two(length: int) -> int:
+    """The smallest one that is not less."""
+    return 1 << (length - 1).bit_length()
+
+
+def _normalised(position: torch.Tensor, length: int, side: int) -> torch.Tensor:
+    """Positions, in place: a side's edges, half a pixel outside, as -1 and 1; those beyond a length in the margin."""
+    return position.clamp_(max=length - MARGIN + 1).add_(0.5).mul_(2.0 / side).sub_(1.0)
 
 
 def create(device: str, limits: MemoryLimits, say: Callable[[str], None]) -> Engine:
