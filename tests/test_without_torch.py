@@ -52,9 +52,47 @@ def test_what_needs_them_is_refused_by_a_sentence(words: list[str], sentence: st
     assert sentence in ended.stdout
 
 
+BROKEN = """
+import sys
+from importlib.machinery import ModuleSpec
+
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name == "torch" else None
+    def create_module(self, spec):
+        raise OSError("libcudart.so.12: cannot open shared object file: No such file or directory")
+    def exec_module(self, module):
+        pass
+
+sys.meta_path.insert(0, Broken())
+from gpu_extract.engines import pick
+pick._cuda_driver_present = lambda: True
+from gpu_extract.__main__ import main
+raise SystemExit(main())
+"""
+WHY = "torch is installed but cannot be loaded (libcudart.so.12: cannot open shared object file: No such file or direc"
+
+
+def test_a_torch_without_its_libraries_is_named_and_passed_over(tmp_path: Path) -> None:
+    def run_broken(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", BROKEN, *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    ended = run_broken("doctor")
+    assert ended.returncode == 0, ended.stderr
+    assert f"cpu only ({WHY}" in ended.stdout
+    ended = run_broken("doctor", "--device", "cuda")
+    assert ended.returncode == 5
+    assert f"device cuda was asked for but {WHY}" in ended.stdout
+    ended = run_broken("demo", str(tmp_path / "demo"))
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_a_driver_alone_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     from gpu_extract.engines import pick
+    from gpu_extract.engines.installed import torch_fault
 
     monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(pick, "torch_fault", torch_fault.__wrapped__)
     monkeypatch.setattr(pick, "_cuda_driver_present", lambda: True)
     assert pick.resolve_device("auto") == "cpu"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from itertools import product
 from types import ModuleType
 from typing import NamedTuple
 
 from gpu_extract import plugins
 from gpu_extract.engines.base import Engine, MemoryLimits
+from gpu_extract.engines.installed import torch_fault
 from gpu_extract.errors import DeviceError, UsageError
 from gpu_extract.options import option
 
@@ -32,10 +32,12 @@ def resolve_device(device: str) -> str:
         return device
     if fault := option("device").fault(device):
         raise UsageError(fault)
-    if device == "auto" and not (_cuda_driver_present() and find_spec("torch")):
+    if device == "auto" and not _cuda_driver_present():
         return "cpu"
-    if find_spec("torch") is None:
-        raise DeviceError(f"device {device} was asked for but torch is not installed; install it, or try --device cpu.")
+    if fault := torch_fault():
+        if device == "auto":
+            return "cpu"
+        raise DeviceError(f"device {device} was asked for but {fault}; install it, or try --device cpu.")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpu_extract.engines.base import Crops, Engine, MemoryLimits, Ready, Ticket
+from gpu_extract.engines.installed import first_line
 from gpu_extract.errors import DeviceError
 from gpu_extract.kernels.slab import fill, slab_layout
 from gpu_extract.kernels.yuv import Coefficients, Layout
@@ -256,11 +257,6 @@ class _Failures:
             raise DeviceError(
                 f"{self._device} failed: {first_line(error)}; the faces written so far are whole."
             ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the advice that torch appends."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
-from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from gpu_extract.engines import base, pick
+from gpu_extract.engines.installed import torch_fault
 from gpu_extract.errors import EXIT_OK, DeviceError, OutputError, UsageError
 from gpu_extract.face_files.encoder import extensions
 from gpu_extract.naming import url_of
@@ -148,8 +148,8 @@ def examine(engine: str = "auto", device: str = "auto", store: str | None = None
 
 
 def _devices() -> list[str]:
-    if find_spec("torch") is None:
-        return ["cpu only (torch is not installed)"]
+    if fault := torch_fault():
+        return [f"cpu only ({fault})"]
     import torch
 
     if not torch.cuda.is_available():

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpu_extract.engines.base import Crops, Engine, MemoryLimits
-from gpu_extract.engines.slots import SlotEngine, Upload, Work, first_line
+from gpu_extract.engines.installed import first_line, torch_fault
+from gpu_extract.engines.slots import SlotEngine, Upload, Work
 from gpu_extract.errors import DeviceError
 from gpu_extract.kernels import tables
 from gpu_extract.kernels.slab import lies_inside
@@ -31,7 +32,7 @@ def obstacle(device: str) -> str | None:
 
     if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         return "the CUDA kernel needs a CUDA device"
-    return None if find_spec("triton") is not None else "Triton is not installed"
+    return torch_fault() if find_spec("triton") is not None else "Triton is not installed"
 
 
 class CudaEngine(SlotEngine):
