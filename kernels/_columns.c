@@ -230,6 +230,86 @@ static PyObject *most_references(PyObject *Py_UNUSED(module), PyObject *args)
     return PyLong_FromSsize_t(most);
 }
 
+enum { MOST_POINTS = 128, LANES = 4 };
+
+/* Of one face: how far its points lie from the frame's corner, and where they lie from its anchor. */
+static double moved(const char *points, int is_wide, Py_ssize_t n, Py_ssize_t anchor, double *x, double *y)
+{
+    double reach = 0;
+    for (Py_ssize_t k = 0; k < n; k++) {
+        if (is_wide) {
+            memcpy(&x[k], points + 16 * k, 8);
+            memcpy(&y[k], points + 16 * k + 8, 8);
+        } else {
+            float pair[2];
+            memcpy(pair, points + 8 * k, 8);
+            x[k] = pair[0];
+            y[k] = pair[1];
+        }
+        const double across = x[k] < 0 ? -x[k] : x[k], down = y[k] < 0 ? -y[k] : y[k];
+        reach = across > reach ? across : reach;
+        reach = down > reach ? down : reach;
+    }
+    const double x0 = x[anchor], y0 = y[anchor];
+    for (Py_ssize_t k = 0; k < n; k++) {
+        x[k] -= x0;
+        y[k] -= y0;
+    }
+    return reach;
+}
+
+/* In lanes, for no compiler may reorder a sum of doubles by itself. */
+static double weighted(const double *weights, const double *values, Py_ssize_t padded)
+{
+    double lanes[LANES] = {0};
+    for (Py_ssize_t k = 0; k < padded; k += LANES)
+        for (Py_ssize_t lane = 0; lane < LANES; lane++)
+            lanes[lane] += weights[k + lane] * values[k + lane];
+    return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+}
+
+static void sum_up(const char *points, int is_wide, Py_ssize_t count, Py_ssize_t n, Py_ssize_t anchor,
+                   const double *weights, Py_ssize_t kinds, double *sums, double *squares, double *reach)
+{
+    double x[MOST_POINTS] = {0}, y[MOST_POINTS] = {0}, squared[MOST_POINTS] = {0};
+    for (Py_ssize_t face = 0; face < count; face++) {
+        reach[face] = moved(points + face * n * (is_wide ? 16 : 8), is_wide, n, anchor, x, y);
+        for (Py_ssize_t k = 0; k < n; k++)
+            squared[k] = x[k] * x[k] + y[k] * y[k];
+        for (Py_ssize_t kind = 0; kind < kinds; kind++) {
+            sums[2 * (kinds * face + kind)] = weighted(weights + MOST_POINTS * kind, x, MOST_POINTS);
+            sums[2 * (kinds * face + kind) + 1] = weighted(weights + MOST_POINTS * kind, y, MOST_POINTS);
+        }
+        squares[face] = weighted(weights, squared, MOST_POINTS);
+    }
+}
+
+static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer points, weights, out, squares, reach;
+    Py_ssize_t n, anchor;
+    int is_wide;
+    if (!PyArg_ParseTuple(args, "y*pnny*w*w*w*", &points, &is_wide, &n, &anchor, &weights, &out, &squares, &reach))
+        return NULL;
+    const Py_ssize_t count = reach.len / 8, kinds = weights.len / (8 * MOST_POINTS);
+    const int fits = n > 0 && n <= MOST_POINTS && anchor >= 0 && anchor < n && kinds > 0 &&
+                     points.len == count * n * (is_wide ? 16 : 8) && squares.len == 8 * count &&
+                     out.len == 16 * count * kinds && weights.len == kinds * 8 * MOST_POINTS && reach.len % 8 == 0;
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS
+            sum_up(points.buf, is_wide, count, n, anchor, weights.buf, kinds, out.buf, squares.buf, reach.buf);
+        Py_END_ALLOW_THREADS
+    } else {
+        PyErr_SetString(PyExc_ValueError, "the buffers do not go together");
+    }
+    PyBuffer_Release(&points);
+    PyBuffer_Release(&weights);
+    PyBuffer_Release(&out);
+    PyBuffer_Release(&squares);
+    PyBuffer_Release(&reach);
+    return fits ? Py_NewRef(Py_None) : NULL;
+}
+
 static PyMethodDef methods[] = {
     {"survey", survey, METH_VARARGS,
      "survey(faces, (PackedArray, PackedList), (float32, float64))\n\n"
@@ -238,6 +318,9 @@ static PyMethodDef methods[] = {
     {"most_references", most_references, METH_VARARGS,
      "most_references(objects)\n\n"
      "How often the one of a list's objects that is referred to most often is, this list included; 0 of none."},
+    {"sums", sums, METH_VARARGS,
+     "sums(points, is_wide, n, anchor, weights, sums, squares, reach)\n\n"
+     "See columns.py; weights are doubles [c, 128], zeros behind the n-th, and of their first kind are `squares`."},
     {NULL, NULL, 0, NULL},
 };
 

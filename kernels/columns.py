@@ -16,6 +16,9 @@ except ImportError:  # built only where a C compiler was at hand
     _columns = None
 
 
+MOST_POINTS = 128
+
+
 class Points(NamedTuple):
     """The landmarks of all faces, which are packed values of one type and shape."""
 
@@ -66,3 +69,36 @@ def survey(faces: list[Any], kinds: tuple[type, type], floats: tuple[np.dtype, n
 def most_references(objects: list[Any]) -> int | None:
     """How often the object of a list that is referred to most often is, this list included; None where not built."""
     return None if _columns is None else _columns.most_references(objects)
+
+
+class Sums(NamedTuple):
+    """Over the landmarks of K faces, each taken from the face's own anchor."""
+
+    weighted: np.ndarray
+    """[K, c, 2] float64, of x and y."""
+    squares: np.ndarray
+    """[K] float64: of x and y squared, by the first weights."""
+    reach: np.ndarray
+    """[K] float64: the largest coordinate, as far as it is from 0."""
+
+
+def sums(points: np.ndarray, anchor: int, weights: np.ndarray) -> Sums:
+    """Weighted sums over landmarks; in which order numbers are added is not said.
+
+    Args:
+        points: [K, n, 2] float32 or float64, n at most 128.
+        anchor: which of the n points is the origin.
+        weights: [c, n] float64, c kinds of sums.
+    """
+    count, n, kinds = len(points), points.shape[1], len(weights)
+    if _columns is None:
+        moved = (points - points[:, anchor, None]).astype(np.float64)
+        squared = np.einsum("knd,n->k", moved * moved, weights[0])
+        reach = np.abs(points).max(axis=(1, 2), initial=0).astype(np.float64)
+        return Sums(np.einsum("knd,cn->kcd", moved, weights), squared, reach)
+    padded = np.zeros((kinds, MOST_POINTS))
+    padded[:, :n] = weights
+    found = Sums(np.empty((count, kinds, 2)), np.empty(count), np.empty(count))
+    whole = np.ascontiguousarray(points)
+    _columns.sums(whole, whole.dtype == np.float64, n, anchor, padded, *found)
+    return found

@@ -82,7 +82,7 @@ def test_every_file_of_every_generation(path: Path) -> None:
 @pytest.mark.parametrize("path", ALIGNMENTS_FILES, ids=file_name)
 def test_records_are_what_is_stored(path: Path) -> None:
     alignments = Alignments.load(path)
-    root = document._read(path, Limits())[0].root
+    root = document._read(path, Limits(), read_only=True)[0].root
     frames = unpack(root.get("__data__", root))
     stored = [one for entry in frames.values() for one in (entry if isinstance(entry, list) else entry["faces"])]
     for row, one in enumerate(stored):

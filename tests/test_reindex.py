@@ -339,7 +339,7 @@ def test_a_face_that_was_deleted_stays_deleted(tmp_path: Path) -> None:
     job = Job(tmp_path)
     (job.faces / "f_000002_2.png").unlink()
     report = reindex(job.file, faces=job.faces)
-    assert report.notes == ["1 faces that get another number are not in the folder where the run put them."]
+    assert report.notes == ["1 face that gets another number is not in the folder where the run put it."]
     assert not (job.faces / "f_000002_0.png").exists()
     assert main(job.extract(job.faces, "--resume")) == 4
     assert not (job.faces / "f_000002_0.png").exists()

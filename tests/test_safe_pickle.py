@@ -503,7 +503,8 @@ def by_a_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Whether streams of these tests are large enough for a thread."""
     monkeypatch.setattr(deflate, "LARGE_FILE", 0 if request.param else 1 << 40)
     if request.param:
-        monkeypatch.setattr(deflate, "LARGE_READ_BLOCK", 1 << 18)
+        monkeypatch.setattr(deflate, "FIRST_READ_BLOCK", 1 << 14)
+        monkeypatch.setattr(deflate, "LARGEST_READ_BLOCK", 1 << 18)
         monkeypatch.setattr(deflate, "LARGE_INFLATE_BLOCK", 3 << 18)
     return bool(request.param)
 
@@ -522,7 +523,7 @@ def test_streams_that_a_thread_inflates(by_a_thread: bool, size: int) -> None:
     found += pieces
     assert not inflating()
     assert b"".join(found) == data
-    assert max(map(len, found)) <= deflate.INFLATE_BLOCK
+    assert max(map(len, found)) <= max(deflate.INFLATE_BLOCK, deflate.LARGE_INFLATE_BLOCK)
 
 
 def test_a_stream_that_is_given_up_has_no_thread_left(by_a_thread: bool) -> None:

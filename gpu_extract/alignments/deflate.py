@@ -22,8 +22,10 @@ except ImportError:
 READ_BLOCK = 1 << 16  # of larger ones what a piece leaves would be copied again and again
 INFLATE_BLOCK = 1 << 20
 LARGE_FILE = 8 << 20  # bytes from which on another thread inflates
-# That thread waits for the interpreter's lock between any two calls, which is longer than 64 KiB take.
-LARGE_READ_BLOCK = 4 << 20
+# That thread may wait 5 ms for the interpreter's lock between any two calls, in which a MiB could be inflated: its
+# blocks grow, so that the first piece is there soon.
+FIRST_READ_BLOCK = 1 << 20
+LARGEST_READ_BLOCK = 4 << 20
 LARGE_INFLATE_BLOCK = 8 << 20
 AHEAD = 2  # pieces
 POLL_SECONDS = 0.01
@@ -34,7 +36,7 @@ SMALL_STREAM = 8 << 20  # bytes up to which zlib's default level takes no notice
 
 
 def inflated(file: BinaryIO, stored: int, limits: Limits, label: str) -> Generator[bytes, None, None]:
-    """The content of a zlib stream in pieces of at most 1 MiB; `stored` is the file's size in bytes.
+    """The content of a zlib stream in pieces of at most 8 MiB; `stored` is the file's size in bytes.
 
     A large file is read by a thread of its own until the generator is closed.
 
@@ -42,24 +44,29 @@ def inflated(file: BinaryIO, stored: int, limits: Limits, label: str) -> Generat
     `limits` grants a file of that size.
     """
     if stored < LARGE_FILE:
-        yield from _inflated(file, stored, limits, label, READ_BLOCK, INFLATE_BLOCK)
+        yield from _inflated(file, stored, limits, label, itertools.repeat(READ_BLOCK), INFLATE_BLOCK)
         return
-    large = _inflated(file, stored, limits, label, LARGE_READ_BLOCK, LARGE_INFLATE_BLOCK)
+    large = _inflated(file, stored, limits, label, _growing(), LARGE_INFLATE_BLOCK)
     with closing(_ahead(large)) as pieces:
-        for piece in pieces:
-            for start in range(0, len(piece), INFLATE_BLOCK):
-                yield piece[start : start + INFLATE_BLOCK]
+        yield from pieces
+
+
+def _growing() -> Iterator[int]:
+    block = FIRST_READ_BLOCK
+    while True:
+        yield block
+        block = min(2 * block, LARGEST_READ_BLOCK)
 
 
 def _inflated(
-    file: BinaryIO, stored: int, limits: Limits, label: str, read_block: int, inflate_block: int
+    file: BinaryIO, stored: int, limits: Limits, label: str, read_blocks: Iterator[int], inflate_block: int
 ) -> Iterator[bytes]:
     allowed = limits.inflated(stored)
     inflater = (fast or zlib).decompressobj()
     errors: tuple[type[Exception], ...] = (zlib.error, fast.error) if fast else (zlib.error,)
     total = 0
     while not inflater.eof:
-        block = inflater.unconsumed_tail or file.read(read_block)
+        block = inflater.unconsumed_tail or file.read(next(read_blocks))
         try:
             piece = inflater.decompress(block, inflate_block)
         except errors as error:

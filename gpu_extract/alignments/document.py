@@ -43,6 +43,7 @@ class Alignments:
         faces: the columns of all faces.
         notes: what was made of the file while reading it and a user should know, in sentences.
         imported: whether it was made of landmarks for exchange; it has no file then that could be saved.
+        read_only: whether it was loaded to be read only; it has no `digest` then, and cannot be saved.
         left_out: faces of such landmarks that are none.
     """
 
@@ -55,6 +56,7 @@ class Alignments:
     faces: FaceTable
     notes: list[str]
     imported: bool
+    read_only: bool
     left_out: list[Failure]
 
     def __init__(self, path: str | os.PathLike[str], document: Document) -> None:
@@ -71,7 +73,7 @@ class Alignments:
                 "gpu-extract import.",
                 document,
             )
-        self.imported, self.left_out = False, []
+        self.imported, self.read_only, self.left_out = False, False, []
         self.notes = document.repeats.join(frames, self.path.name)
         document.repeats.refuse(document.root, self.path.name)
         self.frame_names = list(frames)
@@ -85,8 +87,12 @@ class Alignments:
         self.faces = face_table(self._records, list(map(len, lists)), found)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, limits: Limits | None = None) -> Self:
+    def load(cls, path: str | os.PathLike[str], *, limits: Limits | None = None, read_only: bool = False) -> Self:
         """Read a file; the extension says how.
+
+        Args:
+            read_only: it will not be saved, so what it was before need not be known later, which a large file takes
+                longer for.
 
         Raises InputError where it is missing or unreadable, AlignmentsError where it is no alignments file, damaged or
         of an unknown version, UnsafePickleError where it holds anything but data.
@@ -95,7 +101,7 @@ class Alignments:
         limits = limits or Limits()
         try:
             with _without_garbage_collection():
-                document, snapshot = _read(path, limits)
+                document, snapshot = _read(path, limits, read_only)
                 alignments = cls(path, document)
         except LandmarksOnlyError:
             raise
@@ -103,7 +109,7 @@ class Alignments:
             if (other := _what_it_is(path)) is None:
                 raise
             raise type(error)(f"{path.name} is no alignments file; it is {other}.") from error
-        alignments._snapshot = snapshot
+        alignments._snapshot, alignments.read_only = snapshot, read_only
         return alignments
 
     def record(self, row: int) -> dict[str, Any]:
@@ -211,6 +217,8 @@ class Alignments:
         have been written stands beside it under the name that the error gives. Raises OutputError when the disk
         refuses; the file is then untouched.
         """
+        if self.read_only:
+            raise ValueError("these alignments were loaded to be read only")
         if not self._changed:
             return None
         if self.imported:
@@ -325,13 +333,15 @@ class _Digesting:
         return digested
 
 
-def _read(path: Path, limits: Limits) -> tuple[Document, Snapshot]:
+def _read(path: Path, limits: Limits, read_only: bool) -> tuple[Document, Snapshot | None]:
     container = container_for(path)
     try:
         with open_input(path, "The alignments file") as file:
             status = os.fstat(file.fileno())
             if status.st_size > limits.max_bytes:
                 raise AlignmentsError(f"{path} has {status.st_size} bytes; at most {limits.max_bytes} are read.")
+            if read_only:
+                return container.read(file, status.st_size, limits, path.name), None
             digesting: Any = _Digesting(file)
             document = container.read(digesting, status.st_size, limits, path.name)
             snapshot = Snapshot.of(status, digesting.digest())

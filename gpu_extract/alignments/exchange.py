@@ -106,14 +106,17 @@ def import_json(path: str | os.PathLike[str], new: str | os.PathLike[str], *, st
     return made
 
 
-def load_any(path: str | os.PathLike[str]) -> Alignments:
+def load_any(path: str | os.PathLike[str], *, read_only: bool = False) -> Alignments:
     """An alignments file; or landmarks as `import_json` takes them, as if they had been imported.
+
+    Args:
+        read_only: see `Alignments.load`.
 
     Raises as `Alignments.load`; AlignmentsError where no face of such landmarks is one.
     """
     path = Path(path)
     try:
-        return Alignments.load(path)
+        return Alignments.load(path, read_only=read_only)
     except LandmarksOnlyError as error:
         document = error.document
     taken = _Import(path.name, document.repeats)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpu_extract.geometry import pose
+from gpu_extract.kernels import columns
 
 LARGEST = 1e6
 """Pixels; as far as a point may lie from the frame's corner."""
@@ -36,10 +37,12 @@ class Certainty:
     """
 
     def __init__(self, n: int, core: np.ndarray, target: np.ndarray, posed: np.ndarray | None) -> None:
-        self._anchor = int(core[0])
-        self._targets = _columns(n, core, (target - target.mean(axis=0)) / len(core))
-        self._mean = _columns(n, core, np.full((len(core), 1), 1 / len(core)))
-        self._across = None if posed is None else _columns(n, posed, pose.across())
+        self._anchor, self._needs_pose = int(core[0]), posed is not None
+        self._weights = np.zeros((3 if posed is None else 6, n))
+        np.add.at(self._weights[0], core, 1 / len(core))
+        np.add.at(self._weights[1:3].T, core, (target - target.mean(axis=0)) / len(core))
+        if posed is not None:
+            np.add.at(self._weights[3:].T, posed, pose.across())
 
     def have_crops(self, points: np.ndarray) -> np.ndarray:
         """Faces [K] bool that are sure to have a finite, invertible matrix, and a pose if they need one.
@@ -47,37 +50,19 @@ class Certainty:
         Args:
             points: [K, n, 2] float32 or float64 landmarks in frame pixels, finite.
         """
-        reach = np.abs(points.reshape(len(points), -1)).max(axis=1).astype(np.float64)
+        summed, squares, reach = columns.sums(points, self._anchor, self._weights)
         with np.errstate(all="ignore"):
-            moved = (points - points[:, self._anchor, None]).astype(np.float32, copy=False).reshape(len(points), -1)
-            (c00, c10), (c01, c11) = _sums(moved, self._targets)
+            mean, (c00, c01), (c10, c11) = summed[:, 0], summed[:, 1].T, summed[:, 2].T
             determinant = c00 * c11 - c01 * c10
             a, b = c00 + c11, c10 - c01
             length = np.hypot(a, b)
             sure = (reach >= 1) & (reach <= LARGEST)
             sure &= (determinant > LEAST_RATIO * length**2) & (determinant > LEAST_SPREAD * reach * length)
-            if self._across is None:
+            if not self._needs_pose:
                 return np.asarray(sure)
-            mean = _sums(moved, self._mean)[:, 0]
-            squared = _sums(np.square(moved), self._mean)[:, 0]
-            variance = (squared - mean**2).sum(axis=0)
-            x, y = _sums(moved, self._across)
+            variance = squares - (mean * mean).sum(axis=1)
+            x, y = summed[:, 3:, 0].T, summed[:, 3:, 1].T
             moments = np.stack([a * x - b * y, b * x + a * y]) / variance  # [2, 3, K]
             # A translation is at most 1, within the unit square, and what brings the mean there.
             largest = 3 * reach * length / variance + 1
             return np.asarray(sure & pose.is_sure(moments.transpose(2, 0, 1) / SLACK, largest * SLACK))
-
-
-def _columns(n: int, of: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """What sums over some points [m], weighted [m, c], multiply the x and y of all n points with: [2, c, 2 n] float32,
-    for sums of x and of y."""
-    columns = np.zeros((2, weights.shape[1], n, 2), np.float32)
-    for axis in range(2):
-        for k in range(weights.shape[1]):
-            np.add.at(columns[axis, k, :, axis], of, weights[:, k])
-    return columns.reshape(2, -1, 2 * n)
-
-
-def _sums(moved: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """[2, c, K] float64 of moved points [K, 2 n]. Not by matrix products, whose threads cost more than they save."""
-    return np.array([[np.einsum("kn,n->k", moved, column) for column in of] for of in columns], np.float64)

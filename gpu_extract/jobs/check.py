@@ -108,7 +108,7 @@ def check(
         check_report_place(json, {"alignments": alignments, "frames": frames})
         check_target(CheckReport, json)
     began = time.perf_counter()
-    loaded = load_any(alignments)
+    loaded = load_any(alignments, read_only=True)
     numbering = resolve_numbering(loaded, Path(frames), video_timing=video_timing)
     with open_frames(frames, timing=numbering.timing, rotate=numbering.rotate) as source:
         matched = match(loaded.frame_names, source, match_keys)

@@ -167,7 +167,7 @@ class _Planned:
 
 
 def _open(settings: Settings, parts: Iterable[Shard]) -> FaceSource:
-    alignments = load_any(settings.alignments)
+    alignments = load_any(settings.alignments, read_only=True)
     resolved = resolve(settings, alignments)
     with ExitStack() as opened:
         source = opened.enter_context(frames_of(settings, resolved))

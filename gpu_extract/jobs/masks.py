@@ -109,7 +109,7 @@ def masks(
     if json is not None:
         check_report_place(json, {"alignments": file} | ({} if source_path is None else {"frames": source_path}))
         check_target(MasksReport, json)
-    loaded = load_any(file)
+    loaded = load_any(file, read_only=True)
     with ExitStack() as stack:
         source = None if source_path is None else stack.enter_context(_opened(loaded, source_path, wish))
         job = _Masks(loaded, source, folder, wish)
@@ -131,7 +131,7 @@ def list_masks(alignments: str | os.PathLike[str], *, json: str | os.PathLike[st
     if json is not None:
         check_report_place(json, {"alignments": file})
         check_target(MasksReport, json)
-    report = _listed(load_any(file))
+    report = _listed(load_any(file, read_only=True))
     report.seconds = round(time.perf_counter() - began, 3)
     if json is not None:
         write_report(report, json)

@@ -110,7 +110,7 @@ def match_keys(keys: list[str], source: FrameSource, rules: str = "exact") -> Ma
         rules: what may differ, as `Settings.match_keys` has it.
     """
     found = source.indices_of(keys)
-    position = np.array([-1 if index is None else index for index in found], np.int64)
+    position = np.array(found if None not in found else [-1 if index is None else index for index in found], np.int64)
     if (position >= 0).all():
         return Matched(keys, position)
     beside = source.beside()

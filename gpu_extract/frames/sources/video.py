@@ -53,7 +53,7 @@ MAX_PIXELS = 1 << 27  # of a frame; a decoder may hold twenty of them
 LOOK_BEYOND = 32  # frames after the last wanted one that are decoded, at most, to learn how many there are
 MAX_DEMUX_ERRORS = 16  # in a row; a damaged file may need a few tries to find the next packet
 
-LAST_EXPECTED = 10**17  # keys have 18 digits at most
+LAST_IN_A_ROW = 10**17  # keys have 18 digits at most
 DAMAGED = "the video is damaged at or before this frame, since its last keyframe; its pixels cannot be trusted"
 
 # Reading all packets of a file costs about a hundredth of decoding them; it must have a chance to pay.
@@ -140,19 +140,13 @@ class VideoSource(FrameSource):
         return int(digits) - 1
 
     def indices_of(self, names: Sequence[str]) -> list[int | None]:
-        found: list[int | None] = []
-        extension = ""
-        expected: str | None = None  # the frame after the one before: in most files that is the next
-        next_index = -1
-        for name in names:
-            if name == expected:
-                index: int | None = next_index
-            else:
-                index, extension = self.index_of(name), split_name(name)[1]
-            found.append(index)
-            next_index = -1 if index is None or index >= LAST_EXPECTED else index + 1
-            expected = None if next_index < 0 else f"{self._stem}_{next_index + 1:06d}{extension}"
-        return found
+        first = self.index_of(names[0]) if names else None
+        if first is not None and first + len(names) < LAST_IN_A_ROW:
+            extension = split_name(names[0])[1]
+            numbers = range(first, first + len(names))
+            if names == [f"{self._stem}_{number + 1:06d}{extension}" for number in numbers]:  # as in most files
+                return [*numbers]
+        return super().indices_of(names)
 
     def name_of(self, index: int) -> str:
         return f"{self._stem}_{index + 1:06d}{self._extension}"
