@@ -163,3 +163,36 @@ def test_without_the_extension_nothing_is_known(monkeypatch: pytest.MonkeyPatch)
     assert survey([face(1)]) is None
     assert columns.most_references([{}]) is None
     assert not columns.is_available()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 4, 51, 68, 98, columns.MOST_POINTS])
+@pytest.mark.parametrize("built", [True, False])
+def test_sums_over_landmarks(dtype: type, n: int, built: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(n)
+    points: np.ndarray = (rng.normal(0, 100, (37, n, 2)) + rng.uniform(-3000, 3000, (37, 1, 2))).astype(dtype)
+    weights = rng.normal(0, 1, (5, n))
+    anchor = n // 3
+    if not built:
+        monkeypatch.setattr(columns, "_columns", None)
+    for some in (points, points[:0], points[::2], points[:, ::-1]):
+        found = columns.sums(some, anchor, weights)
+        moved = some.astype(np.float64) - some[:, anchor, None].astype(np.float64)
+        wanted = np.array([[[sum(w * moved[f, :, d]) for d in (0, 1)] for w in weights] for f in range(len(some))])
+        np.testing.assert_allclose(found.weighted, wanted.reshape(len(some), 5, 2), rtol=1e-6, atol=2e-2)
+        squares = (weights[0] * (moved**2).sum(axis=2)).sum(axis=1)
+        np.testing.assert_allclose(found.squares, squares, rtol=1e-5, atol=20)
+        np.testing.assert_array_equal(found.reach, np.abs(some).max(axis=(1, 2), initial=0))
+
+
+def test_sums_take_no_buffers_that_do_not_go_together() -> None:
+    extension: Any = columns._columns  # type: ignore[attr-defined]
+    points, weights = np.zeros((3, 5, 2)), np.zeros((2, columns.MOST_POINTS))
+    good = [points, True, 5, 0, weights, np.empty((3, 2, 2)), np.empty(3), np.empty(3)]
+    extension.sums(*good)
+    for place, bad in (
+        (0, np.zeros((3, 5, 1))), (1, False), (2, 0), (2, -5), (2, 10**12), (3, 5), (3, -1), (4, np.zeros((2, 5))),
+        (4, np.zeros(0)), (5, np.empty(3)), (6, np.empty(2)), (7, np.empty(4)), (7, np.empty(3, np.float32)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="do not go together"):
+            extension.sums(*good[:place], bad, *good[place + 1 :])
