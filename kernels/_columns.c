@@ -297,7 +297,7 @@ static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *args)
                      out.len == 16 * count * kinds && weights.len == kinds * 8 * MOST_POINTS && reach.len % 8 == 0;
     if (fits) {
         Py_BEGIN_ALLOW_THREADS
-            sum_up(points.buf, is_wide, count, n, anchor, weights.buf, kinds, out.buf, squares.buf, reach.buf);
+        sum_up(points.buf, is_wide, count, n, anchor, weights.buf, kinds, out.buf, squares.buf, reach.buf);
         Py_END_ALLOW_THREADS
     } else {
         PyErr_SetString(PyExc_ValueError, "the buffers do not go together");
@@ -325,7 +325,15 @@ static PyMethodDef methods[] = {
 };
 
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_columns", "Columns of the faces of an alignments file.", 0, methods, NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT,
+    "_columns",
+    "Columns of the faces of an alignments file.",
+    0,
+    methods,
+    NULL,
+    NULL,
+    NULL,
+    NULL,
 };
 
 PyMODINIT_FUNC PyInit__columns(void)
