@@ -301,6 +301,15 @@ def test_places_of_chroma_are_told_apart() -> None:
     assert len(set(kinds.values())) == len(SITINGS) - 1
 
 
+@pytest.mark.parametrize("size", [(16, 16), (16, 32), (32, 16)])
+def test_a_frame_of_a_size_that_is_tried_out_keeps_its_picture(size: tuple[int, int]) -> None:
+    frame = random_frame(*size, "yuv420p10le")
+    planes = [bytes(plane) for plane in frame.planes]
+    whole = unmarked(frame).to_ndarray(format="bgr24")
+    assert np.array_equal(to_bgr(frame).pixels, whole)
+    assert [bytes(plane) for plane in frame.planes] == planes
+
+
 @pytest.mark.parametrize(
     ("pixel_format", "size"),
     [("gbrpf32le", (40, 50)), ("grayf32le", (40, 50)), ("monob", (40, 50)), ("yuv420p", (1, 50)), ("yuv420p", (50, 1))],

@@ -132,14 +132,20 @@ def _siting(frame: av.VideoFrame) -> bytes | None:
     """
     if frame.interlaced_frame:
         return None
-    tiny = _resized(_reformatters.shrinking, frame, _TINY, _TINY)
+    tiny = _another(_reformatters.shrinking, frame, _TINY, _TINY)
     for plane, noise in zip(tiny.planes, _tiny_noise(frame.format.name), strict=True):
         plane.update(noise)
     return _convert(_reformatters.tiny, tiny, "direct").tobytes()
 
 
+def _another(reformatter: VideoReformatter, frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+    """Another frame that says the same of its colours and of where its chroma lies; of its picture, nothing is left."""
+    if (frame.width, frame.height) == (width, height):  # PyAV would give the frame itself
+        frame = _resized(reformatter, frame, _TINY if width > _TINY else 2 * _TINY, _TINY)
+    return _resized(reformatter, frame, width, height)
+
+
 def _resized(reformatter: VideoReformatter, frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
-    """Another frame that says the same of its colours and of where its chroma lies; the same frame if of that size."""
     tags = _tags(frame)
     frame.colorspace = piped.BT601  # any that swscale knows
     resized = reformatter.reformat(frame, width=width, height=height, interpolation=Interpolation.POINT, threads=1)
@@ -281,8 +287,7 @@ def _noise_like(frame: av.VideoFrame) -> av.VideoFrame:
         noise = av.VideoFrame(frame.width, frame.height, frame.format.name)
         _tag_like(frame, noise)
         return _noisy(noise)
-    other = _resized(VideoReformatter(), frame, 2 * _TINY, _TINY)  # only a frame of another size is not the same one
-    return _noisy(_resized(VideoReformatter(), other, frame.width, frame.height))
+    return _noisy(_another(VideoReformatter(), frame, frame.width, frame.height))
 
 
 def _noisy(frame: av.VideoFrame) -> av.VideoFrame:
