@@ -99,6 +99,11 @@ COEFFICIENTS = [_coefficients(matrix, full) for full in (False, True) for matrix
 """Of all matrices, for limited range first."""
 
 
+def coefficients_of(matrix: str, full_range: bool) -> Coefficients:
+    """Those of a matrix of `MATRICES`."""
+    return COEFFICIENTS[list(MATRICES).index(matrix) + full_range * len(MATRICES)]
+
+
 def is_available() -> bool:
     """Whether the C extension was built."""
     return _yuv is not None

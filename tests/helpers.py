@@ -34,6 +34,8 @@ from av.video.reformatter import VideoReformatter
 from gpu_extract.cli import main
 from gpu_extract.demo.clip import face_record, write_alignments
 from gpu_extract.engines.base import Crops, Engine
+from gpu_extract.frames.video import processor
+from gpu_extract.frames.video.yuv import to_bgr
 from gpu_extract.kernels import reference
 from gpu_extract.patch import Patch, Region
 from gpu_extract.run import crew, journal
@@ -175,7 +177,13 @@ def write_clip(
 def plain_decode(path: Path) -> list[np.ndarray]:
     """Every frame that FFmpeg decodes, [H, W, 3] BGR, in its order."""
     with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+        container.streams.video[0].codec_context.options = processor.decoder_options()
+        return [as_direct(frame) for frame in container.decode(video=0)]
+
+
+def as_direct(frame: av.VideoFrame) -> np.ndarray:
+    """[H, W, 3] BGR as swscale for x86-64 makes it; on another processor what this program takes for it."""
+    return frame.to_ndarray(format="bgr24") if processor.is_x86() else to_bgr(frame).pixels
 
 
 def unmarked(frame: av.VideoFrame) -> av.VideoFrame:
@@ -191,6 +199,8 @@ def unmarked(frame: av.VideoFrame) -> av.VideoFrame:
 
 def as_piped(frame: av.VideoFrame) -> np.ndarray:
     """[H, W, 3] BGR as the ffmpeg program of before March 2026 gave it; test_video_pixels.py proves it."""
+    if not processor.is_x86():
+        return to_bgr(frame, None, "piped").pixels
     return unmarked(frame).reformat(format="rgb24", interpolation="BICUBIC").to_ndarray()[..., ::-1]
 
 
@@ -198,6 +208,38 @@ def piped_decode(path: Path) -> list[np.ndarray]:
     """Every frame that FFmpeg decodes, as that program gave it."""
     with av.open(str(path)) as container:
         return [as_piped(frame) for frame in container.decode(video=0)]
+
+
+def random_frame(
+    height: int, width: int, pixel_format: str, colorspace: int = 2, color_range: int = 0
+) -> av.VideoFrame:
+    frame = av.VideoFrame(width, height, pixel_format)
+    random = np.random.default_rng(height * width)
+    for plane in frame.planes:
+        plane.update(random.integers(0, 256, plane.buffer_size, dtype=np.uint8).tobytes())
+    frame.colorspace = colorspace
+    frame.color_range = color_range
+    return frame
+
+
+SITINGS = ("unspecified", "left", "center", "topleft", "top", "bottomleft", "bottom")
+
+
+def sited(frame: av.VideoFrame, siting: str) -> av.VideoFrame:
+    """The same picture in a frame that says where its chroma lies."""
+    graph = av.filter.Graph()
+    tags = f"colorspace={frame.colorspace}:range={frame.color_range}"
+    size = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/25"
+    source, marker = graph.add("buffer", f"{size}:{tags}"), graph.add("setparams", f"chroma_location={siting}")
+    sink = graph.add("buffersink")
+    source.link_to(marker)
+    marker.link_to(sink)
+    graph.configure()
+    frame.pts = 0
+    graph.push(frame)
+    marked = graph.pull()
+    assert isinstance(marked, av.VideoFrame)
+    return marked
 
 
 # ---- matrices and crops

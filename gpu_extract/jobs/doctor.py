@@ -61,6 +61,8 @@ class Findings(JsonReport):
     codecs: list[str]
     codecs_missing: list[str]
     limits: dict[str, int]
+    pixels: str | None = None
+    """Which videos come out as on x86-64, where this is another processor."""
     store: str | None = None
     """Which conditions a bucket honours, where one was named."""
     exit_code: int = 0
@@ -84,6 +86,8 @@ class Findings(JsonReport):
         lines.append("decodes   " + ", ".join(self.codecs))
         if self.codecs_missing:
             lines.append("lacks     " + ", ".join(self.codecs_missing))
+        if self.pixels is not None:
+            lines.append(f"pixels    {self.pixels}")
         lines.append("limits    " + ", ".join(f"{name} {value}" for name, value in self.limits.items()))
         if self.store is not None:
             lines.append(f"store     {self.store}")
@@ -142,6 +146,7 @@ def examine(engine: str = "auto", device: str = "auto", store: str | None = None
         codecs=present,
         codecs_missing=missing,
         limits=asdict(base.MemoryLimits()),
+        pixels=_pixels(),
         store=honoured,
         exit_code=exit_code,
     )
@@ -206,6 +211,16 @@ def _png() -> dict[str, str]:
         "read": "own, OpenCV for unusual files" if reader.is_available() else "OpenCV",
         "also writes": " ".join(extension for extension in extensions() if extension != ".png"),
     }
+
+
+def _pixels() -> str | None:
+    """What a processor other than x86-64 makes of videos."""
+    from gpu_extract.frames.video import processor, yuv
+
+    if processor.is_x86():
+        return None
+    alike = ", ".join(yuv.formats_like_x86()) or "none"
+    return f"of videos with even sides, {alike}: as on x86-64; other 4:2:0 and 4:2:2: a few levels away, other hashes"
 
 
 def _codecs() -> tuple[list[str], list[str]]:

@@ -29,7 +29,7 @@ from gpu_extract.frames.base import (
     SourceOptions,
     check_wanted,
 )
-from gpu_extract.frames.video import streams
+from gpu_extract.frames.video import processor, streams
 from gpu_extract.frames.video.bitstream import DoubtError
 from gpu_extract.frames.video.clock import MICROSECOND, ClockFacts, FrameClock, PacketClock
 from gpu_extract.frames.video.container import DECODE_ERRORS, READ_ERRORS, open_container, probe
@@ -42,6 +42,7 @@ from gpu_extract.frames.video.mp4 import has_composition_offsets
 from gpu_extract.frames.video.skipping import IndexMismatchError, decode_stretches, plan_stretches
 from gpu_extract.frames.video.timing import ConstantRate, constant_rate_frames
 from gpu_extract.frames.video.turn import UPRIGHT, Turn, turn_of
+from gpu_extract.frames.video.yuv import notes_on as notes_on_pixels
 from gpu_extract.frames.video.yuv import planes_of, to_bgr
 from gpu_extract.kernels.cutter import Planes
 from gpu_extract.naming import VIDEO_EXTENSIONS, split_name
@@ -121,6 +122,8 @@ class VideoSource(FrameSource):
             self.notes = (*self.notes, *notes_on(stream.codec_context.name))
         if options.rotate:
             self._turn = self._display_turn()
+        if not processor.is_x86():
+            self.notes = (*self.notes, *self._notes_on_pixels())
         if options.device is not None:
             try:
                 self._decode_on(options.device)
@@ -454,7 +457,7 @@ class VideoSource(FrameSource):
         stream = self._video_stream(self._container)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads or _decoder_threads(stream)
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        stream.codec_context.options = processor.decoder_options() | {"max_pixels": str(MAX_PIXELS)}
         return stream
 
     def _video_stream(self, container: InputContainer) -> VideoStream:
@@ -468,6 +471,14 @@ class VideoSource(FrameSource):
         """What the display matrix of the first frame asks for."""
         first = self._first_picture()
         return UPRIGHT if first is None else turn_of(first)
+
+    def _notes_on_pixels(self) -> tuple[str, ...]:
+        """Of the first frame; another kind of frame may follow, but seldom does."""
+        first = self._first_picture()
+        try:
+            return () if first is None else notes_on_pixels(first, self._options.pixels)
+        except (av.error.FFmpegError, ValueError):  # `load` says so, and of which frame
+            return ()
 
     def _decode_on(self, device: str) -> None:
         """Have a device decode from now on, once its first picture was seen to be the CPU's.

@@ -76,6 +76,11 @@ def matrix_of(tag: int) -> int:
     return tag if tag in _MATRIX_OF_TAG else BT601
 
 
+def matrix_named(tag: int) -> str:
+    """The name of that matrix in `MATRICES`."""
+    return _MATRIX_OF_TAG.get(matrix_of(tag), "BT.601")
+
+
 def bytes_swapped(frame: av.VideoFrame) -> av.VideoFrame | None:
     """A frame of 16-bit RGB, big endian, as little endian; None of any other format."""
     name = _SWAPPED.get(frame.format.name)

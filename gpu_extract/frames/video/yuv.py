@@ -13,6 +13,10 @@ tags, where its chroma lies – is tried out once, on noise of that kind, agains
 If neither is, the frame is converted whole, then cut. So are all other formats: swscale interpolates their chroma from
 where the frame says that it lies, and PyAV can neither read that nor set it for a cut-out. It keeps it, though, in a
 frame that is made of another one: what a tiny one of noise is converted to tells it (`_siting`).
+
+The standard is swscale's code for x86. That for other processors rounds otherwise, so that no formula equals it. There
+the one is taken that x86 would need by what the frame says of itself, where this processor's swscale is near it
+(`_formula_of_x86`); frames without one are converted by that swscale, and `notes_on` says so.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import cache
 from hashlib import shake_128
 from itertools import product, starmap
@@ -30,7 +35,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from gpu_extract.frames.base import clip_region
-from gpu_extract.frames.video import piped
+from gpu_extract.frames.video import piped, processor
 from gpu_extract.frames.video.planes import copied, samples
 from gpu_extract.kernels import yuv
 from gpu_extract.kernels.cutter import Planes
@@ -53,6 +58,21 @@ _SIZE_STEP = 32
 _KNOWN_MATRICES = frozenset((0, 1, 2, 4, 5, 6, 7, 9))  # to today's swscale
 
 _TINY = 16  # sides of a frame that only tells where chroma lies; of all formats with a formula
+
+_PLACES = {
+    "center": (False, 1),
+    "left": (True, 1),
+    "top": (False, 0),
+    "topleft": (True, 0),
+    "bottom": (False, 2),
+    "bottomleft": (True, 2),
+}
+"""Where chroma lies, as FFmpeg calls it: `left` and `down` of a layout."""
+
+# Levels between another processor's swscale and the formula of x86, at most. For noise aarch64's is 3 away at 8 bits, 5
+# at 9 to 12; the formula of another range 16, of chroma in another column 32, of another matrix 13, or 8 in a picture
+# that is tiny. Only BT.601 and FCC, BT.709 and SMPTE 240M are too near each other: tags alone tell these apart.
+_NEAR = 6
 
 
 class Formula(NamedTuple):
@@ -109,6 +129,28 @@ def planes_of(frame: av.VideoFrame, pixels: str = "direct") -> Planes | None:
     return Planes(y, u, v, strides, frame.height, frame.width, *way)
 
 
+def notes_on(frame: av.VideoFrame, pixels: str) -> tuple[str, ...]:
+    """Sentences for whoever expects the pixels of x86-64 on another processor."""
+    if processor.is_x86() or not _is_subsampled(frame) or isinstance(_way(frame, pixels), Formula):
+        return ()
+    return (
+        f"frames of this kind ({frame.format.name}, {frame.width} x {frame.height}) are converted by FFmpeg's code for "
+        f"this processor ({processor.name()}), whose pixels may be a level or two away from those of x86-64, and more "
+        "at edges of colours; hashes that were stored there may not come out again.",
+    )
+
+
+def _is_subsampled(frame: av.VideoFrame) -> bool:
+    """Whether chroma has fewer samples than luma; where not, aarch64 converts as x86 does."""
+    return (frame.format.chroma_width(_TINY), frame.format.chroma_height(_TINY)) != (_TINY, _TINY)
+
+
+def formats_like_x86() -> list[str]:
+    """Pixel formats of which frames with even sides come out as on x86-64, though this is another processor."""
+    frames = (av.VideoFrame(4 * _TINY, 4 * _TINY, name) for name in sorted(_FORMULA_FORMATS))
+    return [frame.format.name for frame in frames if isinstance(_way(frame, "direct"), Formula)]
+
+
 def _way(frame: av.VideoFrame, pixels: str) -> _Way:
     return _known_way(frame, pixels, all(plane.line_size >= 0 for plane in frame.planes))
 
@@ -121,7 +163,7 @@ def _known_way(frame: av.VideoFrame, pixels: str, upright: bool) -> _Way:
         with _trying:
             way = _ways.get(key)
             if way is None:
-                way = _ways[key] = _try_out(frame, pixels)
+                way = _ways[key] = _try_out(frame, pixels, siting)
     return way
 
 
@@ -132,8 +174,12 @@ def _siting(frame: av.VideoFrame) -> bytes | None:
     """
     if frame.interlaced_frame:
         return None
-    tiny = _another(_reformatters.shrinking, frame, _TINY, _TINY)
-    for plane, noise in zip(tiny.planes, _tiny_noise(frame.format.name), strict=True):
+    return _converted_noise(_another(_reformatters.shrinking, frame, _TINY, _TINY))
+
+
+def _converted_noise(tiny: av.VideoFrame) -> bytes:
+    """What becomes of a tiny frame once it is filled with noise."""
+    for plane, noise in zip(tiny.planes, _tiny_noise(tiny.format.name), strict=True):
         plane.update(noise)
     return _convert(_reformatters.tiny, tiny, "direct").tobytes()
 
@@ -154,8 +200,8 @@ def _resized(reformatter: VideoReformatter, frame: av.VideoFrame, width: int, he
     return resized
 
 
-def _try_out(frame: av.VideoFrame, pixels: str) -> _Way:
-    """The quickest way that gives for noise what the conversion of the whole gives."""
+def _try_out(frame: av.VideoFrame, pixels: str, siting: bytes | None) -> _Way:
+    """The quickest way that gives for noise what the conversion of the whole gives, or would give on x86."""
     has_formula = yuv.is_available() and _has_formula(frame)
     can_be_cut = _can_be_cut(frame, pixels)
     if not (has_formula or can_be_cut):
@@ -170,6 +216,8 @@ def _try_out(frame: av.VideoFrame, pixels: str) -> _Way:
                 continue
             if np.array_equal(_by_formula(noise, Region(0, 0, width, height), formula), whole):
                 return formula
+        if not processor.is_x86() and (likely := _formula_of_x86(frame, pixels, siting)) is not None:
+            return likely
     if not can_be_cut:
         return WHOLE
     x, y, w, h = width // 3, height // 3, min(width, 90), min(height, 70)
@@ -194,6 +242,60 @@ def _formulas(format_name: str, pixels: str) -> Iterator[Formula]:
         rows = (1, 0, 2) if halved else (1,)
         layouts = [yuv.Layout(bits, halved, left, down) for left in (True, False) for down in rows]
     return starmap(Formula, product(yuv.COEFFICIENTS, layouts))
+
+
+def _formula_of_x86(frame: av.VideoFrame, pixels: str, siting: bytes | None) -> Formula | None:
+    """The one that x86 would need, which this processor's swscale must be near; None where that is not certain."""
+    name = frame.format.name
+    bits, halved = _FORMULA_FORMATS[name], "420" in name
+    layout = yuv.Layout(bits, halved)
+    if name in _DEEP_FORMATS:
+        if pixels == "piped":  # computed alike by all: what does not equal the formula here does not on x86 either
+            return None
+        place = _PLACES["center"] if siting is None else _place_of_chroma(frame, siting)
+        if place is None:
+            return None
+        left, down = place
+        layout = yuv.Layout(bits, halved, left, down if halved else 1)
+    likely = Formula(_coefficients_of(frame, pixels), layout)
+    noise = _noise_like(frame)
+    if name in _DEEP_FORMATS:
+        # Between two rows of chroma x86 takes one or the mean, others what lies between; so let them be alike.
+        for plane in noise.planes[1:]:
+            samples(plane)[:] = samples(plane)[0].copy()
+    whole = _convert(_reformatters.whole, noise, pixels).astype(np.int16)
+    _tag_like(frame, noise)
+    apart = np.abs(_by_formula(noise, Region(0, 0, frame.width, frame.height), likely) - whole)
+    return likely if apart.max() <= _NEAR else None
+
+
+def _coefficients_of(frame: av.VideoFrame, pixels: str) -> yuv.Coefficients:
+    """Those that the frame's tags ask for."""
+    goes_by_name = pixels == "direct" or frame.color_range != piped.LIMITED
+    is_full = frame.color_range == piped.FULL or (goes_by_name and frame.format.name.startswith("yuvj"))
+    return yuv.coefficients_of(piped.matrix_named(frame.colorspace), is_full)
+
+
+def _place_of_chroma(frame: av.VideoFrame, siting: bytes) -> tuple[bool, int] | None:
+    """`left` and `down` of a layout, of the place with which a tiny frame gives those bytes; None if none does."""
+    for location, place in _PLACES.items():
+        tiny = _placed(av.VideoFrame(_TINY, _TINY, frame.format.name), location)
+        _tag_like(frame, tiny)
+        if _converted_noise(tiny) == siting:
+            return place
+    return None
+
+
+def _placed(frame: av.VideoFrame, location: str) -> av.VideoFrame:
+    """The same frame, saying where its chroma lies, which PyAV can set with a filter only."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25))
+    marker, sink = graph.add("setparams", f"chroma_location={location}"), graph.add("buffersink")
+    graph.link_nodes(source, marker, sink).configure()
+    graph.push(frame)
+    placed = graph.pull()
+    assert isinstance(placed, av.VideoFrame)
+    return placed
 
 
 def _has_formula(frame: av.VideoFrame) -> bool:
