@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 KIND = "kornia"
 RANK = 30
+LAST = (1 << 15) - 1  # column or row of a frame that a position can tell
 MARGIN = 4  # columns and rows of zeros behind a patch: as many as a position one behind it reads
 BEYOND = 1  # crops that the memory behind the last picture counts for
 FLOATS_PER_PIXEL = 3 + 3 + 2 + 2  # source, result, the map and kornia's copy of it, in units of the larger side
@@ -70,9 +71,10 @@ class KorniaEngine(SlotEngine):
             origins = layout[patch_there, 3:].float()
             for start, stop in self._parts(order, sizes, crops):
                 part = slice(start, stop)
-                frames = self._padded(slab, [(upload.layout[i], sizes[i]) for i in patch[part]])
+                places = [(upload.layout[i], sizes[i]) for i in patch[part]]
                 mode = "bicubic" if crops.cubic[order[start]] else "bilinear"
-                out[rows[part]] = self._warped(frames, positions[part], origins[part], mode)
+                # A name would keep the pictures until those of the next part are there.
+                out[rows[part]] = self._warped(self._padded(slab, places), positions[part], origins[part], mode)
 
         return Work(upload, compute)
 
@@ -102,7 +104,7 @@ class KorniaEngine(SlotEngine):
         height = MARGIN + max(h for _, (h, _) in places)
         width = MARGIN + max(w for _, (_, w) in places)
         shape = len(places), height, width, 3
-        room = (len(places) * height + _power_of_two(height)) * width + _power_of_two(width)
+        room = ((len(places) - 1) * height + _power_of_two(height) - 1) * width + _power_of_two(width)
         memory = self._torch.zeros(3 * room, dtype=self._torch.float32, device=slab.device)
         frames: Tensor = memory[: math.prod(shape)].view(shape)
         for frame, ((first, _, stride, _, _), (h, w)) in zip(frames, places, strict=True):
@@ -118,11 +120,9 @@ class KorniaEngine(SlotEngine):
         mode: str,
     ) -> torch.Tensor:
         """Crops [n, S, S, 3] uint8; frames as of `_padded`."""
-        torch = self._torch
         n, height, width, _ = frames.shape
         dx, dy, x0, y0 = (positions[:, i] for i in range(4))
-        x = ((x0[:, :, None] + dx[:, None, :]) >> 5).float() / 32 - origins[:, 0, None, None]
-        y = ((y0[:, :, None] + dy[:, None, :]) >> 5).float() / 32 - origins[:, 1, None, None]
+        x, y = _pixels(x0, dx, origins[:, 0]), _pixels(y0, dy, origins[:, 1])
         sides = _power_of_two(height), _power_of_two(width)
         pictures = frames.as_strided((n, 3, *sides), (3 * height * width, 1, 3 * width, 3))
         # Normalised here: kornia would do the same with two constants that it uploads, and wait for each.
@@ -130,13 +130,23 @@ class KorniaEngine(SlotEngine):
         warped = self._remap(
             pictures, *maps, mode=mode, padding_mode="zeros", align_corners=False, normalized_coordinates=True
         )
-        done: Tensor = torch.floor(warped + 0.5).clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        done: Tensor = warped.add_(0.5).floor_().clamp_(0, 255).to(self._torch.uint8).permute(0, 2, 3, 1)
         return done
 
 
 def _power_of_two(length: int) -> int:
     """The smallest one that is not less."""
     return 1 << (length - 1).bit_length()
+
+
+def _pixels(starts: torch.Tensor, steps: torch.Tensor, origin: torch.Tensor) -> torch.Tensor:
+    """Positions of [n, S] starts and [n, S] steps in a patch that begins at [n] origin: [n, S, S] float32, in pixels.
+
+    Whole pixels of a frame end where int16 does, as for the exact sampler. Below its beginning there are none anyway.
+    """
+    position = (starts[:, :, None] + steps[:, None, :]) >> 5
+    position -= ((position >> 5) - LAST).clamp_(min=0) << 5
+    return position.float().div_(32).sub_(origin[:, None, None])
 
 
 def _normalised(position: torch.Tensor, length: int, side: int) -> torch.Tensor:
