@@ -58,34 +58,58 @@ from importlib.machinery import ModuleSpec
 
 class Broken:
     def find_spec(self, name, path=None, target=None):
-        return ModuleSpec(name, self) if name == "torch" else None
+        return ModuleSpec(name, self) if name == BROKEN else None
     def create_module(self, spec):
         raise OSError("libcudart.so.12: cannot open shared object file: No such file or directory")
     def exec_module(self, module):
         pass
 
+BROKEN = sys.argv.pop(1)
 sys.meta_path.insert(0, Broken())
 from gpu_extract.engines import pick
 pick._cuda_driver_present = lambda: True
 from gpu_extract.__main__ import main
 raise SystemExit(main())
 """
-WHY = "torch is installed but cannot be loaded (libcudart.so.12: cannot open shared object file: No such file or direc"
+WHY = "is installed but cannot be loaded (libcudart.so.12: cannot open shared object file: No such file or directory)"
+
+
+def run_broken(package: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", BROKEN, package, *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def test_a_torch_without_its_libraries_is_named_and_passed_over(tmp_path: Path) -> None:
-    def run_broken(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", BROKEN, *words]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-    ended = run_broken("doctor")
+    ended = run_broken("torch", "doctor")
     assert ended.returncode == 0, ended.stderr
-    assert f"cpu only ({WHY}" in ended.stdout
-    ended = run_broken("doctor", "--device", "cuda")
+    assert f"cpu only (torch {WHY})" in ended.stdout
+    ended = run_broken("torch", "doctor", "--device", "cuda")
     assert ended.returncode == 5
-    assert f"device cuda was asked for but {WHY}" in ended.stdout
-    ended = run_broken("demo", str(tmp_path / "demo"))
+    assert f"device cuda was asked for but torch {WHY}" in ended.stdout
+    ended = run_broken("torch", "demo", str(tmp_path / "demo"))
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("package", ["kornia", "torch"])
+def test_a_kornia_that_cannot_be_loaded_is_an_engine_that_cannot_run(package: str) -> None:
+    pytest.importorskip("kornia")
+    ended = run_broken(package, "doctor", "--engine", "kornia")
+    assert ended.returncode == 5, ended.stderr
+    assert f"kornia_torch  on cpu    cannot: {package} {WHY}" in ended.stdout
+    assert f"engine kornia cannot run on cpu: kornia_torch on cpu: {package} {WHY}." in ended.stdout
+
+
+def test_a_folder_that_is_left_of_a_package_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu_extract.engines import installed
+
+    for package in ("torch", "kornia"):
+        (tmp_path / package).mkdir()
+        monkeypatch.setitem(sys.modules, package, sys)  # is put back or taken away again after the test
+        monkeypatch.delitem(sys.modules, package)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert installed.torch_fault.__wrapped__() == "torch is installed but lies there in parts only"
+    monkeypatch.setattr(installed, "torch_fault", lambda: None)
+    assert installed.kornia_fault.__wrapped__() == "kornia is installed but lies there in parts only"
 
 
 def test_a_driver_alone_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:

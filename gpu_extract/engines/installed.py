@@ -1,21 +1,34 @@
-"""Whether torch can be had here: it may be missing, or lie there without the libraries that it needs."""
+"""Whether torch and kornia can be had here: they may be missing, or lie there without what they need."""
 
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 
 
 @cache
 def torch_fault() -> str | None:
     """Why torch cannot be used, as the end of a sentence; None where it can."""
-    if find_spec("torch") is None:
-        return "torch is not installed"
+    return _fault("torch", "cuda")
+
+
+@cache
+def kornia_fault() -> str | None:
+    """Why kornia cannot be used, or the torch that it works with; None where it can."""
+    if find_spec("kornia") is None:
+        return "kornia is not installed"
+    return torch_fault() or _fault("kornia", "geometry")
+
+
+def _fault(package: str, part: str) -> str | None:
+    if find_spec(package) is None:
+        return f"{package} is not installed"
     try:
-        import torch
+        module = import_module(package)
     except Exception as error:  # an OSError without its libraries, a ValueError, …
-        return f"torch is installed but cannot be loaded ({first_line(error)})"
-    return None if hasattr(torch, "cuda") else "torch is installed but lies there in parts only"
+        return f"{package} is installed but cannot be loaded ({first_line(error)})"
+    return None if hasattr(module, part) else f"{package} is installed but lies there in parts only"
 
 
 def first_line(error: BaseException) -> str:

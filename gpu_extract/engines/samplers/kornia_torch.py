@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpu_extract.engines.base import Crops, Engine, MemoryLimits
-from gpu_extract.engines.installed import torch_fault
+from gpu_extract.engines.installed import kornia_fault
 from gpu_extract.engines.slots import SlotEngine, Upload, Work
 from gpu_extract.kernels import tables
 from gpu_extract.kernels.slab import WORD
@@ -34,9 +34,7 @@ FLOATS_PER_PIXEL = 3 + 3 + 2 + 2  # source, result, the map and kornia's copy of
 
 def obstacle(device: str) -> str | None:
     """Runs wherever kornia is installed."""
-    from importlib.util import find_spec
-
-    return torch_fault() if find_spec("kornia") is not None else "kornia is not installed"
+    return kornia_fault()
 
 
 class KorniaEngine(SlotEngine):
