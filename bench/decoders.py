@@ -46,11 +46,8 @@ def clips(folder: Path) -> Iterator[tuple[str, Path, Path, tuple[str, ...]]]:
         video = folder / f"clip{number}.{extension}"
         with av.open(str(video), "w") as container:
             stream: Any = container.add_stream(codec, rate=24, options=options)
-            stream.height, stream.width, stream.pix_fmt = (
-                HEIGHT,
-                WIDTH,
-                "yuv420p10le" if "10 bits" in name else "yuv420p",
-            )
+            stream.height, stream.width = HEIGHT, WIDTH
+            stream.pix_fmt = "yuv420p10le" if "10 bits" in name else "yuv420p"
             for picture, _ in pictures:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
             container.mux(stream.encode(None))

@@ -71,7 +71,7 @@ pick._cuda_driver_present = lambda: True
 from gpu_extract.__main__ import main
 raise SystemExit(main())
 """
-WHY = "is installed but cannot be loaded (libcudart.so.12: cannot open shared object file: No such file or directory)"
+WHY = "cannot be loaded (libcudart.so.12: cannot open shared object file: No such file or directory)"
 
 
 def run_broken(package: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -107,9 +107,9 @@ def test_a_folder_that_is_left_of_a_package_is_no_package(tmp_path: Path, monkey
         monkeypatch.setitem(sys.modules, package, sys)  # is put back or taken away again after the test
         monkeypatch.delitem(sys.modules, package)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert installed.torch_fault.__wrapped__() == "torch is installed but lies there in parts only"
+    assert installed.torch_fault.__wrapped__() == "torch lies there in parts only"
     monkeypatch.setattr(installed, "torch_fault", lambda: None)
-    assert installed.kornia_fault.__wrapped__() == "kornia is installed but lies there in parts only"
+    assert installed.kornia_fault.__wrapped__() == "kornia lies there in parts only"
 
 
 def test_a_driver_alone_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:

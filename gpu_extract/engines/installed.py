@@ -27,8 +27,8 @@ def _fault(package: str, part: str) -> str | None:
     try:
         module = import_module(package)
     except Exception as error:  # an OSError without its libraries, a ValueError, …
-        return f"{package} is installed but cannot be loaded ({first_line(error)})"
-    return None if hasattr(module, part) else f"{package} is installed but lies there in parts only"
+        return f"{package} cannot be loaded ({first_line(error)})"
+    return None if hasattr(module, part) else f"{package} lies there in parts only"
 
 
 def first_line(error: BaseException) -> str:
