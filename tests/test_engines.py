@@ -110,7 +110,14 @@ def test_what_lies_in_memory_behind_its_pictures_is_nothing_to_kornia(monkeypatc
 
 @pytest.mark.parametrize(
     ("height", "width", "size", "count"),
-    [(150, 150, 150, 60), (300, 300, 150, 30), (60, 60, 150, 60), (130, 515, 150, 40), (540, 960, 64, 3)],
+    [
+        (150, 150, 150, 60),
+        (300, 300, 150, 30),
+        (60, 60, 150, 60),
+        (130, 515, 150, 40),
+        (540, 960, 64, 3),
+        (1, 700, 16, 400),
+    ],
 )
 def test_kornia_holds_no_more_floats_than_it_may(height: int, width: int, size: int, count: int) -> None:
     """Or those of one crop, where that needs more."""

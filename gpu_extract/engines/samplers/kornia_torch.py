@@ -90,7 +90,7 @@ class KorniaEngine(SlotEngine):
             while stop < len(order) and crops.cubic[order[stop]] == crops.cubic[order[start]]:
                 h, w = sizes[crops.patch[order[stop]]]
                 height, width = max(height, h), max(width, w)
-                pixels = max(height * width, crops.size**2)
+                pixels = max((MARGIN + height) * (MARGIN + width), crops.size**2)
                 if stop > start and (stop - start + 1 + BEYOND) * pixels * FLOATS_PER_PIXEL * 4 > self._float_bytes:
                     break
                 stop += 1
