@@ -112,6 +112,24 @@ def test_a_folder_that_is_left_of_a_package_is_no_package(tmp_path: Path, monkey
     assert installed.kornia_fault.__wrapped__() == "kornia lies there in parts only"
 
 
+def test_a_run_says_why_it_does_not_take_the_device_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu_extract.engines import pick
+
+    for fault, drivers, wanted in ((None, True, []), ("torch is not installed", False, [])):
+        monkeypatch.setattr(pick, "torch_fault", lambda fault=fault: fault)
+        monkeypatch.setattr(pick, "_cuda_driver_present", lambda drivers=drivers: drivers)
+        with pick.pick_engine()[0]:
+            assert [one for one in pick.pick_engine()[1] if one.device != "cpu"] == wanted
+    monkeypatch.setattr(pick, "torch_fault", lambda: "torch cannot be loaded (no libcudart)")
+    monkeypatch.setattr(pick, "_cuda_driver_present", lambda: True)
+    engine, passed_over = pick.pick_engine()
+    with engine:
+        assert engine.device == "cpu"
+        assert str(passed_over[0]) == "exact_cuda on cuda: torch cannot be loaded (no libcudart)"
+    with pick.pick_engine(device="cpu")[0]:
+        assert [one for one in pick.pick_engine(device="cpu")[1] if one.device != "cpu"] == []
+
+
 def test_a_driver_alone_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     from gpu_extract.engines import pick
     from gpu_extract.engines.installed import torch_fault

@@ -78,6 +78,10 @@ class PassedOver(NamedTuple):
         return f"{self.module} on {self.device}: {self.obstacle}"
 
 
+def _name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
+
+
 def pick_engine(
     kind: str = "auto",
     device: str = "auto",
@@ -101,16 +105,18 @@ def pick_engine(
     wanted = "exact" if kind == "auto" else kind
     place = resolve_device(device)
     places = [place, "cpu"] if device == "auto" and place != "cpu" else [place]
+    able = [module for module in modules() if wanted == module.KIND]
     passed_over: list[PassedOver] = []
-    for place, module in product(places, modules()):
-        if wanted != module.KIND:
-            continue
+    unusable: list[PassedOver] = []
+    if device == "auto" and place == "cpu" and _cuda_driver_present() and (fault := torch_fault()):
+        unusable.append(PassedOver(_name(able[0]), "cuda", fault))
+    for place, module in product(places, able):
         obstacle = module.obstacle(place)
         if obstacle is None:
             try:
-                return module.create(place, limits or MemoryLimits(), say), passed_over
+                return module.create(place, limits or MemoryLimits(), say), unusable + passed_over
             except DeviceError as error:
                 obstacle = str(error)
-        passed_over.append(PassedOver(module.__name__.rpartition(".")[2], place, obstacle))
+        passed_over.append(PassedOver(_name(module), place, obstacle))
     reasons = "; ".join(map(str, passed_over))
     raise DeviceError(f"engine {wanted} cannot run on {' or '.join(places)}: {reasons.rstrip('.')}.")
