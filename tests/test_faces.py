@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -83,6 +84,10 @@ def assert_as_extracted(found: FaceSource, files: dict[str, np.ndarray], report:
 def threads() -> int:
     """Of Python and of C."""
     return len(list(Path("/proc/self/task").iterdir()))
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def settled(count: int) -> bool:
@@ -469,6 +474,30 @@ def test_no_thread_is_left_a_second_later(
     before = threads()
     leave(faces(*clip, size=48, workers=2))
     assert settled(before)
+
+
+def test_what_nobody_walks_keeps_no_thread_and_no_file_open(clip: tuple[Path, Path]) -> None:
+    """So a process may fork, and a notebook may plan as often as it likes."""
+    before, descriptors = threads(), open_files()
+    for timing in ("constant", "decoded"):
+        kept = faces(*clip, size=48, video_timing=timing, rotate="on")
+        assert settled(before)
+        assert open_files() == descriptors
+        assert 0 < len(kept.part(0, 2)) < len(kept)
+        assert settled(before)
+        assert open_files() == descriptors
+
+
+def test_the_picture_that_told_the_turn_is_let_go_at_once(clip: tuple[Path, Path]) -> None:
+    """Else planning again and again takes a picture's memory each time, until the garbage collector comes."""
+    gc.collect()
+    gc.disable()
+    try:
+        kept = faces(*clip, size=48, rotate="on")
+        assert not [one for one in gc.get_objects() if type(one) is av.VideoFrame]
+    finally:
+        gc.enable()
+    assert len(kept) == 2 * FRAMES
 
 
 def test_a_walk_is_ended_by_another_thread_while_it_waits(clip: tuple[Path, Path]) -> None:

@@ -123,18 +123,15 @@ class _Planned:
     names: tuple[str, ...] | None
     """Of all frames of the source, where they do not follow from numbers."""
     notes: tuple[str, ...]
-    unread: list[tuple[FrameSource, int]]
-    """A video that was planned with, and the process that opened it, until its frames are asked for."""
 
     @contextmanager
     def frames(self) -> Iterator[FrameSource]:
-        """The source, of which no frame was read yet.
+        """The source, opened anew.
 
         Raises:
             InputError: if it holds other frames by now.
         """
-        process = os.getpid()
-        source = self._taken() or frames_of(self.settings, self.resolved)
+        source, process = frames_of(self.settings, self.resolved), os.getpid()
         try:
             if self.names is not None:
                 source.admit(self.names)
@@ -147,20 +144,6 @@ class _Planned:
             else:
                 inherited.append(source)
 
-    def close(self) -> None:
-        if (source := self._taken()) is not None:
-            source.close()
-
-    def _taken(self) -> FrameSource | None:
-        while True:
-            try:
-                source, process = self.unread.pop()
-            except IndexError:
-                return None
-            if process == os.getpid():
-                return source
-            inherited.append(source)
-
     def part(self, shard: Shard) -> _Planned:
         with self.frames() as source:
             return replace(self, plan=part_of(self.plan, source, shard), parts=(*self.parts, shard))
@@ -169,16 +152,12 @@ class _Planned:
 def _open(settings: Settings, parts: Iterable[Shard]) -> FaceSource:
     alignments = load_any(settings.alignments, read_only=True)
     resolved = resolve(settings, alignments)
-    with ExitStack() as opened:
-        source = opened.enter_context(frames_of(settings, resolved))
+    with frames_of(settings, resolved) as source:
         _, plan = planned(settings, alignments, resolved, source, fit_ahead=False)
         found = source.names()
-        unread = [(source, os.getpid())] if found is None else []  # a folder may have changed when it is read
-        if unread:
-            opened.pop_all()
-    notes = (*alignments.notes, *resolved.notes, *source.notes, *plan.notes)
+        notes = (*alignments.notes, *resolved.notes, *source.notes, *plan.notes)
     names = None if found is None else tuple(found)
-    whole = _Planned(settings, (), alignments, resolved, plan, names, notes, unread)
+    whole = _Planned(settings, (), alignments, resolved, plan, names, notes)
     for shard in parts:
         whole = whole.part(shard)
     return FaceSource(whole)
@@ -297,7 +276,6 @@ class FaceSource:
             single.close()
         for _, closer in engines:
             closer.close()
-        self._planned.close()
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 
 from gpu_extract.patch import Patch, Region
 
@@ -55,7 +56,8 @@ def turn_of(frame: av.VideoFrame) -> Turn:
     programs before did not turn by them.
     """
     try:
-        side_data: Any = frame.side_data
+        # A frame's own `side_data` would keep it until the garbage collector comes.
+        side_data: Any = SideDataContainer(frame)  # type: ignore[call-arg]  # which its stub leaves out
         matrix = None if "EXIF" in side_data else side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV before 19 has no name for EXIF data
         return UPRIGHT
