@@ -861,11 +861,24 @@ def check_report_place(json: str | os.PathLike[str], inputs: Mapping[str, str | 
     """Refuse a report that would replace an input.
 
     Raises:
-        UsageError: if it would.
+        UsageError: if it would, or if that is no place for one.
     """
+    if fault := option("json").fault(json):
+        raise UsageError(fault)
     for name, path in inputs.items():
         if json != "-" and (os.path.realpath(json) == os.path.realpath(path) or _is_same_file(json, path)):
             raise UsageError(f"the report would replace the {name} {path}; give json another name.")
+
+
+def check_switches(**values: Any) -> None:
+    """Refuse what is neither true nor false, by the names that Python has: "no" would be taken for a yes.
+
+    Raises:
+        UsageError: if any is.
+    """
+    for name, value in ((name.replace("_", "-"), value) for name, value in values.items()):
+        if not isinstance(value, bool):
+            raise UsageError(f"{name} must be true or false, got {value!r}.")
 
 
 def _is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:

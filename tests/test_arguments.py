@@ -243,3 +243,35 @@ def test_a_path_that_is_none_is_refused_wherever_one_is_asked_for(path: Any, ima
             call()
     with pytest.raises(InputError):
         gpu_extract.faces(Path("x"), images[1])
+
+
+@pytest.mark.parametrize("value", [0, True, b"x", [], "a\0b", "\ud800"])
+def test_a_report_has_no_place_under_what_is_no_path(value: Any, images: tuple[Path, Path], tmp_path: Path) -> None:
+    from gpu_extract.jobs.prune import prune
+    from gpu_extract.jobs.reindex import reindex
+    from gpu_extract.jobs.rename import rename
+
+    calls: list[Callable[[], Any]] = [
+        lambda: prune(images[0], tmp_path, json=value),
+        lambda: reindex(images[0], json=value),
+        lambda: rename(tmp_path, json=value),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match="json must be a text, got "):
+            call()
+
+
+@pytest.mark.parametrize("value", ["no", 0, 1, None])
+def test_what_is_neither_true_nor_false_is_no_answer_to_a_question(
+    value: Any, images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A program that has "no" in a variable undoes nothing, and is not sure of it."""
+    from gpu_extract.jobs.prune import prune
+    from gpu_extract.jobs.rename import rename
+
+    for name in ("frames_too", "yes", "undo", "dry_run"):
+        with pytest.raises(UsageError, match=f"{name.replace('_', '-')} must be true or false, got {value!r}"):
+            prune(images[0], tmp_path, **{name: value})
+    for name in ("flat", "undo", "dry_run"):
+        with pytest.raises(UsageError, match=f"{name.replace('_', '-')} must be true or false, got {value!r}"):
+            rename(tmp_path, **{name: value})

@@ -26,7 +26,7 @@ from gpu_extract.jobs.changes.pruned import Pruned
 from gpu_extract.jobs.changes.record import BEGUN, DONE, PRUNE, UNDOING
 from gpu_extract.jobs.changes.stopped import check_completed
 from gpu_extract.naming import of_this_machine
-from gpu_extract.options import check_report_place, option, typed
+from gpu_extract.options import check_report_place, check_switches, typed
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.pruning import PruneReport
 from gpu_extract.run import journal
@@ -75,8 +75,7 @@ def prune(
     for name, value, words in (("keep", keep, KEEPS), ("unreadable", unreadable, UNREADABLE)):
         if value not in words:
             raise UsageError(f"{name} {value!r} is not understood; {' and '.join(words)} are.")
-    if fault := option("dry_run").fault(dry_run):
-        raise UsageError(fault)
+    check_switches(frames_too=frames_too, yes=yes, undo=undo, dry_run=dry_run)
     if undo and dry_run:
         raise UsageError("undo and dry-run exclude each other.")
     file, folder = of_this_machine(alignments, "prune"), of_this_machine(faces, "prune")

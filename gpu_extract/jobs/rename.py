@@ -21,7 +21,7 @@ from gpu_extract.jobs.changes.record import DONE, RENAME, UNDOING
 from gpu_extract.jobs.changes.renamed import Renamed, steps_of, take
 from gpu_extract.jobs.changes.stopped import check_completed
 from gpu_extract.naming import base_of, of_this_machine
-from gpu_extract.options import check_report_place, option, typed
+from gpu_extract.options import check_report_place, check_switches, typed
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.renaming import RenameReport
 from gpu_extract.run import journal
@@ -56,8 +56,7 @@ def rename(
     Raises:
         GpuExtractError: one of its kinds, see `gpu_extract.errors`.
     """
-    if fault := option("dry_run").fault(dry_run):
-        raise UsageError(fault)
+    check_switches(flat=flat, undo=undo, dry_run=dry_run)
     if undo and dry_run:
         raise UsageError("undo and dry-run exclude each other.")
     folder = of_this_machine(faces, "rename")
