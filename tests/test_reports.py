@@ -239,6 +239,26 @@ def test_faces_that_no_sheet_shows_are_shown_on_a_page(
     assert "6 of 4 frames" in capsys.readouterr().out
 
 
+def test_what_merges_shards_changes_a_file_no_more_than_they_were_asked_to(
+    job: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["-fc", "faces", "-sz", "48", "--device", "cpu", "--no-update"]
+    before = Path(job[1]).read_bytes()
+    part = told(capsys, "extract", *job, *options, "--shard", "0/1")
+    assert shlex.split(part["next"])[1:] == [
+        "merge",
+        "--alignments",
+        job[1],
+        "--frames",
+        job[3],
+        "--faces",
+        "faces",
+        "--no-update",
+    ]
+    assert main(shlex.split(part["next"])[1:]) == 0
+    assert Path(job[1]).read_bytes() == before
+
+
 def test_a_bucket_s_faces_are_for_nothing_that_looks_at_faces(
     job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,7 +268,7 @@ def test_a_bucket_s_faces_are_for_nothing_that_looks_at_faces(
     part = told(capsys, "extract", *job, *options, "--shard", "0/2")
     assert part["next"].startswith("gpu-extract merge --alignments ")
     told(capsys, "extract", *job, *options, "--shard", "1/2")
-    assert told(capsys, *shlex.split(part["next"])[1:], "--cache", str(tmp_path / "cache"))["next"] == ""
+    assert told(capsys, *shlex.split(part["next"])[1:])["next"] == ""
     for words in (["sheet", place, "sheet.png"], ["report", place]):
         assert main(words) == 2
         assert f"paths of this machine only; copy {place} here first" in capsys.readouterr().err

@@ -25,8 +25,7 @@ def next_command(settings: Settings, report: Report) -> str:
     if report.errors or not report.complete:
         return _extract(settings, resume=True, shard=settings.shard)
     if settings.shard is not None:
-        places = {name: getattr(settings, name) for name in ("alignments", "frames", "faces")}
-        return typed("merge", *words_of(places))
+        return typed("merge", *words_of(chosen(settings, "merge", but=(*ENDS_WITH_THE_RUN, "device"))))
     return "" if isinstance(settings.faces, Url) else typed("report", settings.faces)
 
 
