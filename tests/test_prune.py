@@ -739,7 +739,9 @@ def test_killed_at_any_step_and_without_its_folder_a_prune_can_be_undone(
             ):
                 job.prune(undo=True, yes=True)
         else:
-            with pytest.raises(UsageError, match=f"is {job.file} with 3 faces more, as before a prune; .*, add --yes"):
+            with pytest.raises(
+                UsageError, match=f"is {job.file} with 3 faces more, as before its last prune, .*, add --yes"
+            ):
                 job.prune(undo=True)
             changed = {path for path, data in job.all_bytes().items() if before.get(path) != data}
             assert changed == set(), step

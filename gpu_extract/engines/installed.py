@@ -10,7 +10,11 @@ from importlib.util import find_spec
 @cache
 def torch_fault() -> str | None:
     """Why torch cannot be used, as the end of a sentence; None where it can."""
-    return _fault("torch", "cuda")
+    if fault := _fault("torch", "cuda"):
+        return fault
+    import torch
+
+    return None if hasattr(torch.cuda, "is_available") else "torch lies there in parts only"
 
 
 @cache

@@ -185,7 +185,8 @@ class _Prune:
             more = counted(earlier.gone, "face")
             raise UsageError(
                 f"there is no faces folder {self._folder}, but {earlier.path} is {self._file} with {more} more, as "
-                "before a prune; if the folder is gone for good and these are to come back, add --yes."
+                "before its last prune, by whichever folder; if the folder is gone for good and these are to come "
+                "back, add --yes."
             )
         self._put_back(earlier.path, earlier.digest, digest_of(self._file).hex())
         self.report.notes.append(f"the faces folder is gone; the file is again what its copy {earlier.path.name} is.")
