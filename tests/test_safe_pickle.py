@@ -540,6 +540,30 @@ def test_a_stream_that_is_given_up_has_no_thread_left(by_a_thread: bool) -> None
         file.seek(0)
 
 
+@pytest.mark.parametrize("usual", [0.005, 0.00002, 0.03])
+def test_how_often_threads_take_turns_is_what_it_was_when_the_last_stream_ends(by_a_thread: bool, usual: float) -> None:
+    before = sys.getswitchinterval()
+    raw = zlib.compress(os.urandom(3_000_000), 0)
+    try:
+        sys.setswitchinterval(usual)
+        one, other = (inflated(io.BytesIO(raw), len(raw), Limits(), "file.fsa") for _ in range(2))
+        next(one)
+        next(other)
+        meanwhile = min(usual, deflate.HANDOVER_SECONDS) if by_a_thread else usual
+        assert sys.getswitchinterval() == pytest.approx(meanwhile)
+        one.close()
+        assert sys.getswitchinterval() == pytest.approx(meanwhile)
+        assert len(b"".join(other)) > 0
+        assert sys.getswitchinterval() == pytest.approx(usual)
+        one = inflated(io.BytesIO(raw), len(raw), Limits(), "file.fsa")
+        next(one)
+        sys.setswitchinterval(0.002)  # a host program's own wish
+        one.close()
+        assert sys.getswitchinterval() == pytest.approx(0.002)
+    finally:
+        sys.setswitchinterval(before)
+
+
 def test_where_no_thread_is_to_be_had_the_stream_is_inflated_here(
     by_a_thread: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

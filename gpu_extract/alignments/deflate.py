@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import sys
 import threading
 import zlib
 from collections.abc import Generator, Iterable, Iterator
@@ -22,11 +24,10 @@ except ImportError:
 READ_BLOCK = 1 << 16  # of larger ones what a piece leaves would be copied again and again
 INFLATE_BLOCK = 1 << 20
 LARGE_FILE = 8 << 20  # bytes from which on another thread inflates
-# That thread may wait 5 ms for the interpreter's lock between any two calls, in which a MiB could be inflated: its
-# blocks grow, so that the first piece is there soon.
-FIRST_READ_BLOCK = 1 << 20
+FIRST_READ_BLOCK = 1 << 20  # of that thread; the next are larger, for it waits for the interpreter's lock between calls
 LARGEST_READ_BLOCK = 4 << 20
 LARGE_INFLATE_BLOCK = 8 << 20
+HANDOVER_SECONDS = 1e-4  # after which the lock is handed over meanwhile; in the usual 5 ms a MiB could be inflated
 AHEAD = 2  # pieces
 POLL_SECONDS = 0.01
 THREAD = "inflate"
@@ -105,15 +106,41 @@ def _ahead(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:
         yield from pieces
         return
     try:
-        while (piece := made.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
+        with _handover:
+            while (piece := made.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
     finally:
         stopped.set()
         while thread.is_alive():
             with suppress(Empty):
                 made.get(timeout=POLL_SECONDS)
+
+
+class _Handover:
+    """While any thread is in it, the interpreter's lock is handed over sooner; what a host program sets stays."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._before, HANDOVER_SECONDS))
+            self._inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and math.isclose(sys.getswitchinterval(), HANDOVER_SECONDS):
+                sys.setswitchinterval(self._before)
+
+
+_handover = _Handover()
 
 
 def deflated(chunks: Iterable[bytes]) -> Iterator[bytes]:
