@@ -56,7 +56,7 @@ def test_no_face_is_sure_that_has_no_crop(vector_faces: Any, centering: Centerin
     if n == 51 and centering != "legacy":
         centering = "legacy"
     random = np.random.default_rng(n)
-    points: np.ndarray = of_count(strange(all_faces(vector_faces), random, 2000), n, random).astype(dtype)
+    points: np.ndarray = of_count(strange(all_faces(vector_faces), random, 600), n, random).astype(dtype)
     for size, seed in ((256, False), (256, True), (3, False), (2, False), (1, True)):
         options: Any = {"centering": centering, "seed": seed, "align_eyes": size == 256}
         ahead = Fit(points, size, **options).geometry_before_pose()

@@ -615,9 +615,9 @@ def test_a_signal_while_loading(
 ) -> None:
     load = Alignments.load
 
-    def interrupted_load(path: Path) -> Alignments:
+    def interrupted_load(path: Path, **options: Any) -> Alignments:
         signal.raise_signal(number)
-        return load(path)
+        return load(path, **options)
 
     monkeypatch.setattr(Alignments, "load", interrupted_load)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
