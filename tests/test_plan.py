@@ -24,7 +24,7 @@ from gpu_extract.run.plan import (
     make_plan,
     subset,
     upright_landmarks,
-    with_own_poses,
+    with_own_crops,
     without_shared_files,
 )
 from tests.contracts.fakes import FakeSource
@@ -150,7 +150,7 @@ def test_faces_that_are_fitted_with_their_frames_are_planned_as_those_fitted_ahe
     for column in ("rows", "starts", "index", "positions", "frame_of"):
         np.testing.assert_array_equal(getattr(later, column), getattr(ahead, column))
     assert later.failures == ahead.failures
-    own = with_own_poses(later)
+    own = with_own_crops(later)
     for task, wanted in zip(own.tasks(), ahead.tasks(), strict=True):
         np.testing.assert_array_equal(task.crop_from_frame, wanted.crop_from_frame)
         np.testing.assert_array_equal(task.cubic, wanted.cubic)

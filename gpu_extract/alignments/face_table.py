@@ -57,11 +57,10 @@ def face_table(records: Sequence[Any], counts: Sequence[int], found: Columns | N
     starts = np.cumsum(sizes) - sizes
     index = (np.arange(len(frame)) - starts[frame]).astype(np.int32)
     invalid: dict[int, str] = {}
-    if found is None:
-        found = Columns({"r"}, None, None)
-    box = _boxes(records) if found.box is None else found.box
-    rotation = _rotations(records, invalid) if "r" in found.keys else np.zeros(len(records), np.int16)
-    groups = _landmarks(records, found.points, invalid)
+    box = _boxes(records) if found is None or found.box is None else found.box
+    may_be_turned = found is None or "r" in found.keys
+    rotation = _rotations(records, invalid) if may_be_turned else np.zeros(len(records), np.int16)
+    groups = _landmarks(records, None if found is None else found.points, invalid)
     return FaceTable(frame, index, box, rotation, groups, invalid)
 
 

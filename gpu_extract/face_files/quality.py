@@ -176,9 +176,9 @@ def _add_crop(
 ) -> None:
     """Add what depends on the crop, which was cut by these landmarks."""
     centering: Centering = "legacy" if len(points) == 51 else cut.centering
-    fitted = crops.Fit(
+    fitted = crops.crop_geometry(
         points[None], size, centering, seed=False, align_eyes=cut.align_eyes, rounding=cut.rounding
-    ).geometry()
+    )
     if not fitted.usable[0]:
         return
     told |= dict.fromkeys(SIDES, float(crops.side_px(fitted.crop_from_frame, size)[0]))

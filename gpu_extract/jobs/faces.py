@@ -25,7 +25,7 @@ from gpu_extract.jobs.runs.prepare import engine_of, frames_of, planned
 from gpu_extract.naming import of_this_machine
 from gpu_extract.options import Settings, option, whole
 from gpu_extract.run.pipeline import NEVER_CAME, load_regions
-from gpu_extract.run.plan import Plan, with_own_poses
+from gpu_extract.run.plan import Plan, with_own_crops
 from gpu_extract.run.resolve import Resolved, resolve
 from gpu_extract.run.rows import FaceRows
 from gpu_extract.run.shards import Shard, part_of
@@ -393,7 +393,7 @@ class _Single:
     """Frames one by one: those asked for lately are kept, and a frame just behind another is reached by reading on."""
 
     def __init__(self, planned: _Planned) -> None:
-        self._planned, self._plan = planned, with_own_poses(planned.plan)
+        self._planned, self._plan = planned, with_own_crops(planned.plan)
         self._closer = ExitStack()
         self._source = self._closer.enter_context(planned.frames())
         self._process = os.getpid()

@@ -300,8 +300,8 @@ def refitted(plan: Plan, alignments: Alignments, options: PlanOptions) -> Plan:
     )
 
 
-def with_own_poses(plan: Plan) -> Plan:
-    """The same plan for another walk: what `Plan.task` finds of one is not written into the other."""
+def with_own_crops(plan: Plan) -> Plan:
+    """The same plan for another walk: crops that `Plan.task` completes for one are not written into the other's."""
     if not plan.fits:
         return plan
     cut = plan.geometry

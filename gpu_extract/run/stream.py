@@ -20,7 +20,7 @@ from gpu_extract.frames import Frame, FrameSource
 from gpu_extract.kernels.cutter import STAGES, Cutter, Planes, is_available
 from gpu_extract.run.batches import Loaded
 from gpu_extract.run.pipeline import Pipeline
-from gpu_extract.run.plan import Plan, with_own_poses
+from gpu_extract.run.plan import Plan, with_own_crops
 from gpu_extract.run.queues import DECODED_FRAMES_PER_WORKER, POLL_SECONDS, StoppedError
 from gpu_extract.run.threads import refused
 from gpu_extract.tasks import FaceResult, Failure, FrameResult, FrameTask
@@ -63,7 +63,7 @@ class CropStream:
     """
 
     def __init__(self, plan: Plan, source: FrameSource, engine: Engine, workers: int) -> None:
-        self._plan = plan = with_own_poses(plan)
+        self._plan = plan = with_own_crops(plan)
         self._source = source
         self._kept = _Kept(plan.size)
         self._crew = _Crew(plan, self._kept, workers) if engine.is_cutter and is_available() else None

@@ -215,14 +215,14 @@ class _Sample:
         if self._patch is None or self._points is None:
             return None
         centering = "legacy" if len(self._points) == 51 else way.centering or self._traits.centering
-        fitted = crops.Fit(
+        fitted = crops.crop_geometry(
             self._points[None],
             way.size,
             centering,
             seed=self._traits.before_2,
             align_eyes=way.level is not None,
             rounding=way.level or USUAL,
-        ).geometry()
+        )
         if not fitted.usable[0] or (way.antialias and fitted.cubic[0]):  # what grows is cut as without it
             return None
         wanted = Crops(np.zeros(1, np.int64), fitted.crop_from_frame, fitted.cubic, way.size)
