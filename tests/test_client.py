@@ -43,6 +43,7 @@ from gpu_extract.errors import DeviceError, GpuExtractError, InputError, OutputE
 from gpu_extract.run import journal
 from gpu_extract.run.failures import Kept, kept
 from gpu_extract.run.progress import FrameDone, Note, Planned
+from gpu_extract.storage.parts import TEMPORARY_PREFIX
 from tests.helpers import extract_command, files_in, write_clip
 
 pytest.importorskip("fastapi")
@@ -449,7 +450,7 @@ class Walk:
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
             try:
                 with self._asleep(before):
-                    self._wait(lambda: any(self.place.faces.glob("*.png")))
+                    self._wait(lambda: bool(self.faces))
                     time.sleep(0.2)
                     yield run
                     run.wait(60)
@@ -497,7 +498,8 @@ class Walk:
 
     @property
     def faces(self) -> list[Path]:
-        return sorted(self.place.faces.glob("*.png"))
+        """Those that are whole: another may be half written."""
+        return sorted(path for path in self.place.faces.glob("*.png") if not path.name.startswith(TEMPORARY_PREFIX))
 
     def finish(self) -> None:
         """The same command again leaves what a run here leaves."""
