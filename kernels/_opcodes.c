@@ -18,6 +18,7 @@ typedef struct {
     PyObject *hole, *reconstruct, *ndarray, *dtype_type, *array_type, *list_type;
     PyObject *narrow, *wide, *bytes; /* dtypes: float32, float64, uint8 */
     PyObject *raw_name, *dtype_name, *shape_name, *fortran_name, *pair_name;
+    PyObject *holes; /* a list of holes, NULL before the first is needed; owned */
 } Machine;
 
 /* How an instruction went: carried out; not begun, so that all is as before; or a Python error is set. */
@@ -45,12 +46,26 @@ static Outcome push(Machine *m, PyObject *value, Py_ssize_t next)
     return DONE;
 }
 
-static Outcome remember(Machine *m, PyObject *value, Py_ssize_t times)
+static Outcome remember(Machine *m, PyObject *value)
 {
-    for (Py_ssize_t i = 0; i < times; i++)
-        if (PyList_Append(m->memo, value) != 0)
+    return PyList_Append(m->memo, value) == 0 ? DONE : FAILED;
+}
+
+/* Entries of the memo for what is inside of a packed value. */
+static Outcome remember_holes(Machine *m, Py_ssize_t count)
+{
+    if (count == 0)
+        return DONE;
+    if (m->holes != NULL && PyList_Size(m->holes) != count)
+        Py_CLEAR(m->holes);
+    if (m->holes == NULL) {
+        if ((m->holes = PyList_New(count)) == NULL)
             return FAILED;
-    return DONE;
+        for (Py_ssize_t k = 0; k < count; k++)
+            PyList_SetItem(m->holes, k, Py_NewRef(m->hole));
+    }
+    const Py_ssize_t size = PyList_Size(m->memo);
+    return PyList_SetSlice(m->memo, size, size, m->holes) == 0 ? DONE : FAILED;
 }
 
 /* Where the values behind the last mark begin; -1 where that makes no sense. */
@@ -282,8 +297,9 @@ static Outcome push_array(Machine *m, Py_ssize_t at)
         PyObject *const array =
             shape == NULL || raw == NULL ? NULL : packed(m->array_type, m, raw, dtype, shape, m->fortran_name, fortran);
         /* The memo entries of (0,), the three arguments, the array, its shape, its bytes, its state. */
-        outcome = array == NULL || remember(m, m->hole, 2) != DONE || remember(m, array, 1) != DONE ||
-                          remember(m, m->hole, 3) != DONE
+        outcome = array == NULL || remember(m, m->hole) != DONE || remember(m, m->hole) != DONE ||
+                          remember(m, array) != DONE || remember(m, m->hole) != DONE || remember(m, m->hole) != DONE ||
+                          remember(m, m->hole) != DONE
                       ? FAILED
                       : DONE;
         if (outcome == DONE) {
@@ -325,7 +341,7 @@ static Outcome push_list(Machine *m)
     Py_XDECREF(shape);
     if (list == NULL)
         return FAILED;
-    if (found.memoized && (remember(m, list, 1) != DONE || remember(m, m->hole, (Py_ssize_t)found.inner) != DONE)) {
+    if (found.memoized && (remember(m, list) != DONE || remember_holes(m, (Py_ssize_t)found.inner) != DONE)) {
         Py_DECREF(list);
         return FAILED;
     }
@@ -349,7 +365,7 @@ static Outcome put(Machine *m, Py_ssize_t index, Py_ssize_t next)
     if (depth == 0 || index != PyList_Size(m->memo))
         return LEFT;
     m->at = next;
-    return remember(m, PyList_GetItem(m->stack, depth - 1), 1);
+    return remember(m, PyList_GetItem(m->stack, depth - 1));
 }
 
 /* The instruction at `m->at`. */
@@ -449,6 +465,7 @@ static PyObject *run(PyObject *Py_UNUSED(module), PyObject *args)
     Py_XDECREF(m.shape_name);
     Py_XDECREF(m.fortran_name);
     Py_XDECREF(m.pair_name);
+    Py_XDECREF(m.holes);
     return outcome == FAILED ? NULL : Py_BuildValue("(nn)", m.at, m.values);
 }
 

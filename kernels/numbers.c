@@ -13,9 +13,10 @@ enum {
 
 double numbers_double(const uint8_t *at)
 {
-    uint64_t bits = 0;
-    for (int k = 0; k < 8; k++)
-        bits = bits << 8 | at[k];
+    /* Written out, compilers make one load and one swap of it. */
+    const uint64_t bits = (uint64_t)at[0] << 56 | (uint64_t)at[1] << 48 | (uint64_t)at[2] << 40 |
+                          (uint64_t)at[3] << 32 | (uint64_t)at[4] << 24 | (uint64_t)at[5] << 16 | (uint64_t)at[6] << 8 |
+                          (uint64_t)at[7];
     double value;
     memcpy(&value, &bits, sizeof value);
     return value;
@@ -133,42 +134,62 @@ NumbersKind numbers_find(const uint8_t *code, size_t size, Numbers *found)
     return is_integer(code, size, at + 1) ? OTHER_NUMBERS : NO_NUMBERS;
 }
 
-static size_t doubles_of(const Numbers *found)
+/* The i-th double of an item. */
+static double number(const Numbers *found, size_t item, size_t i)
 {
-    return found->kind == POINTS ? 2 : 1;
+    return numbers_double(found->code + item * found->unit + i * FLOAT + 1);
+}
+
+static int is_narrow(double value)
+{
+    return (double)(float)value == value;
 }
 
 int numbers_are_narrow(const Numbers *found)
 {
-    int narrow = 1;
+    const size_t last = found->kind == POINTS; /* of an item's doubles */
     for (size_t k = 0; k < found->count; k++)
-        for (size_t i = 0; i < doubles_of(found); i++) {
-            const double value = numbers_double(found->code + k * found->unit + i * FLOAT + 1);
-            narrow &= (double)(float)value == value;
-        }
-    return narrow;
+        if (!is_narrow(number(found, k, 0)) || !is_narrow(number(found, k, last)))
+            return 0;
+    return 1;
+}
+
+static void write_small_ints(const Numbers *found, uint8_t *out)
+{
+    const uint8_t *code = found->code;
+    for (size_t k = 0; k < found->count; k++) {
+        if (k % BATCH == 0 && *code == '(') /* else the one behind full batches */
+            code++;
+        *out++ = code[1];
+        code += 2;
+        if (k % BATCH == BATCH - 1)
+            code++;
+    }
+}
+
+static uint8_t *write_narrow(double wide, uint8_t *out)
+{
+    const float value = (float)wide;
+    memcpy(out, &value, sizeof value);
+    return out + sizeof value;
+}
+
+static uint8_t *write_wide(double value, uint8_t *out)
+{
+    memcpy(out, &value, sizeof value);
+    return out + sizeof value;
 }
 
 void numbers_write(const Numbers *found, int narrow, uint8_t *out)
 {
     if (found->kind == SMALL_INTS) {
-        const uint8_t *code = found->code;
-        for (size_t k = 0; k < found->count; k++) {
-            if (k % BATCH == 0 && *code == '(') /* else the one behind full batches */
-                code++;
-            *out++ = code[1];
-            code += 2;
-            if (k % BATCH == BATCH - 1)
-                code++;
-        }
+        write_small_ints(found, out);
         return;
     }
-    const size_t size = narrow ? sizeof(float) : sizeof(double);
-    for (size_t k = 0; k < found->count; k++)
-        for (size_t i = 0; i < doubles_of(found); i++) {
-            const double wide = numbers_double(found->code + k * found->unit + i * FLOAT + 1);
-            const float value = (float)wide;
-            memcpy(out, narrow ? (const void *)&value : (const void *)&wide, size);
-            out += size;
-        }
+    const int pairs = found->kind == POINTS;
+    for (size_t k = 0; k < found->count; k++) {
+        out = narrow ? write_narrow(number(found, k, 0), out) : write_wide(number(found, k, 0), out);
+        if (pairs)
+            out = narrow ? write_narrow(number(found, k, 1), out) : write_wide(number(found, k, 1), out);
+    }
 }

@@ -510,7 +510,7 @@ def _index(get: bytes) -> int:
     return int.from_bytes(get[1:], "little")
 
 
-def _without_frames(stream: Iterator[bytes]) -> Iterator[bytes]:
+def _without_frames(stream: Iterator[bytes]) -> Iterator[bytes | memoryview]:
     """Take out the frame headers of protocols 4 and 5, which else interrupt every 64 KiB what belongs together."""
     buffer, start = b"", 0
 
@@ -536,7 +536,7 @@ def _without_frames(stream: Iterator[bytes]) -> Iterator[bytes]:
             else:
                 left += 1 + width
             while left and buffered(1):
-                piece = buffer[start : start + left]
+                piece = memoryview(buffer)[start : start + left]  # copied once only, by whoever joins it with others
                 start += len(piece)
                 left -= len(piece)
                 yield piece
