@@ -10,11 +10,14 @@
 
 enum { PACKED_COST = 4, MOST_DIMENSIONS = 3, MOST_TYPES = 64 };
 
-/* A pickle machine in the middle of its stream, and the Python objects that it is made of; all of them borrowed. */
+/* A pickle machine in the middle of its stream. Its Python objects are borrowed, but for what its stack holds. */
 typedef struct {
     const uint8_t *code;
     Py_ssize_t size, at, values, max_string;
-    PyObject *stack, *marks, *memo, *shapes;
+    PyObject **stack;
+    Py_ssize_t depth, room;
+    Py_ssize_t *marks, mark_count, mark_room;
+    PyObject *memo, *shapes;
     PyObject *hole, *reconstruct, *ndarray, *dtype_type, *array_type, *list_type;
     PyObject *narrow, *wide, *bytes; /* dtypes: float32, float64, uint8 */
     PyObject *raw_name, *dtype_name, *shape_name, *fortran_name, *pair_name;
@@ -34,15 +37,39 @@ static uint32_t word(const uint8_t *at)
     return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
+/* Room for one more item of `size` bytes behind `count`; 0 where there is no memory. */
+static int make_room(void **items, Py_ssize_t count, Py_ssize_t *room, size_t size)
+{
+    if (count < *room)
+        return 1;
+    const Py_ssize_t more = *room < 128 ? 256 : 2 * *room;
+    void *const moved = PyMem_Realloc(*items, (size_t)more * size);
+    if (moved == NULL) {
+        PyErr_NoMemory();
+        return 0;
+    }
+    *items = moved;
+    *room = more;
+    return 1;
+}
+
 /* Takes over the reference to `value`, which may be NULL after an error. */
 static Outcome push(Machine *m, PyObject *value, Py_ssize_t next)
 {
-    if (value == NULL || PyList_Append(m->stack, value) != 0) {
+    if (value == NULL || !make_room((void **)&m->stack, m->depth, &m->room, sizeof *m->stack)) {
         Py_XDECREF(value);
         return FAILED;
     }
-    Py_DECREF(value);
+    m->stack[m->depth++] = value;
     m->at = next;
+    return DONE;
+}
+
+static Outcome push_mark(Machine *m, Py_ssize_t depth)
+{
+    if (!make_room((void **)&m->marks, m->mark_count, &m->mark_room, sizeof *m->marks))
+        return FAILED;
+    m->marks[m->mark_count++] = depth;
     return DONE;
 }
 
@@ -71,18 +98,17 @@ static Outcome remember_holes(Machine *m, Py_ssize_t count)
 /* Where the values behind the last mark begin; -1 where that makes no sense. */
 static Py_ssize_t marked(const Machine *m)
 {
-    const Py_ssize_t marks = PyList_Size(m->marks);
-    if (marks == 0)
+    if (m->mark_count == 0)
         return -1;
-    const Py_ssize_t start = PyLong_AsSsize_t(PyList_GetItem(m->marks, marks - 1));
-    return start <= PyList_Size(m->stack) ? start : -1;
+    const Py_ssize_t start = m->marks[m->mark_count - 1];
+    return start <= m->depth ? start : -1;
 }
 
-static int drop(Machine *m, Py_ssize_t from, int with_mark)
+static void drop(Machine *m, Py_ssize_t from, int with_mark)
 {
-    const Py_ssize_t marks = PyList_Size(m->marks);
-    return PyList_SetSlice(m->stack, from, PyList_Size(m->stack), NULL) == 0 &&
-           (!with_mark || PyList_SetSlice(m->marks, marks - 1, marks, NULL) == 0);
+    while (m->depth > from)
+        Py_DECREF(m->stack[--m->depth]);
+    m->mark_count -= with_mark;
 }
 
 static int is_key(PyObject *key)
@@ -98,50 +124,46 @@ static int is_key(PyObject *key)
 
 static Outcome set_items(Machine *m, PyObject *target, Py_ssize_t from, int with_mark)
 {
-    const Py_ssize_t end = PyList_Size(m->stack);
+    const Py_ssize_t end = m->depth;
     if (!PyDict_CheckExact(target) || (end - from) % 2 != 0)
         return LEFT;
     for (Py_ssize_t k = from; k < end; k += 2)
-        if (!is_key(PyList_GetItem(m->stack, k)))
+        if (!is_key(m->stack[k]))
             return LEFT;
     for (Py_ssize_t k = from; k < end; k += 2)
-        if (PyDict_SetItem(target, PyList_GetItem(m->stack, k), PyList_GetItem(m->stack, k + 1)) != 0)
+        if (PyDict_SetItem(target, m->stack[k], m->stack[k + 1]) != 0)
             return FAILED;
     m->values += end - from;
     m->at += 1;
-    return drop(m, from, with_mark) ? DONE : FAILED;
+    drop(m, from, with_mark);
+    return DONE;
 }
 
 static Outcome append_items(Machine *m, Py_ssize_t from, int with_mark)
 {
-    const Py_ssize_t end = PyList_Size(m->stack);
-    PyObject *const target = PyList_GetItem(m->stack, from - 1);
+    const Py_ssize_t end = m->depth;
+    PyObject *const target = m->stack[from - 1];
     if (!PyList_CheckExact(target))
         return LEFT;
-    PyObject *const items = PyList_GetSlice(m->stack, from, end);
-    const Py_ssize_t length = PyList_Size(target);
-    const int failed = items == NULL || PyList_SetSlice(target, length, length, items) != 0;
-    Py_XDECREF(items);
-    if (failed)
-        return FAILED;
+    for (Py_ssize_t k = from; k < end; k++)
+        if (PyList_Append(target, m->stack[k]) != 0)
+            return FAILED;
     m->values += end - from;
     m->at += 1;
-    return drop(m, from, with_mark) ? DONE : FAILED;
+    drop(m, from, with_mark);
+    return DONE;
 }
 
 static Outcome make_tuple(Machine *m, Py_ssize_t from, int with_mark)
 {
-    const Py_ssize_t count = PyList_Size(m->stack) - from;
+    const Py_ssize_t count = m->depth - from;
     PyObject *const tuple = PyTuple_New(count);
     if (tuple == NULL)
         return FAILED;
     for (Py_ssize_t k = 0; k < count; k++)
-        PyTuple_SetItem(tuple, k, Py_NewRef(PyList_GetItem(m->stack, from + k)));
+        PyTuple_SetItem(tuple, k, Py_NewRef(m->stack[from + k]));
     m->values += count;
-    if (!drop(m, from, with_mark)) {
-        Py_DECREF(tuple);
-        return FAILED;
-    }
+    drop(m, from, with_mark);
     return push(m, tuple, m->at + 1);
 }
 
@@ -361,18 +383,17 @@ static Outcome get(Machine *m)
 /* Only entries that come in turn, as every pickler numbers them. */
 static Outcome put(Machine *m, Py_ssize_t index, Py_ssize_t next)
 {
-    const Py_ssize_t depth = PyList_Size(m->stack);
-    if (depth == 0 || index != PyList_Size(m->memo))
+    if (m->depth == 0 || index != PyList_Size(m->memo))
         return LEFT;
     m->at = next;
-    return remember(m, PyList_GetItem(m->stack, depth - 1));
+    return remember(m, m->stack[m->depth - 1]);
 }
 
 /* The instruction at `m->at`. */
 static Outcome step(Machine *m)
 {
     const uint8_t *const code = m->code + m->at;
-    const Py_ssize_t left = m->size - m->at, next = m->at + 1, depth = PyList_Size(m->stack);
+    const Py_ssize_t left = m->size - m->at, next = m->at + 1, depth = m->depth;
     Py_ssize_t start;
     switch (code[0]) {
     case 0x68: /* BINGET */
@@ -405,13 +426,9 @@ static Outcome step(Machine *m)
         return left < 2 ? LEFT : push_bytes(m, next + 1, code[1]);
     case 0x42: /* BINBYTES */
         return left < 5 ? LEFT : push_bytes(m, next + 4, word(code + 1));
-    case 0x28: { /* MARK */
-        PyObject *const mark = PyLong_FromSsize_t(depth);
-        const int failed = mark == NULL || PyList_Append(m->marks, mark) != 0;
-        Py_XDECREF(mark);
+    case 0x28: /* MARK */
         m->at = next;
-        return failed ? FAILED : DONE;
-    }
+        return push_mark(m, depth);
     case 0x7D: /* EMPTY_DICT */
         return push(m, PyDict_New(), next);
     case 0x5D: /* EMPTY_LIST */
@@ -420,9 +437,9 @@ static Outcome step(Machine *m)
         return push(m, PyTuple_New(0), next);
     case 0x75: /* SETITEMS */
         start = marked(m);
-        return start < 1 ? LEFT : set_items(m, PyList_GetItem(m->stack, start - 1), start, 1);
+        return start < 1 ? LEFT : set_items(m, m->stack[start - 1], start, 1);
     case 0x73: /* SETITEM */
-        return depth < 3 ? LEFT : set_items(m, PyList_GetItem(m->stack, depth - 3), depth - 2, 0);
+        return depth < 3 ? LEFT : set_items(m, m->stack[depth - 3], depth - 2, 0);
     case 0x65: /* APPENDS */
         start = marked(m);
         return start < 1 ? LEFT : append_items(m, start, 1);
@@ -440,15 +457,47 @@ static Outcome step(Machine *m)
     }
 }
 
+/* What the two lists hold goes over to the machine. */
+static Outcome take_over(Machine *m, PyObject *stack, PyObject *marks)
+{
+    const Py_ssize_t depth = PyList_Size(stack), mark_count = PyList_Size(marks);
+    for (Py_ssize_t k = 0; k < depth; k++)
+        if (push(m, Py_NewRef(PyList_GetItem(stack, k)), m->at) != DONE)
+            return FAILED;
+    for (Py_ssize_t k = 0; k < mark_count; k++)
+        if (push_mark(m, PyLong_AsSsize_t(PyList_GetItem(marks, k))) != DONE)
+            return FAILED;
+    return PyErr_Occurred() || PyList_SetSlice(stack, 0, depth, NULL) != 0 ||
+                   PyList_SetSlice(marks, 0, mark_count, NULL) != 0
+               ? FAILED
+               : DONE;
+}
+
+/* And back. */
+static Outcome hand_back(const Machine *m, PyObject *stack, PyObject *marks)
+{
+    for (Py_ssize_t k = 0; k < m->depth; k++)
+        if (PyList_Append(stack, m->stack[k]) != 0)
+            return FAILED;
+    for (Py_ssize_t k = 0; k < m->mark_count; k++) {
+        PyObject *const mark = PyLong_FromSsize_t(m->marks[k]);
+        const int failed = mark == NULL || PyList_Append(marks, mark) != 0;
+        Py_XDECREF(mark);
+        if (failed)
+            return FAILED;
+    }
+    return DONE;
+}
+
 static PyObject *run(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *buffer;
+    PyObject *buffer, *stack, *marks;
     Py_ssize_t safe;
     Machine m = {.values = 0};
     if (!PyArg_ParseTuple(args, "O!nnnO!O!O!O!(OOOOOO)(OOO)", &PyBytes_Type, &buffer, &m.at, &safe, &m.max_string,
-                          &PyList_Type, &m.stack, &PyList_Type, &m.marks, &PyList_Type, &m.memo, &PyDict_Type,
-                          &m.shapes, &m.hole, &m.reconstruct, &m.ndarray, &m.dtype_type, &m.array_type, &m.list_type,
-                          &m.narrow, &m.wide, &m.bytes))
+                          &PyList_Type, &stack, &PyList_Type, &marks, &PyList_Type, &m.memo, &PyDict_Type, &m.shapes,
+                          &m.hole, &m.reconstruct, &m.ndarray, &m.dtype_type, &m.array_type, &m.list_type, &m.narrow,
+                          &m.wide, &m.bytes))
         return NULL;
     m.code = (const uint8_t *)PyBytes_AsString(buffer);
     m.size = PyBytes_Size(buffer);
@@ -457,9 +506,14 @@ static PyObject *run(PyObject *Py_UNUSED(module), PyObject *args)
     m.shape_name = PyUnicode_InternFromString("shape");
     m.fortran_name = PyUnicode_InternFromString("fortran");
     m.pair_name = PyUnicode_InternFromString("pair");
-    Outcome outcome = PyErr_Occurred() ? FAILED : DONE;
+    Outcome outcome = PyErr_Occurred() ? FAILED : take_over(&m, stack, marks);
     while (outcome == DONE && m.at >= 0 && m.at <= safe && m.at < m.size)
         outcome = step(&m);
+    if (outcome != FAILED && hand_back(&m, stack, marks) != DONE)
+        outcome = FAILED;
+    drop(&m, 0, 0);
+    PyMem_Free(m.stack);
+    PyMem_Free(m.marks);
     Py_XDECREF(m.raw_name);
     Py_XDECREF(m.dtype_name);
     Py_XDECREF(m.shape_name);
