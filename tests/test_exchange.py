@@ -354,7 +354,7 @@ def test_keys_of_another_video_are_kept_and_counted(tmp_path: Path) -> None:
     video = Path(shutil.copy(CLIP, tmp_path / "other.mp4"))
     report = export(OLD, tmp_path / "new.json", frames=video)
     assert {Path(key).suffix for key in keys(tmp_path / "new.json")} == {".png"}
-    assert "6 of 6 frame keys do not belong to other.mp4 and were kept as they are" in report.notes
+    assert "frame keys that do not belong to other.mp4 and were kept as they are: 6 of 6" in report.notes
 
 
 def test_without_the_video_a_note_says_what_is_missing(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_doctor_says_what_is_missing() -> None:
         (["--engine", "kornia"], "kornia is not installed."),
         (
             ["--device", "cuda"],
-            "device cuda was asked for but torch is not installed; install it, or try --device cpu.",
+            "device cuda was asked for but torch is not installed; install or repair it, or try --device cpu.",
         ),
     ],
 )
@@ -99,10 +99,19 @@ def test_a_kornia_that_cannot_be_loaded_is_an_engine_that_cannot_run(package: st
     assert f"engine kornia cannot run on cpu: kornia_torch on cpu: {package} {WHY}." in ended.stdout
 
 
+def test_a_triton_that_cannot_be_loaded_is_an_engine_that_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    ended = run_broken("triton", "doctor")
+    assert ended.returncode == 0, ended.stderr
+    assert f"exact_cuda    on cpu    cannot: triton {WHY}" in ended.stdout
+
+
 def test_a_folder_that_is_left_of_a_package_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gpu_extract.engines import installed
 
-    for package in ("torch", "kornia"):
+    for package in ("torch", "triton", "kornia"):
         (tmp_path / package).mkdir()
         monkeypatch.setitem(sys.modules, package, sys)  # is put back or taken away again after the test
         monkeypatch.delitem(sys.modules, package)
@@ -110,6 +119,7 @@ def test_a_folder_that_is_left_of_a_package_is_no_package(tmp_path: Path, monkey
     assert installed.torch_fault.__wrapped__() == "torch lies there in parts only"
     monkeypatch.setattr(installed, "torch_fault", lambda: None)
     assert installed.kornia_fault.__wrapped__() == "kornia lies there in parts only"
+    assert installed.triton_fault.__wrapped__() == "triton lies there in parts only"
 
 
 def test_a_run_says_why_it_does_not_take_the_device_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

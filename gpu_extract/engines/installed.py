@@ -1,4 +1,4 @@
-"""Whether torch and kornia can be had here: they may be missing, or lie there without what they need."""
+"""Whether torch, Triton and kornia can be had here: they may be missing, or lie there without what they need."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ def torch_fault() -> str | None:
     import torch
 
     return None if hasattr(torch.cuda, "is_available") else "torch lies there in parts only"
+
+
+@cache
+def triton_fault() -> str | None:
+    """Why Triton cannot be used, or the torch that it works with; None where it can."""
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    return torch_fault() or _fault("triton", "jit")
 
 
 @cache

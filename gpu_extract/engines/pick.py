@@ -37,7 +37,7 @@ def resolve_device(device: str) -> str:
     if fault := torch_fault():
         if device == "auto":
             return "cpu"
-        raise DeviceError(f"device {device} was asked for but {fault}; install it, or try --device cpu.")
+        raise DeviceError(f"device {device} was asked for but {fault}; install or repair it, or try --device cpu.")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -18,13 +18,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpu_extract.engines.base import Crops, Engine, MemoryLimits, Ready, Ticket
-from gpu_extract.engines.installed import first_line
+from gpu_extract.engines.installed import first_line, triton_fault
 from gpu_extract.errors import DeviceError
 from gpu_extract.kernels.slab import fill, slab_layout
 from gpu_extract.kernels.yuv import Coefficients, Layout
@@ -283,7 +282,7 @@ class SlotEngine(Engine):
         self.device = device
         self._device = torch.device(device)
         self._on_cuda = self._device.type == "cuda"
-        self.takes_surfaces = find_spec("triton") is not None  # whose kernel converts them
+        self.takes_surfaces = triton_fault() is None  # whose kernel converts them
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         self._slots: list[_Slot] = []
         self._streams: list[Any] = []

@@ -22,7 +22,7 @@ PNG_KEYS = (
     "if the frames are a video's, programs since 2024 look for keys that end in the video's extension and find none of "
     "{count:,} in .png; name the video with -fr to have them renamed"
 )
-FOREIGN_KEYS = "{count:,} of {frames:,} frame keys do not belong to {video} and were kept as they are"
+FOREIGN_KEYS = "frame keys that do not belong to {video} and were kept as they are: {count:,} of {frames:,}"
 
 
 def check_rules(rules: str, frames: str | os.PathLike[str] | None) -> None:

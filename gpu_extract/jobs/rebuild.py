@@ -225,12 +225,12 @@ class _Rebuild:
         if self.report.unreadable:
             first = self.report.unreadable[0]
             raise InputError(
-                f"none of the {count:,} images in {self._folder} tells where it is from; {first['file']}: "
+                f"of {counted(count, 'image')} in {self._folder} none tells where it is from; {first['file']}: "
                 f"{first['reason']}"
             )
         raise InputError(
-            f"none of the {count:,} images in {self._folder} tells where it is from: faces of files before version 2.1 "
-            "carry no header, and no faces.jsonl or faces.parquet of theirs lies in the folder, which extract "
+            f"of {counted(count, 'image')} in {self._folder} none tells where it is from: faces of files before version "
+            "2.1 carry no header, and no faces.jsonl or faces.parquet of theirs lies in the folder, which extract "
             "--metadata writes."
         )
 

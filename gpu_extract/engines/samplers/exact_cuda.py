@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpu_extract.engines.base import Crops, Engine, MemoryLimits
-from gpu_extract.engines.installed import first_line, torch_fault
+from gpu_extract.engines.installed import first_line, triton_fault
 from gpu_extract.engines.slots import SlotEngine, Upload, Work
 from gpu_extract.errors import DeviceError
 from gpu_extract.kernels import tables
@@ -28,11 +28,9 @@ RANK = 0
 
 def obstacle(device: str) -> str | None:
     """Runs on a CUDA device with Triton installed (or interpreted, for tests)."""
-    from importlib.util import find_spec
-
     if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         return "the CUDA kernel needs a CUDA device"
-    return torch_fault() if find_spec("triton") is not None else "Triton is not installed"
+    return triton_fault()
 
 
 class CudaEngine(SlotEngine):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gpu_extract import png_file
 from gpu_extract.alignments import Alignments
-from gpu_extract.errors import InputError, UsageError
+from gpu_extract.errors import InputError, UsageError, counted
 from gpu_extract.face_files.beside import lies_beside
 from gpu_extract.face_files.identity import Identities
 from gpu_extract.face_files.origin import origin_of
@@ -120,11 +120,11 @@ class Claims:
         return identities
 
     def _refuse(self, count: int) -> None:
-        where = f"none of the {count:,} images in {self._folder}"
+        where = f"of {counted(count, 'image')} in {self._folder} none"
         if self._identities is not None and len(self._report.unreadable) < count:
             raise InputError(
-                f"{where} is one of the {len(self._alignments.faces):,} faces of {self._alignments.path.name}: it is "
-                "the folder of another run, or the file was changed since."
+                f"{where} is one of the {counted(len(self._alignments.faces), 'face')} of "
+                f"{self._alignments.path.name}: it is the folder of another run, or the file was changed since."
             )
         if self._report.unreadable:
             first = self._report.unreadable[0]

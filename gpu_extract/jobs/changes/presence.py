@@ -230,8 +230,9 @@ class Presence:
         self.foreign, self.readable = foreign, readable
         if readable and foreign == readable:
             raise InputError(
-                f"none of the {readable:,} images in {self._folder} is one of the {report.faces_before:,} faces of "
-                f"{self._file.name}: it is the folder of another run, or the file was changed since."
+                f"of {counted(readable, 'image')} in {self._folder} none is one of the "
+                f"{counted(report.faces_before, 'face')} of {self._file.name}: it is the folder of "
+                "another run, or the file was changed since."
             )
         nameless = [name for name, found in read.items() if found.fault is not None and not found.rows]
         if nameless and not self._wish.deletes_unreadable:
