@@ -229,9 +229,9 @@ class _Rebuild:
                 f"{first['reason']}"
             )
         raise InputError(
-            f"of {counted(count, 'image')} in {self._folder} none tells where it is from: faces of files before version "
-            "2.1 carry no header, and no faces.jsonl or faces.parquet of theirs lies in the folder, which extract "
-            "--metadata writes."
+            f"of {counted(count, 'image')} in {self._folder} none tells where it is from: faces of files before "
+            "version 2.1 carry no header, and no faces.jsonl or faces.parquet of theirs lies in the folder, which "
+            "extract --metadata writes."
         )
 
     def _may_be_face(self, name: str) -> bool:
