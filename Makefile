@@ -149,7 +149,7 @@ sanitize: $(VENV)/.test
 	$(SANITIZE) ASAN_OPTIONS=detect_leaks=0 $(abspath $(PY)) -m pytest -q -s -p no:cacheprovider tests/test_kernels.py \
 	    tests/test_kernels_png.py tests/test_kernels_yuv.py tests/test_kernels_cutter.py tests/test_kernels_jpeg.py \
 	    tests/test_kernels_sharpness.py tests/test_kernels_opcodes.py tests/test_kernels_columns.py \
-	    tests/test_frames_png.py tests/test_frames_jpeg.py
+	    tests/test_kernels_inflate.py tests/test_frames_png.py tests/test_frames_jpeg.py
 
 sanitize-threads: SANITIZER = tsan
 sanitize-threads: CHECKS = thread

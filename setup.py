@@ -77,6 +77,7 @@ setup(
     ext_modules=[
         extension("_columns"),
         extension("_cutter", "frame", "png", "pool", "positions", "sampler", "sha1", "sharpness", "yuv"),
+        extension("_inflate", "inflate"),
         extension("_jpeg", "jpeg"),
         extension("_opcodes", "numbers"),
         extension("_png", "png"),

@@ -337,6 +337,34 @@ static Outcome push_array(Machine *m, Py_ssize_t at)
     return outcome;
 }
 
+/* Bytes for so many numbers of a size, not written yet. */
+static PyObject *room_for(const Numbers *found, size_t size, uint8_t **out)
+{
+    const size_t numbers = found->count * (found->kind == POINTS ? 2 : 1);
+    PyObject *const raw = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(numbers * size));
+    *out = raw == NULL ? NULL : (uint8_t *)PyBytes_AsString(raw);
+    return raw;
+}
+
+/* The numbers of a list, and their dtype: the narrowest that has them all exactly. */
+static PyObject *raw_numbers(const Machine *m, const Numbers *found, PyObject **dtype)
+{
+    uint8_t *out;
+    PyObject *raw = room_for(found, found->kind == SMALL_INTS ? 1 : sizeof(float), &out);
+    if (raw != NULL && found->kind == SMALL_INTS) {
+        *dtype = m->bytes;
+        numbers_write_bytes(found, out);
+    } else if (raw != NULL && numbers_write_floats(found, out)) {
+        *dtype = m->narrow;
+    } else if (raw != NULL) {
+        *dtype = m->wide;
+        Py_DECREF(raw);
+        if ((raw = room_for(found, sizeof(double), &out)) != NULL)
+            numbers_write_doubles(found, out);
+    }
+    return raw;
+}
+
 /* The list behind an EMPTY_LIST: all of it packed if it is a long one of numbers. LEFT if its numbers may be integers
  * of another form. */
 static Outcome push_list(Machine *m)
@@ -348,17 +376,12 @@ static Outcome push_list(Machine *m)
         return LEFT;
     if (kind == NO_NUMBERS)
         return push(m, PyList_New(0), start);
-    const int narrow = kind != SMALL_INTS && numbers_are_narrow(&found);
     const Py_ssize_t count = (Py_ssize_t)found.count;
-    const Py_ssize_t unit = kind == SMALL_INTS ? 1 : (narrow ? 4 : 8) * (kind == POINTS ? 2 : 1);
-    PyObject *const raw = PyBytes_FromStringAndSize(NULL, count * unit);
+    PyObject *dtype = NULL, *const raw = raw_numbers(m, &found, &dtype);
     PyObject *const shape = kind == POINTS ? Py_BuildValue("(nn)", count, (Py_ssize_t)2) : Py_BuildValue("(n)", count);
     PyObject *list = NULL;
-    if (raw != NULL && shape != NULL) {
-        numbers_write(&found, narrow, (uint8_t *)PyBytes_AsString(raw));
-        PyObject *const dtype = kind == SMALL_INTS ? m->bytes : narrow ? m->narrow : m->wide;
+    if (raw != NULL && shape != NULL)
         list = packed(m->list_type, m, raw, dtype, shape, m->pair_name, (PyObject *)&PyList_Type);
-    }
     Py_XDECREF(raw);
     Py_XDECREF(shape);
     if (list == NULL)

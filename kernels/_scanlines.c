@@ -3,7 +3,6 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "inflate.h"
 #include "machine.h"
 #include "scanlines.h"
 
@@ -62,60 +61,11 @@ static PyObject *decode(PyObject *Py_UNUSED(module), PyObject *args)
     return PyErr_Occurred() ? NULL : PyBool_FromLong(decoded == DECODED);
 }
 
-/* A stream in memory, cut into equal pieces. */
-typedef struct {
-    Pieces pieces;
-    const uint8_t *at;
-    size_t left, piece;
-} Slices;
-
-static const uint8_t *next_slice(Pieces *pieces, size_t *size)
-{
-    Slices *const slices = (Slices *)pieces;
-    const uint8_t *const slice = slices->at;
-    *size = slices->left < slices->piece ? slices->left : slices->piece;
-    slices->at += *size;
-    slices->left -= *size;
-    return *size > 0 ? slice : NULL;
-}
-
-static PyObject *inflated(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    PyObject *object, *result = NULL;
-    Py_buffer stream;
-    Py_ssize_t size, piece;
-    int most = LEVEL_AVX512;
-    if (!PyArg_ParseTuple(args, "Onn|i", &object, &size, &piece, &most) ||
-        PyObject_GetBuffer(object, &stream, PyBUF_SIMPLE) != 0)
-        return NULL;
-    if (size < 0 || piece < 1) {
-        PyErr_SetString(PyExc_ValueError, "size must not be negative, a piece has a byte at least");
-    } else {
-        Slices slices = {{next_slice}, stream.buf, (size_t)stream.len, (size_t)piece};
-        Inflater *const inflater = PyMem_Malloc(sizeof *inflater);
-        uint8_t *const bytes = PyMem_Malloc((size_t)size + INFLATE_SLACK), *to = bytes;
-        if (inflater == NULL || bytes == NULL)
-            PyErr_NoMemory();
-        else if (inflate_begin(inflater, &slices.pieces, level_up_to(most)) &&
-                 inflate(inflater, bytes, &to, bytes + size) == INFLATE_FULL)
-            result = PyBytes_FromStringAndSize((const char *)bytes, size);
-        else
-            result = Py_NewRef(Py_None);
-        PyMem_Free(bytes);
-        PyMem_Free(inflater);
-    }
-    PyBuffer_Release(&stream);
-    return result;
-}
-
 static PyMethodDef methods[] = {
     {"decode", decode, METH_VARARGS,
      "decode(file, width, height, channels, x0, y0, out, level=2)\n\n"
      "Write the rectangle at (x0, y0) of a PNG of that size to out [h, w, 3] uint8 BGR. Returns whether it could.\n"
      "level: 0 leaves out what is particular to a processor."},
-    {"inflated", inflated, METH_VARARGS,
-     "inflated(stream, size, piece, level=2)\n\n"
-     "The first bytes that a zlib stream holds, read in pieces as decode() does; None if it ends or is damaged before."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -46,7 +46,7 @@ static uint32_t adler_portable(uint32_t adler, const uint8_t *data, size_t size)
 
 static uint32_t crc_table[8][256]; /* [k][b]: the remainder of byte b followed by k zero bytes */
 
-static void prepare_crc(void)
+static inline void prepare_crc(void)
 {
     for (uint32_t byte = 0; byte < 256; byte++) {
         uint32_t crc = byte;

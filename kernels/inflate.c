@@ -576,11 +576,22 @@ Inflated inflate(Inflater *inflater, const uint8_t *begin, uint8_t **to, const u
     return INFLATE_FULL;
 }
 
-int inflate_ends_with(Inflater *inflater, uint32_t adler)
+int inflate_checksum(Inflater *inflater, uint32_t *adler)
 {
     take(inflater, inflater->count & 7);
     if (!fill(inflater, 32))
         return 0;
     const uint32_t high = take(inflater, 8), middle = take(inflater, 8), low = take(inflater, 8);
-    return (high << 24 | middle << 16 | low << 8 | take(inflater, 8)) == adler;
+    *adler = high << 24 | middle << 16 | low << 8 | take(inflater, 8);
+    return 1;
+}
+
+int inflate_is_starved(const Inflater *inflater)
+{
+    return inflater->in == inflater->in_end && inflater->count < FILLED;
+}
+
+size_t inflate_left(const Inflater *inflater)
+{
+    return (size_t)(inflater->in_end - inflater->in) + inflater->count / 8;
 }

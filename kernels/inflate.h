@@ -48,7 +48,13 @@ int inflate_begin(Inflater *inflater, Pieces *pieces, int level);
    `begin` to *to is all of the stream so far, or INFLATE_WINDOW bytes of it at least. */
 Inflated inflate(Inflater *inflater, const uint8_t *begin, uint8_t **to, const uint8_t *stop);
 
-/* Whether the checksum after the last block is there and is this one. */
-int inflate_ends_with(Inflater *inflater, uint32_t adler);
+/* Reads the Adler-32 after the last block. Returns whether it is there. */
+int inflate_checksum(Inflater *inflater, uint32_t *adler);
+
+/* Whether of the pieces so far too little is left for a symbol of any length. */
+int inflate_is_starved(const Inflater *inflater);
+
+/* Bytes of the pieces so far that were not needed yet. */
+size_t inflate_left(const Inflater *inflater);
 
 #endif

@@ -140,21 +140,40 @@ static double number(const Numbers *found, size_t item, size_t i)
     return numbers_double(found->code + item * found->unit + i * FLOAT + 1);
 }
 
-static int is_narrow(double value)
+static int write_float(double value, uint8_t *out)
 {
-    return (double)(float)value == value;
+    const float narrow = (float)value;
+    memcpy(out, &narrow, sizeof narrow);
+    return (double)narrow == value;
 }
 
-int numbers_are_narrow(const Numbers *found)
+int numbers_write_floats(const Numbers *found, uint8_t *out)
 {
-    const size_t last = found->kind == POINTS; /* of an item's doubles */
-    for (size_t k = 0; k < found->count; k++)
-        if (!is_narrow(number(found, k, 0)) || !is_narrow(number(found, k, last)))
+    for (size_t k = 0; k < found->count; k++) {
+        int exact = write_float(number(found, k, 0), out);
+        out += sizeof(float);
+        if (found->kind == POINTS) {
+            exact &= write_float(number(found, k, 1), out);
+            out += sizeof(float);
+        }
+        if (!exact)
             return 0;
+    }
     return 1;
 }
 
-static void write_small_ints(const Numbers *found, uint8_t *out)
+void numbers_write_doubles(const Numbers *found, uint8_t *out)
+{
+    const size_t doubles = found->kind == POINTS ? 2 : 1;
+    for (size_t k = 0; k < found->count; k++)
+        for (size_t i = 0; i < doubles; i++) {
+            const double value = number(found, k, i);
+            memcpy(out, &value, sizeof value);
+            out += sizeof value;
+        }
+}
+
+void numbers_write_bytes(const Numbers *found, uint8_t *out)
 {
     const uint8_t *code = found->code;
     for (size_t k = 0; k < found->count; k++) {
@@ -164,32 +183,5 @@ static void write_small_ints(const Numbers *found, uint8_t *out)
         code += 2;
         if (k % BATCH == BATCH - 1)
             code++;
-    }
-}
-
-static uint8_t *write_narrow(double wide, uint8_t *out)
-{
-    const float value = (float)wide;
-    memcpy(out, &value, sizeof value);
-    return out + sizeof value;
-}
-
-static uint8_t *write_wide(double value, uint8_t *out)
-{
-    memcpy(out, &value, sizeof value);
-    return out + sizeof value;
-}
-
-void numbers_write(const Numbers *found, int narrow, uint8_t *out)
-{
-    if (found->kind == SMALL_INTS) {
-        write_small_ints(found, out);
-        return;
-    }
-    const int pairs = found->kind == POINTS;
-    for (size_t k = 0; k < found->count; k++) {
-        out = narrow ? write_narrow(number(found, k, 0), out) : write_wide(number(found, k, 0), out);
-        if (pairs)
-            out = narrow ? write_narrow(number(found, k, 1), out) : write_wide(number(found, k, 1), out);
     }
 }

@@ -26,11 +26,14 @@ typedef struct {
 /* The list whose EMPTY_LIST stands before `code`, if all of it lies in `size` bytes. */
 NumbersKind numbers_find(const uint8_t *code, size_t size, Numbers *found);
 
-/* Whether float32 holds every one of its doubles exactly. */
-int numbers_are_narrow(const Numbers *found);
+/* Its doubles as floats; `out` need not be aligned. Returns whether they are exactly these: else it wrote some of them. */
+int numbers_write_floats(const Numbers *found, uint8_t *out);
 
-/* Its numbers: of small integers bytes, else float or double. `out` need not be aligned. */
-void numbers_write(const Numbers *found, int narrow, uint8_t *out);
+/* Its doubles as they are. */
+void numbers_write_doubles(const Numbers *found, uint8_t *out);
+
+/* Its integers, of SMALL_INTS. */
+void numbers_write_bytes(const Numbers *found, uint8_t *out);
 
 /* The big-endian double at `at`. */
 double numbers_double(const uint8_t *at);

@@ -404,8 +404,9 @@ static size_t largest(size_t a, size_t b)
 static int is_end(Inflater *inflater, const uint8_t *begin, uint8_t *to, uint32_t adler)
 {
     uint8_t *further = to;
+    uint32_t stored;
     return inflate(inflater, begin, &further, to + 1) == INFLATE_ENDED && further == to &&
-           inflate_ends_with(inflater, adler);
+           inflate_checksum(inflater, &stored) && stored == adler;
 }
 
 static int decode(Inflater *inflater, Job *job, uint8_t *begin, size_t room, int level)

@@ -15,7 +15,7 @@ ours)
     pip check | sed 's/^gpu-extract .* requires \(.*\), which is not installed\.$/\1/' | sort >/tmp/missing
     grep -v '^#' "requirements/without-$target.txt" | diff - /tmp/missing
     cd /
-    /opt/gpu-extract/bin/python -c 'from gpu_extract.kernels import _columns, _jpeg, _opcodes, _png, _sampler, _scanlines, _yuv'
+    /opt/gpu-extract/bin/python -c 'from gpu_extract.kernels import _columns, _inflate, _jpeg, _opcodes, _png, _sampler, _scanlines, _yuv'
     /opt/gpu-extract/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/gpu-extract/lib
     ;;
 esac

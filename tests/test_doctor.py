@@ -23,7 +23,7 @@ def test_each_part_in_c_is_named_where_it_was_built(monkeypatch: pytest.MonkeyPa
     findings = doctor.examine(device="cpu")
     assert set(findings.native.values()) == {"built"}
     assert said(findings, "native") == [
-        "native    cutter, sampler, png, yuv, scanlines, jpeg, opcodes, columns: our own C"
+        "native    cutter, sampler, png, yuv, scanlines, jpeg, opcodes, columns, inflate: our own C"
     ]
 
 

@@ -6,7 +6,6 @@ import ctypes
 import mmap
 import zlib
 from collections.abc import Iterator
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,11 +17,9 @@ from gpu_extract.frames.images.decode import Image, decode_image
 from gpu_extract.kernels import scanlines
 from gpu_extract.patch import Region
 from tests.helpers import image_bytes, opencv_pixels, png_chunk, png_of
+from tests.test_kernels_inflate import compressed, first_bytes
 
 pytestmark = pytest.mark.skipif(not scanlines.is_available(), reason="the C PNG decoder was not built here")
-
-EXTENSION: Any = vars(scanlines)["_scanlines"]  # None where it was not built
-LEVELS = (0, 1)
 
 
 def restored(rows: np.ndarray, channels: int) -> np.ndarray:
@@ -286,177 +283,7 @@ def test_a_file_cut_off_or_damaged_anywhere_is_refused_whatever_is_wanted() -> N
         assert opencv_pixels(bytes(damaged)) is None
 
 
-# ---- the inflater, against zlib
-
-
-def first_bytes(stream: bytes, size: int) -> bytes | None:
-    """By zlib, whose window is the largest whatever the header says; None if the stream ends or fails before."""
-    if len(stream) < 2 or stream[0] & 15 != 8 or stream[0] > 0x78 or int.from_bytes(stream[:2], "big") % 31:
-        return None
-    if stream[1] & 0x20:
-        return None
-    try:
-        found = zlib.decompressobj(-15).decompress(stream[2:], size)
-    except zlib.error:
-        return None
-    return found if len(found) == size else None
-
-
-def is_damaged(stream: bytes) -> bool:
-    try:
-        zlib.decompressobj(-15).decompress(stream[2:])
-    except zlib.error:
-        return True
-    return False
-
-
-def compressed(data: bytes, level: int, strategy: int, window: int = 15, memory: int = 8) -> bytes:
-    deflater = zlib.compressobj(level, zlib.DEFLATED, window, memory, strategy)
-    return deflater.compress(data) + deflater.flush()
-
-
-def materials() -> dict[str, bytes]:
-    random = np.random.default_rng(8)
-    steps = random.choice([0, 0, 0, 1, 255, 2, 254, 9], 90_000).astype(np.uint8)
-    skewed = np.minimum(random.geometric(0.01, 50_000), 255).astype(np.uint8)
-    repeats = b"".join(random.bytes(int(n)) * int(k) for n, k in random.integers(1, 40, (400, 2)))
-    return {
-        "steps": steps.tobytes(),
-        "noise": random.bytes(70_000),
-        "zeros": bytes(120_000),
-        "skewed": skewed.tobytes(),
-        "repeats": repeats,
-        "far repeats": (far := random.bytes(32_000)) + far[:20_000] + far,
-        "a byte": b"x",
-    }
-
-
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("name", materials())
-def test_inflated_equals_what_was_deflated(name: str, level: int) -> None:
-    data = materials()[name]
-    streams = [compressed(data, n, strategy) for n in (0, 1, 6, 9) for strategy in range(5)]
-    streams += [compressed(data, 6, 0, window, memory) for window in range(9, 16) for memory in (1, 9)]
-    streams.append(b"\x08\x1d" + streams[5][2:])
-    for stream in streams:
-        for piece in (len(stream), 1000, 37, 1):
-            assert EXTENSION.inflated(stream, len(data), piece, level) == data
-        assert EXTENSION.inflated(stream, len(data) + 1, 999, level) is None
-        part = len(data) // 3
-        assert EXTENSION.inflated(stream, part, 999, level) == data[:part]
-
-
-class Bits:
-    """A stream written bit by bit, as RFC 1951 wants it."""
-
-    def __init__(self) -> None:
-        self.value, self.size = 0, 0
-
-    def add(self, value: int, size: int) -> Bits:
-        self.value |= value << self.size
-        self.size += size
-        return self
-
-    def code(self, code: int, size: int) -> Bits:
-        """Of a Huffman code, whose first bit is the highest."""
-        return self.add(int(f"{code:0{size}b}"[::-1], 2), size)
-
-    def stream(self, rest: bytes = b"") -> bytes:
-        return b"\x78\x01" + self.value.to_bytes(-(-self.size // 8), "little") + rest
-
-
-def dynamic(litlens: list[int], distances: list[int], lengths: dict[int, int] | None = None) -> Bits:
-    """A dynamic block's header, the lengths of whose codes are written one by one; lengths: of their own codes."""
-    given = lengths or dict.fromkeys(range(16), 4)
-    bits = Bits().add(1, 1).add(2, 2).add(len(litlens) - 257, 5).add(len(distances) - 1, 5).add(15, 4)
-    for symbol in (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15):
-        bits.add(given.get(symbol, 0), 3)
-    for length in (*litlens, *distances):
-        bits.code(length, 4)
-    return bits
-
-
-def litlens(**lengths: int) -> list[int]:
-    """257 or more lengths: names are s97 for symbol 97."""
-    size = max(257, *(int(name[1:]) + 1 for name in lengths))
-    return [lengths.get(f"s{symbol}", 0) for symbol in range(size)]
-
-
-def crafted() -> dict[str, bytes]:
-    end = litlens(s97=1, s256=1)
-    match = litlens(s97=2, s256=2, s257=1)
-    deep = litlens(**{f"s{n}": min(n + 1, 15) for n in range(15)}, s256=15)
-    fixed = Bits().add(1, 1).add(1, 2)
-    tail = bytes(8)
-    return {
-        "a literal": dynamic(end, [0]).code(0, 1).code(1, 1).stream(tail),
-        "only the end": dynamic(litlens(s256=1), [0]).code(0, 1).stream(tail),
-        "only the end, its other code": dynamic(litlens(s256=1), [0]).code(1, 1).stream(tail),
-        "a code of two bits alone": dynamic(litlens(s256=2), [0]).code(0, 2).stream(tail),
-        "too many codes": dynamic(litlens(s97=1, s98=1, s256=1), [0]).stream(tail),
-        "too few codes": dynamic(litlens(s97=2, s256=2), [0]).stream(tail),
-        "too many distances": dynamic(end, [1, 1, 1]).stream(tail),
-        "too few distances": dynamic(end, [2, 2]).stream(tail),
-        "no end": dynamic(litlens(s97=1, s98=1), [0]).stream(tail),
-        "codes of 15 bits": dynamic(deep, [0]).code(0x7FFE, 15).code(0x3FFE, 14).code(0x7FFF, 15).stream(tail),
-        "a match": dynamic(match, [1]).code(2, 2).code(0, 1).code(0, 1).code(3, 2).stream(tail),
-        "a match, the unused distance": dynamic(match, [1]).code(2, 2).code(0, 1).code(1, 1).stream(tail),
-        "a match without distances": dynamic(match, [0]).code(2, 2).code(0, 1).code(0, 1).stream(tail),
-        "a match before the beginning": dynamic(match, [1]).code(0, 1).code(0, 1).stream(tail),
-        "a match too far back": dynamic(match, [0, 1]).code(2, 2).code(0, 1).code(0, 1).stream(tail),
-        "287 literals and lengths": dynamic([1, *[0] * 255, 1, *[0] * 30], [0]).stream(tail),
-        "31 distances": dynamic(end, [1, *[0] * 30]).stream(tail),
-        "no lengths of lengths": dynamic(end, [0], {0: 0}).stream(tail),
-        "too many lengths of lengths": dynamic(end, [0], dict.fromkeys(range(17), 4)).stream(tail),
-        "one length of lengths": dynamic(end, [0], {0: 1}).stream(tail),
-        "fixed": fixed.code(0x30 + 97, 8).code(1, 7).code(0, 5).code(0, 7).stream(tail),
-        "a reserved kind": Bits().add(1, 1).add(3, 2).stream(tail),
-        "stored": Bits().add(1, 1).add(0, 7).stream(b"\3\0\xfc\xffabc" + tail),
-        "stored, wrong complement": Bits().add(1, 1).add(0, 7).stream(b"\3\0\xfc\xfeabc" + tail),
-        "stored, cut off": Bits().add(1, 1).add(0, 7).stream(b"\3\0\xfc\xffab"),
-        "stored after coded": Bits()
-        .add(0, 1)
-        .add(1, 2)
-        .code(0x30 + 97, 8)
-        .code(0, 7)
-        .add(1, 1)
-        .add(0, 5)
-        .stream(b"\2\0\xfd\xffbc" + tail),
-        "a repeat of no length": Bits()
-        .add(1, 1)
-        .add(2, 2)
-        .add(0, 5)
-        .add(0, 5)
-        .add(0, 4)
-        .add(1, 3)
-        .add(1, 3)
-        .stream(tail),
-        "fixed length 286": Bits().add(1, 1).add(1, 2).code(0x30 + 97, 8).code(0xC6, 8).stream(tail),
-        "fixed distance 30": Bits().add(1, 1).add(1, 2).code(0x30 + 97, 8).code(1, 7).code(30, 5).stream(tail),
-    }
-
-
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("name", crafted())
-def test_crafted_streams_are_inflated_or_refused_as_zlib_does(name: str, level: int) -> None:
-    stream = crafted()[name]
-    for size in (1, 2, 3, 4, 5):
-        expected = first_bytes(stream, size)
-        for piece in (1, 3, len(stream)):
-            found = EXTENSION.inflated(stream, size, piece, level)
-            # Either may meet damage before it counts the bytes in front of it.
-            assert found == expected or (None in (found, expected) and is_damaged(stream)), (size, piece)
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_a_stream_cut_off_anywhere_is_inflated_as_far_as_it_goes(level: int) -> None:
-    data = materials()["steps"][:3000]
-    for kind in ((6, 0), (1, zlib.Z_RLE), (6, zlib.Z_FIXED), (0, 0)):
-        stream = compressed(data, *kind)
-        for length in range(len(stream)):
-            for size in (1, 500, 2999):
-                found = EXTENSION.inflated(stream[:length], size, 50, level)
-                assert found == first_bytes(stream[:length], size), (kind, length, size)
+# ---- the stream
 
 
 def mutations(stream: bytes, count: int, seed: int) -> Iterator[bytes]:

@@ -14,8 +14,9 @@ from typing import Any, BinaryIO
 
 from gpu_extract.alignments.limits import Limits
 from gpu_extract.errors import AlignmentsError
+from gpu_extract.kernels.inflate import Inflater
 
-fast: Any  # several times faster than zlib in both directions
+fast: Any  # several times faster than zlib
 try:
     from isal import isal_zlib as fast
 except ImportError:
@@ -26,7 +27,7 @@ INFLATE_BLOCK = 1 << 20
 LARGE_FILE = 8 << 20  # bytes from which on another thread inflates
 FIRST_READ_BLOCK = 1 << 20  # of that thread; the next are larger, for it waits for the interpreter's lock between calls
 LARGEST_READ_BLOCK = 4 << 20
-LARGE_INFLATE_BLOCK = 8 << 20
+LARGE_INFLATE_BLOCK = 2 << 20
 HANDOVER_SECONDS = 1e-4  # after which the lock is handed over meanwhile; in the usual 5 ms a MiB could be inflated
 AHEAD = 2  # pieces
 POLL_SECONDS = 0.01
@@ -37,7 +38,7 @@ SMALL_STREAM = 8 << 20  # bytes up to which zlib's default level takes no notice
 
 
 def inflated(file: BinaryIO, stored: int, limits: Limits, label: str) -> Generator[bytes, None, None]:
-    """The content of a zlib stream in pieces of at most 8 MiB; `stored` is the file's size in bytes.
+    """The content of a zlib stream in pieces of at most 2 MiB; `stored` is the file's size in bytes.
 
     A large file is read by a thread of its own until the generator is closed.
 
@@ -63,24 +64,24 @@ def _inflated(
     file: BinaryIO, stored: int, limits: Limits, label: str, read_blocks: Iterator[int], inflate_block: int
 ) -> Iterator[bytes]:
     allowed = limits.inflated(stored)
-    inflater = (fast or zlib).decompressobj()
-    errors: tuple[type[Exception], ...] = (zlib.error, fast.error) if fast else (zlib.error,)
+    inflater = Inflater(lambda: file.read(next(read_blocks)))
     total = 0
-    while not inflater.eof:
-        block = inflater.unconsumed_tail or file.read(next(read_blocks))
+    while True:
         try:
-            piece = inflater.decompress(block, inflate_block)
-        except errors as error:
+            piece = inflater.inflated(inflate_block)
+        except ValueError as error:
             raise AlignmentsError(f"{label} is damaged: its compressed content cannot be read ({error}).") from error
-        if not block and not piece:
-            raise AlignmentsError(f"{label} is truncated: its compressed content ends too early.")
+        except EOFError:
+            raise AlignmentsError(f"{label} is truncated: its compressed content ends too early.") from None
+        if not piece:
+            break
         total += len(piece)
         if total > allowed:
             raise AlignmentsError(
                 f"{label} has {stored} bytes and inflates to more than {allowed}; that is no alignments file."
             )
         yield piece
-    if inflater.unused_data or file.read(1):
+    if inflater.left() or file.read(1):
         raise AlignmentsError(f"{label} has bytes after its end; it was damaged or put together from several files.")
 
 

@@ -34,6 +34,7 @@ STAND_INS = {
     "jpeg": "OpenCV",
     "opcodes": "Python",
     "columns": "Python",
+    "inflate": "zlib",
 }
 """Parts in C, and what does the same work, to the same bytes, where they were not built."""
 CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "prores", "ffv1", "mjpeg")
@@ -190,10 +191,10 @@ def _store(address: str) -> tuple[str, int]:
 
 
 def _native() -> dict[str, str]:
-    from gpu_extract.kernels import columns, cpu, cutter, jpeg, opcodes, png, scanlines, yuv
+    from gpu_extract.kernels import columns, cpu, cutter, inflate, jpeg, opcodes, png, scanlines, yuv
 
     parts = {"cutter": cutter, "sampler": cpu, "png": png, "yuv": yuv, "scanlines": scanlines, "jpeg": jpeg}
-    parts |= {"opcodes": opcodes, "columns": columns}
+    parts |= {"opcodes": opcodes, "columns": columns, "inflate": inflate}
     return {name: BUILT if parts[name].is_available() else stand_in for name, stand_in in STAND_INS.items()}
 
 

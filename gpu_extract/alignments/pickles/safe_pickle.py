@@ -144,7 +144,7 @@ class _Machine:
         if len(self.stack) > MAX_STACK or len(self.marks) > MAX_STACK:
             raise AlignmentsError(f"{self.label} is damaged: its pickle never closes what it opens.")
         self.decode_pending()
-        pieces = [self.buffer[self.position :]]
+        pieces: list[bytes | memoryview] = [self.buffer[self.position :]]
         size = len(pieces[0])
         while size < needed:
             piece = next(self.stream, None)
