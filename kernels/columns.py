@@ -75,7 +75,7 @@ class Sums(NamedTuple):
     """Over the landmarks of K faces, each taken from the face's own anchor."""
 
     weighted: np.ndarray
-    """[K, c, 2] float64, of x and y."""
+    """[c, 2, K] float64, of x and y."""
     squares: np.ndarray
     """[K] float64: of x and y squared, by the first weights."""
     reach: np.ndarray
@@ -95,10 +95,10 @@ def sums(points: np.ndarray, anchor: int, weights: np.ndarray) -> Sums:
         moved = (points - points[:, anchor, None]).astype(np.float64)
         squared = np.einsum("knd,n->k", moved * moved, weights[0])
         reach = np.abs(points).max(axis=(1, 2), initial=0).astype(np.float64)
-        return Sums(np.einsum("knd,cn->kcd", moved, weights), squared, reach)
+        return Sums(np.einsum("knd,cn->cdk", moved, weights), squared, reach)
     padded = np.zeros((kinds, MOST_POINTS))
     padded[:, :n] = weights
-    found = Sums(np.empty((count, kinds, 2)), np.empty(count), np.empty(count))
+    found = Sums(np.empty((kinds, 2, count)), np.empty(count), np.empty(count))
     whole = np.ascontiguousarray(points)
     _columns.sums(whole, whole.dtype == np.float64, n, anchor, padded, *found)
     return found

@@ -52,17 +52,18 @@ class Certainty:
         """
         summed, squares, reach = columns.sums(points, self._anchor, self._weights)
         with np.errstate(all="ignore"):
-            mean, (c00, c01), (c10, c11) = summed[:, 0], summed[:, 1].T, summed[:, 2].T
+            mean, (c00, c01), (c10, c11) = summed[:3]
             determinant = c00 * c11 - c01 * c10
             a, b = c00 + c11, c10 - c01
-            length = np.hypot(a, b)
+            length = np.sqrt(a * a + b * b)
             sure = (reach >= 1) & (reach <= LARGEST)
             sure &= (determinant > LEAST_RATIO * length**2) & (determinant > LEAST_SPREAD * reach * length)
             if not self._needs_pose:
                 return np.asarray(sure)
-            variance = squares - (mean * mean).sum(axis=1)
-            x, y = summed[:, 3:, 0].T, summed[:, 3:, 1].T
-            moments = np.stack([a * x - b * y, b * x + a * y]) / variance  # [2, 3, K]
+            variance = squares - (mean * mean).sum(axis=0)
+            x, y = summed[3:, 0], summed[3:, 1]
+            moments = np.stack([a * x - b * y, b * x + a * y])  # [2, 3, K], times the variance
+            lean = np.sqrt((moments * moments).sum(axis=1).max(axis=0)) / variance
             # A translation is at most 1, within the unit square, and what brings the mean there.
             largest = 3 * reach * length / variance + 1
-            return np.asarray(sure & pose.is_sure(moments.transpose(2, 0, 1) / SLACK, largest * SLACK))
+            return np.asarray(sure & pose.is_sure(lean / SLACK, largest * SLACK))

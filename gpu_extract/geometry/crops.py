@@ -32,7 +32,7 @@ RIGHT_EYE = slice(36, 42)
 LEFT_EYE = slice(42, 48)
 POINT_COUNTS = (68, 98, 51, 4)
 DECIMALS = 2
-MANY = 1 << 14  # faces whose sums are taken at a time
+MANY = 1 << 12  # faces whose sums are taken at a time
 BLOCK = 1 << 10  # faces fitted at a time: their float64 copies stay in the cache
 FILTER_TOLERANCE_PX = 1e-3
 """A box is compared with a wanted size after this much slack: at scale 1 the float32 fit is off by about 1e-5 px."""

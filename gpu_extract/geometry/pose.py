@@ -108,7 +108,7 @@ def surely_found(points: np.ndarray, normalized: np.ndarray) -> np.ndarray:
         moments = np.matmul(linear, np.matmul(seen.transpose(0, 2, 1), across()))
         reach = np.abs(linear).max(axis=(1, 2)) * np.abs(seen.reshape(-1, 2 * len(POSE_POINTS))).max(axis=1)
         reach += np.abs(normalized[:, :, 2]).max(axis=1)
-        return is_sure(moments, reach)
+        return is_sure(np.linalg.norm(moments, axis=2).max(axis=1), reach)
 
 
 def across() -> np.ndarray:
@@ -119,18 +119,17 @@ def across() -> np.ndarray:
     return found
 
 
-def is_sure(moments: np.ndarray, reach: np.ndarray) -> np.ndarray:
+def is_sure(lean: np.ndarray, reach: np.ndarray) -> np.ndarray:
     """See `surely_found`.
 
     Args:
-        moments: [K, 2, 3] sums of `across` times u, and times v. Neither the translation nor the camera's centre
-            matters for them.
+        lean: [K] the length of the sum of `across` times u, or of that times v, whichever is longer. Neither the
+            translation nor the camera's centre matters for them.
         reach: [K] how large the numbers were that normalized points are sums of.
 
     Returns:
         [K] bool.
     """
-    lean = np.linalg.norm(moments, axis=2).max(axis=1)
     return np.asarray((reach < SURE_REACH) & (lean > SURE_LEAN * reach))
 
 
