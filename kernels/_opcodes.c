@@ -8,7 +8,7 @@
 
 #include "numbers.h"
 
-enum { PACKED_COST = 4, MOST_DIMENSIONS = 3, MOST_TYPES = 64 };
+enum { PACKED_COST = 4, MOST_DIMENSIONS = 3, MOST_TYPES = 64, MOST_SHAPES = 10000 };
 
 /* A pickle machine in the middle of its stream. Its Python objects are borrowed, but for what its stack holds. */
 typedef struct {
@@ -21,7 +21,10 @@ typedef struct {
     PyObject *hole, *reconstruct, *ndarray, *dtype_type, *array_type, *list_type;
     PyObject *narrow, *wide, *bytes; /* dtypes: float32, float64, uint8 */
     PyObject *raw_name, *dtype_name, *shape_name, *fortran_name, *pair_name;
-    PyObject *holes; /* a list of holes, NULL before the first is needed; owned */
+    PyObject *holes;      /* a list of holes, NULL before the first is needed; owned */
+    PyObject *list_shape; /* of the last list of numbers, NULL before the first; owned */
+    size_t list_count;
+    NumbersKind list_kind;
 } Machine;
 
 /* How an instruction went: carried out; not begun, so that all is as before; or a Python error is set. */
@@ -253,6 +256,12 @@ static Py_ssize_t shape_at(const Machine *m, Py_ssize_t *at, uint32_t *sizes, in
     return fits ? count : -1;
 }
 
+/* Keeps a shape, where not too many are kept already; 0 with an error set. */
+static int keep_shape(Machine *m, PyObject *key, PyObject *shape)
+{
+    return PyDict_Size(m->shapes) >= MOST_SHAPES || PyDict_SetItem(m->shapes, key, shape) == 0;
+}
+
 /* A new reference to the tuple that an array's shape is; the same one for all that are written alike. */
 static PyObject *shape_of(Machine *m, Py_ssize_t start, Py_ssize_t end, const uint32_t *sizes, int dimensions)
 {
@@ -263,7 +272,7 @@ static PyObject *shape_of(Machine *m, Py_ssize_t start, Py_ssize_t end, const ui
     } else if (code != NULL && !PyErr_Occurred() && (shape = PyTuple_New(dimensions)) != NULL) {
         for (int k = 0; k < dimensions; k++)
             PyTuple_SetItem(shape, k, PyLong_FromUnsignedLong(sizes[k]));
-        if (PyErr_Occurred() || (PyDict_Size(m->shapes) < 10000 && PyDict_SetItem(m->shapes, code, shape) != 0))
+        if (PyErr_Occurred() || !keep_shape(m, code, shape))
             Py_CLEAR(shape);
     }
     Py_XDECREF(code);
@@ -365,6 +374,26 @@ static PyObject *raw_numbers(const Machine *m, const Numbers *found, PyObject **
     return raw;
 }
 
+/* The tuple that a list's shape is, the same one for all of that shape; a borrowed reference. */
+static PyObject *shape_of_list(Machine *m, const Numbers *found)
+{
+    if (m->list_shape != NULL && found->count == m->list_count && found->kind == m->list_kind)
+        return m->list_shape;
+    Py_CLEAR(m->list_shape);
+    const Py_ssize_t count = (Py_ssize_t)found->count;
+    PyObject *const shape =
+        found->kind == POINTS ? Py_BuildValue("(nn)", count, (Py_ssize_t)2) : Py_BuildValue("(n)", count);
+    PyObject *const known = shape == NULL ? NULL : PyDict_GetItemWithError(m->shapes, shape);
+    if (known != NULL)
+        m->list_shape = Py_NewRef(known);
+    else if (shape != NULL && !PyErr_Occurred() && keep_shape(m, shape, shape))
+        m->list_shape = Py_NewRef(shape);
+    Py_XDECREF(shape);
+    m->list_count = found->count;
+    m->list_kind = found->kind;
+    return m->list_shape;
+}
+
 /* The list behind an EMPTY_LIST: all of it packed if it is a long one of numbers. LEFT if its numbers may be integers
  * of another form. */
 static Outcome push_list(Machine *m)
@@ -376,14 +405,12 @@ static Outcome push_list(Machine *m)
         return LEFT;
     if (kind == NO_NUMBERS)
         return push(m, PyList_New(0), start);
-    const Py_ssize_t count = (Py_ssize_t)found.count;
-    PyObject *dtype = NULL, *const raw = raw_numbers(m, &found, &dtype);
-    PyObject *const shape = kind == POINTS ? Py_BuildValue("(nn)", count, (Py_ssize_t)2) : Py_BuildValue("(n)", count);
+    PyObject *dtype = NULL, *const shape = shape_of_list(m, &found);
+    PyObject *const raw = shape == NULL ? NULL : raw_numbers(m, &found, &dtype);
     PyObject *list = NULL;
-    if (raw != NULL && shape != NULL)
+    if (raw != NULL)
         list = packed(m->list_type, m, raw, dtype, shape, m->pair_name, (PyObject *)&PyList_Type);
     Py_XDECREF(raw);
-    Py_XDECREF(shape);
     if (list == NULL)
         return FAILED;
     if (found.memoized && (remember(m, list) != DONE || remember_holes(m, (Py_ssize_t)found.inner) != DONE)) {
@@ -543,6 +570,7 @@ static PyObject *run(PyObject *Py_UNUSED(module), PyObject *args)
     Py_XDECREF(m.fortran_name);
     Py_XDECREF(m.pair_name);
     Py_XDECREF(m.holes);
+    Py_XDECREF(m.list_shape);
     return outcome == FAILED ? NULL : Py_BuildValue("(nn)", m.at, m.values);
 }
 

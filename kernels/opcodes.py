@@ -30,7 +30,7 @@ def run(
     stack: list[Any],
     marks: list[int],
     memo: list[Any],
-    shapes: dict[bytes, tuple[int, ...]],  # of arrays, by their code
+    shapes: dict[bytes | tuple[int, ...], tuple[int, ...]],  # of arrays by their code, of lists by themselves
     kinds: tuple[Any, ...],  # hole, _reconstruct, ndarray; the types of described dtypes, packed arrays, packed lists
     dtypes: tuple[Any, ...],  # float32, float64, uint8
 ) -> tuple[int, int]:

@@ -131,7 +131,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: list[Any] = []
-        self.shapes: dict[bytes, tuple[int, ...]] = {}
+        self.shapes: dict[bytes | tuple[int, ...], tuple[int, ...]] = {}
         self.array_heads: list[_ArrayHead] = []
         self.pending: dict[str, list[PackedList]] = {}  # lists that still hold pickle code, by its form
 
