@@ -35,7 +35,7 @@ from gpu_extract.errors import AlignmentsError, UnsafePickleError
 from gpu_extract.kernels import opcodes
 
 LOOKAHEAD = 1 << 16  # bytes that are buffered at the start of every instruction, where the stream has them
-FILLED = 5  # as often as that is buffered at a time: number lists are decoded together, by the buffer
+FILLED = 8  # as often as that is buffered at a time: number lists are decoded together, by the buffer
 MAX_MEMO_GAP = 1000  # picklers number their memo entries one after the other
 PACKED_COST = 4  # values that a packed list or array counts as, by the memory it takes beside its numbers
 MAX_STACK = 100_000  # picklers work in batches of 1000
