@@ -37,6 +37,11 @@ WIDER_THAN_THE_PAGE = """
     return [document.documentElement.scrollWidth > width, ...wide.map((one) => one.outerHTML.slice(0, 100))];
 }
 """
+BROKEN_NAMES = """
+() => [...document.querySelectorAll(".md-content td:first-child code")]
+    .filter((one) => /^\\w+$/.test(one.textContent) && one.getClientRects().length > 1)
+    .map((one) => one.textContent)
+"""
 pages = importlib.import_module("docs.pages")
 
 
@@ -143,6 +148,7 @@ def test_pages_fit_and_ask_nobody_else(address: str, browser: Any, scheme: str, 
     for name in LOOKED_AT:
         page.goto(f"{address}/{name}")
         assert page.evaluate(WIDER_THAN_THE_PAGE) == [False], name
+        assert page.evaluate(BROKEN_NAMES) == [], name
         if AXE is not None:
             page.evaluate(Path(AXE).read_text("utf-8"))
             found = page.evaluate("axe.run().then((all) => all.violations.map((one) => [one.impact, one.id]))")
