@@ -25,6 +25,7 @@ from gpu_extract.service.requests import JobRequest
 from gpu_extract.service.web import documents
 from gpu_extract.service.web.answers import MEANINGS, PROBLEM_TYPE
 from gpu_extract.service.web.heads import Heads
+from gpu_extract.service.web.jobs import attachment
 from tests.door import ask, served
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -194,3 +195,10 @@ def test_a_method_that_is_not_there_is_told_those_that_are(
     answer = service.ask(method, path)
     assert answer.status == 405
     assert set(answer.headers["allow"].split(", ")) == allowed
+
+
+def test_a_file_that_is_fetched_has_its_name_for_clients_old_and_new(service: Service) -> None:
+    answer = service.ask("HEAD", "/v1/jobs/made/alignments")
+    assert answer.headers["content-disposition"] == "attachment; filename=\"clip.fsa\"; filename*=utf-8''clip.fsa"
+    told = attachment('a "b" é\\.fsa\r\n')
+    assert told == "attachment; filename=\"a _b_ __.fsa__\"; filename*=utf-8''a%20%22b%22%20%C3%A9%5C.fsa%0D%0A"

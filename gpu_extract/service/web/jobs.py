@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
@@ -131,11 +132,17 @@ def router(office: Office) -> APIRouter:
             raise Problem(404, f"the alignments file of the job {job} is gone.") from None
         headers = {
             "Content-Length": str(os.fstat(file.fileno()).st_size),
-            "Content-Disposition": f"attachment; filename*=utf-8''{quote(path.name, safe='')}",
+            "Content-Disposition": attachment(path.name),
         }
         return StreamingResponse(_pieces(file), media_type="application/octet-stream", headers=headers)
 
     return routes
+
+
+def attachment(name: str) -> str:
+    """The Content-Disposition of a file of this name; twice, for curl knows the older form only."""
+    plain = re.sub(r"[^ !#-\[\]-~]", "_", name)
+    return f"attachment; filename=\"{plain}\"; filename*=utf-8''{quote(name, safe='')}"
 
 
 def job_of(office: Office, job: str, who: Caller) -> Job:
