@@ -19,7 +19,7 @@ import pytest
 
 from gpu_extract.alignments import Alignments
 from gpu_extract.cli import main
-from gpu_extract.cli.parser import build_parser
+from gpu_extract.cli.parser import build_parser, parsers
 from gpu_extract.errors import GpuExtractError, InputError, UsageError
 from gpu_extract.jobs import extract as extract_job
 from gpu_extract.jobs.check import check
@@ -241,6 +241,12 @@ def job(tmp_path: Path, vectors: Path) -> list[str]:
     del root["f_000099.png"]  # which has no frame
     (tmp_path / "a.fsa").write_bytes(zlib.compress(pickle.dumps(root)))
     return ["-a", str(tmp_path / "a.fsa"), "-fr", str(vectors / "frames"), "-fc", str(tmp_path / "faces"), "-q"]
+
+
+def test_the_command_that_tells_of_options_needs_none() -> None:
+    named = parsers(build_parser())
+    assert "(required)" in named["extract"].format_help()
+    assert "(required)" not in named["config"].format_help()
 
 
 def test_a_run_and_its_verification_take_the_environment(

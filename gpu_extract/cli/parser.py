@@ -111,7 +111,7 @@ def _add_command(commands: Any, command: Command, *, whole: bool) -> None:
     for names, how in command.words:
         parser.add_argument(*names, **how)
     if command.options is not None:
-        _add_options(parser, command.options)
+        _add_options(parser, command.options, needed=command.name != "config")
 
 
 def parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -123,13 +123,19 @@ def parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParse
     return found
 
 
-def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
-    """All options of a command, and `--config`. What is not named on the command line is not in the namespace."""
+def _add_options(parser: argparse.ArgumentParser, command: str, *, needed: bool) -> None:
+    """All options of a command, and `--config`. What is not named on the command line is not in the namespace.
+
+    Args:
+        needed: whether the required ones are; who only looks at options may leave them out.
+    """
     groups: dict[str, Any] = {}
     for row in options(command):
         group = groups.setdefault(row.group, None) or parser.add_argument_group(row.group)
         groups[row.group] = group
         default = AS_THE_RUN if command == "verify" and row.decides_bytes else _default(row)
+        if row.required and not needed:
+            default = ""
         if row.usual is not None and command in FINDS_ALIGNMENTS:
             default = f"default: {row.usual}"
         _add_option(group, row, default)

@@ -33,7 +33,7 @@ COMMAND = Command(
         word(
             "-o",
             "--out",
-            metavar="DIR|HTML",
+            metavar="PATH",
             help="a folder for index.html, or the page's own name (default: the faces folder's name and _report)",
         ),
         word(
