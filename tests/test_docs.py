@@ -73,6 +73,18 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_a_table_of_flags_has_no_bar_within_a_cell() -> None:
+    for line in (ROOT / "docs" / "cli.md").read_text("utf-8").splitlines():
+        assert not line.startswith("|") or len(re.findall(r"(?<!\\)\|", line)) == 3, line
+
+
+def test_commands_with_a_report_for_programs_are_those_that_take_its_flag() -> None:
+    page = (ROOT / "docs" / "reports.md").read_text("utf-8")
+    told = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    named = parsers(build_parser()).items()
+    assert told == {name for name, parser in named if "--json" in parser._option_string_actions}
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     documents = [path for path in written() if path.suffix == ".md"]
     assert len(documents) > 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -75,3 +76,12 @@ def test_the_session_prints_what_is_shown_and_then_the_python_runs(
         exec(compile(snippet, page, "exec"), {"__name__": "guide"})
         printed += capsys.readouterr().out.splitlines()
     assert printed[-1] == GUIDES[page]
+
+
+def test_what_lists_of_faces_hold_is_told_to_whoever_makes_datasets(folder: Path) -> None:
+    page = "docs/datasets.md"
+    assert main(shlex.split(sessions(page)[0][0])) == 0
+    text = (ROOT / page).read_text("utf-8")
+    with (folder / "set" / "faces.jsonl").open(encoding="utf-8") as lines:
+        for column in json.loads(next(lines)):
+            assert re.search(rf"^\|.*`{column}`.*\|", text, re.MULTILINE), column
