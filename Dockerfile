@@ -1,6 +1,6 @@
 # Two images: `cpu` (exact sampling on any machine, without torch and kornia) and `cuda` (all of it).
 #   docker build --target cpu -t gpu-extract:cpu --build-arg REVISION="$(git rev-parse HEAD)" .
-#   docker run --rm --user "$(id -u):0" -v "$PWD:/data" gpu-extract:cpu \
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/data" gpu-extract:cpu \
 #       extract -a /data/alignments.fsa -fr /data/clip.mp4 -fc /data/faces
 # docs/container.md says more. `make rehearsal` follows these steps without a container daemon: tests/rehearsal.py.
 

@@ -119,6 +119,14 @@ def test_a_lock_has_every_dependency_but_what_is_left_out(target: str) -> None:
     assert not [name for name in lock if name.startswith("nvidia")] or target == "cuda"
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_page_of_the_images_counts_their_wheels(target: str) -> None:
+    page = (ROOT / "docs" / "container.md").read_text("utf-8")
+    row = next(line for line in page.splitlines() if line.startswith("| wheels |"))
+    count = len(locked(f"container-{target}.txt"))
+    assert row.split("|")[2 + TARGETS.index(target)].strip().startswith(f"{count}, ")
+
+
 @pytest.mark.parametrize("name", ["container-cpu.txt", "container-cuda.txt", "container-build.txt"])
 def test_the_images_have_the_versions_that_were_tested(name: str) -> None:
     tested = locked("linux-3.13-test.txt")
