@@ -56,7 +56,7 @@ def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
 
 
 def without_the_machine(line: str, folder: Path) -> str:
-    line = line.replace(f"{os.path.realpath(folder)}/", "").replace(f"{folder}/", "")
+    line = line.replace(f"{os.path.realpath(folder)}/", "…/").replace(f"{folder}/", "…/")
     for pattern, name in OF_THE_MACHINE:
         line = re.sub(pattern, name, line)
     return line
@@ -69,7 +69,8 @@ def test_the_session_prints_what_is_shown_and_then_the_python_runs(
     assert sessions(page)
     for command, shown in sessions(page):
         assert main(shlex.split(command)) == 0
-        said = [without_the_machine(line, folder) for line in capsys.readouterr().out.splitlines()]
+        captured = capsys.readouterr()
+        said = [without_the_machine(line, folder) for line in (captured.err + captured.out).splitlines()]
         assert said == [without_the_machine(line, folder) for line in shown], command
     printed: list[str | None] = [None]
     for snippet in snippets(page):
