@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from gpu_extract.demo.cartoon import OMAR, Expression, draw_face, similarity
+from gpu_extract.geometry.crops import crop_geometry
 from gpu_extract.kernels import antialias, reference
 
 SIZE, CORE_PX = 256, 562.5  # the source box is 1.6 times the core: 900 px
@@ -34,7 +35,7 @@ def main() -> None:
         crops = []
         for shift in (0.0, 0.5):
             moved = points + np.float32(shift)
-            matrix = crops.crop_geometry(moved, SIZE, seed=True).crop_from_frame
+            matrix = crop_geometry(moved, SIZE, seed=True).crop_from_frame
             crops.append(sample([picture], np.array([0]), matrix, np.array([False]), SIZE)[0])
         flicker.append(np.abs(crops[0].astype(int) - crops[1]).mean())
         detail = cv2.resize(crops[0][ZOOM, ZOOM], (288, 288), interpolation=cv2.INTER_NEAREST)

@@ -146,3 +146,21 @@ def test_the_speed_figures_of_the_readme_are_those_that_were_measured() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     result = json.loads((ROOT / "bench" / "results" / "extract.json").read_text("utf-8"))
     assert module.with_part(readme, module.part(result)) == readme
+
+
+def test_the_figures_of_antialiasing_are_those_of_its_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("antialias_picture", ROOT / "bench" / "antialias_picture.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "TARGET", tmp_path / "drawn.png")
+    module.main()
+    plain, antialiased = (float(number) for number in re.findall(r"\d+\.\d+", capsys.readouterr().out))
+    page = (ROOT / "docs" / "antialias.md").read_text("utf-8")
+    assert f"{plain:.1f} levels plain and {antialiased:.1f} antialiased" in page
+    assert (tmp_path / "drawn.png").is_file()
