@@ -425,6 +425,23 @@ def test_a_dry_run_of_anything_writes_nothing(options: tuple[str, ...], inputs: 
     assert {path: state for path, state in everything(tmp_path).items() if path not in told} == before
 
 
+def test_a_dry_run_refuses_a_folder_that_the_run_would_refuse(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_in(tmp_path, inputs)
+    assert job.run("-een", "20") == 0
+    before = everything(tmp_path)
+    ways: tuple[tuple[str, ...], ...] = ((), ("--shard", "0/2"))
+    for dry in (("--dry-run",), ()):
+        for words in ways:
+            assert job.run(*dry, *words) == 6
+        assert not dry or everything(tmp_path) == before
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gpu-extract: ")]
+    assert len(told) == 4
+    assert told[:2] == told[2:]
+    assert all("holds a" in line for line in told)
+
+
 @pytest.fixture
 def torn(inputs: Path, tmp_path: Path) -> Job:
     """A job of which frames 10, 20, 30, 40 and 50 cannot be read."""

@@ -17,7 +17,9 @@ from gpu_extract.options import Settings
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.extraction import Report
 from gpu_extract.run import failures
+from gpu_extract.run.folder import check_folder
 from gpu_extract.run.progress import Listener, Progress, listener_for
+from gpu_extract.run.shards import Shard
 from gpu_extract.run.signals import Interruption
 
 
@@ -111,7 +113,7 @@ def extract(
         processes: in how many processes to cut, each a shard at a time; "auto" takes as many as pay.
         devices: of these processes, with commas between.
         cache: where what comes from a bucket is kept; by default in the user's folder of caches.
-        dry_run: plan and estimate, write nothing.
+        dry_run: plan and estimate, write nothing; a folder that the run would refuse is refused.
         on_error: "skip" goes on after a frame or face that fails, "stop" ends the run.
         max_errors: end the run after this many failures.
         partial_ok: `exit_code` is 0, not 4, where the run finished and some frames or faces failed.
@@ -219,6 +221,8 @@ def _alone(settings: Settings, made: Prepared, report: Report, progress: Progres
     _introduce(settings, made, report, progress)
     interruption.check()
     if settings.dry_run:
+        shard = None if settings.shard is None else Shard.of(settings.shard)
+        check_folder(settings.faces, resume=settings.resume, shard=shard)
         estimate(made, settings, report)
         return
     with begin(settings, made, report) as extraction:

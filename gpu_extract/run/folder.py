@@ -26,8 +26,7 @@ def prepare_folder(folder: Path, *, resume: bool, shard: Shard | None = None) ->
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with os.scandir(folder) as entries:
-            occupied = next(entries, None)
+        reason = _why_not(folder, resume, shard)
     except NotADirectoryError:
         raise OutputError(f"the faces folder {folder} cannot be made: a part of that path is a file.") from None
     except FileExistsError:
@@ -40,14 +39,30 @@ def prepare_folder(folder: Path, *, resume: bool, shard: Shard | None = None) ->
         raise OutputError(f"the faces folder {folder} cannot be made: {error.strerror}.") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"the faces folder {folder} cannot be written: permission denied.")
-    if occupied is None:
-        return
-    if (reason := _why_not(folder, resume, shard, occupied.name)) is not None:
+    if reason is not None:
         raise OutputError(f"the faces folder {folder} {reason}")
 
 
-def _why_not(folder: Path, resume: bool, shard: Shard | None, entry: str) -> str | None:
-    """Why a run may not write into a folder that holds something; None where it may."""
+def check_folder(folder: Path, *, resume: bool, shard: Shard | None = None) -> None:
+    """Look, and change nothing: what is in a folder, if it is there, is what `prepare_folder` takes.
+
+    Raises:
+        OutputError: if it is something else.
+    """
+    try:
+        reason = _why_not(folder, resume, shard)
+    except OSError:  # it is not there, or no folder, which whoever makes it is told
+        return
+    if reason is not None:
+        raise OutputError(f"the faces folder {folder} {reason}")
+
+
+def _why_not(folder: Path, resume: bool, shard: Shard | None) -> str | None:
+    """Why a run may not write into a folder; None where it may. Raises OSError where it cannot be looked into."""
+    with os.scandir(folder) as entries:
+        occupied = next(entries, None)
+    if occupied is None:
+        return None
     is_whole, shards = journal.exists(folder), journal.receipts(folder)
     if shard is None and (is_whole or shards) and resume:
         return None
@@ -66,7 +81,7 @@ def _why_not(folder: Path, resume: bool, shard: Shard | None, entry: str) -> str
         if shard in shards and not resume:
             return f"holds an earlier try of shard {shard}; add --resume to continue it."
         return None
-    return f"is not empty (it holds {entry!r}); name another, or empty it first."
+    return f"is not empty (it holds {occupied.name!r}); name another, or empty it first."
 
 
 @contextmanager
