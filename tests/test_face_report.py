@@ -25,10 +25,12 @@ from gpu_extract.geometry import crops
 from gpu_extract.geometry.mean_faces import table
 from gpu_extract.geometry.pose import POSE_POINTS
 from gpu_extract.jobs import report
+from gpu_extract.jobs.extract import extract
 from gpu_extract.jobs.gallery import miniatures
 from gpu_extract.jobs.gallery.entries import State
 from gpu_extract.jobs.gallery.pages import LANDMARK_STEPS
 from gpu_extract.jobs.gallery.summary import shown
+from gpu_extract.jobs.migrate import migrate
 from gpu_extract.jobs.report import face_report
 from gpu_extract.reports.extraction import Report
 from gpu_extract.run import journal
@@ -365,6 +367,48 @@ def test_faces_that_are_gone_foreign_or_damaged_are_told_apart(job: Path) -> Non
     assert len(page.rows) == 6
     assert "1 face left the folder since the run" in page.html
     assert "--dry-run" in page.html
+
+
+@pytest.mark.parametrize("version", ["2.4", "g6"])
+@pytest.mark.parametrize("metadata", [None, "jsonl"])
+def test_faces_that_were_sorted_or_renamed_are_neither_gone_nor_foreign(
+    version: str, metadata: str | None, tmp_path: Path, landmarks: np.ndarray
+) -> None:
+    write_photographs(tmp_path, landmarks)
+    alignments, faces = tmp_path / "a.fsa", tmp_path / "faces"
+    if version == "2.4":
+        migrate(tmp_path / "a.fsa", alignments := tmp_path / "new.fsa")
+    extract(alignments, tmp_path / "frames", faces, size=32, metadata=metadata, progress="none")
+    before = Page(face_report(faces).page)
+    (faces / "good").mkdir()
+    (faces / "f_000002_0.png").rename(faces / "good" / "000 a.png")
+    (faces / "f_000000_0.png").rename(faces / "best_7.png")
+    shutil.copy(faces / "f_000001_0.png", faces / "copy.png")
+    told = face_report(faces)
+    assert (told.tally.files, told.tally.frames, told.tally.gone, told.tally.extra) == (4, 4 - (version == "2.4"), 0, 1)
+    after = Page(told.page)
+    copy = next(at for at, name in after.files().items() if name == "copy.png")
+    kept = [at for at in range(4) if at != copy]
+    assert sorted(after.files().values()) == ["best_7.png", "copy.png", "good/000 a.png"]
+    assert [after.rows[at] for at in kept] == before.rows
+    assert [after.frames()[at] for at in kept] == before.frames()
+    assert [after.states()[at] for at in kept] == [State.NONE] * 3
+    assert after.states()[copy] == State.EXTRA
+    assert "left the folder since the run" not in after.html
+    (faces / "good" / "000 a.png").unlink()
+    assert face_report(faces).tally.gone == 1
+
+
+def test_frames_are_counted_by_headers_where_names_tell_nothing(tmp_path: Path, landmarks: np.ndarray) -> None:
+    write_photographs(tmp_path, landmarks)
+    write_alignments(tmp_path / "g6.fsa", {"f_000000.png": [face_record(landmarks), face_record(landmarks + 3)]})
+    migrate(tmp_path / "g6.fsa", tmp_path / "new.fsa")
+    faces = tmp_path / "faces"
+    extract(tmp_path / "new.fsa", tmp_path / "frames", faces, size=32, progress="none")
+    (faces / journal.NAME).unlink()
+    for index in range(2):
+        (faces / f"f_000000_{index}.png").rename(faces / f"bin {index}.png")
+    assert face_report(faces).tally.frames == 1
 
 
 def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:

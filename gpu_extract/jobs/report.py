@@ -27,7 +27,7 @@ from gpu_extract.errors import (
     printable,
 )
 from gpu_extract.face_files.stored import stored_files
-from gpu_extract.jobs.gallery.entries import State, entries_of, frames_in
+from gpu_extract.jobs.gallery.entries import State, entries_of
 from gpu_extract.jobs.gallery.miniatures import KINDS, is_hidden, write_miniatures
 from gpu_extract.jobs.gallery.outcome import outcome_of
 from gpu_extract.jobs.gallery.pages import FACES_A_PAGE, Pages, states
@@ -113,7 +113,7 @@ def face_report(
         raise InputError(f"{folder} holds neither faces nor the journal of a run; there is nothing to report.")
     _make_place(page)
     knowledge = Knowledge(folder, stored, outcome.settings, loaded)
-    made = FaceReport(page, Tally(frames=frames_in(entries)))
+    made = FaceReport(page)
     with _data_folder(page) as data, ThreadPoolExecutor(available_cores()) as threads:
         pages = Pages(data)
         for at in range(0, len(entries), FACES_A_PAGE):

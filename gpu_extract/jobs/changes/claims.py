@@ -6,19 +6,17 @@ alignments file does.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_extract import png_file
 from gpu_extract.alignments import Alignments
 from gpu_extract.errors import InputError, UsageError, counted
 from gpu_extract.face_files.beside import lies_beside
 from gpu_extract.face_files.identity import Identities
-from gpu_extract.face_files.origin import origin_of
-from gpu_extract.face_files.stored import InShard, content, pixel_hash, stored_files
+from gpu_extract.face_files.recorded import Recorded
+from gpu_extract.face_files.stored import InShard, content, stored_files
 from gpu_extract.jobs.changes.contents import digest
 from gpu_extract.naming import FACE_EXTENSIONS, VIDEO_FACE_EXTENSION, base_of, has_extension, split_name, stem_of
 from gpu_extract.reports.renaming import RenameReport
@@ -72,10 +70,7 @@ class Claims:
         found = journal.read(self._folder)
         settings, frames = found or ({}, [])
         self._recorded = {face.file_name: face for frame in frames for face in frame.faces}
-        self._by_base = {base_of(name): name for name in self._recorded}
-        self._by_hash: dict[str, list[str]] = defaultdict(list)
-        for face in self._recorded.values():
-            self._by_hash[face.sha1].append(face.file_name)
+        self._known_again = Recorded(self._recorded.values())
         self._identities = None
         if self._file is not None:
             self._identities = self._identities_of(Alignments.load(self._file), settings)
@@ -138,22 +133,12 @@ class Claims:
         """What a file tells, or why it cannot be read; called from many threads."""
         try:
             data = content(self._folder / name)
-            places = self._places_by_file(name) if self._identities is not None else self._places_by_itself(data)
+            places = self._places_by_file(name) if self._identities is not None else self._known_again.places(data)
             return Claim(name, digest(data), tuple(_with_extension(place, name) for place in places))
         except InputError as error:
             return {"file": name, "reason": str(error)}
         except OSError:
             return {"file": name, "reason": "its frame has a name that no file can have."}
-
-    def _places_by_itself(self, data: bytes) -> list[str]:
-        """Where the run put the face of a file, by its header, or by its hash and the journal."""
-        origin = origin_of(data) if data.startswith(png_file.SIGNATURE) else None
-        if origin is None:
-            return self._by_hash.get(pixel_hash(data), [])
-        if not png_file.is_whole(data):
-            raise InputError("it is damaged or cut off.")
-        check_name(origin.name)
-        return [self._by_base.get(origin.name, origin.name)]
 
     def _places_by_file(self, name: str) -> list[str]:
         """The same by the alignments file."""

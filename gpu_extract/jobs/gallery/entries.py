@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
 
+from gpu_extract.errors import InputError
 from gpu_extract.face_files.beside import lies_beside
-from gpu_extract.face_files.stored import InShard, Place
+from gpu_extract.face_files.recorded import Recorded
+from gpu_extract.face_files.stored import InShard, Place, content
 from gpu_extract.jobs.gallery.outcome import Outcome
 from gpu_extract.naming import FACE_EXTENSIONS, base_of, has_extension, split_name, stem_of
+from gpu_extract.run.threads import available_cores
 from gpu_extract.storage.parts import TEMPORARY_PREFIX
 from gpu_extract.tasks import FaceResult
 
@@ -60,15 +64,22 @@ class Entry:
 def entries_of(stored: dict[str, Place], outcome: Outcome) -> list[Entry]:
     """All that a page lists, by frame and index: names are compared as people count, frame 10 after frame 9.
 
+    A face that was renamed, or sorted into a sub-folder, is known by its header, or by the hash of its pixels.
+
     Args:
         stored: the files of the folder, as `faces.stored` gives them.
     """
     recorded = {face.file_name: (face, frame.position) for frame in outcome.frames for face in frame.faces}
+    files = {name: place for name, place in stored.items() if _is_face(name)}
+    known = {
+        name: recorded.pop(said) for name, place in files.items() if (said := recorded_as(name, place)) in recorded
+    }
+    if recorded:
+        unknown = {name: place for name, place in files.items() if name not in known}
+        known |= {name: recorded.pop(said) for name, said in _known_again(unknown, recorded, outcome).items()}
     found = []
-    for name, place in stored.items():
-        if not _is_face(name):
-            continue
-        face, position = recorded.pop(recorded_as(name, place), (None, None))
+    for name, place in files.items():
+        face, position = known.get(name, (None, None))
         extra = State.EXTRA if outcome.settings is not None and face is None else State.NONE
         found.append(_entry(name, place, extra, face, position))
     found += [_entry(name, None, State.GONE, face, position) for name, (face, position) in recorded.items()]
@@ -84,9 +95,28 @@ def recorded_as(name: str, place: Place) -> str:
     return f"{place.shard.name}/{name}" if isinstance(place, InShard) else name
 
 
-def frames_in(entries: Iterable[Entry]) -> int:
-    """How many frames the files are of."""
-    return len({stem_of(entry.frame) for entry in entries if entry.place is not None})
+def _known_again(files: Mapping[str, Place], gone: Collection[str], outcome: Outcome) -> dict[str, str]:
+    """Files that show faces which are not where the run put them, by their names, and where it did put each.
+
+    Args:
+        gone: where these faces were.
+    """
+    recorded = Recorded(face for frame in outcome.frames for face in frame.faces)
+
+    def places(place: Place) -> list[str]:
+        try:
+            return recorded.places(content(place))
+        except (InputError, OSError):
+            return []
+
+    with ThreadPoolExecutor(available_cores()) as threads:
+        told = list(threads.map(places, files.values()))
+    owner: dict[str, str] = {}
+    for name, said in zip(files, told, strict=True):
+        place = next((place for place in said if place in gone and place not in owner), None)
+        if place is not None:
+            owner[place] = name
+    return {name: place for place, name in owner.items()}
 
 
 def _is_face(name: str) -> bool:
@@ -96,7 +126,7 @@ def _is_face(name: str) -> bool:
 
 
 def _entry(name: str, place: Place | None, state: State, face: FaceResult | None, position: int | None) -> Entry:
-    stem = split_name(base_of(name))[0]
+    stem = split_name(base_of(name if face is None else face.file_name))[0]
     frame, _, number = stem.rpartition("_")
     if face is not None and number == str(face.index):
         return Entry(name, place, frame, face.index, state, face, position)

@@ -153,7 +153,7 @@ class Knowledge:
                 return _object(content(beside))
             except FrameError:
                 return None
-        return self._list.row(recorded_as(entry.name, entry.place))
+        return self._list.row(recorded_as(entry.name, entry.place) if entry.result is None else entry.result.file_name)
 
     def _fit(self, found: list[Particulars], cuts: list[_Cut]) -> None:
         """Complete matrices and poses from landmarks, all faces of a kind at once."""

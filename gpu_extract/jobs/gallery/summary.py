@@ -6,7 +6,7 @@ import html
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from gpu_extract.errors import counted
 from gpu_extract.jobs.gallery.entries import Entry, State
 from gpu_extract.jobs.gallery.outcome import Failed, Outcome
 from gpu_extract.jobs.gallery.particulars import Particulars
+from gpu_extract.naming import stem_of
 from gpu_extract.options import option, typed, words_of
 from gpu_extract.reports.base import versions
 from gpu_extract.run.fingerprint import FRAMES, Fingerprint, as_settings
@@ -32,7 +33,6 @@ _UNSEEN = re.compile("[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202
 class Tally:
     """How many faces there are of each kind."""
 
-    frames: int = 0
     files: int = 0
     nbytes: int = 0
     failed: int = 0
@@ -40,6 +40,12 @@ class Tally:
     extra: int = 0
     unreadable: int = 0
     outside: int = 0
+    of: set[str] = field(default_factory=set)
+    """Keys, without their extensions, of the frames that the files are of."""
+
+    @property
+    def frames(self) -> int:
+        return len(self.of)
 
     def add(self, entries: Iterable[Entry], found: Iterable[Particulars]) -> None:
         for entry, about in zip(entries, found, strict=True):
@@ -47,6 +53,7 @@ class Tally:
             self.gone += bool(about.state & State.GONE)
             if entry.place is not None:
                 self.files += 1
+                self.of.add(stem_of(about.frame))
                 self.nbytes += about.nbytes or 0
                 self.extra += bool(about.state & State.EXTRA)
                 self.unreadable += bool(about.state & State.UNREADABLE)
