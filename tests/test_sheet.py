@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,3 +267,25 @@ def test_a_label_keeps_its_value_and_shortens_the_name() -> None:
     narrow = label(40, "a name that is far too long_0", "+12.5")
     bare = label(40, "", "+12.5")
     np.testing.assert_array_equal(narrow[:, 15:], bare[:, 15:])
+
+
+def test_faces_in_inner_folders_and_in_shards_are_told_from_none(tmp_path: Path) -> None:
+    inner = tmp_path / "faces" / "00000"
+    inner.mkdir(parents=True)
+    with pytest.raises(InputError, match="run extract into it first"):
+        contact_sheet(tmp_path / "faces", tmp_path / "sheet.png")
+    cv2.imwrite(str(inner / "x_0.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(InputError, match=f"only in the folders inside it; name one of them, such as {inner}"):
+        contact_sheet(tmp_path / "faces", tmp_path / "sheet.png")
+    with tarfile.open(tmp_path / "faces" / "00000.tar", "w") as shard:
+        shard.add(inner / "x_0.png", "x_0.png")
+    shutil.rmtree(inner)
+    with pytest.raises(InputError, match="members of tar shards"):
+        contact_sheet(tmp_path / "faces", tmp_path / "sheet.png")
+    (tmp_path / "faces" / "00000.tar").unlink()
+    cv2.imwrite(str(tmp_path / "x_0.png"), np.zeros((8, 8, 3), np.uint8))
+    contact_sheet([tmp_path / "x_0.png"], tmp_path / "faces" / "sheet.png")
+    with pytest.raises(InputError, match="run extract into it first"):
+        contact_sheet(tmp_path / "faces", tmp_path / "faces" / "sheet.png")
+    with pytest.raises(InputError, match="there are no face images"):
+        contact_sheet([], tmp_path / "sheet.png")

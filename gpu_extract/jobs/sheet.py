@@ -15,10 +15,11 @@ from gpu_extract import png_file
 from gpu_extract.conditions import Condition, Value
 from gpu_extract.errors import EXIT_OK, EXIT_PARTIAL, FrameError, InputError, OutputError, UsageError, printable
 from gpu_extract.face_files.quality import KINDS, Cut, Quality, qualities
+from gpu_extract.face_files.stored import InShard, stored_files
 from gpu_extract.frames.images.decode import read_file
 from gpu_extract.geometry.mean_faces import CENTERINGS
 from gpu_extract.geometry.rounding import Rounding
-from gpu_extract.naming import FACE_EXTENSIONS, of_this_machine
+from gpu_extract.naming import FACE_EXTENSIONS, base_of, has_extension, of_this_machine
 from gpu_extract.run import journal
 from gpu_extract.run.threads import available_cores
 from gpu_extract.storage.inputs import is_folder, open_input, unreadable
@@ -117,10 +118,12 @@ def contact_sheet(
     condition = None if where is None else Condition(where, KINDS)
     if isinstance(faces, str | Path):
         paths = [path for path in list_faces(faces) if not _is_earlier_sheet(path, Path(out_png))]
+        if not paths:
+            raise _without_faces(Path(faces))
     else:
         paths = [Path(face) for face in faces]
-    if not paths:
-        raise InputError(f"{faces} holds no face images to put on a sheet; run extract into it first.")
+        if not paths:
+            raise InputError("there are no face images to put on a sheet.")
     sheet = Sheet()
     shown = _chosen(paths, sort, condition, sheet.notes, reverse=reverse, landmarks=landmarks)
     columns, cell = _layout(len(shown), columns, cell)
@@ -134,6 +137,23 @@ def contact_sheet(
         sheet.unreadable += _write_page(page, part, min(columns, len(shown)), cell, paths)
         sheet.append(page)
     return sheet
+
+
+def _without_faces(folder: Path) -> InputError:
+    """What to say of a folder that holds no face images itself: where they are, if it holds them otherwise."""
+    for name, place in stored_files(folder).items():
+        if not has_extension(name, FACE_EXTENSIONS) or (name == base_of(name) and isinstance(place, Path)):
+            continue
+        if isinstance(place, InShard):
+            return InputError(
+                f"the faces in {folder} are members of tar shards, which a sheet is not made of; gpu-extract report "
+                "makes a page of them."
+            )
+        return InputError(
+            f"{folder} holds face images only in the folders inside it; name one of them, such as {place.parent}, or "
+            "make a page of all: gpu-extract report."
+        )
+    return InputError(f"{folder} holds no face images to put on a sheet; run extract into it first.")
 
 
 def _chosen(
