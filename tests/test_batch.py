@@ -330,6 +330,14 @@ def test_nothing_to_cut_is_an_error(film: Maker, tmp_path: Path, capsys: pytest.
 # ---- what is asked for
 
 
+def test_footage_in_the_folder_of_faces_is_told_from_none(film: Maker, tmp_path: Path) -> None:
+    footage = film(tmp_path / "footage" / "one.mp4").parent
+    with pytest.raises(InputError, match=f"no videos are looked for in {footage}, for the faces go there"):
+        batch([footage], footage, progress="none")
+    with pytest.raises(InputError, match="name another --faces"):
+        batch([footage], tmp_path, progress="none")
+
+
 def test_wishes_that_are_refused(film: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     video, faces = film(tmp_path / "a.mp4"), tmp_path / "faces"
     for words, sentence in (

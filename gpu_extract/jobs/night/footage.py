@@ -72,7 +72,7 @@ def find(
             search.take(path)
     found = _apart(list(search.found.values()))
     if not any(one.alignments for one in found):
-        raise InputError(_nothing(found, asked))
+        raise InputError(_nothing(found, asked, search.among_faces))
     return Found(found, _notes(search.left_out))
 
 
@@ -83,10 +83,14 @@ class _Search:
         self.found: dict[str, Footage] = {}
         """By the path that leads there without links, but for one under its own name."""
         self.left_out: list[str] = []
+        self.among_faces: list[Path] = []
+        """What was named and is the folder of faces, or in it."""
 
     def take(self, path: Path) -> None:
         """What somebody named."""
         if path.is_dir():
+            if self._is_of_faces(os.path.realpath(path)):
+                self.among_faces.append(path)
             self._take_folder(path, Path(), is_named=True)
         elif has_extension(path.name, VIDEOS):
             self._add(path, Path(), is_folder=False)
@@ -188,7 +192,9 @@ def _refuse(found: list[Footage], group: Sequence[int], why: str) -> None:
         found[i] = replace(found[i], fault=f"{names} {why}")
 
 
-def _nothing(found: Sequence[Footage], places: Sequence[str]) -> str:
+def _nothing(found: Sequence[Footage], places: Sequence[str], among_faces: Sequence[Path]) -> str:
+    if among_faces and not found:
+        return f"no videos are looked for in {among_faces[0]}, for the faces go there; name another --faces."
     named = ", ".join(places[:NAMED]) + (", …" if len(places) > NAMED else "")
     if not found:
         return f"there are no videos and no folders of images in {named}; --recursive looks into inner folders, too."
