@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpu_extract.cli import main
+from gpu_extract.cli.parser import build_parser, parsers
 from gpu_extract.jobs.config import config
 from gpu_extract.jobs.whereabouts import EXTENSIONS, alignments_of
+from gpu_extract.options import options
 from tests.helpers import CLIP, Job, copied, files_in, frames_of, write_photographs, write_pickled
 
 
@@ -139,6 +142,20 @@ def test_flags_of_the_programs_mean_the_same(shots: Job, tmp_path: Path, flags: 
     words = [alignments, shots.alignments, frames, shots.frames, faces, there, size, 48, every, 2]
     assert main(["extract", *map(str, words), "--device", "cpu", "-q"]) == 0
     assert files_in(there) == shots.files()
+
+
+@pytest.mark.parametrize("words", ["masks", "reindex", "rebuild d new", "migrate old new", "export f"])
+def test_flags_of_the_programs_are_those_of_every_command(words: str) -> None:
+    command = words.split()
+
+    def of(flag: str) -> dict[str, Any]:
+        return vars(build_parser().parse_args([*command, flag, "there"]))
+
+    known = {flag for action in parsers(build_parser())[command[0]]._actions for flag in action.option_strings}
+    for row in options("extract"):
+        if row.name in ("frames", "faces", "alignments") and row.flags[-1] in known:
+            for flag in row.aliases:
+                assert of(flag) == of(row.flags[-1]), flag
 
 
 def test_flags_of_the_programs_are_checked_like_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,8 +108,11 @@ def _add_command(commands: Any, command: Command, *, whole: bool) -> None:
     parser.set_defaults(command=command)
     parser.add_argument("-v", "--verbose", action="store_true", help="say more; show the traceback of an error")
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    aliases = {row.flags[-1]: row.aliases for row in options("extract") if row.aliases}
     for names, how in command.words:
-        parser.add_argument(*names, **how)
+        added = parser.add_argument(*names, **how)
+        if also := aliases.get(names[-1]):
+            parser.add_argument(*also, dest=added.dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     if command.options is not None:
         _add_options(parser, command.options, needed=command.name != "config")
 
