@@ -20,7 +20,6 @@ import errno
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,8 +44,8 @@ from gpu_extract.reports.masks import MasksReport
 from gpu_extract.run.keys import Matched
 from gpu_extract.run.keys import match_keys as match
 from gpu_extract.run.plan import NO_CROP, Fits, PlanOptions, core_only, fit_all, upright_landmarks, with_poses
+from gpu_extract.run.pool import Pool
 from gpu_extract.run.resolve import resolve_numbering, resolve_rounding
-from gpu_extract.run.threads import available_cores
 from gpu_extract.storage.durable import sync_file_system
 from gpu_extract.storage.outputs import check_output
 from gpu_extract.storage.parts import check_name, check_part, write_file
@@ -232,7 +231,7 @@ class _Masks:
         self._match()
         self._lay_out()
         self._prepare()
-        with ThreadPoolExecutor(available_cores()) as pool:
+        with Pool() as pool:
             for start in range(0, len(self._names), ENTRIES_AT_ONCE):
                 some = range(start, min(start + ENTRIES_AT_ONCE, len(self._names)))
                 for made in pool.map(self._make, some):

@@ -12,7 +12,6 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -51,8 +50,8 @@ from gpu_extract.run import journal
 from gpu_extract.run.fingerprint import FACES
 from gpu_extract.run.fingerprint import digest as faces_digest
 from gpu_extract.run.keys import match_keys
+from gpu_extract.run.pool import Pool
 from gpu_extract.run.resolve import resolve_numbering
-from gpu_extract.run.threads import available_cores
 from gpu_extract.storage.atomic import write_free
 from gpu_extract.storage.inputs import is_folder
 
@@ -199,7 +198,7 @@ class _Rebuild:
             raise InputError(f"{self._folder} holds no face.")
         self._list, notes = list_in(self._folder)
         self.report.notes += notes
-        with ThreadPoolExecutor(available_cores()) as pool:
+        with Pool() as pool:
             found = list(pool.map(self._one, names))
         known = [one for one in found if isinstance(one, _Known)]
         self.report.unreadable = [one for one in found if isinstance(one, dict)]

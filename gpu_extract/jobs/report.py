@@ -7,7 +7,6 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import resources
@@ -35,7 +34,7 @@ from gpu_extract.jobs.gallery.particulars import Knowledge
 from gpu_extract.jobs.gallery.summary import Tally, summary
 from gpu_extract.naming import of_this_machine
 from gpu_extract.run import journal
-from gpu_extract.run.threads import available_cores
+from gpu_extract.run.pool import Pool
 from gpu_extract.storage.atomic import locked
 from gpu_extract.storage.inputs import is_folder
 from gpu_extract.storage.outputs import check_output, write_output
@@ -114,7 +113,7 @@ def face_report(
     _make_place(page)
     knowledge = Knowledge(folder, stored, outcome.settings, loaded)
     made = FaceReport(page)
-    with _data_folder(page) as data, ThreadPoolExecutor(available_cores()) as threads:
+    with _data_folder(page) as data, Pool() as threads:
         pages = Pages(data)
         for at in range(0, len(entries), FACES_A_PAGE):
             block = entries[at : at + FACES_A_PAGE]

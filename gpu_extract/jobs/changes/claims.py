@@ -7,7 +7,6 @@ alignments file does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from gpu_extract.reports.renaming import RenameReport
 from gpu_extract.run import journal
 from gpu_extract.run.fingerprint import FACES
 from gpu_extract.run.fingerprint import digest as faces_digest
-from gpu_extract.run.threads import available_cores
+from gpu_extract.run.pool import Pool
 from gpu_extract.storage.parts import check_name
 from gpu_extract.tasks import FaceResult
 
@@ -80,7 +79,7 @@ class Claims:
         report.files = len(names)
         if not names:
             raise InputError(f"{self._folder} holds no face.")
-        with ThreadPoolExecutor(available_cores()) as pool:
+        with Pool() as pool:
             read = list(pool.map(self._told, names))
         self.known = [one for one in read if isinstance(one, Claim) and one.places]
         report.unreadable = [one for one in read if isinstance(one, dict)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from gpu_extract.reports.pruning import PruneReport
 from gpu_extract.run import journal
 from gpu_extract.run.fingerprint import FACES
 from gpu_extract.run.fingerprint import digest as faces_digest
-from gpu_extract.run.threads import available_cores
+from gpu_extract.run.pool import Pool
 from gpu_extract.storage.parts import TEMPORARY_PREFIX
 from gpu_extract.tasks import FaceResult
 
@@ -131,7 +130,7 @@ class Presence:
         self._check_tellable(identities)
         known = self._unread()
         to_read = sorted(self._images.keys() - known.keys())
-        with ThreadPoolExecutor(available_cores()) as pool:
+        with Pool() as pool:
             read = dict(
                 zip(to_read, pool.map(lambda name: identities.of(name, self._images[name]), to_read), strict=True)
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
@@ -15,7 +14,7 @@ from gpu_extract.face_files.recorded import Recorded
 from gpu_extract.face_files.stored import InShard, Place, content
 from gpu_extract.jobs.gallery.outcome import Outcome
 from gpu_extract.naming import FACE_EXTENSIONS, base_of, has_extension, split_name, stem_of
-from gpu_extract.run.threads import available_cores
+from gpu_extract.run.pool import Pool
 from gpu_extract.storage.parts import TEMPORARY_PREFIX
 from gpu_extract.tasks import FaceResult
 
@@ -109,7 +108,7 @@ def _known_again(files: Mapping[str, Place], gone: Collection[str], outcome: Out
         except (InputError, OSError):
             return []
 
-    with ThreadPoolExecutor(available_cores()) as threads:
+    with Pool() as threads:
         told = list(threads.map(places, files.values()))
     owner: dict[str, str] = {}
     for name, said in zip(files, told, strict=True):
