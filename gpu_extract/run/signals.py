@@ -18,6 +18,7 @@ from gpu_extract.errors import AlignmentsError, InterruptedRunError, OutputError
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 CANCELLED_EXIT_CODE = EXIT_CODES[signal.SIGINT]
 POLL_SECONDS = 0.05  # how long the end of a run may wait for the watcher of a host's event
+RING_SECONDS = 0.05  # after which a signal that came during an import is tried again
 GRACE_SECONDS = 3.0  # for frames in flight; what takes longer is given up and done again by --resume
 
 
@@ -33,7 +34,8 @@ class StopOnSignal:
 
     A signal may come while a library is being called, and that library may make another error of it, or none. What then
     leaves the block is InterruptedRunError all the same; `check` raises it where the block goes on. While a module is
-    being imported nothing is raised: an import that is torn may leave its lock taken for good. `check` does it soon.
+    being imported nothing is raised: an import that is torn may leave its lock taken for good. `check` does it, or a
+    timer, as soon as the import is done.
     """
 
     _unheard: ClassVar[signal.Signals | None] = None
@@ -77,6 +79,8 @@ class StopOnSignal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if signal.SIGALRM in self._previous:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         told = isinstance(error, InterruptedRunError | OutputError | AlignmentsError)
@@ -93,9 +97,25 @@ class StopOnSignal:
             self._raised = True
             if _is_importing(frame):
                 StopOnSignal._unheard = name
+                self._ring_later()
                 return
             raise InterruptedRunError("interrupted.", EXIT_CODES[name])
         self._stop()
+
+    def _ring_later(self) -> None:
+        self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._ring))
+        signal.setitimer(signal.ITIMER_REAL, RING_SECONDS)
+
+    def _ring(self, _: int, frame: FrameType | None) -> None:
+        """Raise what came during an import, unless another was begun, or `check` has raised it."""
+        number = StopOnSignal._unheard
+        if number is None or self._stop is not None:
+            return
+        if _is_importing(frame):
+            self._ring_later()
+            return
+        StopOnSignal._unheard = None
+        raise InterruptedRunError("interrupted.", EXIT_CODES[number])
 
 
 def _is_importing(frame: FrameType | None) -> bool:
