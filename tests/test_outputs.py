@@ -29,6 +29,16 @@ from tests.helpers import extract_command, write_photographs
 @pytest.fixture
 def job(tmp_path: Path, landmarks: np.ndarray) -> Path:
     """`frames`, `a.fsa`, `faces` of a run over both, `landmarks.json`, `notes.json` and an empty `empty.json`."""
+    return made_job(tmp_path, landmarks)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory, landmarks: np.ndarray) -> Path:
+    """As `job`, for tests after which it is as it was."""
+    return made_job(tmp_path_factory.mktemp("untouched"), landmarks)
+
+
+def made_job(tmp_path: Path, landmarks: np.ndarray) -> Path:
     write_photographs(tmp_path, landmarks)
     shutil.copy(tmp_path / "a.fsa", tmp_path / "other.fsa")
     options = ("-q", "-sz", 32, "--metadata", "jsonl")
@@ -83,14 +93,14 @@ def everything(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("command", REPORTING)
 @pytest.mark.parametrize("target", PRECIOUS)
 def test_a_report_replaces_nothing_but_a_report(
-    command: str, target: str, job: Path, capsys: pytest.CaptureFixture[str]
+    command: str, target: str, untouched: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = everything(job)
-    code = main([*words(job, command), "--json", str(job / target)])
+    before = everything(untouched)
+    code = main([*words(untouched, command), "--json", str(untouched / target)])
     assert code in (2, 6)
-    assert everything(job) == before
+    assert everything(untouched) == before
     assert "the report would replace" in capsys.readouterr().err
-    assert not (job / "new").exists()
+    assert not (untouched / "new").exists()
 
 
 @pytest.mark.parametrize("command", REPORTING)
