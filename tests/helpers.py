@@ -32,6 +32,7 @@ import pytest
 from av.video.reformatter import VideoReformatter
 
 from gpu_extract.cli import main
+from gpu_extract.demo import run_demo
 from gpu_extract.demo.clip import face_record, write_alignments
 from gpu_extract.engines.base import Crops, Engine
 from gpu_extract.frames.video import processor
@@ -508,6 +509,15 @@ def clip_made_once(factory: pytest.TempPathFactory, path: Path, count: int, size
 
     made = made_once(factory, f"clip-{count}-{size[0]}-{size[1]}", make)
     return Path(shutil.copyfile(made, path))
+
+
+def demo_made_once(factory: pytest.TempPathFactory, folder: Path) -> None:
+    """A copy at `folder` of what `gpu-extract demo` leaves, for tests that do not ask how that is made."""
+
+    def make(unfinished: Path) -> None:
+        run_demo(unfinished / "demo", progress="none")
+
+    shutil.copytree(made_once(factory, "demo", make) / "demo", folder)
 
 
 def mount(*arguments: str) -> bool:

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from gpu_extract import __main__
-from gpu_extract.demo import run_demo
 from gpu_extract.errors import DeviceError
+from tests.helpers import demo_made_once
 
 ROOT = Path(__file__).parent.parent
 CLIENT = """
@@ -206,9 +206,9 @@ def pictures(
 
 
 def test_faces_are_the_same_files_with_the_extensions_and_without(
-    wheel: Path, without_compiler: tuple[Path, str], tmp_path: Path
+    wheel: Path, without_compiler: tuple[Path, str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    run_demo(tmp_path / "demo", progress="none")
+    demo_made_once(tmp_path_factory, tmp_path / "demo")
     program = (sys.executable, "-c", "import sys; from gpu_extract.__main__ import main; sys.exit(main())")
     words = ["extract", "-a", "demo/demo_alignments.fsa", "-fr", "demo/demo.mp4", "-een", "9", "--no-update"]
     made = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_extract.demo import run_demo
+from tests.helpers import demo_made_once
 
 TEXT = (Path(__file__).parent.parent / "docs" / "python.md").read_text("utf-8")
 
@@ -17,10 +17,13 @@ def snippets() -> list[str]:
 
 
 def test_every_snippet_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("torch")
-    run_demo(tmp_path / "demo", progress="none")
+    demo_made_once(tmp_path_factory, tmp_path / "demo")
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     assert len(snippets()) > 7

@@ -6,14 +6,12 @@ import json
 import os
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
 
 from gpu_extract.cli import main
-from gpu_extract.demo import run_demo
-from tests.helpers import made_once
+from tests.helpers import demo_made_once
 
 ROOT = Path(__file__).parent.parent
 GUIDES = {
@@ -42,15 +40,10 @@ def snippets(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
 
 
-def make_demo(folder: Path) -> None:
-    run_demo(folder / "demo", progress="none")
-
-
 @pytest.fixture
 def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a reader stands after `make demo`."""
-    made = made_once(tmp_path_factory, "readme", make_demo)
-    shutil.copytree(made / "demo", tmp_path / "demo")
+    demo_made_once(tmp_path_factory, tmp_path / "demo")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
