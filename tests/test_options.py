@@ -282,7 +282,7 @@ FAKE = """    fake_level: int = number(default=7, least=0, most=9, help="how fak
 def test_a_new_option_is_one_row(job: list[str], tmp_path: Path) -> None:
     """In a copy of the package: parser, environment, file, table of the README, journal, all from the row alone."""
     copy = tmp_path / "copy"
-    shutil.copytree(ROOT / "gpu_extract", copy / "gpu_extract", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "gpu_extract", copy / "gpu_extract")  # with its byte code, if there is any
     for name in ("docs", "README.md"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
