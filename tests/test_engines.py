@@ -35,7 +35,7 @@ def test_what_kornia_makes_of_a_face_depends_on_no_other_face() -> None:
     """Nor on how much of the frame it is given, in batches of any size, together or in parts."""
     from gpu_extract.engines.samplers.kornia_torch import KorniaEngine
 
-    size, height, width, count = 33, 170, 243, 70
+    size, height, width, count = 33, 170, 243, 40
     frame = photograph(height, width, 9)
     rng = np.random.default_rng(5)
     scales, angles = np.exp(rng.uniform(np.log(0.15), np.log(4), count)), rng.uniform(0, 7, count)
@@ -53,8 +53,8 @@ def test_what_kornia_makes_of_a_face_depends_on_no_other_face() -> None:
 
     with KorniaEngine("cpu", MemoryLimits(batch_mb=64)) as engine, KorniaEngine("cpu", MemoryLimits(batch_mb=1)) as few:
         alone = np.concatenate([cut(engine, np.array([i]), patches) for i in range(count)])
-        assert alone.any(axis=(1, 2, 3)).sum() > 50
-        for batch in (1, 2, 3, 7, 64):
+        assert alone.any(axis=(1, 2, 3)).sum() > 28
+        for batch in (1, 2, 3, 7, 36):
             order = rng.permutation(count)
             for start in range(0, count, batch):
                 rows = order[start : start + batch]
