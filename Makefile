@@ -103,7 +103,8 @@ soak: $(VENV)/.test
 	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q -m slow tests/test_long_runs.py tests/test_kill.py tests/test_power_cut.py \
 	    tests/test_shards.py tests/test_faces.py tests/test_kernels_triton.py tests/test_disk_full.py tests/test_proof.py \
 	    tests/test_prune.py tests/test_batch.py tests/test_surroundings.py \
-	    tests/test_reindex.py tests/test_rename.py tests/test_device_failures.py tests/test_kernels_surfaces.py
+	    tests/test_reindex.py tests/test_rename.py tests/test_device_failures.py tests/test_kernels_surfaces.py \
+	    tests/test_crew.py
 	RUN_SLOW=1 $(ON_DISK) $(PY) -m pytest -q tests/test_stores.py -k lost_at_any_request
 	KILLS=100 $(ON_DISK) $(PY) -m pytest -q tests/test_processes.py -k killed_at_random
 

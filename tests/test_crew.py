@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,14 +220,33 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO], ids=lambda code: errno.errorcode[code])
-@pytest.mark.parametrize("layout", ["flat", "by-frame"])
+ERRORS = pytest.mark.parametrize(
+    "code", [errno.ENOSPC, errno.EDQUOT, errno.EIO], ids=lambda code: errno.errorcode[code]
+)
+LAYOUTS = pytest.mark.parametrize("layout", ["flat", "by-frame"])
+CALLS = (0, 1, 2, 30, 31, 32, 77)
+
+
+@ERRORS
+@LAYOUTS
 def test_calls_of_c_that_fail(layout: str, code: int, job: Callable[..., Job], faults: Path) -> None:
+    """Each of the calls with one error; with the others, which differ in their words, one of each kind."""
+    fail_in_c(CALLS if code == errno.ENOSPC else CALLS[3:6], layout, code, job, faults)
+
+
+@pytest.mark.slow
+@ERRORS
+@LAYOUTS
+def test_calls_of_c_that_fail_in_every_way(layout: str, code: int, job: Callable[..., Job], faults: Path) -> None:
+    fail_in_c(CALLS, layout, code, job, faults)
+
+
+def fail_in_c(calls_before: Sequence[int], layout: str, code: int, job: Callable[..., Job], faults: Path) -> None:
     """Writes, closes and renames, from some call on: a sentence, no file that is not whole, and a run that goes on."""
     whole = job("whole", "--output-layout", layout)
     assert whole.run() == 0
     wanted = {name for name in whole.files() if name.endswith(".png")}
-    for calls in (0, 1, 2, 30, 31, 32, 77):
+    for calls in calls_before:
         made = job(f"after-{calls}", "--output-layout", layout)
         variables = {
             "LD_PRELOAD": str(faults),
