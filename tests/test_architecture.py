@@ -120,6 +120,17 @@ def test_a_service_starts_runs_and_cuts_nothing_itself() -> None:
             assert not [target for target in targets if target.partition(".")[0] in heavy], name
 
 
+def test_a_service_starts_without_what_its_children_cut_with() -> None:
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("prometheus_client")
+    code = "import gpu_extract.service.serve, sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "gpu_extract.service.web.app" in loaded
+    assert not loaded & {"numpy", "cv2", "av", "torch", "gpu_extract.alignments", "gpu_extract.frames"}
+
+
 def test_no_circle() -> None:
     state: dict[str, int] = {}
 

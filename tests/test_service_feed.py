@@ -8,7 +8,7 @@ import pytest
 
 from gpu_extract.run import journal
 from gpu_extract.run.journal import Finished, frame_entry, line
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.service import feed
 from gpu_extract.tasks import FaceResult
 

@@ -23,7 +23,8 @@ from gpu_extract.frames.sources import video as sources_video
 from gpu_extract.run import journal
 from gpu_extract.run.journal import Journal
 from gpu_extract.run.plan import PlanOptions, make_plan
-from gpu_extract.run.shards import Shard, cuts, part_of
+from gpu_extract.run.shard import Shard
+from gpu_extract.run.shards import cuts, part_of
 from tests.helpers import (
     STOPS_ITSELF,
     Job,

@@ -22,7 +22,7 @@ from gpu_extract.jobs.runs import outbox, processes
 from gpu_extract.naming import Url, located, url_of
 from gpu_extract.options import Settings
 from gpu_extract.run import journal
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.storage import parts
 from gpu_extract.stores import cache, open_store
 from gpu_extract.stores.base import ChangedError

@@ -28,7 +28,8 @@ from gpu_extract.run.pipeline import NEVER_CAME, load_regions
 from gpu_extract.run.plan import Plan, with_own_crops
 from gpu_extract.run.resolve import Resolved, resolve
 from gpu_extract.run.rows import FaceRows
-from gpu_extract.run.shards import Shard, part_of
+from gpu_extract.run.shard import Shard
+from gpu_extract.run.shards import part_of
 from gpu_extract.run.stream import CropStream, CutFrame, inherited
 from gpu_extract.run.threads import available_cores
 from gpu_extract.tasks import Failure

@@ -32,7 +32,8 @@ from gpu_extract.run.fingerprint import as_settings, fingerprint
 from gpu_extract.run.plan import Plan
 from gpu_extract.run.progress import Listener, Progress, listener_for
 from gpu_extract.run.receipts import Receipts
-from gpu_extract.run.shards import Shard, cuts
+from gpu_extract.run.shard import Shard
+from gpu_extract.run.shards import cuts
 from gpu_extract.run.signals import Interruption
 from gpu_extract.storage.inputs import is_folder
 

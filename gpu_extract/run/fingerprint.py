@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from gpu_extract.alignments import Alignments
 from gpu_extract.options import Settings, options
-from gpu_extract.run.resolve import Resolved
+
+if TYPE_CHECKING:  # a service reads journals and cuts nothing: it starts sooner without NumPy
+    from gpu_extract.alignments import Alignments
+    from gpu_extract.run.resolve import Resolved
 
 Fingerprint = dict[str, Any]
 """Names and plain JSON values. Two runs may share a faces folder only if theirs agree."""
@@ -60,6 +60,8 @@ def as_settings(stored: Fingerprint, command: str = "verify") -> dict[str, Any]:
 
 def digest(alignments: Alignments) -> str:
     """SHA-1 of what a file says about where faces are; hashes, masks and the rest do not count."""
+    import numpy as np
+
     faces = alignments.faces
     state = hashlib.sha1("\0".join(alignments.frame_names).encode("utf-8", "surrogatepass"))
     for column in (faces.frame, faces.index, faces.rotation):

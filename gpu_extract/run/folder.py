@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpu_extract.errors import OutputError
 from gpu_extract.run import journal
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.storage.descriptors import close_quietly, open_beyond_standard
 from gpu_extract.storage.inputs import is_folder, unreadable
 

@@ -21,7 +21,7 @@ from gpu_extract.run.journal import (
     name_of,
     receipts,
 )
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.storage.atomic import write_whole
 from gpu_extract.tasks import Failure
 

@@ -6,36 +6,18 @@ the number of parts, and what the source says of reading it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from gpu_extract.errors import FrameError
 from gpu_extract.frames import FrameSource
 from gpu_extract.run.plan import Plan, subset
+from gpu_extract.run.shard import Shard
 
 FACE_COST = 0.34
 """Of cutting and writing a face of 256 px, in frames of 1920 x 1080 read; measured in `bench/scale.py`."""
 READING_PIXELS = 1920 * 1080
 FRAME_COST = 0.22
 """Of a frame besides, however small; from the same place."""
-
-
-@dataclass(frozen=True, order=True)
-class Shard:
-    """Part `number`, from 0, of `count`."""
-
-    number: int
-    count: int
-
-    @classmethod
-    def of(cls, text: str) -> Shard:
-        """From what `Settings` has checked: "2/7"."""
-        number, _, count = text.partition("/")
-        return cls(int(number), int(count))
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
 
 
 def part_of(plan: Plan, source: FrameSource, shard: Shard) -> Plan:

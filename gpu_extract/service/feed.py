@@ -16,7 +16,7 @@ from typing import Any
 
 from gpu_extract.errors import InputError
 from gpu_extract.run import journal
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.storage.inputs import open_input
 
 READ_BYTES = 1 << 18

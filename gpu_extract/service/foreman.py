@@ -20,7 +20,7 @@ from gpu_extract.errors import (
 )
 from gpu_extract.options import ServiceSettings
 from gpu_extract.run.confinement import Confinement
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.service import feed
 from gpu_extract.service.attempt import Attempt, Attempts, Counts, Ended
 from gpu_extract.service.devices import CPU

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from gpu_extract.errors import InputError
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.service import feed
 from gpu_extract.service.attempt import Counts
 from gpu_extract.service.endings import Endings

@@ -37,7 +37,8 @@ from gpu_extract.run.plan import Plan, count_outside, without_shared_files
 from gpu_extract.run.progress import Progress
 from gpu_extract.run.receipts import Receipts
 from gpu_extract.run.rows import FaceRows, hash_state
-from gpu_extract.run.shards import Shard, part_of
+from gpu_extract.run.shard import Shard
+from gpu_extract.run.shards import part_of
 from gpu_extract.run.signals import GRACE_SECONDS, Interruption
 from gpu_extract.run.written import Written
 from gpu_extract.storage.atomic import locked

@@ -20,7 +20,7 @@ from gpu_extract.naming import Url
 from gpu_extract.run import journal
 from gpu_extract.run.journal import Told
 from gpu_extract.run.progress import Event, FrameDone, Listener
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.storage.inputs import open_input
 from gpu_extract.storage.parts import TEMPORARY_PREFIX
 from gpu_extract.stores.base import Entry, Store, Version

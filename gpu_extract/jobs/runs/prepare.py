@@ -22,7 +22,7 @@ from gpu_extract.run import journal
 from gpu_extract.run.plan import Plan, PlanOptions, make_plan, without_shared_files
 from gpu_extract.run.progress import Progress
 from gpu_extract.run.resolve import Resolved, min_box_px, resolve
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.run.threads import available_cores
 from gpu_extract.run.training import not_for_training
 from gpu_extract.tasks import Failure, FrameResult, FrameTask

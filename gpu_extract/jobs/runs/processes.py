@@ -46,7 +46,8 @@ from gpu_extract.run.folder import held, prepare_folder
 from gpu_extract.run.journal import Journal
 from gpu_extract.run.plan import some_faces
 from gpu_extract.run.progress import FrameDone, Progress
-from gpu_extract.run.shards import Shard, frame_costs, part_of
+from gpu_extract.run.shard import Shard
+from gpu_extract.run.shards import frame_costs, part_of
 from gpu_extract.run.signals import Interruption
 from gpu_extract.run.threads import available_cores
 from gpu_extract.storage.inputs import open_input

@@ -25,7 +25,7 @@ from gpu_extract.options import Settings
 from gpu_extract.reports.base import check_target, write_report
 from gpu_extract.reports.extraction import Report
 from gpu_extract.run.progress import Note, listener_for
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.run.signals import CANCELLED_EXIT_CODE
 from gpu_extract.storage.descriptors import close_quietly, open_beyond_standard
 from gpu_extract.storage.inputs import open_input

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from gpu_extract.options import MOST_SHARDS
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.storage.inputs import unreadable
 
 NAME = ".gpu-extract.journal"

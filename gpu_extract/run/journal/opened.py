@@ -17,7 +17,7 @@ from gpu_extract.run.fingerprint import Fingerprint, differences
 from gpu_extract.run.journal.entries import VERSION, Finished, first_entry, frame_line, line, may_be_begun
 from gpu_extract.run.journal.files import RECEIPT, WHAT, name_of, names
 from gpu_extract.run.journal.told import READ_BYTES, Told, entries_in
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.storage.atomic import sync_folder
 from gpu_extract.storage.descriptors import close_quietly, open_beyond_standard
 from gpu_extract.storage.durable import sync_file_system

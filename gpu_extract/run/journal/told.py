@@ -13,7 +13,7 @@ from gpu_extract.errors import InputError, OutputError
 from gpu_extract.run.fingerprint import Fingerprint
 from gpu_extract.run.journal.entries import VERSION, Finished, finished, first_entry, frame_entry, line, parse
 from gpu_extract.run.journal.files import WHAT, name_of, names
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.storage.inputs import open_input, unreadable
 from gpu_extract.tasks import FaceResult
 
