@@ -19,7 +19,7 @@ from gpu_extract.reports.extraction import Report
 from gpu_extract.run import failures
 from gpu_extract.run.folder import check_folder
 from gpu_extract.run.progress import Listener, Progress, listener_for
-from gpu_extract.run.shards import Shard
+from gpu_extract.run.shard import Shard
 from gpu_extract.run.signals import Interruption
 
 
