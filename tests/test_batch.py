@@ -737,6 +737,19 @@ def test_columns_stand_below_each_other_whatever_letters_names_have() -> None:
     assert len({len(line) for line in shown}) == 1
 
 
+def test_what_is_to_be_said_of_several_videos_alike_is_said_once() -> None:
+    rows = [Row(f"{i}.mp4", None, "faces", state=DONE, faces=7, notes=["numbered so"]) for i in range(3)]
+    rows[1].notes += ["a second track"]
+    rows[2].state, rows[2].reason = REFUSED, "it is no video."
+    lines = BatchReport(rows, notes=["left out"]).table().splitlines()
+    assert [line.strip() for line in lines if "mp4" not in line][1:-2] == [
+        "a second track",
+        "it is no video.",
+        "note    left out",
+        "note    of 3 videos: numbered so",
+    ]
+
+
 def test_a_quiet_batch_names_the_first_that_went_wrong_and_counts_the_others() -> None:
     rows = [Row(f"{i}.mp4", None, "faces", state=REFUSED, reason="it is no video.") for i in range(3)]
     assert BatchReport(rows[:1]).first_failure() == "0.mp4: it is no video."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -269,6 +270,19 @@ def test_what_is_missing_is_named_and_nothing_changed(job: Callable[..., Job]) -
     assert divided.cut(1) == 0
     assert divided.merge() == 0
     divided.assert_whole()
+
+
+def test_the_next_command_cuts_what_is_missing_and_makes_one_run(job: Callable[..., Job]) -> None:
+    divided = Divided(job("constant", "--metadata", "jsonl"), 3)
+    assert divided.whole.run() == 0
+    assert divided.cut(0) == divided.cut(2) == 0
+    assert divided.missing() == ["1/3"]
+    report = divided.job.report
+    assert report["next"].endswith(" --resume")
+    assert main(shlex.split(report["next"])[1:]) == 0
+    assert divided.job.files() == divided.whole.files()
+    assert divided.job.alignments.read_bytes() == divided.whole.alignments.read_bytes()
+    assert journal.names(divided.job.faces) == [journal.NAME]
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut off"])

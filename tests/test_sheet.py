@@ -200,6 +200,14 @@ def test_what_is_not_known_is_said(faces: Callable[..., Path], tmp_path: Path) -
     assert [path.name for path in made.unreadable] == ["x_0.png"]
 
 
+def test_a_sheet_is_a_png(faces: Callable[..., Path], tmp_path: Path) -> None:
+    folder = faces()
+    with pytest.raises(UsageError, match=r"a sheet is a PNG, and .*out.jpg is none by its name; call it .*out.png"):
+        contact_sheet(folder, tmp_path / "out.jpg")
+    assert not list(tmp_path.glob("out*"))
+    assert contact_sheet(folder, tmp_path / "out.PNG").exit_code == 0
+
+
 def test_mistakes(faces: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, page = faces(), tmp_path / "sheet.png"
     with pytest.raises(UsageError, match="'colour'; sharpness, size, yaw, pitch, roll, name, frame are understood"):

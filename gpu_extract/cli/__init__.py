@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     verbose = "-v" in given or "--verbose" in given
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # what it warns of is said in our words, with the file's name
     try:
         hold_standard_streams()
         escape_what_cannot_be_shown()

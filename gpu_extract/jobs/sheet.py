@@ -110,11 +110,14 @@ def contact_sheet(
     the result's notes count those that are not known.
 
     Raises InputError where there is no face, none that the condition holds of, or none whose value is known to sort by;
-    UsageError for impossible sizes, sorts or conditions; OutputError if a page cannot be written: it replaces nothing
-    but an earlier sheet.
+    UsageError for impossible sizes, sorts, conditions or extensions; OutputError if a page cannot be written: it
+    replaces nothing but an earlier sheet.
     """
     if sort is not None and sort not in SORTS:
         raise UsageError(f"faces cannot be sorted by {sort!r}; {', '.join(SORTS)} are understood.")
+    if Path(out_png).suffix.lower() not in ("", ".png"):
+        better = Path(out_png).with_suffix(".png")
+        raise UsageError(f"a sheet is a PNG, and {out_png} is none by its name; call it {better}.")
     condition = None if where is None else Condition(where, KINDS)
     if isinstance(faces, str | Path):
         paths = [path for path in list_faces(faces) if not _is_earlier_sheet(path, Path(out_png))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -90,17 +91,23 @@ class BatchReport(JsonReport):
             self.next = again
 
     def table(self) -> str:
-        """The report for a person: a row a video, what was wrong below it, and in the last line what to do next."""
+        """The report for a person: a row a video, what was wrong below it, and in the last line what to do next.
+
+        What is to be said of several videos alike is said once, below all.
+        """
         rows = [("", "", "faces", "hashes", "seconds"), *map(_cells, self.videos)]
         widths = [max(_width(row[i]) for row in rows) for i in range(5)]
         lines = []
+        of_many = {note: n for note, n in Counter(note for row in self.videos for note in row.notes).items() if n > 1}
         for cells, row in zip(rows, [None, *self.videos], strict=True):
             names = [cell + " " * (width - _width(cell)) for cell, width in zip(cells[:2], widths, strict=False)]
             counts = [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True)]
             lines.append("  ".join((*names, *counts)).rstrip())
             if row is not None:
-                lines += [f"    {printable(reason)}" for reason in (row.reason, *row.notes) if reason]
+                own = [note for note in row.notes if note not in of_many]
+                lines += [f"    {printable(reason)}" for reason in (row.reason, *own) if reason]
         lines += [f"note    {printable(note)}" for note in self.notes]
+        lines += [f"note    of {n:,} videos: {printable(note)}" for note, n in of_many.items()]
         return "\n".join((*lines, printable(self._sum()), *map(printable, self._last_lines())))
 
     def first_failure(self) -> str:

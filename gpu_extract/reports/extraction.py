@@ -201,6 +201,8 @@ class Report(JsonReport):
             return []
         if self.dry_run:
             what = "this does it"
+        elif self.shards_missing:
+            what = "this cuts what is missing, here, and makes one run of all"
         elif not self.complete:
             what = "when that is mended, this goes on" if self.stopped else "this goes on"
         elif self.errors:

@@ -18,7 +18,9 @@ def next_command(settings: Settings, report: Report) -> str:
     Args:
         settings: of the run, with the places that a person named.
     """
-    if report.shards_missing or not (report.frames_expected or report.errors or not report.complete):
+    if report.shards_missing:
+        return "" if isinstance(settings.faces, Url) else _extract(settings, resume=True)
+    if not (report.frames_expected or report.errors or not report.complete):
         return ""
     if report.dry_run:
         return _extract(settings)
