@@ -351,7 +351,7 @@ class Fit:
 
     def _fit(self, faces: np.ndarray | slice) -> None:
         every = _blocks(len(self.points))
-        wanted = range(len(every)) if isinstance(faces, slice) else np.unique(faces // BLOCK).tolist()
+        wanted = range(len(every)) if isinstance(faces, slice) else sorted(set((faces // BLOCK).tolist()))
         for number in wanted:
             if self._is_fitted[number]:
                 continue

@@ -235,7 +235,7 @@ class VideoSource(FrameSource):
         present = wanted[wanted < len(source_of)]
         pending = iter(zip(present.tolist(), source_of[present].tolist(), strict=True))
         target, shows = next(pending, (None, None))
-        for number, frame in self._stretches(index, np.unique(source_of[present])):
+        for number, frame in self._stretches(index, np.flatnonzero(np.bincount(source_of[present]))):
             picture = self._picture(frame)
             while target is not None and shows == number:
                 yield self._frame(target, picture)

@@ -488,8 +488,9 @@ def count(made: Prepared, frames_seen: int | None, every_n: int, report: Report)
                 f"{numbers} past the video's end ({counted(frames_seen, 'frame')}, timing "
                 f"{made.resolved.numbering.timing}): if faces look shifted, try --video-timing {other}."
             )
-        with_entry = np.unique(plan.position_of[(plan.position_of >= 0) & (plan.position_of < frames_seen)])
-        selected = int((with_entry % every_n == 0).sum())
+        has_entry = np.zeros(frames_seen, bool)
+        has_entry[plan.position_of[(plan.position_of >= 0) & (plan.position_of < frames_seen)]] = True
+        selected = int(has_entry[::every_n].sum())
         report.frames_without_alignments = -(-frames_seen // every_n) - selected
 
 
