@@ -436,6 +436,37 @@ def test_rotation_equals_the_old_programs(vector: dict[str, Any], dtype: type) -
     assert box.tolist() == [after[key] for key in "xywh"]
 
 
+@pytest.mark.parametrize(("degrees", "height", "width"), [(45, 883, 196), (135, 203, 984), (315, 441, 1104)])
+def test_points_half_way_between_two_pixels_go_where_plain_sums_put_them(degrees: int, height: int, width: int) -> None:
+    """On a diagonal, ties hang on the last bit of a sum, and so on the order that its terms are added in."""
+    angle = -degrees * (math.pi / 180)
+    cos, sin = math.cos(angle), math.sin(angle)
+    new_width = int(height * abs(sin) + width * abs(cos))
+    new_height = int(height * abs(cos) + width * abs(sin))
+    right = (1 - cos) * (width / 2) - sin * (height / 2) + (new_width / 2 - width / 2)
+    low = sin * (width / 2) + (1 - cos) * (height / 2) + (new_height / 2 - height / 2)
+    scale = 1 / (cos * cos - sin * -sin)
+    (a, b), (d, e) = (cos * scale, -sin * scale), (sin * scale, cos * scale)
+    c, f = -a * right - b * low, -d * right - e * low
+    points = [(x, y) for x in range(-50, 900, 7) for y in range(-50, 900)]
+    plain = [(round(x * a + y * b + c), round(x * d + y * e + f)) for x, y in points]
+    moved, _ = legacy_rotation(np.array(points), np.array([0.0, 0, 1, 1]), degrees, height, width)
+    np.testing.assert_array_equal(moved, plain)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_turned_points_on_the_edge_are_at_0_and_not_at_minus_0(degrees: int) -> None:
+    """They were integers, and `export` prints them."""
+    height, width = 240, 320
+    across, down = (width, height) if degrees == 180 else (height, width)
+    corners = np.array([[x, y] for x in (0, across) for y in (0, down)], np.float32)
+    moved, box = legacy_rotation(corners, np.array([0.0, 0, across, down]), degrees, height, width)
+    assert sorted(moved.tolist()) == [[0, 0], [0, height], [width, 0], [width, height]]
+    assert box.tolist() == [0, 0, width, height]
+    assert not np.signbit(moved).any()
+    assert not np.signbit(box).any()
+
+
 @pytest.mark.parametrize("degrees", [*range(-360, 361, 15), 1, 89, 91, -179])
 def test_rotation_equals_opencv_on_an_odd_frame(degrees: int) -> None:
     """The conversion in OpenCV's own calls, on a frame of odd, unequal sides."""

@@ -27,11 +27,13 @@ def legacy_rotation(
     determinant = a * e - b * d
     determinant = 1.0 / determinant if determinant != 0 else 0.0
     ia, ib, id_, ie = e * determinant, -b * determinant, -d * determinant, a * determinant
-    frame_from_turned = np.array([[ia, ib, -ia * c - ib * f], [id_, ie, -id_ * c - ie * f]])
+    frame_from_turned = [(ia, ib, -ia * c - ib * f), (id_, ie, -id_ * c - ie * f)]
     x, y, w, h = (float(value) for value in box)
     corners = np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]])
-    points = np.concatenate([corners, np.asarray(landmarks, np.float64)])
-    moved = np.rint(np.rint(points) @ frame_from_turned[:, :2].T + frame_from_turned[:, 2])
+    across, down = np.rint(np.concatenate([corners, np.asarray(landmarks, np.float64)])).T
+    # A matrix product would add in the order of the processor's BLAS, and decide ties otherwise.
+    moved = np.rint(np.stack([across * m0 + down * m1 + m2 for m0, m1, m2 in frame_from_turned], axis=1))
+    moved += 0.0  # integers know no -0.0
     low, high = moved[:4].min(0), moved[:4].max(0)
     return moved[4:].astype(landmarks.dtype), np.concatenate([low, high - low])
 
