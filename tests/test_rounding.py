@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -93,6 +93,13 @@ def test_the_reciprocal_is_that_of_either_numpy() -> None:
     assert Rounding(numerics="numpy2").inverse(variance).tolist() == single
     assert Rounding(numerics="mixed").inverse(variance).tolist() == double
     assert double != single
+
+
+def test_no_numpy_narrows_the_variance_of_float64_landmarks() -> None:
+    variance = np.linspace(3, 70_000, 999)
+    double = [1.0 / value for value in variance.tolist()]
+    for numerics in get_args(Numerics):
+        assert Rounding(numerics).inverse(variance).tolist() == double
 
 
 def test_what_half_is_taken_from() -> None:

@@ -17,7 +17,8 @@ class Rounding:
 
     numerics: Numerics = "numpy1"
     """Of a crop without level eyes. numpy1: the reciprocal of the variance of a face's points, by which a fit divides,
-    in float64, and so the offset of a head's centre. numpy2: both in float32. mixed: the offset only."""
+    in float64, and so the offset of a head's centre. numpy2: both in float32. mixed: the offset only. Of
+    float64 points the reciprocal is float64 anyhow."""
     eye_angle: EyeAngle = "libm"
     """Of level eyes: that of the C library for float32, or the correctly rounded one."""
 
@@ -29,11 +30,8 @@ class Rounding:
         return found[1:]
 
     def inverse(self, variance: np.ndarray) -> np.ndarray:
-        """1 / variance, float64 [K]; variance is float32 or float64 [K] and not rounded before."""
-        exact: np.ndarray = variance.astype(np.float64)
-        if self.numerics == "numpy2":
-            exact = variance.astype(np.float32)
-        found: np.ndarray = np.reciprocal(exact)
+        """1 / variance, float64 [K]; variance [K] is float32 or, of float64 points, float64, which no NumPy narrows."""
+        found: np.ndarray = np.reciprocal(variance if self.numerics == "numpy2" else variance.astype(np.float64))
         return found.astype(np.float64)
 
     def less_half(self, projected: np.ndarray) -> np.ndarray:
@@ -43,7 +41,10 @@ class Rounding:
         return (projected - np.float32(0.5)).astype(np.float64)
 
     def arctan2(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """The angle of (x, y), all float32 [K], in radians."""
+        """The angle of (x, y) in radians, all [K] float32, or all float64, of which there is one way."""
+        if y.dtype == np.float64:
+            exact: np.ndarray = np.arctan2(y, x)
+            return exact
         if self.eye_angle == "libm":
             return atan2f(y, x)
         found: np.ndarray = np.arctan2(y.astype(np.float64), x.astype(np.float64)).astype(np.float32)
