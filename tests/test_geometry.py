@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -10,14 +11,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from gpu_extract.geometry import crops, mean_faces
+from gpu_extract.geometry.rounding import USUAL
 from gpu_extract.kernels import tables
 
 ROOT = Path(__file__).parent.parent
 HASWELL = os.environ.get("OPENBLAS_CORETYPE") == "Haswell"
+EPSILON = np.finfo(np.float32).eps
+CPU_FMA3 = 12  # of OpenCV, which has no name for it in Python
 MIRRORED = ("f_000007.png", 0)
 """The one face whose landmarks are mirrored: there the reference uses a transposed factor (docs/formats.md#crops)."""
 LEVEL = "f_000003.png"
@@ -103,6 +108,30 @@ def test_eye_alignment_equals_the_vectors_angle_included(vector_faces: Any, expe
             tables.coordinate_tables(crop_from_frame, size),
             tables.coordinate_tables(np.array([face["adjusted_matrix"]]), size),
         )
+
+
+@pytest.mark.skipif(not cv2.checkHardwareSupport(CPU_FMA3), reason="OpenCV rounds otherwise without fused operations")
+@pytest.mark.parametrize("lean", [0, 1e-17, 1e-8, EPSILON, np.nextafter(EPSILON, np.float32(1)), 1e-3])
+def test_the_angle_is_that_of_opencvs_transform_also_where_the_crop_is_level_already(lean: float) -> None:
+    generator = np.random.default_rng(3)
+    for _ in range(200):
+        points = generator.uniform(0, 1000, (68, 2)).astype(np.float32)
+        scale, *move = generator.uniform(0.1, 5), *generator.uniform(-500, 500, 2)
+        matrix = np.array([[scale, -lean, move[0]], [lean, scale, move[1]]])
+        in_crop = cv2.transform(points[None], matrix)[0]
+        across, down = in_crop[36:42].mean(axis=0) - in_crop[42:48].mean(axis=0)
+        theta = np.pi - float(USUAL.arctan2(down[None], across[None])[0])
+        assert crops.eye_angle(points[None], matrix[None])[0] == theta
+
+
+def test_the_eyes_of_float64_landmarks_are_levelled_in_float64() -> None:
+    points = np.random.default_rng(4).uniform(0, 1000, (68, 2))
+    matrix = np.array([[1.5, -0.2, 31.0], [0.2, 1.5, -7.0]])
+    right, left = (sum(points[eye] @ matrix[:, :2].T + matrix[:, 2]) / 6 for eye in (crops.RIGHT_EYE, crops.LEFT_EYE))
+    exact = math.pi - math.atan2(right[1] - left[1], right[0] - left[0])
+    theta = crops.eye_angle(points[None], matrix[None])[0]
+    assert abs(theta - exact) < 1e-14
+    assert abs(crops.eye_angle(points[None].astype(np.float32), matrix[None])[0] - exact) > 1e-10
 
 
 def test_eyes_are_level_after_alignment(vector_faces: Any) -> None:

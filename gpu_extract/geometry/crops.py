@@ -120,15 +120,14 @@ def to_crop(normalized: np.ndarray, size: int, padding: int) -> np.ndarray:
 def eye_angle(points: np.ndarray, crop_from_frame: np.ndarray, rounding: Rounding = USUAL) -> np.ndarray:
     """Angle theta [K] float64, radians, by which a face must turn for its eyes to be level.
 
-    The reference rounds as it goes, in float32: landmarks in the crop as x*m0 + y*m1 + m2 with the first sum fused, the
-    mean of each eye's six points, then arctan2. NumPy and libm builds disagree about float32 arctan2 by one unit in the
-    last place, and the hash changes with it. Here every float32 step is spelled out: a fused one is done in float64,
-    which holds the product exactly, and `rounding` has arctan2.
+    The reference takes landmarks into the crop, the mean of each eye's six points and then arctan2, all in the
+    landmarks' own type. In float32 it rounds as it goes, and NumPy and libm builds disagree about arctan2 by one unit
+    in the last place; the hash changes with it. So every float32 step is spelled out, and `rounding` has arctan2.
 
     Args:
-        points: [K, n, 2] landmarks in frame pixels, n = 68 or 51.
+        points: [K, n, 2] float32 or float64 landmarks in frame pixels, n = 68 or 51.
         crop_from_frame: [K, 2, 3] of the legacy crop before eye alignment.
-        rounding: which arctan2.
+        rounding: which arctan2, of float32.
 
     Returns:
         NaN for a face whose eyes are not finite; a face whose eyes coincide gets pi.
@@ -143,17 +142,37 @@ def eye_angle(points: np.ndarray, crop_from_frame: np.ndarray, rounding: Roundin
 
 
 def _mean_in_crop(points: np.ndarray, crop_from_frame: np.ndarray) -> np.ndarray:
-    """Mean position of points [K, n, 2] in the crop, [K, 2] float32, rounded as the reference does."""
-    x, y = points[:, :, 0].astype(np.float32), points[:, :, 1].astype(np.float32)
-    matrix = crop_from_frame.astype(np.float32)[:, :, :, None]
-    mean = np.zeros((len(points), 2), np.float32)
+    """Mean position of points [K, n, 2] in the crop, [K, 2] of their dtype, summed point after point."""
+    in_crop = _in_crop if points.dtype == np.float32 else _in_crop_double
+    mean = np.zeros((len(points), 2), points.dtype)
     with np.errstate(all="ignore"):
         for axis in range(2):
-            m0, m1, m2 = (matrix[:, axis, i] for i in range(3))
-            fused = (x.astype(np.float64) * m0 + (y * m1)).astype(np.float32)
-            for moved in (fused + m2).T:
+            for moved in in_crop(points, crop_from_frame, axis).T:
                 mean[:, axis] += moved
-    return mean / np.float32(points.shape[1])
+    mean /= points.dtype.type(points.shape[1])
+    return mean
+
+
+def _in_crop(points: np.ndarray, crop_from_frame: np.ndarray, axis: int) -> np.ndarray:
+    """x or y of float32 points in the crop, [K, n] float32, rounded as `cv2.transform` does.
+
+    That is x*m0 + y*m1 + m2 with the first sum fused; where neither m1 of x nor m0 of y exceeds float32's epsilon, it
+    takes both for 0 and fuses the sum that is left. A fused sum is done in float64, which holds the product exactly.
+    """
+    matrix = crop_from_frame.astype(np.float32)[:, :, :, None]
+    x, y = points[:, :, 0], points[:, :, 1]
+    m0, m1, m2 = (matrix[:, axis, i] for i in range(3))
+    turned = (x.astype(np.float64) * m0 + (y * m1)).astype(np.float32) + m2
+    along = (points[:, :, axis].astype(np.float64) * matrix[:, axis, axis] + m2).astype(np.float32)
+    is_level = np.maximum(np.abs(matrix[:, 0, 1]), np.abs(matrix[:, 1, 0])) <= np.finfo(np.float32).eps
+    return np.where(is_level, along, turned)
+
+
+def _in_crop_double(points: np.ndarray, crop_from_frame: np.ndarray, axis: int) -> np.ndarray:
+    """x or y of float64 points in the crop, [K, n] float64."""
+    m0, m1, m2 = (crop_from_frame[:, axis, i, None] for i in range(3))
+    moved: np.ndarray = points[:, :, 0] * m0 + points[:, :, 1] * m1 + m2
+    return moved
 
 
 def rotation(theta: np.ndarray) -> np.ndarray:
