@@ -6,6 +6,7 @@ import struct
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -171,6 +172,32 @@ def test_uneven_fragmented_clips(
     """In fragments ffmpeg 4.2.2 never knew how long a frame lasts, B-frames or not."""
     mux = {"movflags": "frag_keyframe+empty_moov"}
     path = write(tmp_path / "a.mp4", UNEVEN[kind], {"g": "6", "bf": str(b_frames)}, mux)
+    assert_copies(path, copies, monkeypatch)
+
+
+@pytest.mark.parametrize("extension", ["mp4", "mov"])
+@pytest.mark.parametrize(
+    ("kind", "cut", "copies"),
+    [
+        ("gap", 20, [*[1] * 8, 11, *[1] * 9, 2]),
+        ("burst", 30, [*[4] * 9, *[1] * 9, 5]),
+        ("slower", 15, [*[1] * 9, *[2] * 10]),
+        ("slower", 30, [*[1] * 9, *[2] * 9, 1]),
+    ],
+)
+def test_the_last_frame_of_a_clip_that_was_cut_without_encoding_lasts_to_the_end_of_its_track(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, cut: int, copies: list[int], extension: str
+) -> None:
+    """cut: milliseconds, in the middle of the first frame, which an edit list leaves out; copies as above."""
+    whole = write(tmp_path / "whole.mp4", UNEVEN[kind], {"bf": "0", "g": "1"})
+    path = tmp_path / f"a.{extension}"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size and packet.pts is not None and packet.dts is not None and packet.time_base is not None:
+                earlier = round(Fraction(cut, 1000) / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - earlier, packet.dts - earlier, stream
+                target.mux(packet)
     assert_copies(path, copies, monkeypatch)
 
 

@@ -56,6 +56,7 @@ class ClockFacts:
     average_rate: Fraction | None  # frames a second, by the container
     coded_rate: Fraction | None  # the same, by the video itself
     reorder: int  # frames by which decoding runs ahead of showing
+    last_packet: tuple[int, int] | None = None  # its decoding time, and how long it lasts, where that is not in itself
 
 
 class PacketClock:
@@ -89,6 +90,11 @@ class PacketClock:
         if self._bits and self._restarting and facts.stream_start is not None:
             start = max(start, rescaled(facts.stream_start, self._unit, MICROSECOND))
         return start
+
+    def duration(self, dts: int | None, duration: int) -> int:
+        """How long a packet lasts that has this decoding time in the file, and this duration; 0 if it is not known."""
+        last = self._facts.last_packet
+        return last[1] if last is not None and dts == last[0] else duration
 
     def take(self, pts: int | None, dts: int | None, duration: int) -> tuple[int, int]:
         """(presentation time or `TIMELESS`, decoding time) of the next packet; the latter is foretold if missing."""

@@ -103,7 +103,10 @@ def _row(packet: av.Packet[Any], reader: PacketReader, clock: PacketClock | None
     facts = reader(memoryview(packet), packet.is_keyframe)
     dts = packet.pts if packet.dts is None else packet.dts
     duration = packet.duration or 0
-    time = clock.take(packet.pts, packet.dts, duration)[0] if clock else packet.pts
+    time = packet.pts
+    if clock is not None:
+        duration = clock.duration(packet.dts, duration)
+        time = clock.take(packet.pts, packet.dts, duration)[0]
     if time >= TIMELESS:
         raise DoubtError("a timestamp is far from all others")
     return packet.pts, dts, packet.size, time, duration, not packet.is_discard, *facts

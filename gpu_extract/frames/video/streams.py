@@ -12,7 +12,7 @@ from av.video.stream import VideoStream
 from gpu_extract.errors import InputError
 from gpu_extract.frames.video.clock import MICROSECOND, ClockFacts, rescaled
 from gpu_extract.frames.video.container import READ_ERRORS, open_container
-from gpu_extract.frames.video.mp4 import is_fragmented
+from gpu_extract.frames.video.mp4 import has_composition_offsets, is_fragmented
 
 _WORTH_OF_DEFAULT = 5_000_000  # pixels
 _FIRST_PACKETS = 1000  # among which every stream's first one should be
@@ -81,7 +81,20 @@ def clock_facts(container: InputContainer, stream: VideoStream, path: Path) -> C
         average_rate=stream.average_rate or None,
         coded_rate=context.framerate or None,
         reorder=getattr(context, "reorder_depth", int(context.has_b_frames)),
+        last_packet=_last_packet(stream) if name == "mov" and not has_composition_offsets(path, stream.id) else None,
     )
+
+
+def _last_packet(stream: VideoStream) -> tuple[int, int] | None:
+    """Decoding time and duration of an mp4 or mov track's last packet, in its time base.
+
+    FFmpeg's libraries of the time had it last to the end of its track, which may be later, or earlier, than its own
+    duration says where an edit list cuts.
+    """
+    if not len(stream.index_entries) or stream.duration is None:
+        return None
+    last = stream.index_entries[-1].timestamp
+    return last, max(stream.duration - last, 0)
 
 
 def _first_sound(path: Path) -> int:
