@@ -134,6 +134,12 @@ def test_the_eyes_of_float64_landmarks_are_levelled_in_float64() -> None:
     assert abs(crops.eye_angle(points[None].astype(np.float32), matrix[None])[0] - exact) > 1e-10
 
 
+def test_a_turn_has_the_c_librarys_digits_whatever_the_processor_has() -> None:
+    angles = np.random.default_rng(5).uniform(-7, 7, 5000)
+    exact = [[[math.cos(t), -math.sin(t)], [math.sin(t), math.cos(t)]] for t in angles.tolist()]
+    assert crops.rotation(angles).tolist() == exact
+
+
 def test_eyes_are_level_after_alignment(vector_faces: Any) -> None:
     for centering in mean_faces.CENTERINGS:
         for name in ("f_000001.png", "f_000002.png", "f_000008.png"):

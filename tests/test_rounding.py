@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import io
 import json
+import math
 import platform
 import shutil
 import tarfile
@@ -327,3 +328,14 @@ def test_a_saved_file_stays_one_of_numpy_2(tmp_path: Path, vectors: Path) -> Non
         again = Alignments.load(alignments.path)
         assert again.traits == alignments.traits
         assert same(fsa_root(alignments.path), again.root())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_angle_has_the_c_librarys_digits_whatever_the_processor_has(dtype: type) -> None:
+    y, x = np.random.default_rng(1).normal(0, 100, (2, 3000)).astype(dtype)
+    y[:4], x[:4] = [0, -0.0, 0, 5], [3, -3, 0, 0]
+    exact = [math.atan2(*pair) for pair in zip(y.tolist(), x.tolist(), strict=True)]
+    found = Rounding(eye_angle="rounded").arctan2(y, x)
+    assert found.dtype == dtype
+    assert found.tolist() == np.array(exact, dtype).tolist()
+    assert Rounding().arctan2(y[:0], x[:0]).shape == (0,)
