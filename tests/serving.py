@@ -135,10 +135,10 @@ class Service:
         self.process.wait()
         self._close()
 
-    def stop(self) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it as a container's runtime does; its exit code."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(number)
         code = self.process.wait(20)
         self._close()
         return code

@@ -13,6 +13,8 @@ import shutil
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -657,6 +659,35 @@ def test_a_signal_ends_it_at_once_with_streams_open(service: Callable[..., Servi
     found = here.wait("one")
     assert found["state"] == "succeeded"
     assert_made(here, "one", truth("long"))
+
+
+def test_a_lost_terminal_ends_it_as_sigterm_does(service: Callable[..., Service], truth: Callable[..., Any]) -> None:
+    here = service()
+    here.submit("one", "long.fsa", "long.mp4", options={"size": 48})
+    while here.job("one")["faces"] < 50:
+        time.sleep(0.02)
+    assert here.stop(signal.SIGHUP) == 0
+    assert here.pids() == []
+    assert "Traceback" not in here.said
+    here.start()
+    assert here.wait("one")["state"] == "succeeded"
+    assert_made(here, "one", truth("long"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_its_first_second_ends_it(number: signal.Signals, tmp_path: Path) -> None:
+    """Whatever is being imported or made then, none is lost."""
+    command = [sys.executable, "-m", "gpu_extract", "serve", "--config", "", f"--data={tmp_path}", "--port=0"]
+    for tenths in range(1, 10):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        time.sleep(tenths / 10)
+        process.send_signal(number)
+        try:
+            _, err = process.communicate(timeout=12)
+        finally:
+            process.kill()
+        assert process.returncode in (0, 128 + number, -number), (tenths, err)
+        assert "Traceback" not in err
 
 
 def test_two_services_do_not_share_a_folder(service: Callable[..., Service], root: Path) -> None:

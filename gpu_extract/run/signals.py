@@ -5,11 +5,13 @@ The first signal asks a run to end in good order, the second ends it at once.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, ClassVar, Self
 
@@ -18,11 +20,12 @@ from gpu_extract.errors import AlignmentsError, InterruptedRunError, OutputError
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 CANCELLED_EXIT_CODE = EXIT_CODES[signal.SIGINT]
 POLL_SECONDS = 0.05  # how long the end of a run may wait for the watcher of a host's event
-RING_SECONDS = 0.05  # after which a signal that came during an import is tried again
+AGAIN_SECONDS = 0.02  # after which a signal that came during an import is given once more
 GRACE_SECONDS = 3.0  # for frames in flight; what takes longer is given up and done again by --resume
 
 
-def _taken() -> list[signal.Signals]:
+def taken() -> list[signal.Signals]:
+    """Those that end a run; one that is ignored, as SIGHUP under `nohup`, stays so."""
     return [number for number in EXIT_CODES if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
@@ -34,12 +37,16 @@ class StopOnSignal:
 
     A signal may come while a library is being called, and that library may make another error of it, or none. What then
     leaves the block is InterruptedRunError all the same; `check` raises it where the block goes on. While a module is
-    being imported nothing is raised: an import that is torn may leave its lock taken for good. `check` does it, or a
-    timer, as soon as the import is done.
+    being imported nothing is raised: an import that is torn may leave its lock taken for good. It is raised by the
+    next `check`, or as soon as no import is on its way.
     """
 
     _unheard: ClassVar[signal.Signals | None] = None
     """A signal that came during an import, in whichever block."""
+    _is_again: ClassVar[bool] = False
+    """Whether the signal that comes next is that one."""
+    _giving: ClassVar[_thread.LockType] = _thread.allocate_lock()
+    """Held by who gives it again, or sees to it that nobody does; never in a handler."""
 
     def __init__(self) -> None:
         self._stop: Callable[[], None] | None = None
@@ -65,7 +72,7 @@ class StopOnSignal:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in _taken():
+            for number in taken():
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -79,43 +86,45 @@ class StopOnSignal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if signal.SIGALRM in self._previous:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        with StopOnSignal._giving:
+            unheard, StopOnSignal._unheard = StopOnSignal._unheard, None
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        StopOnSignal._is_again = False
         told = isinstance(error, InterruptedRunError | OutputError | AlignmentsError)
         if not told and (error is None or isinstance(error, Exception)):
+            if unheard is not None:
+                raise InterruptedRunError("interrupted.", EXIT_CODES[unheard])
             self.check()
-        StopOnSignal._unheard = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number)
-        if self.received is not None:
+        if StopOnSignal._is_again:
+            StopOnSignal._is_again = False
+            if StopOnSignal._unheard is None:  # heard meanwhile
+                return
+        elif self.received is not None:
             os._exit(EXIT_CODES[name])
         self.received = name
         if self._stop is None:
             self._raised = True
             if _is_importing(frame):
                 StopOnSignal._unheard = name
-                self._ring_later()
+                with suppress(RuntimeError):  # without a thread `check` has to do
+                    _thread.start_new_thread(_give_again, (number,))
                 return
+            StopOnSignal._unheard = None
             raise InterruptedRunError("interrupted.", EXIT_CODES[name])
         self._stop()
 
-    def _ring_later(self) -> None:
-        self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._ring))
-        signal.setitimer(signal.ITIMER_REAL, RING_SECONDS)
 
-    def _ring(self, _: int, frame: FrameType | None) -> None:
-        """Raise what came during an import, unless another was begun, or `check` has raised it."""
-        number = StopOnSignal._unheard
-        if number is None or self._stop is not None:
-            return
-        if _is_importing(frame):
-            self._ring_later()
-            return
-        StopOnSignal._unheard = None
-        raise InterruptedRunError("interrupted.", EXIT_CODES[number])
+def _give_again(number: int) -> None:
+    """Whoever is no run, and so never asks `check`, is to hear it, too."""
+    time.sleep(AGAIN_SECONDS)
+    with StopOnSignal._giving:
+        if StopOnSignal._unheard == number:
+            StopOnSignal._is_again = True
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -15,8 +15,9 @@ from types import FrameType
 
 import uvicorn
 
-from gpu_extract.errors import DeviceError, UsageError
+from gpu_extract.errors import DeviceError, InterruptedRunError, UsageError
 from gpu_extract.options import ServiceSettings
+from gpu_extract.run.signals import StopOnSignal, taken
 from gpu_extract.service.access import Tokens
 from gpu_extract.service.folders import Data
 from gpu_extract.service.meters import Meters
@@ -34,16 +35,22 @@ log = logging.getLogger("gpu_extract.service")
 
 
 class _Server(uvicorn.Server):
-    """Tells the office of the first signal, so that event streams end; its exit code is then 0."""
+    """Tells the office of the first signal, so that event streams end; its exit code is then 0.
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+    Args:
+        earlier: the signals until it runs, of which none raises: the libraries that are set up would not all pass it on.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None], earlier: StopOnSignal) -> None:
         super().__init__(config)
-        self._drain = drain
+        self._drain, self._earlier = drain, earlier
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self.handle_exit) for number in taken()}
         try:
+            if self._earlier.exit_code is not None:
+                raise InterruptedRunError("interrupted.", self._earlier.exit_code)
             yield
         finally:
             for number, handler in before.items():
@@ -67,6 +74,7 @@ def serve(settings: ServiceSettings, say: Callable[[str], None]) -> int:
         UsageError: for a door that would be open to everybody.
         OutputError: if the data folder cannot be written, or another service has it.
         DeviceError: if the address cannot be had.
+        InterruptedRunError: if a signal came before it served.
     """
     if settings.no_auth and not _is_of_this_machine(settings.host):
         raise UsageError(
@@ -75,7 +83,7 @@ def serve(settings: ServiceSettings, say: Callable[[str], None]) -> int:
     listening = _listen(settings.host, settings.port)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each connection
-    with listening:
+    with listening, StopOnSignal() as signals, signals.calling(lambda: None):
         port = listening.getsockname()[1]
         data = Data(settings.data)
         meters = Meters()
@@ -97,6 +105,7 @@ def serve(settings: ServiceSettings, say: Callable[[str], None]) -> int:
                     proxy_headers=False,
                 ),
                 office.drain,
+                signals,
             )
             office.start()
             ended = threading.Event()
