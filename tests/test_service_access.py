@@ -8,9 +8,12 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ import pytest
 from gpu_extract.errors import InputError, UsageError
 from gpu_extract.service import access
 from gpu_extract.service.access import LOCAL, MOST_SESSIONS, Caller, Sessions, Tokens
+from gpu_extract.service.connections import HEAD_SECONDS, Connections
 from gpu_extract.service.uploads import Uploads
 
 pytest.importorskip("fastapi")
@@ -536,3 +540,77 @@ def test_a_route_without_a_guard_lets_nobody_in(uploads: Uploads) -> None:
     app.user_middleware.clear()
     with served(app) as port:
         assert ask(port, "GET", "/v1/read").status == 500
+
+
+class Connection:
+    """As uvicorn has them."""
+
+    def __init__(self) -> None:
+        self.cycle: Any = None
+
+    def ask(self) -> None:
+        self.cycle = SimpleNamespace(response_complete=False)
+
+
+def test_connections_that_say_nothing_are_cut_off_and_answers_on_their_way_are_not() -> None:
+    silent, asking, asked = Connection(), Connection(), Connection()
+    asking.ask()
+    asked.ask()
+    asked.cycle.response_complete = True
+    known = Connections(10)
+    there = {silent, asking, asked}
+    assert known.superfluous(there, 0.0) == []
+    asked.ask()
+    assert known.superfluous(there, HEAD_SECONDS) == []
+    assert known.superfluous(there, HEAD_SECONDS + 1) == [silent]
+    asked.cycle.response_complete = True
+    there.remove(silent)
+    assert known.superfluous(there, 2 * HEAD_SECONDS) == []
+    assert known.superfluous(there, 3 * HEAD_SECONDS) == []
+    assert known.superfluous(there, 3 * HEAD_SECONDS + 1) == [asked]
+
+
+def test_of_too_many_connections_the_quiet_go_first_and_then_the_newest() -> None:
+    known = Connections(3)
+    busy = [Connection() for _ in range(3)]
+    for one in busy:
+        one.ask()
+        assert known.superfluous(busy[: busy.index(one) + 1], 0.0) == []
+    quiet = Connection()
+    assert known.superfluous([quiet, *busy], 1.0) == [quiet]
+    late = Connection()
+    late.ask()
+    assert known.superfluous([late, *busy], 2.0) == [late]
+    busy[0].cycle.response_complete = True
+    assert known.superfluous([late, *busy], 3.0) == [busy[0]]
+
+
+def test_strangers_who_say_nothing_take_no_files_from_the_jobs(tmp_path: Path) -> None:
+    """A few of the files that the process may have are enough for the door, however many come."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200)); "
+    start = "from gpu_extract.__main__ import main; raise SystemExit(main())"
+    words = ["serve", "--config", "", f"--data={tmp_path / 'data'}", "--port=0", "--devices=cpu"]
+    log = tmp_path / "log"
+    with open(log, "wb") as said:
+        process = subprocess.Popen([sys.executable, "-c", limit + start, *words], stderr=said)
+    strangers = []
+    try:
+        until = time.monotonic() + 30
+        while not log.read_bytes().endswith(b"/\n"):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        port = int(log.read_text().rpartition(":")[2].strip().rstrip("/"))
+        for number in range(300):
+            stranger = socket.create_connection(("127.0.0.1", port), timeout=10)
+            strangers.append(stranger)
+            stranger.sendall([b"", b"GET / HTTP/1.1\r\nHost: local"][number % 2])
+        while len(list(Path(f"/proc/{process.pid}/fd").iterdir())) > 130:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert ask(port, "GET", "/healthz").status == 200
+    finally:
+        for stranger in strangers:
+            stranger.close()
+        process.terminate()
+        code = process.wait(20)
+    assert code == 0

@@ -19,6 +19,7 @@ from gpu_extract.errors import DeviceError, InterruptedRunError, UsageError
 from gpu_extract.options import ServiceSettings
 from gpu_extract.run.signals import StopOnSignal, taken
 from gpu_extract.service.access import Tokens
+from gpu_extract.service.connections import Connections, most_connections
 from gpu_extract.service.folders import Data
 from gpu_extract.service.meters import Meters
 from gpu_extract.service.office import Office
@@ -31,19 +32,30 @@ END_SECONDS = 8.0
 SWEEP_SECONDS = 300.0
 BACKLOG = 256
 KEEP_ALIVE_SECONDS = 30
+LOOK_TICKS = 10
+"""Tenths of a second, after which connections are looked at, unless there are too many."""
 log = logging.getLogger("gpu_extract.service")
 
 
 class _Server(uvicorn.Server):
-    """Tells the office of the first signal, so that event streams end; its exit code is then 0.
+    """Cuts off who says nothing, and tells the office of the first signal, so that event streams end; its exit code is
+    then 0.
 
     Args:
-        earlier: the signals until it runs, of which none raises: the libraries that are set up would not all pass it on.
+        earlier: the signals until it runs, of which none raises: not all libraries that are set up would pass it on.
     """
 
     def __init__(self, config: uvicorn.Config, drain: Callable[[], None], earlier: StopOnSignal) -> None:
         super().__init__(config)
         self._drain, self._earlier = drain, earlier
+        self._connections = Connections(most_connections())
+
+    async def on_tick(self, counter: int) -> bool:
+        there = self.server_state.connections
+        if counter % LOOK_TICKS == 0 or len(there) > self._connections.most:
+            for connection in self._connections.superfluous(there, time.monotonic()):
+                connection.transport.abort()
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -96,6 +108,7 @@ def serve(settings: ServiceSettings, say: Callable[[str], None]) -> int:
             server = _Server(
                 uvicorn.Config(
                     app,
+                    ws="none",
                     log_config=None,
                     access_log=False,
                     backlog=BACKLOG,
