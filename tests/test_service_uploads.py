@@ -204,6 +204,33 @@ def test_words_that_are_not_ours_are_no_upload(uploads: Uploads, words: str) -> 
     uploads.create("anna", 1, "x")
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE, errno.EACCES])
+def test_an_upload_of_which_nothing_can_be_read_now_is_not_said_to_be_gone(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is told so sends all of it again; and the janitor takes nothing that he cannot look at."""
+    now = time.time()
+    uploads = Uploads(tmp_path / "uploads", reserve_bytes=0, most_bytes=GB, clock=lambda: now)
+    upload = uploads.create("anna", 10, "x")
+    append(uploads, upload, 0, b"a" * 10)
+    opened = os.open
+
+    def refuse(path: Any, *arguments: Any, **named: Any) -> int:
+        if str(path).endswith(".json"):
+            raise OSError(code, os.strerror(code), path)
+        return opened(path, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with refused(503, r"^What the server knows of the upload cannot be read at the moment \([a-z/ ]+\);"):
+            uploads.find(upload.id)
+        now += 1e6
+        assert uploads.expire() == []
+    now -= 1e6
+    assert uploads.find(upload.id) == upload
+    assert uploads.finished(upload.id).read_bytes() == b"a" * 10
+
+
 # ---- room
 
 

@@ -130,7 +130,7 @@ class Uploads:
             owner: whose it must be; None for anybody's.
 
         Raises:
-            Problem: 404 where there is none.
+            Problem: 404 where there is none, 503 where what is there cannot be read.
         """
         upload = self._read(upload_id) if _ID.fullmatch(upload_id) else None
         if upload is None or owner not in (None, upload.owner):
@@ -245,11 +245,13 @@ class Uploads:
     # ---- all
 
     def all(self) -> list[Upload]:
-        """By age."""
-        found = [self._read(path.stem) for path in self.folder.glob("*.json") if _ID.fullmatch(path.stem)]
-        return sorted(
-            (upload for upload in found if upload is not None), key=lambda upload: (upload.created, upload.id)
-        )
+        """By age, as far as they can be read."""
+        found = []
+        for path in self.folder.glob("*.json"):
+            with suppress(Problem):
+                if _ID.fullmatch(path.stem) and (upload := self._read(path.stem)) is not None:
+                    found.append(upload)
+        return sorted(found, key=lambda upload: (upload.created, upload.id))
 
     def promised(self) -> int:
         """Bytes that were announced and have not come."""
@@ -308,23 +310,40 @@ class Uploads:
             raise Problem(507, "The server could not make a file for the upload; try again later.") from error
 
     def _read(self, upload_id: str) -> Upload | None:
-        """None where there is none, or no JSON of ours."""
+        """None where there is none, or no JSON of ours.
+
+        Raises:
+            Problem: 503 where the system does not let us look, which is not to be taken for nothing.
+        """
         try:
             with open_input(self._words_of(upload_id), WHAT) as file:
                 words = json.loads(file.read())
             return Upload(**{field.name: words[field.name] for field in fields(Upload)})
-        except (InputError, ValueError, KeyError, TypeError):
+        except FileNotFoundError:
+            return None
+        except InputError as error:
+            if not isinstance(error.__cause__, OSError) or isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise _unreadable(error.__cause__) from error
+        except OSError as error:
+            raise _unreadable(error) from error
+        except (ValueError, KeyError, TypeError):
             return None
 
     def _remove_litter(self, now: float) -> None:
         """What a kill left: bytes of which nothing was said, words without bytes, and what is not whole."""
-        known = {upload.id for upload in self.all() if _status(self._bytes_of(upload.id)) is not None}
         for path in list(self.folder.iterdir()):
-            if path.name.removesuffix(".json") in known:
-                continue
-            with suppress(OSError):
+            upload_id = path.name.removesuffix(".json")
+            with suppress(OSError, Problem):  # what cannot be looked at stays
+                if _ID.fullmatch(upload_id) and self._read(upload_id) and _status(self._bytes_of(upload_id)):
+                    continue
                 if path.stat().st_mtime + self.unfinished_seconds <= now:
                     path.unlink()
+
+
+def _unreadable(error: OSError) -> Problem:
+    why = (error.strerror or str(error)).lower()
+    return Problem(503, f"What the server knows of the upload cannot be read at the moment ({why}); try again later.")
 
 
 def _status(path: Path) -> os.stat_result | None:
