@@ -17,6 +17,7 @@ from gpu_extract.errors import OutputError
 ROOM_BYTES = 1 << 20
 """Of the disk, with less of which nothing is written any more: some changes, and the file's own log, need less."""
 OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 RETRY_SECONDS = 1.0
 """Before the file is tried again."""
 log = logging.getLogger("gpu_extract.service")
@@ -30,7 +31,7 @@ class Database:
 
     Raises:
         OutputError: if the file cannot be opened, and the disk is not full; from a change that the disk refuses, which
-            is undone then.
+            is undone then; from what cannot be read.
         sqlite3.DatabaseError: on opening, if it is no such file, or damaged.
     """
 
@@ -70,7 +71,12 @@ class Database:
     def execute(self, query: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[sqlite3.Row]:
         """The rows of a statement; one that changes something stands inside `change`."""
         with self._lock:
-            return self._open.execute(query, values).fetchall()
+            try:
+                return self._open.execute(query, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                if self._open.in_transaction or _code(error) not in (*OF_THE_DISK, *DAMAGED):
+                    raise
+                raise OutputError(f"the table of jobs cannot be read: {error}.") from error
 
     def executemany(self, query: str, values: Iterable[Sequence[Any]]) -> None:
         with self._lock:
@@ -98,15 +104,17 @@ class Database:
                     self._undo()
                     raise
                 self._open.execute("COMMIT")
-            except sqlite3.OperationalError as error:
+            except sqlite3.DatabaseError as error:
                 self._undo()
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF in OF_THE_DISK:
-                    with suppress(sqlite3.OperationalError):
+                if not isinstance(error, sqlite3.OperationalError) and _code(error) not in DAMAGED:
+                    raise
+                if _code(error) in OF_THE_DISK:
+                    with suppress(sqlite3.DatabaseError):
                         self._go_to_memory()
                 raise OutputError(f"the table of jobs cannot be written: {error}.") from error
 
     def _undo(self) -> None:
-        with suppress(sqlite3.OperationalError):
+        with suppress(sqlite3.DatabaseError):
             self._open.execute("ROLLBACK")
 
     def _choose(self) -> None:
@@ -139,6 +147,11 @@ class Database:
         self._memory = None
         log.warning("there is room again: the table of jobs is on the disk")
         return True
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Of SQLite, without what it says more exactly."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _opened(path: Path, schema: str) -> sqlite3.Connection:

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 
 from gpu_extract.errors import (
@@ -76,7 +77,9 @@ class Foreman:
         """The attempt at a step that was claimed; whoever cancels its job stops it."""
         attempt = Attempt(self._data.job(step.job).log, partial(self._counted, step), self._settings.max_seconds)
         self._attempts.put(step.key, attempt)
-        job = self._table.job(step.job)
+        job = None
+        with suppress(OutputError):  # what cannot be read is not begun, and waits
+            job = self._table.job(step.job)
         if job is None or job.state not in (RUNNING, FINISHING) or self.draining:
             attempt.stop()
         return attempt
