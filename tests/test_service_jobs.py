@@ -44,6 +44,7 @@ from gpu_extract.service.office import Office
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.requests import JobRequest
 from gpu_extract.service.web import events
+from gpu_extract.storage.beneath import open_beneath
 
 JSON = {"Content-Type": "application/json"}
 FRAMES, SIZE = 60, (76, 90)
@@ -780,6 +781,119 @@ def test_hostile_json_is_refused_with_a_sentence(shared: Service, size: str, sai
     assert len(answer.body) < 8192
 
 
+PLACE = '{"root": "here", "path": "clip.fsa"}'
+
+
+@pytest.mark.parametrize(
+    ("alignments", "rest", "said"),
+    [
+        ('{"root": "here", "path": "\\ud800"}', "", "alignments.path: input should be a valid string"),
+        ('{"root": "here", "path": "clip.fsa", "size": 1}', "", "alignments.size: extra inputs are not permitted."),
+        ('{"root": "here"}', "", "alignments.path: field required."),
+        ('{"upload": 1}', "", "alignments.upload: input should be a valid string."),
+        ('"clip.fsa"', "", "alignments: input should be a valid dictionary"),
+        (PLACE, ', "shards": 0', "shards: input should be greater than or equal to 1."),
+        (PLACE, ', "shards": "some"', "shards: input should be 'auto'."),
+        (PLACE, ', "shards": null', "shards: input should be a valid integer."),
+        (PLACE, ', "options": {"align-eyes": true, "align_eyes": false}', "the option align_eyes is given twice"),
+    ],
+)
+def test_of_a_wrong_value_that_is_told_which_is_wrong_in_it(
+    shared: Service, alignments: str, rest: str, said: str
+) -> None:
+    body = f'{{"alignments": {alignments}, "frames": {{"root": "here", "path": "clip.mp4"}}{rest}}}'
+    answer = shared.ask("PUT", "/v1/jobs/no", body.encode(), JSON)
+    assert (answer.status, answer.json["detail"][: len(said)]) == (422, said)
+
+
+def test_json_that_is_sent_as_something_else_is_told_so(shared: Service) -> None:
+    """As curl -d does by itself."""
+    body = f'{{"alignments": {PLACE}, "frames": {PLACE}}}'.encode()
+    for kind, path in (("application/x-www-form-urlencoded", "no"), ("text/plain; charset=utf-8", "made/faces.tar")):
+        method = "PUT" if path == "no" else "POST"
+        answer = shared.ask(method, f"/v1/jobs/{path}", body, {"Content-Type": kind})
+        assert answer.status == 415
+        assert answer.json["detail"] == f"the content type is {kind}; application/json is wanted."
+
+
+def test_a_path_of_a_root_may_be_as_long_as_it_likes(shared: Service) -> None:
+    answer = shared.ask("GET", f"/v1/roots/here/{'a/' * 3000}")
+    assert answer.status == 422
+    assert answer.json["detail"].startswith("the root here has no 'a/a/")
+
+
+def test_nobody_is_led_to_another_scheme(shared: Service) -> None:
+    """The service does not know whether a proxy in front of it has come by https."""
+    assert shared.ask("GET", "/v1/jobs/").status == 404
+
+
+def test_what_a_machine_refuses_is_told_without_its_paths(service: Callable[..., Service]) -> None:
+    here = service()
+    here.submit("one", "clip.fsa", "clip.mp4", options={"size": 48})
+    here.wait("one")
+    folder = here.data / "jobs" / "one"
+    (folder / "report.json").write_text("{")
+    (folder / "log.txt").unlink()
+    (folder / "log.txt").symlink_to("log.txt")
+    report, log = here.ask("GET", "/v1/jobs/one/report"), here.ask("GET", "/v1/jobs/one/log")
+    assert report.status == 503
+    assert report.json["detail"].startswith("report.json is not whole: ")
+    assert (log.status, log.body) == (200, b"")
+    (folder / "log.txt").unlink()
+    (folder / "log.txt").mkdir()
+    assert here.ask("GET", "/v1/jobs/one/log").body == b""
+
+
+def test_a_job_that_is_being_cancelled_is_not_said_to_go_on(office: Office) -> None:
+    job, _ = office.create(asked("clip"), "anna", "one")
+    step = office.table.claim("cpu", ("cut",), time.time())
+    assert step is not None
+    office.cancel(job)
+    with pytest.raises(Problem, match="still ending") as refused:
+        office.resume(job)
+    assert (refused.value.status, refused.value.headers) == (409, {"Retry-After": "5"})
+    office._endings.follow(step, Ended(143, ""), "", stopped=True, device="cpu")
+    office.resume(job)
+    assert office.table.job("one").state == "queued"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [(sqlite3.OperationalError, sqlite3.SQLITE_IOERR_READ), (sqlite3.DatabaseError, sqlite3.SQLITE_CORRUPT)],
+)
+def test_a_step_ends_also_where_the_table_could_not_be_read_for_a_while(
+    office: Office, monkeypatch: pytest.MonkeyPatch, kind: type[sqlite3.DatabaseError], code: int
+) -> None:
+    """Or its job would run for ever."""
+    monkeypatch.setattr("gpu_extract.service.foreman.END_AGAIN_SECONDS", 0.01)
+    looks: list[str] = []
+    read = office.table.job
+
+    def job(name: str) -> Any:
+        if looks and len(looks) < 6:
+            looks.append(name)
+            with office.table._database._lock:
+                error = kind("the disk refuses")
+                error.sqlite_errorcode = code
+                raise error if office.table._database._open.in_transaction else OutputError("the disk refuses")
+        return read(name)
+
+    def run(*_: object) -> Ended:
+        looks.append("begun")
+        return Ended(0, "")
+
+    monkeypatch.setattr(office.table, "job", job)
+    monkeypatch.setattr(office.foreman, "run", run)
+    office.create(asked("clip"), "anna", "one")
+    office.start()
+    until = time.monotonic() + 20
+    while (found := read("one")) is None or not found.has_ended:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert (found.state, len(looks)) == ("succeeded", 6)
+    assert office.table.running() == []
+
+
 @pytest.mark.parametrize(
     "cursor", ["[" * 10_000, f'[1{"0" * 400}, "a"]', '[1.0, "\\ud800"]', '["nan", "a"]', "[null, null]", "{}", "\xff"]
 )
@@ -956,6 +1070,39 @@ def test_whoever_is_refused_has_no_job(office: Office, monkeypatch: pytest.Monke
         with pytest.raises(OutputError, match=r"^request\.json could not"):  # not where this machine has it
             office.create(asked("clip"), "anna", "one")
     assert office.create(asked("clip"), "anna", "one")[1]
+
+
+def test_an_alignments_file_without_room_is_refused_before_it_is_copied(office: Office, root: Path) -> None:
+    """A sparse one costs its sender nothing, and would fill the disk of all others."""
+    with open(root / "vast.fsa", "wb") as file:
+        file.truncate(1 << 50)
+    places = {"alignments": {"root": "here", "path": "vast.fsa"}, "frames": {"root": "here", "path": "clip.mp4"}}
+    try:
+        with pytest.raises(Problem, match=r"has 1,125,899,906,842,624 bytes, and the server has room for") as refused:
+            office.create(JobRequest.model_validate(places), "anna", "one")
+    finally:
+        (root / "vast.fsa").unlink()
+    assert refused.value.status == 507
+    assert office.known("one") is None
+    assert not (office.data.path / "jobs" / "one").exists()
+
+
+def test_a_service_that_is_to_end_waits_for_no_copy(
+    office: Office, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu_extract.service.requests.COPY_BYTES", 64)
+    copied = []
+
+    def opened_as_it_ends(path: str) -> Any:
+        copied.append(path)
+        office.drain()
+        return open_beneath(root, path)
+
+    monkeypatch.setattr("gpu_extract.service.requests.open_beneath", lambda _, path: opened_as_it_ends(path))
+    with pytest.raises(Problem, match="about to end") as refused:
+        office.create(asked("clip"), "anna", "one")
+    assert (refused.value.status, copied) == (503, ["clip.fsa"])
+    assert office.known("one") is None
 
 
 def test_a_folder_whose_new_name_needs_room_that_there_is_not_is_removed_where_it_is(

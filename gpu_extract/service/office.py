@@ -117,7 +117,10 @@ class Office:
         shutil.rmtree(folder.path, ignore_errors=True)  # of one that was never begun
         try:
             folder.path.mkdir(parents=True)
-            request = take(asked, folder, owner, time.time(), self.roots, self._uploaded)
+            room = shutil.disk_usage(self.data.path).free - (self.settings.reserve_mb << 20)
+            request = take(
+                asked, folder, owner, time.time(), self.roots, self._uploaded, room=room, go_on=self._check_open
+            )
             folder.begin(request.to_dict(), [folder.path / request.alignments])
             made = new_job(job, request.to_dict(), created=request.created)
             self.table.add(made, first_steps(request, folder, len(self.devices)))
@@ -197,6 +200,8 @@ class Office:
         self._check_open()
         with self.table.change():
             now = self.table.job(job.id)
+            if now is not None and now.state == CANCELLING:
+                raise self._still_ending(job)
             if now is None or now.state in (*OPEN, SUCCEEDED) or not folder.exists:
                 return
             if self.table.is_in_memory:
@@ -236,8 +241,11 @@ class Office:
 
     def _check_idle(self, job: Job) -> None:
         if any(step.state == RUNNING for step in self.table.steps(job.id)):
-            why = f"a process of the job {job.id} is still ending; try again in some seconds."
-            raise Problem(409, why, headers={"Retry-After": "5"})
+            raise self._still_ending(job)
+
+    def _still_ending(self, job: Job) -> Problem:
+        why = f"a process of the job {job.id} is still ending; try again in some seconds."
+        return Problem(409, why, headers={"Retry-After": "5"})
 
     def progress(self, job: Job) -> dict[str, Any]:
         """How far it is (see `Tallies.shown`), and the `devices` on which it runs."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, BinaryIO, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from gpu_extract.errors import InputError, UsageError, counted
 from gpu_extract.options import MOST_SHARDS, SERVER_DECIDES, Option, Settings, options
@@ -26,6 +25,13 @@ OWN = frozenset(("alignments", "frames", "faces", "json", "progress", "no_update
 """Options of `extract` that the service decides for its jobs."""
 MOST_UPLOADS = 100_000
 """Images that one job may take from uploads."""
+SMALL_BYTES = 16 << 20
+"""Of an alignments file that is no question of room."""
+COPY_BYTES = 1 << 20
+
+
+UPLOAD, UPLOADS, ROOT, AUTO, NUMBER = FORMS = "(upload)", "(uploads)", "(root)", "(auto)", "(number)"
+"""What a value may be meant to be, which is told by what it says; of a wrong one only that is said then."""
 
 
 class _Strict(BaseModel):
@@ -51,15 +57,37 @@ class InRoot(_Strict):
     path: str = Field(description="inside the root, with / between names", max_length=4096)
 
 
+def _form_of_a_file(value: Any) -> str:
+    return UPLOAD if _says(value, "upload") else ROOT
+
+
+def _form_of_frames(value: Any) -> str:
+    return UPLOADS if _says(value, "uploads") else _form_of_a_file(value)
+
+
+def _says(value: Any, name: str) -> bool:
+    return hasattr(value, name) or (isinstance(value, dict) and name in value)
+
+
+def _form_of_shards(value: Any) -> str:
+    return AUTO if isinstance(value, str) and not value.isdecimal() else NUMBER
+
+
 class JobRequest(_Strict):
     """A job: an alignments file, the frames it was made from, and how to cut."""
 
-    alignments: Upload | InRoot
-    frames: Upload | Uploads | InRoot
+    alignments: Annotated[Annotated[Upload, Tag(UPLOAD)] | Annotated[InRoot, Tag(ROOT)], Discriminator(_form_of_a_file)]
+    frames: Annotated[
+        Annotated[Upload, Tag(UPLOAD)] | Annotated[Uploads, Tag(UPLOADS)] | Annotated[InRoot, Tag(ROOT)],
+        Discriminator(_form_of_frames),
+    ]
     options: dict[str, Any] = Field(
         default_factory=dict, description="of gpu-extract extract, by name; GET /v1/options lists them"
     )
-    shards: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_SHARDS)] = "auto"
+    shards: Annotated[
+        Annotated[Literal["auto"], Tag(AUTO)] | Annotated[int, Field(ge=1, le=MOST_SHARDS), Tag(NUMBER)],
+        Discriminator(_form_of_shards),
+    ] = "auto"
     priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="higher goes first")
 
 
@@ -132,6 +160,8 @@ def checked_options(asked: Mapping[str, Any]) -> dict[str, Any]:
             raise Problem(422, f"the option {name} is the service's to decide.")
         if name not in rows:
             raise Problem(422, f"{name} is no option; GET /v1/options lists those that are.")
+        if name in found:
+            raise Problem(422, f"the option {name} is given twice, with - and with _.")
         found[name] = value
     try:
         Settings(alignments=Path("a"), frames=Path("f"), faces=Path("o"), **found)
@@ -141,11 +171,23 @@ def checked_options(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def take(
-    asked: JobRequest, folder: JobFolder, owner: str, created: float, roots: Mapping[str, str], uploaded: Uploaded
+    asked: JobRequest,
+    folder: JobFolder,
+    owner: str,
+    created: float,
+    roots: Mapping[str, str],
+    uploaded: Uploaded,
+    *,
+    room: int,
+    go_on: Callable[[], None],
 ) -> Request:
     """Check a request and put its inputs into the job's folder, which is new.
 
     The alignments file is not on the disk then.
+
+    Args:
+        room: bytes that a copy of the alignments file may take; a small one is always tried.
+        go_on: asked again and again while it is copied; what it raises ends that.
 
     Raises:
         Problem: for what cannot be had; the folder may hold some of it then.
@@ -156,10 +198,10 @@ def take(
     shown = {}
     if isinstance(asked.alignments, Upload):
         alignments = uploaded.claim(asked.alignments.upload, folder.inputs, owner)
-        _unshare(alignments, folder.path / "copy")
+        _unshare(alignments, folder.path / "copy", room, go_on)
         shown["alignments"] = alignments.name
     else:
-        alignments = _copied(asked.alignments, roots, folder.inputs)
+        alignments = _copied(asked.alignments, roots, folder.inputs, room, go_on)
         shown["alignments"] = f"{asked.alignments.root}:{asked.alignments.path}"
     packed = None
     if isinstance(asked.frames, InRoot):
@@ -196,12 +238,12 @@ def take(
     )
 
 
-def _unshare(path: Path, temporary: Path) -> None:
+def _unshare(path: Path, temporary: Path, room: int, go_on: Callable[[], None]) -> None:
     """A copy in the place of a file that has other names: whoever runs the job would be told of these."""
     if path.stat().st_nlink > 1:
         try:
-            with open_input(path, "the alignments file") as file, open(temporary, "xb") as copy:
-                shutil.copyfileobj(file, copy, 1 << 20)
+            with open_input(path, "the alignments file") as file:
+                _copy(file, temporary, room, go_on)
             temporary.replace(path)
         except OSError as error:
             raise _not_copied(error) from error
@@ -252,7 +294,7 @@ def _root(name: str, roots: Mapping[str, str]) -> Path:
     return Path(roots[name]).resolve()
 
 
-def _copied(place: InRoot, roots: Mapping[str, str], folder: Path) -> Path:
+def _copied(place: InRoot, roots: Mapping[str, str], folder: Path, room: int, go_on: Callable[[], None]) -> Path:
     """A copy of a root's file: what is updated is the job's own."""
     real = in_root(place, roots)
     target = folder / real.name
@@ -263,13 +305,29 @@ def _copied(place: InRoot, roots: Mapping[str, str], folder: Path) -> Path:
     except OSError as error:
         raise Problem(422, f"{place.path!r} cannot be read: {(error.strerror or 'it is no file').lower()}.") from error
     try:
-        with open(handle, "rb", closefd=False) as source, open(target, "xb") as copy:
-            shutil.copyfileobj(source, copy, 1 << 20)
+        with open(handle, "rb", closefd=False) as source:
+            _copy(source, target, room, go_on)
     except OSError as error:
         raise _not_copied(error) from error
     finally:
         close_quietly(handle)
     return target
+
+
+def _copy(source: BinaryIO, target: Path, room: int, go_on: Callable[[], None]) -> None:
+    """What a file has now: of one that grows meanwhile no more than there was room for."""
+    left = os.fstat(source.fileno()).st_size
+    if left > max(room, SMALL_BYTES):
+        raise Problem(
+            507,
+            f"the alignments file has {left:,} bytes, and the server has room for {max(0, room):,}; try again when "
+            "old jobs are gone.",
+        )
+    with open(target, "xb") as copy:
+        while left and (block := source.read(min(COPY_BYTES, left))):
+            go_on()
+            copy.write(block)
+            left -= len(block)
 
 
 def _not_copied(error: OSError) -> Problem:

@@ -46,6 +46,7 @@ TEXTS = ("text/plain",)
 ANYWHERE = (400, 401, 403, 421, 422, 500, 503, 507)
 """What may be refused wherever it is asked."""
 WITH_A_BODY = (408, 413)
+WITH_JSON = (*WITH_A_BODY, 415)
 OPEN = {"security": list[Any]()}
 """Of an operation for whoever asks."""
 

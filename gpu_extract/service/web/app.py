@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,10 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from gpu_extract import __version__
-from gpu_extract.errors import GpuExtractError
+from gpu_extract.errors import GpuExtractError, printable
 from gpu_extract.service.access import Sessions, Tokens
 from gpu_extract.service.office import Office
 from gpu_extract.service.problems import Problem
+from gpu_extract.service.requests import FORMS
 from gpu_extract.service.uploads import Uploads
 from gpu_extract.service.web import events, faces, guard, jobs, state
 from gpu_extract.service.web import uploads as uploading
@@ -27,6 +29,7 @@ from gpu_extract.service.web.guard import Guard, problem_answer
 from gpu_extract.service.web.heads import Heads
 
 PAGE = Path(__file__).parent.parent / "page"
+TOO_FEW_FILES = (errno.EMFILE, errno.ENFILE)
 log = logging.getLogger("gpu_extract.service")
 
 
@@ -56,6 +59,7 @@ def make_app(
         openapi_url="/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # behind a proxy it would be to another scheme
         responses=problems(*ANYWHERE),
     )
     app.asks_for_tokens = tokens is not None
@@ -85,7 +89,10 @@ def make_app(
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return problem_answer(Problem(422, f"the body is no JSON: {first['ctx']['error'].lower()}."))
-        where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "header", "path"))
+        if first["loc"] == ("body",) and first["type"] != "missing" and not _says_json(request):
+            said = request.headers.get("Content-Type", "none")[:80]
+            return problem_answer(Problem(415, f"the content type is {said}; application/json is wanted."))
+        where = ".".join(str(part) for part in first["loc"][1:] if part not in FORMS)
         return problem_answer(Problem(422, f"{where or 'the body'}: {first['msg'].lower()}."))
 
     @app.exception_handler(HTTPException)
@@ -98,6 +105,13 @@ def make_app(
         headers = error.headers if error.status_code != 405 else {"Allow": ", ".join(_methods_at(request))}
         return problem_answer(Problem(error.status_code, said, headers=headers))
 
+    @app.exception_handler(OSError)
+    async def of_the_system(request: Request, error: OSError) -> Response:
+        log.error("%s %s: %s", request.method, request.url.path, printable(str(error)))
+        why = (error.strerror or str(error)).lower()
+        said = f"the machine that the service runs on refuses ({why}); try again later."
+        return problem_answer(Problem(503 if error.errno in TOO_FEW_FILES else 507, said))
+
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         log.exception("%s %s", request.method, request.url.path, exc_info=error)
@@ -106,6 +120,11 @@ def make_app(
     app.add_middleware(Heads)
     app.add_middleware(Guard, tokens=tokens, sessions=sessions, bound=bound, names=names)
     return app
+
+
+def _says_json(request: Request) -> bool:
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 def _methods_at(request: Request) -> list[str]:

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Header, Query
@@ -108,8 +107,8 @@ async def _events(office: Office, job: Job, place: str) -> AsyncIterator[bytes]:
         if now is None:
             yield _event("state", {"state": "removed"})
             return
-        read = partial(feed.read, folder, office.shard_count(now), place, FACES_AT_ONCE)
-        found = await run_in_threadpool(read)
+        shards = await run_in_threadpool(office.shard_count, now)
+        found = await run_in_threadpool(feed.read, folder, shards, place, FACES_AT_ONCE)
         blocks = []
         if found.anew:
             blocks.append(_event("anew", {}))

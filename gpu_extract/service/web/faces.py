@@ -20,7 +20,7 @@ from gpu_extract.run import journal
 from gpu_extract.service import feed
 from gpu_extract.service.office import Office
 from gpu_extract.service.problems import Problem
-from gpu_extract.service.web.answers import WITH_A_BODY, sent
+from gpu_extract.service.web.answers import WITH_JSON, sent
 from gpu_extract.service.web.jobs import Reader, job_of
 from gpu_extract.storage.beneath import open_beneath
 from gpu_extract.storage.descriptors import close_quietly
@@ -72,7 +72,7 @@ def router(office: Office) -> APIRouter:
             _gathered(_archive(folder, names, skip)), media_type="application/x-tar", headers=headers
         )
 
-    @routes.post("/jobs/{job}/faces.tar", **sent("application/x-tar", refused=(404, *WITH_A_BODY)))
+    @routes.post("/jobs/{job}/faces.tar", **sent("application/x-tar", refused=(404, *WITH_JSON)))
     def some(
         job: str, who: Reader, files: Annotated[list[str], Body(min_length=1, max_length=MOST_ASKED)]
     ) -> StreamingResponse:

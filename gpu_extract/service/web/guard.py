@@ -23,7 +23,7 @@ from gpu_extract.errors import InputError, printable
 from gpu_extract.service.access import LOCAL, Caller, Sessions, Tokens
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.web.answers import OPEN as FOR_ALL
-from gpu_extract.service.web.answers import PROBLEM_TYPE, WITH_A_BODY, problems, told
+from gpu_extract.service.web.answers import PROBLEM_TYPE, WITH_A_BODY, WITH_JSON, problems, told
 from gpu_extract.service.web.documents import Session
 
 API = "/v1/"
@@ -171,7 +171,7 @@ def router(tokens: Tokens | None, sessions: Sessions | None) -> APIRouter:
     """Sessions of browsers, whose EventSource and images cannot say a token. Routes below `/v1`."""
     routes = APIRouter(prefix="/session", tags=["session"])
 
-    @routes.post("", openapi_extra=FOR_ALL, **told(Session, *WITH_A_BODY))
+    @routes.post("", openapi_extra=FOR_ALL, **told(Session, *WITH_JSON))
     async def begin(shown: Shown, request: Request, response: Response) -> dict[str, Any]:
         try:
             if tokens is None or sessions is None or tokens.are_not_asked_for:

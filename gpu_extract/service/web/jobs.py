@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
 
@@ -15,13 +16,13 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from gpu_extract.errors import InputError
 from gpu_extract.service.access import Caller
-from gpu_extract.service.folders import REPORT, is_job_id
+from gpu_extract.service.folders import REPORT, JobFolder, is_job_id
 from gpu_extract.service.office import Office
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.requests import JobRequest
 from gpu_extract.service.requests import Request as Wanted
 from gpu_extract.service.table import QUEUED, Job
-from gpu_extract.service.web.answers import WITH_A_BODY, problems, sent, told
+from gpu_extract.service.web.answers import WITH_A_BODY, WITH_JSON, problems, sent, told
 from gpu_extract.service.web.documents import Job as JobDocument
 from gpu_extract.service.web.documents import Jobs, State
 from gpu_extract.service.web.guard import needs
@@ -39,7 +40,7 @@ def router(office: Office) -> APIRouter:
     """The routes of one office."""
     routes = APIRouter(prefix="/v1", tags=["jobs"])
 
-    @routes.post("/jobs", status_code=201, **told(JobDocument, 404, 409, 429, *WITH_A_BODY, statuses=(200, 201)))
+    @routes.post("/jobs", status_code=201, **told(JobDocument, 404, 409, 429, *WITH_JSON, statuses=(200, 201)))
     def create(
         wanted: JobRequest,
         who: Submitter,
@@ -49,7 +50,7 @@ def router(office: Office) -> APIRouter:
         """Make a job under an id of the service's, or of `Idempotency-Key`."""
         return _made(office, wanted, who, key, response)
 
-    @routes.put("/jobs/{job}", status_code=201, **told(JobDocument, 404, 409, 429, *WITH_A_BODY, statuses=(200, 201)))
+    @routes.put("/jobs/{job}", status_code=201, **told(JobDocument, 404, 409, 429, *WITH_JSON, statuses=(200, 201)))
     def put(job: str, wanted: JobRequest, who: Submitter, response: Response) -> dict[str, Any]:
         """Make a job under an id of the client's; the same again is the same job, 200."""
         return _made(office, wanted, who, job, response)
@@ -100,7 +101,8 @@ def router(office: Office) -> APIRouter:
     def report(job: str, who: Reader) -> Response:
         """The report of its run, as `gpu-extract extract --json` writes it."""
         folder = office.data.job(job_of(office, job, who).id)
-        found = folder.record(REPORT)
+        with _own_files(office, folder):
+            found = folder.record(REPORT)
         if found is None:
             raise Problem(404, f"the job {job} has no report yet.")
         found |= {"next": ""}  # of the service's own process
@@ -113,7 +115,7 @@ def router(office: Office) -> APIRouter:
         folder = office.data.job(job_of(office, job, who).id)
         if not folder.log.is_file():
             return PlainTextResponse("")
-        with open_input(folder.log, "the log") as file:
+        with _own_files(office, folder), open_input(folder.log, "the log") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - LOG_BYTES))
             lines = file.read().decode("utf-8", "replace").splitlines()[-tail:]
@@ -143,6 +145,15 @@ def attachment(name: str) -> str:
     """The Content-Disposition of a file of this name; twice, for curl knows the older form only."""
     plain = re.sub(r"[^ !#-\[\]-~]", "_", name)
     return f"attachment; filename=\"{plain}\"; filename*=utf-8''{quote(name, safe='')}"
+
+
+@contextmanager
+def _own_files(office: Office, folder: JobFolder) -> Iterator[None]:
+    """While the service reads what it wrote itself: that it cannot is no fault of who asks."""
+    try:
+        yield
+    except InputError as error:
+        raise Problem(503, office.shown(str(error), folder)) from error
 
 
 def job_of(office: Office, job: str, who: Caller) -> Job:
@@ -175,7 +186,7 @@ def shown(office: Office, job: Job) -> dict[str, Any]:
         "id": job.id,
         "state": job.state,
         **office.progress(job),
-        "position": office.table.place_of(job) if job.state == QUEUED else None,
+        "position": (office.table.place_of(job) or None) if job.state == QUEUED else None,  # it may run by now
         "error": job.error,
         "note": job.note,
         "exit_code": job.exit_code,

@@ -61,7 +61,7 @@ def router(office: Office, uploads: Uploads) -> APIRouter:
     @routes.get("/v1/roots/{root}/{path:path}", **told(Entries))
     def in_root(root: str, who: Reader, path: str = "") -> dict[str, Any]:
         """What a root's folder holds."""
-        entries = listed(InRoot(root=root, path=path or "."), office.roots, MOST_LISTED)
+        entries = listed(InRoot.model_construct(root=root, path=path or "."), office.roots, MOST_LISTED)
         return {"entries": entries, "more": len(entries) == MOST_LISTED}
 
     @routes.get("/metrics", **sent("text/plain"))
