@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from gpu_extract.errors import InputError, UsageError
+from gpu_extract.errors import DeviceError, InputError, UsageError
 from gpu_extract.service import access
 from gpu_extract.service.access import LOCAL, MOST_SESSIONS, Caller, Sessions, Tokens
 from gpu_extract.service.connections import HEAD_SECONDS, Connections
@@ -27,6 +27,7 @@ from gpu_extract.service.uploads import Uploads
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
+from gpu_extract.service.serve import listen
 from gpu_extract.service.web import guard
 from tests.door import MiB, ask, door, served
 
@@ -540,6 +541,17 @@ def test_a_route_without_a_guard_lets_nobody_in(uploads: Uploads) -> None:
     app.user_middleware.clear()
     with served(app) as port:
         assert ask(port, "GET", "/v1/read").status == 500
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_no_packet_of_an_answer_waits_for_a_word_of_the_client(host: str) -> None:
+    """asyncio switches that off for sockets that say that they are TCP's: 40 ms for each answer of two packets."""
+    try:
+        listening = listen(host, 0)
+    except DeviceError:
+        pytest.skip(f"this machine has no {host}")
+    with listening:
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 class Connection:

@@ -92,7 +92,7 @@ def serve(settings: ServiceSettings, say: Callable[[str], None]) -> int:
         raise UsageError(
             f"no-auth would let everybody in who reaches {settings.host}; it is for 127.0.0.1, ::1 and localhost."
         )
-    listening = _listen(settings.host, settings.port)
+    listening = listen(settings.host, settings.port)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each connection
     with listening, StopOnSignal() as signals, signals.calling(lambda: None):
@@ -170,10 +170,12 @@ def _is_of_this_machine(host: str) -> bool:
     return host == "localhost"
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections; raises DeviceError if the address cannot be had."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(found[0], socket.SOCK_STREAM)
+        # With the protocol's number: without it asyncio lets an answer's second packet wait for a word of the client.
+        listening = socket.socket(*found[:3])
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(found[4])
         listening.listen(BACKLOG)
