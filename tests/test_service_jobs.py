@@ -581,6 +581,24 @@ def test_a_large_file_of_faces_is_sent_in_blocks(service: Callable[..., Service]
     assert here.ask("HEAD", "/v1/jobs/one/faces/00009.tar").headers["content-length"] == "5000001"
 
 
+def test_what_is_sent_to_nobody_any_more_is_closed(service: Callable[..., Service]) -> None:
+    """Whoever goes away in the middle of a download leaves no file open, which would hold what is removed."""
+    here = service()
+    here.submit("one", "long.fsa", "long.mp4", options={"size": 512})
+    here.wait("one")
+    assert here.process is not None
+    opened = Path(f"/proc/{here.process.pid}/fd")
+    before = len(list(opened.iterdir()))
+    for path in ("faces.tar", "alignments") * 15:
+        with socket.create_connection(("127.0.0.1", here.port)) as client:
+            client.sendall(f"GET /v1/jobs/one/{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            client.recv(1000)
+    until = time.monotonic() + 5
+    while len(list(opened.iterdir())) > before + 2:
+        assert time.monotonic() < until, sorted(path.readlink() for path in opened.iterdir())
+        time.sleep(0.05)
+
+
 def test_a_clock_that_is_set_back_keeps_no_job_waiting(office: Office) -> None:
     office.create(asked("clip"), "anna", "one")
     (step,) = office.table.steps("one")

@@ -7,13 +7,13 @@ import json
 import mimetypes
 import os
 import tarfile
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from gpu_extract.naming import FACE_EXTENSIONS, has_extension
 from gpu_extract.run import journal
@@ -22,6 +22,7 @@ from gpu_extract.service.office import Office
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.web.answers import WITH_JSON, sent
 from gpu_extract.service.web.jobs import Reader, job_of
+from gpu_extract.service.web.pieces import Pieces
 from gpu_extract.storage.beneath import open_beneath
 from gpu_extract.storage.descriptors import close_quietly
 
@@ -58,7 +59,7 @@ def router(office: Office) -> APIRouter:
         return Response(lines, media_type="application/x-ndjson", headers=headers)
 
     @routes.get("/jobs/{job}/faces.tar", **sent("application/x-tar", refused=(404,)))
-    def tar(job: str, who: Reader, skip: int = Query(0, ge=0)) -> StreamingResponse:
+    def tar(job: str, who: Reader, skip: int = Query(0, ge=0)) -> Pieces:
         """Everything in the faces folder, in the order of the journal, which comes last.
 
         Args:
@@ -68,21 +69,17 @@ def router(office: Office) -> APIRouter:
         folder = office.data.job(found.id).faces
         names = members(folder, office.shard_count(found))
         headers = {"Content-Disposition": f'attachment; filename="{found.id}-faces.tar"'}
-        return StreamingResponse(
-            _gathered(_archive(folder, names, skip)), media_type="application/x-tar", headers=headers
-        )
+        return Pieces(_gathered(_archive(folder, names, skip)), "application/x-tar", headers)
 
     @routes.post("/jobs/{job}/faces.tar", **sent("application/x-tar", refused=(404, *WITH_JSON)))
-    def some(
-        job: str, who: Reader, files: Annotated[list[str], Body(min_length=1, max_length=MOST_ASKED)]
-    ) -> StreamingResponse:
+    def some(job: str, who: Reader, files: Annotated[list[str], Body(min_length=1, max_length=MOST_ASKED)]) -> Pieces:
         """Some files of the faces folder, in the order of their names in the request; those that are missing are left
         out.
         """
         found = job_of(office, job, who)
         names = [name for name in files if has_extension(name, SERVED) or name == journal.NAME]
         folder = office.data.job(found.id).faces
-        return StreamingResponse(_gathered(_archive(folder, names, 0)), media_type="application/x-tar")
+        return Pieces(_gathered(_archive(folder, names, 0)), "application/x-tar")
 
     @routes.get(
         "/jobs/{job}/faces/{path:path}",
@@ -104,7 +101,7 @@ def router(office: Office) -> APIRouter:
             if size <= BLOCK_BYTES:
                 return Response(os.pread(handle, BLOCK_BYTES, 0), media_type=kind, headers=headers)
             headers["Content-Length"] = str(size)
-            return StreamingResponse(_blocks(folder, path, size), media_type=kind, headers=headers)
+            return Pieces(_blocks(folder, path, size), kind, headers)
         finally:
             close_quietly(handle)
 
@@ -139,7 +136,7 @@ def _file_of(folder: Path, face: str, archives: dict[str, bool]) -> str:
     return first if archives[first] else face
 
 
-def _archive(folder: Path, names: list[str], skip: int) -> Iterator[bytes]:
+def _archive(folder: Path, names: list[str], skip: int) -> Generator[bytes, None, None]:
     for name in names[skip:]:
         try:
             handle = _open(folder, name)
@@ -164,14 +161,15 @@ def _archive(folder: Path, names: list[str], skip: int) -> Iterator[bytes]:
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _gathered(pieces: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
     """The same in pieces of some size: each crosses from one thread to another, which takes longer than a face does."""
     gathered = bytearray()
-    for piece in pieces:
-        gathered += piece
-        if len(gathered) >= SENT_BYTES:
-            yield bytes(gathered)
-            gathered.clear()
+    with closing(pieces):
+        for piece in pieces:
+            gathered += piece
+            if len(gathered) >= SENT_BYTES:
+                yield bytes(gathered)
+                gathered.clear()
     yield bytes(gathered)
 
 
@@ -184,7 +182,7 @@ def _digest_of(handle: int) -> str:
     return digest.hexdigest()
 
 
-def _blocks(folder: Path, path: str, size: int) -> Iterator[bytes]:
+def _blocks(folder: Path, path: str, size: int) -> Generator[bytes, None, None]:
     """The first `size` bytes of a file, which is opened when they are asked for: nobody closes what never begins."""
     handle = _open(folder, path)
     try:

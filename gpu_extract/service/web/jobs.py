@@ -6,13 +6,13 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Query, Response
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse
 
 from gpu_extract.errors import InputError
 from gpu_extract.service.access import Caller
@@ -26,6 +26,7 @@ from gpu_extract.service.web.answers import WITH_A_BODY, WITH_JSON, problems, se
 from gpu_extract.service.web.documents import Job as JobDocument
 from gpu_extract.service.web.documents import Jobs, State
 from gpu_extract.service.web.guard import needs
+from gpu_extract.service.web.pieces import Pieces
 from gpu_extract.storage.inputs import open_input
 
 Reader = Annotated[Caller, Depends(needs("read"))]
@@ -122,7 +123,7 @@ def router(office: Office) -> APIRouter:
         return PlainTextResponse(office.shown("\n".join([*lines, ""]), folder))
 
     @routes.get("/jobs/{job}/alignments", **sent("application/octet-stream", refused=(404,)))
-    def alignments(job: str, who: Reader) -> StreamingResponse:
+    def alignments(job: str, who: Reader) -> Pieces:
         """The alignments file, with the hashes of this run once it has succeeded."""
         found = job_of(office, job, who)
         path = office.data.job(found.id).path / Wanted.of(found.request).alignments
@@ -136,7 +137,7 @@ def router(office: Office) -> APIRouter:
             "Content-Length": str(os.fstat(file.fileno()).st_size),
             "Content-Disposition": attachment(path.name),
         }
-        return StreamingResponse(_pieces(file), media_type="application/octet-stream", headers=headers)
+        return Pieces(_pieces(file), "application/octet-stream", headers)
 
     return routes
 
@@ -203,7 +204,7 @@ def shown(office: Office, job: Job) -> dict[str, Any]:
     }
 
 
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
+def _pieces(file: BinaryIO) -> Generator[bytes, None, None]:
     with file:
         while piece := file.read(SENT_BYTES):
             yield piece
