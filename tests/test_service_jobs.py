@@ -599,6 +599,18 @@ def test_what_is_sent_to_nobody_any_more_is_closed(service: Callable[..., Servic
         time.sleep(0.05)
 
 
+def test_a_service_whose_table_cannot_be_read_is_not_ready(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "database" not in office.faults()
+
+    def execute(query: str, values: Any = ()) -> Any:
+        if query.startswith("SELECT"):
+            raise OutputError("the table of jobs cannot be read: database disk image is malformed.")
+        return []
+
+    monkeypatch.setattr(office.table._database, "execute", execute)
+    assert "database" in office.faults()
+
+
 def test_a_clock_that_is_set_back_keeps_no_job_waiting(office: Office) -> None:
     office.create(asked("clip"), "anna", "one")
     (step,) = office.table.steps("one")

@@ -143,6 +143,7 @@ class Table:
         try:
             with self.change():
                 self._database.execute("UPDATE job SET rev = rev WHERE 0")
+            self.counts()
         except (OutputError, sqlite3.Error):
             return False
         return True
