@@ -128,9 +128,7 @@ def router(office: Office) -> APIRouter:
         found = job_of(office, job, who)
         path = office.data.job(found.id).path / Wanted.of(found.request).alignments
         try:
-            file = open_input(
-                path, "the alignments file"
-            )  # one to its end, also where it is saved or removed meanwhile
+            file = open_input(path, "the alignments file")  # one to its end, also where it is replaced meanwhile
         except InputError:
             raise Problem(404, f"the alignments file of the job {job} is gone.") from None
         headers = {
