@@ -135,6 +135,7 @@ def test_every_field_of_the_jobs(manifest: Callable[..., list[dict[str, Any]]]) 
             "command": None,
             "env": [{"name": "TMPDIR", "value": "/scratch"}],
             "resources": {"requests": {"cpu": "3"}} | limits,
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
             "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}, {"name": "shared", "mountPath": "/data"}],
             "envFrom": [{"secretRef": {"name": "bucket"}}],
         }

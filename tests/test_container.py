@@ -93,6 +93,8 @@ def test_compose_runs_images_of_the_dockerfile_as_they_are_meant() -> None:
         assert service["build"]["target"] == name
         assert service["image"] == f"gpu-extract:{name}"
         assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["pids_limit"] >= 4096
         assert service["tmpfs"] == ["/tmp"]
         assert service["stop_grace_period"] == f"{STOP_SECONDS}s"
         words = service["command"]

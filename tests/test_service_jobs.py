@@ -721,6 +721,15 @@ def test_a_signal_in_its_first_second_ends_it(number: signal.Signals, tmp_path: 
         assert "Traceback" not in err
 
 
+def test_a_root_that_is_not_there_is_named_at_the_start(service: Callable[..., Service], tmp_path: Path) -> None:
+    here = service(f"--root=gone={tmp_path / 'nowhere'}")
+    until = time.monotonic() + 10
+    while f"These roots are no folders at the moment: {tmp_path / 'nowhere'} (gone)." not in here.said:
+        assert time.monotonic() < until, here.said
+        time.sleep(0.02)
+    assert "(here)" not in here.said
+
+
 def test_two_services_do_not_share_a_folder(service: Callable[..., Service], root: Path) -> None:
     here = service()
     with pytest.raises(AssertionError, match="another service works in"):
@@ -823,6 +832,7 @@ PLACE = '{"root": "here", "path": "clip.fsa"}'
         ('{"upload": 1}', "", "alignments.upload: input should be a valid string."),
         ('"clip.fsa"', "", "alignments: input should be a valid dictionary"),
         (PLACE, ', "shards": 0', "shards: input should be greater than or equal to 1."),
+        (PLACE, ', "shards": 1001', "shards: input should be less than or equal to 1000."),
         (PLACE, ', "shards": "some"', "shards: input should be 'auto'."),
         (PLACE, ', "shards": null', "shards: input should be a valid integer."),
         (PLACE, ', "options": {"align-eyes": true, "align_eyes": false}', "the option align_eyes is given twice"),

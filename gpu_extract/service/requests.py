@@ -13,7 +13,7 @@ from typing import Annotated, Any, BinaryIO, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from gpu_extract.errors import InputError, UsageError, counted
-from gpu_extract.options import MOST_SHARDS, SERVER_DECIDES, Option, Settings, options
+from gpu_extract.options import SERVER_DECIDES, Option, Settings, options
 from gpu_extract.service.folders import JobFolder
 from gpu_extract.service.problems import Problem
 from gpu_extract.service.unpacking import is_packed
@@ -24,6 +24,8 @@ from gpu_extract.storage.inputs import open_input
 OWN = frozenset(("alignments", "frames", "faces", "json", "progress", "no_update", "partial_ok", *SERVER_DECIDES))
 """Options of `extract` that the service decides for its jobs."""
 MOST_UPLOADS = 100_000
+MOST_SHARDS = 1000
+"""Of a job: one machine cuts them all, and every answer about the job tells of each."""
 """Images that one job may take from uploads."""
 SMALL_BYTES = 16 << 20
 """Of an alignments file that is no question of room."""

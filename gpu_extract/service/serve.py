@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -156,6 +157,9 @@ def _where(settings: ServiceSettings, port: int, secret: str | None) -> str:
     host = "127.0.0.1" if everywhere else settings.host
     address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
     more = "\nIt answers at every other address of this machine, too." if everywhere else ""
+    gone = [f"{path} ({name})" for name, path in (settings.root or {}).items() if not Path(path).is_dir()]
+    if gone:
+        more += f"\nThese roots are no folders at the moment: {', '.join(gone)}."
     if secret is None:
         return f"gpu-extract serves {address}{more}"
     return (

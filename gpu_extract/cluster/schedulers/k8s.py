@@ -83,6 +83,7 @@ def jobs(
             "command": [PROGRAM, *words],
             "env": [{"name": "TMPDIR", "value": SCRATCH}],
             "resources": resources,
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
             "volumeMounts": [{"name": volume, "mountPath": path} for volume, (path, _) in volumes.items()],
         }
         if secret is not None:
