@@ -24,9 +24,9 @@ from gpu_extract.storage.inputs import open_input
 OWN = frozenset(("alignments", "frames", "faces", "json", "progress", "no_update", "partial_ok", *SERVER_DECIDES))
 """Options of `extract` that the service decides for its jobs."""
 MOST_UPLOADS = 100_000
+"""Images that one job may take from uploads."""
 MOST_SHARDS = 1000
 """Of a job: one machine cuts them all, and every answer about the job tells of each."""
-"""Images that one job may take from uploads."""
 SMALL_BYTES = 16 << 20
 """Of an alignments file that is no question of room."""
 COPY_BYTES = 1 << 20
