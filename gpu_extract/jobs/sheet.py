@@ -115,7 +115,7 @@ def contact_sheet(
     """
     if sort is not None and sort not in SORTS:
         raise UsageError(f"faces cannot be sorted by {sort!r}; {', '.join(SORTS)} are understood.")
-    if Path(out_png).suffix.lower() not in ("", ".png"):
+    if has_extension(os.fspath(out_png), FACE_EXTENSIONS) and Path(out_png).suffix.lower() != ".png":
         better = Path(out_png).with_suffix(".png")
         raise UsageError(f"a sheet is a PNG, and {out_png} is none by its name; call it {better}.")
     condition = None if where is None else Condition(where, KINDS)
