@@ -66,6 +66,8 @@ static void inflate_more(Stream *stream)
     }
     uint8_t *const fresh = stream->room + stream->end, *to = fresh;
     const Inflated result = inflate(&stream->inflater, stream->room, &to, fresh + FRESH);
+    if (stream->state == FAILED) /* also where what came before was enough */
+        return;
     stream->adler = adler32(stream->adler, fresh, (size_t)(to - fresh), stream->level);
     stream->end = (size_t)(to - stream->room);
     uint32_t adler;

@@ -397,7 +397,7 @@ INLINE Inflated inflate_fast(Inflater *inflater, const uint8_t *begin, uint8_t *
     Inflated result = INFLATE_FULL;
     refill(&in, &bits, &count);
     uint64_t entry = NEXT();
-    do {
+    do { /* with 56 bits: a match takes up to FILLED of them, and those that four entries leave tell the next one */
         if (ARE_BYTES(entry)) {
             PUT(entry);
             TAKE(entry);
@@ -410,19 +410,16 @@ INLINE Inflated inflate_fast(Inflater *inflater, const uint8_t *begin, uint8_t *
                     PUT(entry);
                     TAKE(entry);
                     entry = NEXT();
-                    refill(&in, &bits, &count);
                     if (ARE_BYTES(entry)) {
                         PUT(entry);
                         TAKE(entry);
                         entry = NEXT();
+                        refill(&in, &bits, &count);
                         continue;
                     }
-                } else {
-                    refill(&in, &bits, &count);
                 }
-            } else {
-                refill(&in, &bits, &count);
             }
+            refill(&in, &bits, &count);
         }
         uint32_t symbol = (uint32_t)entry;
         if (symbol & SPECIAL) {

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -218,6 +218,35 @@ def test_crafted_streams_are_inflated_or_refused_as_zlib_does(name: str, portabl
 
 
 @pytest.mark.parametrize("portable", IN_C)
+@pytest.mark.parametrize("joined", [True, False])
+def test_symbols_of_the_most_bits_stand_behind_any_number_of_literals(joined: bool, portable: bool) -> None:
+    # Lengths of 15 + 5 bits and distances of 15 + 13, behind literals of the most bits that a table tells at once.
+    shortest = {"s97": 1} if joined else {"s257": 1}
+    longer = {f"s{97 + n}": n + 1 for n in range(1, 9)}
+    lengths = litlens(**shortest, **longer, s65=10, s256=11, s281=12, s282=13, s66=14, s283=15, s284=15)
+    distances = [1, 2, *range(3, 15), *[0] * 14, 15, 15]
+    if not joined:
+        distances[:2] = 2, 1
+    random = np.random.default_rng(3)
+    for _ in range(5):
+        bits = dynamic(lengths, distances)
+        for literals in random.integers(1, 9, 200):
+            for is_long in random.random(literals) < 0.8:
+                bits.code(0x3FE, 10) if is_long else bits.code(2, 2)
+            bits.code(0x7FFE, 15).add(int(random.integers(32)), 5)
+            bits.code(0x7FFF, 15).add(int(random.integers(8192)), 13)
+        bits.code(0x7FE, 11)
+        before = random.bytes(40_000)
+        stored = b"\0" + len(before).to_bytes(2, "little") + (len(before) ^ 0xFFFF).to_bytes(2, "little") + before
+        stream = b"\x78\x01" + stored + bits.stream()[2:]
+        data = zlib.decompressobj(-15).decompress(stream[2:])
+        assert len(data) > 70_000
+        found, error = as_far_as_it_goes(inflater(stream + zlib.adler32(data).to_bytes(4, "big"), 60_000, portable))
+        assert error is None
+        assert found == data
+
+
+@pytest.mark.parametrize("portable", IN_C)
 def test_a_stream_cut_off_anywhere_is_inflated_as_far_as_it_goes(portable: bool) -> None:
     data = materials()["steps"][:3000]
     for kind in ((6, 0), (1, zlib.Z_RLE), (6, zlib.Z_FIXED), (0, 0)):
@@ -282,6 +311,24 @@ def test_what_a_reader_raises_comes_out(portable: bool | None) -> None:
     _, error = as_far_as_it_goes(by(read, portable))
     assert isinstance(error, OSError)
     assert str(error) == "[Errno 5] no more of that"
+
+
+@pytest.mark.parametrize("portable", IN_C)
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_a_reader_raises_comes_out_behind_a_whole_stream_too(portable: bool, error: type) -> None:
+    for data in (b"", b"x" * 1000, b"xy" * 150_000):  # which end in few bits, so that more is asked for before
+        pieces = iter([zlib.compress(data)])
+
+        def read(pieces: Iterator[bytes] = pieces) -> bytes:
+            for piece in pieces:
+                return piece
+            raise error
+
+        whole = by(read, portable)
+        with pytest.raises(error):
+            whole.inflated(1 << 20)
+        with pytest.raises(ValueError, match="damaged"):
+            whole.inflated(1)
 
 
 @needs_c
