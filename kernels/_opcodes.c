@@ -8,15 +8,22 @@
 
 #include "numbers.h"
 
-enum { PACKED_COST = 4, MOST_DIMENSIONS = 3, MOST_TYPES = 64, MOST_SHAPES = 10000 };
+enum {
+    PACKED_COST = 4,
+    MOST_DIMENSIONS = 3,
+    MOST_TYPES = 64,
+    MOST_SHAPES = 10000,
+    MOST_TAKEN = 64 /* values, and marks, of a stack: each rare instruction would cost all of a deep one */
+};
 
 /* A pickle machine in the middle of its stream. Its Python objects are borrowed, but for what its stack holds. */
 typedef struct {
     const uint8_t *code;
     Py_ssize_t size, at, values, max_string;
     PyObject **stack;
+    Py_ssize_t below; /* values that stayed where they were, under those here */
     Py_ssize_t depth, room;
-    Py_ssize_t *marks, mark_count, mark_room;
+    Py_ssize_t *marks, mark_count, mark_room; /* marks count those below, too */
     PyObject *memo, *shapes;
     PyObject *hole, *reconstruct, *ndarray, *dtype_type, *array_type, *list_type;
     PyObject *narrow, *wide, *bytes; /* dtypes: float32, float64, uint8 */
@@ -98,12 +105,12 @@ static Outcome remember_holes(Machine *m, Py_ssize_t count)
     return PyList_SetSlice(m->memo, size, size, m->holes) == 0 ? DONE : FAILED;
 }
 
-/* Where the values behind the last mark begin; -1 where that makes no sense. */
+/* Where the values behind the last mark begin; negative where some are not here, or that makes no sense. */
 static Py_ssize_t marked(const Machine *m)
 {
     if (m->mark_count == 0)
         return -1;
-    const Py_ssize_t start = m->marks[m->mark_count - 1];
+    const Py_ssize_t start = m->marks[m->mark_count - 1] - m->below;
     return start <= m->depth ? start : -1;
 }
 
@@ -478,7 +485,7 @@ static Outcome step(Machine *m)
         return left < 5 ? LEFT : push_bytes(m, next + 4, word(code + 1));
     case 0x28: /* MARK */
         m->at = next;
-        return push_mark(m, depth);
+        return push_mark(m, m->below + depth);
     case 0x7D: /* EMPTY_DICT */
         return push(m, PyDict_New(), next);
     case 0x5D: /* EMPTY_LIST */
@@ -507,18 +514,26 @@ static Outcome step(Machine *m)
     }
 }
 
-/* What the two lists hold goes over to the machine. */
+/* How many items of a list stay where they are. */
+static Py_ssize_t kept_by(PyObject *list)
+{
+    const Py_ssize_t size = PyList_Size(list);
+    return size > MOST_TAKEN ? size - MOST_TAKEN : 0;
+}
+
+/* What the two lists have at their ends goes over to the machine. */
 static Outcome take_over(Machine *m, PyObject *stack, PyObject *marks)
 {
-    const Py_ssize_t depth = PyList_Size(stack), mark_count = PyList_Size(marks);
-    for (Py_ssize_t k = 0; k < depth; k++)
+    const Py_ssize_t depth = PyList_Size(stack), mark_count = PyList_Size(marks), marks_below = kept_by(marks);
+    m->below = kept_by(stack);
+    for (Py_ssize_t k = m->below; k < depth; k++)
         if (push(m, Py_NewRef(PyList_GetItem(stack, k)), m->at) != DONE)
             return FAILED;
-    for (Py_ssize_t k = 0; k < mark_count; k++)
+    for (Py_ssize_t k = marks_below; k < mark_count; k++)
         if (push_mark(m, PyLong_AsSsize_t(PyList_GetItem(marks, k))) != DONE)
             return FAILED;
-    return PyErr_Occurred() || PyList_SetSlice(stack, 0, depth, NULL) != 0 ||
-                   PyList_SetSlice(marks, 0, mark_count, NULL) != 0
+    return PyErr_Occurred() || PyList_SetSlice(stack, m->below, depth, NULL) != 0 ||
+                   PyList_SetSlice(marks, marks_below, mark_count, NULL) != 0
                ? FAILED
                : DONE;
 }

@@ -3,6 +3,7 @@
 import gc
 import pickle
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,43 @@ def test_damaged_pickles_end_in_the_same_error(monkeypatch: pytest.MonkeyPatch) 
         assert found == in_python(monkeypatch, bytes(raw), limits)
         read += not isinstance(found[0], type)
     assert 30 < read < 1450
+
+
+LONG1 = b"\x8a\x01\x05"  # rare: left to Python
+
+
+@needs_opcodes
+@pytest.mark.parametrize("rare", [b"K\x05", LONG1])
+def test_values_and_marks_may_lie_deep(monkeypatch: pytest.MonkeyPatch, rare: bytes) -> None:
+    for depth in (1, 62, 63, 64, 65, 66, 130, 200):
+        for opening, closing in (
+            (b"](", b"e"),
+            (b"(", b"t"),
+            (b"}(K\1", b"u"),
+            (b"](N", rare + b"e"),
+            (b"(N", rare + b"t"),
+        ):
+            raw = b"\x80\x04" + opening * depth + rare + closing * depth + b"."
+            found = trace(raw)
+            assert found == in_python(monkeypatch, raw)
+            assert found[1] >= depth
+    for width in (60, 63, 64, 65, 66, 300):
+        for end in (b"t", b"l", b"d", b"\x85", b"\x86", b"\x87", b"a", b"s", b"e", b"u", b"\x94h\0", b"q\0h\0"):
+            for target in (b"]", b"}", b""):
+                raw = b"\x80\x04(" + target + b"(" + (b"K\1" + rare) * width + end + b"t."
+                assert trace(raw) == in_python(monkeypatch, raw)
+
+
+@needs_opcodes
+def test_a_rare_instruction_costs_the_same_however_much_lies_on_the_stack() -> None:
+    def seconds(before: bytes) -> float:
+        raw = b"\x80\x04(" + before + LONG1 * 3000 + b"t."
+        begun = time.process_time()
+        assert trace(raw)[1] > 3000
+        return time.process_time() - begun
+
+    shallow = min(seconds(b"N") for _ in range(3))
+    assert min(seconds(b"N" * 90_000) for _ in range(3)) < 10 * shallow + 0.3
 
 
 @needs_opcodes
