@@ -26,7 +26,7 @@ typedef struct {
 /* The list whose EMPTY_LIST stands before `code`, if all of it lies in `size` bytes. */
 NumbersKind numbers_find(const uint8_t *code, size_t size, Numbers *found);
 
-/* Its doubles as floats; `out` need not be aligned. Returns whether they are exactly these: else it wrote some of them.
+/* Its doubles as floats; `out` need not be aligned. Returns whether they are exactly these; it wrote some if not.
  */
 int numbers_write_floats(const Numbers *found, uint8_t *out);
 
