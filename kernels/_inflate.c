@@ -48,9 +48,7 @@ static const uint8_t *next_piece(Pieces *pieces, size_t *size)
 /* How it goes on after a step that could not be made. */
 static State fault(const Stream *stream)
 {
-    return stream->state == FAILED                                        ? FAILED
-           : stream->is_all_read && inflate_is_starved(&stream->inflater) ? TRUNCATED
-                                                                          : DAMAGED;
+    return stream->state == FAILED ? FAILED : inflate_is_starved(&stream->inflater) ? TRUNCATED : DAMAGED;
 }
 
 /* Fills the room behind the window with what comes next. */

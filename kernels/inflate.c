@@ -184,6 +184,13 @@ INLINE void refill(const uint8_t **in, uint64_t *bits, unsigned *count)
     *count |= 56;
 }
 
+/* Whether there are so many bits; the stream is starved where there are not. */
+static int has(Inflater *inflater, unsigned wanted)
+{
+    inflater->is_starved = wanted > inflater->count;
+    return !inflater->is_starved;
+}
+
 /* Returns whether there are so many bits, 56 at most; if not, all that the stream has left. */
 static int fill(Inflater *inflater, unsigned wanted)
 {
@@ -196,7 +203,7 @@ static int fill(Inflater *inflater, unsigned wanted)
             size_t size;
             const uint8_t *const piece = inflater->pieces->next(inflater->pieces, &size);
             if (piece == NULL)
-                return 0;
+                return has(inflater, wanted);
             inflater->in = piece;
             inflater->in_end = piece + size;
         }
@@ -250,7 +257,7 @@ static int read_codes(Inflater *inflater)
         fill(inflater, 14);
         const uint32_t entry = table[inflater->bits & ((1u << LENGTH_ROOT) - 1)];
         const unsigned symbol = entry >> VALUE_SHIFT, extra = symbol < 16 ? 0 : symbol < 18 ? symbol - 14 : 7;
-        if ((entry & BITS) + extra > inflater->count)
+        if (!has(inflater, (entry & BITS) + extra))
             return 0;
         take(inflater, entry & BITS);
         if (symbol < 16) {
@@ -480,7 +487,7 @@ static Inflated inflate_step(Inflater *inflater, const uint8_t *begin, uint8_t *
         symbol =
             inflater->litlen[(symbol >> VALUE_SHIFT) + (bits >> LITLEN_ROOT & ((1u << (LONGEST - LITLEN_ROOT)) - 1))];
     unsigned used = symbol & BITS;
-    if (used > inflater->count)
+    if (!has(inflater, used))
         return INFLATE_DAMAGED;
     Inflated result = INFLATE_FULL;
     if (symbol & LITERAL) {
@@ -497,7 +504,7 @@ static Inflated inflate_step(Inflater *inflater, const uint8_t *begin, uint8_t *
                                         (bits >> DISTANCE_ROOT & ((1u << (LONGEST - DISTANCE_ROOT)) - 1))];
         used += symbol & BITS;
         const size_t distance = value_of(symbol, bits);
-        if (symbol & SPECIAL || used > inflater->count || distance > (size_t)(*to - begin))
+        if (!has(inflater, used) || symbol & SPECIAL || distance > (size_t)(*to - begin))
             return INFLATE_DAMAGED;
         *to = copy_match(*to, distance, length);
     }
@@ -545,7 +552,7 @@ int inflate_begin(Inflater *inflater, Pieces *pieces, int level)
     inflater->count = 0;
     inflater->level = level;
     inflater->block = NO_BLOCK;
-    inflater->is_last = inflater->are_fixed = 0;
+    inflater->is_last = inflater->are_fixed = inflater->is_starved = 0;
     if (!fill(inflater, 16))
         return 0;
     const unsigned method = take(inflater, 8), flags = take(inflater, 8);
@@ -585,7 +592,7 @@ int inflate_checksum(Inflater *inflater, uint32_t *adler)
 
 int inflate_is_starved(const Inflater *inflater)
 {
-    return inflater->in == inflater->in_end && inflater->count < FILLED;
+    return inflater->is_starved;
 }
 
 size_t inflate_left(const Inflater *inflater)

@@ -35,6 +35,7 @@ typedef struct {
     size_t stored;  /* bytes that are left of a stored block */
     int are_fixed;  /* the tables are those of fixed codes */
     int are_joined; /* `joined` has the codes */
+    int is_starved; /* more bits are needed than there were */
     uint32_t litlen[LITLEN_ENTRIES], distance[DISTANCE_ENTRIES];
     uint64_t joined[1 << LITLEN_ROOT]; /* what `litlen` says, several symbols an entry */
 } Inflater;
@@ -51,7 +52,7 @@ Inflated inflate(Inflater *inflater, const uint8_t *begin, uint8_t **to, const u
 /* Reads the Adler-32 after the last block. Returns whether it is there. */
 int inflate_checksum(Inflater *inflater, uint32_t *adler);
 
-/* Whether of the pieces so far too little is left for a symbol of any length. */
+/* Whether what was damaged is only cut off: the pieces ended where more bits were needed. */
 int inflate_is_starved(const Inflater *inflater);
 
 /* Bytes of the pieces so far that were not needed yet. */

@@ -404,3 +404,22 @@ def test_damaged_streams_are_refused_where_zlib_refuses_them() -> None:
                 assert len(set(good)) < 2, name
                 refused += not good
     assert refused > 300
+
+
+@needs_c
+def test_what_is_damaged_and_what_is_cut_off_are_told_apart_as_zlib_does() -> None:
+    text = (b"the quick brown fox %d jumps, " * 12) % tuple(range(12))
+    flushed = zlib.compressobj(9)
+    streams = [compressed(text, 9, kind) for kind in (zlib.Z_FIXED, zlib.Z_HUFFMAN_ONLY)]
+    streams += [compressed(bytes(600) + b"abc" * 60, 6, zlib.Z_RLE), compressed(text[:60], 0, 0), zlib.compress(b"")]
+    streams.append(flushed.compress(text[:99]) + flushed.flush(zlib.Z_FULL_FLUSH) + flushed.flush(zlib.Z_PARTIAL_FLUSH))
+    verdicts: list[type] = []
+    for stream in streams:
+        flips = [(at, 1 << bit) for at in range(len(stream)) for bit in range(8)]
+        changed = [stream[:at] + bytes([stream[at] ^ flip]) + stream[at + 1 :] for at, flip in flips]
+        for bad in changed + [stream[:size] for size in range(len(stream))]:
+            wholes = [inflater(bad, piece, portable) for piece, portable in ((5, True), (5, False), (999, None))]
+            kinds = {type(as_far_as_it_goes(whole)[1]) for whole in wholes}
+            assert len(kinds) == 1, bad
+            verdicts += kinds
+    assert min(verdicts.count(ValueError), verdicts.count(EOFError)) > 300
