@@ -423,7 +423,7 @@ class VideoSource(FrameSource):
                     return
                 size, stored_dts = packet.size, packet.dts
                 if clock and (size or stored_dts is not None):
-                    packet.duration = clock.duration(stored_dts, packet.duration or 0)
+                    packet.duration = clock.duration(packet.pts, packet.duration or 0)
                     packet.pts, packet.dts = clock.take(packet.pts, stored_dts, packet.duration)
                 # FFmpeg's decoders take an empty packet for the end of the stream; AVI has them where a frame repeats.
                 if size and not (silent and gave_no_frame(stream.codec_context.name, memoryview(packet))):

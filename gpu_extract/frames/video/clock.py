@@ -56,7 +56,7 @@ class ClockFacts:
     average_rate: Fraction | None  # frames a second, by the container
     coded_rate: Fraction | None  # the same, by the video itself
     reorder: int  # frames by which decoding runs ahead of showing
-    last_packet: tuple[int, int] | None = None  # its decoding time, and how long it lasts, where that is not in itself
+    starts: tuple[int, ...] | None = None  # of all packets, then the end; None where each tells how long it lasts
 
 
 class PacketClock:
@@ -82,6 +82,8 @@ class PacketClock:
         self._waiting: list[int] = []  # presentation times of packets whose frames are still to come, as a heap
         self._shown = 0  # microseconds; the end of the last frame that came
         self._timeless = 0  # packets without a presentation time so far
+        self._starts = facts.starts
+        self._position = 0  # in them, of the next packet
 
     def _start(self) -> int:
         """Where counting begins, in microseconds: with the video where clocks may restart, else with the whole file."""
@@ -91,10 +93,18 @@ class PacketClock:
             start = max(start, rescaled(facts.stream_start, self._unit, MICROSECOND))
         return start
 
-    def duration(self, dts: int | None, duration: int) -> int:
-        """How long a packet lasts that has this decoding time in the file, and this duration; 0 if it is not known."""
-        last = self._facts.last_packet
-        return last[1] if last is not None and dts == last[0] else duration
+    def duration(self, pts: int | None, duration: int) -> int:
+        """How long the next packet lasts that has these two in the file; 0 if it is not known."""
+        starts = self._starts
+        if starts is None or pts is None:
+            return duration
+        try:  # some packets before it may not have been readable
+            at = starts.index(pts, self._position, len(starts) - 1)
+        except ValueError:
+            self._starts = None
+            return duration
+        self._position = at + 1
+        return max(starts[at + 1] - pts, 0)
 
     def take(self, pts: int | None, dts: int | None, duration: int) -> tuple[int, int]:
         """(presentation time or `TIMELESS`, decoding time) of the next packet; the latter is foretold if missing."""

@@ -105,7 +105,7 @@ def _row(packet: av.Packet[Any], reader: PacketReader, clock: PacketClock | None
     duration = packet.duration or 0
     time = packet.pts
     if clock is not None:
-        duration = clock.duration(packet.dts, duration)
+        duration = clock.duration(packet.pts, duration)
         time = clock.take(packet.pts, packet.dts, duration)[0]
     if time >= TIMELESS:
         raise DoubtError("a timestamp is far from all others")

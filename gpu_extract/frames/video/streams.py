@@ -81,20 +81,19 @@ def clock_facts(container: InputContainer, stream: VideoStream, path: Path) -> C
         average_rate=stream.average_rate or None,
         coded_rate=context.framerate or None,
         reorder=getattr(context, "reorder_depth", int(context.has_b_frames)),
-        last_packet=_last_packet(stream) if name == "mov" and not has_composition_offsets(path, stream.id) else None,
+        starts=_starts(stream) if name == "mov" and not has_composition_offsets(path, stream.id) else None,
     )
 
 
-def _last_packet(stream: VideoStream) -> tuple[int, int] | None:
-    """Decoding time and duration of an mp4 or mov track's last packet, in its time base.
+def _starts(stream: VideoStream) -> tuple[int, ...] | None:
+    """When the packets of an mp4 or mov track start, in its time base and the file's order, and when the track ends.
 
-    FFmpeg's libraries of the time had it last to the end of its track, which may be later, or earlier, than its own
-    duration says where an edit list cuts.
+    FFmpeg's libraries of the time had each last to the start of the next, and the last one to the end of the track.
+    Those of today give packets behind the beginning of an edit the length of the packet before.
     """
     if not len(stream.index_entries) or stream.duration is None:
         return None
-    last = stream.index_entries[-1].timestamp
-    return last, max(stream.duration - last, 0)
+    return (*(entry.timestamp for entry in stream.index_entries), stream.duration)
 
 
 def _first_sound(path: Path) -> int:
