@@ -186,6 +186,18 @@ def paused(number: int) -> float:
     return number + 500 * (number >= 15)
 
 
+def counted_in_fields(path: Path) -> Path:
+    """An AVI with two ticks a picture, as one is that was copied from MPEG."""
+    with av.open(str(mux(path.with_suffix(".mkv"), VCD))) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        stream.time_base = Fraction(1, 50)
+        for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            packet.stream, packet.time_base = stream, stream.time_base
+            packet.pts = packet.dts = 2 * number
+            target.mux(packet)
+    return path
+
+
 def no_default(*tracks: Track) -> Callable[[Path], Path]:
     return clip(*(track._replace(default=False) for track in tracks), default_mode="passthrough")
 
@@ -197,6 +209,7 @@ def marked(*tracks: Track, default: int) -> Callable[[Path], Path]:
 B3 = Track(options={**H264, "bf": "3", "x264-params": "b-pyramid=normal"})
 FILM, EARLY, LATE = Track(), Track(options=PLAIN), Track(start=0.4)
 DVD = Track("mpeg2video", options=MPEG2)
+VCD = Track("mpeg1video", options=PLAIN)
 STILL = Track("qtrle", options={}, pictures=15, still=5)
 SLOW_AAC, OPUS = sound("aac"), sound("libopus")
 
@@ -232,6 +245,13 @@ CASES = {
     "mp4 in fragments": Case(
         "a.mp4", clip(FILM, SLOW_AAC, movflags="delay_moov+frag_keyframe"), "0x2 1-39", skippable=True
     ),
+    # Too short to be measured: a picture a frame, not a field.
+    "mpg, one picture": Case("a.mpg", clip(DVD._replace(pictures=1), container="mpeg"), "0"),
+    "mpg, two pictures": Case("a.mpg", clip(DVD._replace(pictures=2), container="mpeg"), "0-1"),
+    "mpg, two pictures of MPEG-1": Case(
+        "a.mpg", clip(DVD._replace(codec="mpeg1video", pictures=2), container="mpeg"), "0-1"
+    ),
+    "avi, fields of MPEG-1": Case("a.avi", counted_in_fields, "0 1x2 2-39"),
     # Two recordings in one file. Half a second back, 7.0.2 left out two pictures.
     "ts, again": Case("a.ts", after("libx264", None), "0-79"),
     "ts, again, sound": Case("a.ts", after("libx264", None, MP2), "0-79"),

@@ -9,7 +9,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -343,7 +342,7 @@ class VideoSource(FrameSource):
     def _rate_clock(self, stream: VideoStream) -> ConstantRate:
         assert self._container is not None
         return ConstantRate(
-            Fraction(stream.guessed_rate or 25),
+            streams.frame_rate(stream),
             stream.time_base or MICROSECOND,
             only_stream=len(self._container.streams) == 1,
             lengths_known=not (

@@ -15,6 +15,7 @@ from gpu_extract.frames.video.container import READ_ERRORS, open_container
 from gpu_extract.frames.video.mp4 import has_composition_offsets, is_fragmented
 
 _WORTH_OF_DEFAULT = 5_000_000  # pixels
+_UNKNOWN_RATE = 25  # frames a second
 _FIRST_PACKETS = 1000  # among which every stream's first one should be
 
 
@@ -61,6 +62,22 @@ def _pixels(stream: VideoStream) -> int:
 
 def _called(stream: VideoStream) -> str:
     return f"stream {stream.index} ({stream.codec_context.width} × {stream.codec_context.height})"
+
+
+def frame_rate(stream: VideoStream) -> Fraction:
+    """Frames a second, as FFmpeg's libraries of the time guessed them.
+
+    They believed the video itself where a stream is too short to be measured, and MPEG-1 in AVI; those of today then
+    count fields.
+    """
+    rate = Fraction(stream.guessed_rate or _UNKNOWN_RATE)
+    context = stream.codec_context
+    coded = Fraction(context.framerate or 0)
+    average = stream.average_rate
+    if coded and rate == 2 * coded and not average:
+        return coded
+    counts_ticks = average and stream.time_base and average * stream.time_base == 1
+    return coded if coded and context.name == "mpeg1video" and counts_ticks else rate
 
 
 def clock_facts(container: InputContainer, stream: VideoStream, path: Path) -> ClockFacts:
