@@ -191,6 +191,20 @@ def test_edit_lists_that_cut_the_beginning(tmp_path: Path, frames: int, kind: st
     assert_exact(path)
 
 
+@pytest.mark.parametrize("extension", ["mp4", "mkv"])
+def test_times_that_an_avi_gave_to_pictures_are_not_relied_on(tmp_path: Path, extension: str) -> None:
+    """AVI knows times of decoding only; copied from one, B-frames are shown by those, and come in another order."""
+    path = tmp_path / f"copied.{extension}"
+    with av.open(str(write(tmp_path / "a.mp4", bf="2", g="12"))) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            packet.pts = packet.dts = round(number / 25 / packet.time_base)
+            packet.stream = stream
+            target.mux(packet)
+    messages, _ = assert_exact(path)
+    assert {message.partition(":")[0] for message in messages} == {"not possible"}
+
+
 def test_streams_joined_without_care(tmp_path: Path) -> None:
     first, second = (write(tmp_path / f"{name}.ts", count=40, **H264["b-frames"]).read_bytes() for name in "ab")
     (tmp_path / "both.ts").write_bytes(first + second)

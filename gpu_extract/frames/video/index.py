@@ -92,7 +92,7 @@ def read_index(
         raise DoubtError("the stream has no packets")
     # A transport stream is searched by decoding times, and from the middle of a packet.
     margin = round(1 / stream.time_base) if container.format.name == "mpegts" and stream.time_base else None
-    return _checked(np.array(rows, np.int64).T, margin)
+    return _checked(np.array(rows, np.int64).T, margin, bool(stream.codec_context.has_b_frames))
 
 
 def _row(packet: av.Packet[Any], reader: PacketReader, clock: PacketClock | None) -> tuple[int, ...]:
@@ -112,7 +112,7 @@ def _row(packet: av.Packet[Any], reader: PacketReader, clock: PacketClock | None
     return packet.pts, dts, packet.size, time, duration, not packet.is_discard, *facts
 
 
-def _checked(columns: np.ndarray, margin: int | None) -> VideoIndex:
+def _checked(columns: np.ndarray, margin: int | None, reordered: bool) -> VideoIndex:
     pts, dts, size, time, duration = columns[:5]
     shown, entry, droppable, all_parameters, parameters, layered = columns[5:].astype(bool)
     if not entry[0]:
@@ -123,6 +123,8 @@ def _checked(columns: np.ndarray, margin: int | None) -> VideoIndex:
         raise DoubtError("timestamps begin again")
     if (np.diff(np.sort(pts)) == 0).any():
         raise DoubtError("two frames have one timestamp")
+    if reordered and len(pts) > 1 and (np.diff(pts) > 0).all():
+        raise DoubtError("its timestamps may be those of decoding, and frames are shown in another order")
     if parameters[1:].any():
         entry = entry & all_parameters
         entry[0] = True
