@@ -321,6 +321,27 @@ def test_no_picture_is_missing_at_a_seam(tmp_path: Path, seconds: float | None) 
         assert [number_of(frame.load().pixels) for frame in frames] == list(range(80))
 
 
+@pytest.mark.parametrize("size", [(96, 128), (64, 128), (80, 96)])
+def test_pictures_of_another_size_are_scaled_to_the_first_ones(tmp_path: Path, size: tuple[int, int]) -> None:
+    """So wrote 4.2.2, byte for byte; the program since March 2026 has each as it is stored."""
+    first = Track("mpeg2video", options=MPEG2, pictures=12)
+    second = first._replace(size=size, first=40)
+    path = joined(tmp_path / "a.ts", ((first,), {}), ((second,), {}), container="mpegts")
+    with av.open(str(path)) as container:
+        stored = list(container.decode(video=0))
+    assert {(frame.height, frame.width) for frame in stored} == {first.size, size}
+    with open_frames(path, timing="constant", pixels="piped", rotate=True) as source:
+        assert source.size_of(20) == first.size
+        frames = [frame for frame in source.frames(np.arange(24)) if not isinstance(frame, FrameFailure)]
+    assert len(frames) >= 23
+    assert {(frame.height, frame.width) for frame in frames} == {first.size}
+    expected = stored[-1].reformat(96, 64, "rgb24", interpolation="BICUBIC").to_ndarray()[..., ::-1]
+    assert np.array_equal(frames[-1].load().pixels, expected)
+    with open_frames(path) as source:
+        sizes = [(f.height, f.width) for f in source.frames(np.arange(23)) if not isinstance(f, FrameFailure)]
+    assert set(sizes) == {first.size, size}
+
+
 def test_decoded_timing_takes_the_first_stream(tmp_path: Path) -> None:
     with open_frames(marked(SMALL, OTHER, default=1)(tmp_path / "a.mkv")) as source:
         frames = [frame for frame in source.frames(np.arange(20)) if not isinstance(frame, FrameFailure)]

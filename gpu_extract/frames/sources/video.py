@@ -17,6 +17,7 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from gpu_extract.errors import FrameError, InputError, counted
@@ -38,6 +39,7 @@ from gpu_extract.frames.video.hardware import Hardware, has_one_siting, obstacle
 from gpu_extract.frames.video.hardware import to_bgr as surface_to_bgr
 from gpu_extract.frames.video.index import GENERATE_PTS, VideoIndex, read_index
 from gpu_extract.frames.video.mp4 import has_composition_offsets
+from gpu_extract.frames.video.piped import resized
 from gpu_extract.frames.video.skipping import IndexMismatchError, decode_stretches, plan_stretches
 from gpu_extract.frames.video.timing import ConstantRate, constant_rate_frames
 from gpu_extract.frames.video.turn import UPRIGHT, Turn, turn_of
@@ -112,6 +114,7 @@ class VideoSource(FrameSource):
         self._index: VideoIndex | None = None
         self._hardware: Hardware | None = None
         self._unread: VideoStream | None = None
+        self._resizer = VideoReformatter()
         self._unread = stream = self._at_start()
         self._stored_size = (stream.codec_context.height, stream.codec_context.width)
         if options.timing == "constant":
@@ -470,7 +473,10 @@ class VideoSource(FrameSource):
     def _display_turn(self) -> Turn:
         """What the display matrix of the first frame asks for."""
         first = self._first_picture()
-        return UPRIGHT if first is None else turn_of(first)
+        if first is None:
+            return UPRIGHT
+        self._stored_size = first.height, first.width
+        return turn_of(first)
 
     def _notes_on_pixels(self) -> tuple[str, ...]:
         """Of the first frame; another kind of frame may follow, but seldom does."""
@@ -527,8 +533,17 @@ class VideoSource(FrameSource):
 
     def _picture(self, frame: av.VideoFrame) -> Picture:
         if self._hardware is None:
+            if self._options.timing == "constant" and (frame.height, frame.width) != self._stored_size:
+                frame = self._resized(frame)
             return Picture(frame)
         return Picture(frame, self._hardware.surface(frame, lambda: self._closed))
+
+    def _resized(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """In the size that the program's pipe had begun with; what cannot be converted is left to `load`."""
+        try:
+            return resized(frame, self._resizer, *self._stored_size)
+        except (av.error.FFmpegError, ValueError):
+            return frame
 
     def _frame(self, index: int, picture: Picture) -> Frame:
         return VideoFrame(index, self.name_of, picture, self._turn, self._options.pixels)

@@ -55,6 +55,13 @@ def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, *, own: bool = F
     return pixels
 
 
+def resized(frame: av.VideoFrame, reformatter: VideoReformatter, height: int, width: int) -> av.VideoFrame:
+    """The frame as rgb24 of another size, which the program made of it in one step."""
+    return reformatter.reformat(
+        plain(frame), width, height, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
+    )
+
+
 def plain(frame: av.VideoFrame, *, own: bool = False) -> av.VideoFrame:
     """A frame of which today's swscale makes those bytes."""
     made = _relaid(frame)
