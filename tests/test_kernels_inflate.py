@@ -151,6 +151,16 @@ def litlens(**lengths: int) -> list[int]:
     return [lengths.get(f"s{symbol}", 0) for symbol in range(size)]
 
 
+def repeated(distances: int) -> Bits:
+    """A dynamic block's header for literal 97 and the end of the block, whose last three lengths are zeros at once."""
+    bits = Bits().add(1, 1).add(2, 2).add(0, 5).add(distances - 1, 5).add(14, 4)
+    for symbol in (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1):
+        bits.add({17: 2, 18: 1, 1: 2}.get(symbol, 0), 3)
+    one, three, many = (2, 2), (3, 2), (0, 1)
+    bits.code(*many).add(97 - 11, 7).code(*one).code(*many).add(138 - 11, 7).code(*many).add(20 - 11, 7)
+    return bits.code(*one).code(*three).add(0, 3)
+
+
 def crafted() -> dict[str, bytes]:
     end = litlens(s97=1, s256=1)
     match = litlens(s97=2, s256=2, s257=1)
@@ -163,9 +173,9 @@ def crafted() -> dict[str, bytes]:
         "only the end, its other code": dynamic(litlens(s256=1), [0]).code(1, 1).stream(tail),
         "a code of two bits alone": dynamic(litlens(s256=2), [0]).code(0, 2).stream(tail),
         "too many codes": dynamic(litlens(s97=1, s98=1, s256=1), [0]).stream(tail),
-        "too few codes": dynamic(litlens(s97=2, s256=2), [0]).stream(tail),
+        "too few codes": dynamic(litlens(s97=2, s256=2), [0]).code(0, 2).code(1, 2).stream(tail),
         "too many distances": dynamic(end, [1, 1, 1]).stream(tail),
-        "too few distances": dynamic(end, [2, 2]).stream(tail),
+        "too few distances": dynamic(end, [2, 2]).code(0, 1).code(1, 1).stream(tail),
         "no end": dynamic(litlens(s97=1, s98=1), [0]).stream(tail),
         "codes of 15 bits": dynamic(deep, [0]).code(0x7FFE, 15).code(0x3FFE, 14).code(0x7FFF, 15).stream(tail),
         "a match": dynamic(match, [1]).code(2, 2).code(0, 1).code(0, 1).code(3, 2).stream(tail),
@@ -173,8 +183,8 @@ def crafted() -> dict[str, bytes]:
         "a match without distances": dynamic(match, [0]).code(2, 2).code(0, 1).code(0, 1).stream(tail),
         "a match before the beginning": dynamic(match, [1]).code(0, 1).code(0, 1).stream(tail),
         "a match too far back": dynamic(match, [0, 1]).code(2, 2).code(0, 1).code(0, 1).stream(tail),
-        "287 literals and lengths": dynamic([1, *[0] * 255, 1, *[0] * 30], [0]).stream(tail),
-        "31 distances": dynamic(end, [1, *[0] * 30]).stream(tail),
+        "287 literals and lengths": dynamic([1, *[0] * 255, 1, *[0] * 30], [0]).code(0, 1).code(1, 1).stream(tail),
+        "31 distances": dynamic(end, [1, *[0] * 30]).code(0, 1).code(1, 1).stream(tail),
         "no lengths of lengths": dynamic(end, [0], {0: 0}).stream(tail),
         "too many lengths of lengths": dynamic(end, [0], dict.fromkeys(range(17), 4)).stream(tail),
         "one length of lengths": dynamic(end, [0], {0: 1}).stream(tail),
@@ -200,6 +210,8 @@ def crafted() -> dict[str, bytes]:
         .add(1, 3)
         .add(1, 3)
         .stream(tail),
+        "a repeat beyond the last length": repeated(2).code(0, 1).code(1, 1).stream(tail),
+        "a repeat up to the last length": repeated(3).code(0, 1).code(1, 1).stream(tail),
         "fixed length 286": Bits().add(1, 1).add(1, 2).code(0x30 + 97, 8).code(0xC6, 8).stream(tail),
         "fixed distance 30": Bits().add(1, 1).add(1, 2).code(0x30 + 97, 8).code(1, 7).code(30, 5).stream(tail),
     }
@@ -215,6 +227,86 @@ def test_crafted_streams_are_inflated_or_refused_as_zlib_does(name: str, portabl
             found = beginning(stream, size, piece, portable)
             # Either may meet damage before it counts the bytes in front of it.
             assert found == expected or (None in (found, expected) and is_damaged(stream)), (size, piece)
+
+
+@pytest.mark.parametrize("portable", IN_C)
+@pytest.mark.parametrize("seed", range(12))
+def test_symbols_of_all_lengths_in_any_order(seed: int, portable: bool) -> None:
+    random = np.random.default_rng(seed)
+    literals = random.choice(256, 6, False).tolist()
+    symbols = random.permutation([*literals, 256, 257, 258, 259, 264, 265, 270, 279, 284, 285]).tolist()
+    farther = random.choice(range(1, 30), 15, False).tolist()
+    places = [0, *farther] if seed % 2 else [*farther, 0]
+    lengths, distances = [0] * 286, [0] * 30
+    for k, (symbol, place) in enumerate(zip(symbols, places, strict=True)):
+        lengths[symbol] = distances[place] = min(k + 1, 15)
+    codes, far = canonical(lengths), canonical(distances)
+    bits = dynamic(lengths, distances)
+    extra = {265: 1, 270: 2, 279: 4, 284: 5}
+    for symbol in random.choice([one for one in codes if one != 256], 3000):
+        bits.code(*codes[symbol])
+        if symbol > 256:
+            bits.add(int(random.integers(1 << extra.get(symbol, 0))), extra.get(symbol, 0))
+            place = int(random.choice(list(far)))
+            more = max(place // 2 - 1, 0)
+            bits.code(*far[place]).add(int(random.integers(1 << more)), more)
+    bits.code(*codes[256])
+    stream = behind_stored(random.bytes(40_000), bits)
+    data = zlib.decompress(stream)
+    assert len(data) > 50_000
+    found, error = as_far_as_it_goes(inflater(stream, 60_000, portable))
+    assert error is None
+    assert found == data
+
+
+def canonical(lengths: list[int]) -> dict[int, tuple[int, int]]:
+    """Code and length of each symbol that has one."""
+    code, found = 0, {}
+    for length in range(1, 16):
+        for symbol in (one for one, given in enumerate(lengths) if given == length):
+            found[symbol] = code, length
+            code += 1
+        code *= 2
+    return found
+
+
+def behind_stored(before: bytes, bits: Bits) -> bytes:
+    """A whole stream: a block that is stored, and one that begins on a byte."""
+    size = len(before)
+    blocks = b"\0" + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little") + before + bits.stream()[2:]
+    data = zlib.decompressobj(-15).decompress(blocks)
+    return b"\x78\x01" + blocks + zlib.adler32(data).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("portable", IN_C)
+def test_matches_reach_as_far_as_the_window_and_no_further(portable: bool) -> None:
+    far = Bits().add(1, 1).add(1, 2)
+    for _ in range(2400):  # of 258 bytes, 32768 back
+        far.code(0xC5, 8).code(29, 5).add(8191, 13)
+    stream = behind_stored(np.random.default_rng(1).bytes(32768), far.code(0, 7))
+    found, error = as_far_as_it_goes(inflater(stream, 10_000, portable))
+    assert error is None
+    assert found == zlib.decompress(stream)
+    for literals in (1, 2, 3):
+        for back, good in ((literals, True), (literals + 1, False)):
+            near = Bits().add(1, 1).add(1, 2)
+            for _ in range(literals):
+                near.code(0x30 + 97, 8)
+            stream = near.code(1, 7).code(back - 1, 5).code(0, 7).stream(bytes(100))
+            found, _ = as_far_as_it_goes(inflater(stream, len(stream), portable))
+            assert found == b"a" * (literals + 3 * good)
+
+
+@pytest.mark.parametrize("portable", IN_C)
+def test_headers_are_taken_that_zlib_takes(portable: bool) -> None:
+    rest = zlib.compress(b"abc")[2:]
+    for first in range(256):
+        whole = (first << 8) // 31 * 31
+        for second in {(check - (first << 8)) & 255 for check in range(whole, whole + 300, 31)} | {1}:
+            stream = bytes([first, second]) + rest
+            expected = first_bytes(stream, 3)
+            found, _ = as_far_as_it_goes(inflater(stream, 99, portable))
+            assert found == (expected or b"")
 
 
 @pytest.mark.parametrize("portable", IN_C)
@@ -236,12 +328,10 @@ def test_symbols_of_the_most_bits_stand_behind_any_number_of_literals(joined: bo
             bits.code(0x7FFE, 15).add(int(random.integers(32)), 5)
             bits.code(0x7FFF, 15).add(int(random.integers(8192)), 13)
         bits.code(0x7FE, 11)
-        before = random.bytes(40_000)
-        stored = b"\0" + len(before).to_bytes(2, "little") + (len(before) ^ 0xFFFF).to_bytes(2, "little") + before
-        stream = b"\x78\x01" + stored + bits.stream()[2:]
-        data = zlib.decompressobj(-15).decompress(stream[2:])
+        stream = behind_stored(random.bytes(40_000), bits)
+        data = zlib.decompress(stream)
         assert len(data) > 70_000
-        found, error = as_far_as_it_goes(inflater(stream + zlib.adler32(data).to_bytes(4, "big"), 60_000, portable))
+        found, error = as_far_as_it_goes(inflater(stream, 60_000, portable))
         assert error is None
         assert found == data
 
@@ -373,6 +463,8 @@ def test_a_reader_may_not_ask_for_what_it_is_asked_for() -> None:
 def test_a_piece_and_its_reader_are_let_go() -> None:
     piece = zlib.compress(os.urandom(5_000))
     before = sys.getrefcount(piece)
+    kind = type(Inflater(bytes)._stream)
+    streams = sys.getrefcount(kind)
 
     def read() -> bytes:
         return piece
@@ -382,6 +474,7 @@ def test_a_piece_and_its_reader_are_let_go() -> None:
         assert len(whole.inflated(100)) == 100
         del whole
     assert sys.getrefcount(piece) == before
+    assert sys.getrefcount(kind) == streams
     assert sys.getrefcount(read) <= 3
 
 

@@ -3,7 +3,9 @@
 import gc
 import pickle
 import random
+import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,60 @@ def test_values_and_marks_may_lie_deep(monkeypatch: pytest.MonkeyPatch, rare: by
             for target in (b"]", b"}", b""):
                 raw = b"\x80\x04(" + target + b"(" + (b"K\1" + rare) * width + end + b"t."
                 assert trace(raw) == in_python(monkeypatch, raw)
+
+
+@needs_opcodes
+def test_marks_above_the_stack_and_keys_of_any_size_end_as_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    for end in (b"t", b"u", b"e", b"l", b"d"):
+        for taken in (b"NN(\x86", b"NNN(\x87", b"]N(\x86", b"}NN(ss"):
+            raw = b"\x80\x04" + taken + end + b"."
+            assert trace(raw) == in_python(monkeypatch, raw)
+    for key in (-(1 << 31) - 1, -(1 << 31), (1 << 31) - 1, 1 << 31, -(1 << 62), 1 << 70):
+        raw = pickle.dumps({key: 1, "a": 2}, 4)
+        assert trace(raw) == in_python(monkeypatch, raw)
+
+
+@needs_opcodes
+def test_lists_of_numbers_of_changing_length_and_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = (3, 4, 5, 4, 16, 17, 16, 15, 1001, 1000, 1002, 2001)
+    lists = [
+        [[[k + 0.5, n + 0.25] for k in range(n)], [k + 0.125 for k in range(n)], [k % 251 for k in range(n)]]
+        for n in sizes
+    ]
+    for dumps in (pickle.dumps, pickle._dumps):  # type: ignore[attr-defined]
+        for protocol in (2, 4):
+            raw = dumps({str(k): one for k, one in enumerate(lists)}, protocol)
+            assert trace(raw) == in_python(monkeypatch, raw)
+
+
+@needs_opcodes
+def test_no_more_shapes_are_kept_than_in_python() -> None:
+    shapes = [(i, j, k) for i in range(1, 60) for j in range(1, 60) for k in range(1, 1 + 2000 // (i * j))]
+    raw = pickle.dumps([np.zeros(shape, np.uint8) for shape in shapes[:10_010]], 4)
+    machine = safe_pickle._Machine(iter([raw]), Limits(), 10_000_000, "file.fsa", packing=True)
+    assert len(machine.run()) == 10_010
+    assert len(machine.shapes) == 10_000
+
+
+@needs_opcodes
+def test_what_a_machine_took_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> safe_pickle._Machine:
+        machine = safe_pickle._Machine(iter([raw]), Limits(), 10_000_000, "file.fsa", packing=True)
+        machine.run()
+        return machine
+
+    raw = pickle.dumps([[[k + 0.5, 0.25] for k in range(77)], [[1]] * 100], 4)
+    machine = run()
+    (shape,) = machine.shapes.values()
+    assert sys.getrefcount(shape) == 2 + 1 + 2  # as key and value, of the list, here
+    tracemalloc.start()
+    run()
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(50):
+        run()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 20_000
 
 
 @needs_opcodes
