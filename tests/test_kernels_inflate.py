@@ -230,6 +230,16 @@ def test_crafted_streams_are_inflated_or_refused_as_zlib_does(name: str, portabl
 
 
 @pytest.mark.parametrize("portable", IN_C)
+@pytest.mark.parametrize("name", crafted())
+def test_crafted_streams_with_a_right_checksum_are_refused_where_zlib_does(name: str, portable: bool) -> None:
+    body = crafted()[name].removesuffix(bytes(8))
+    given, _ = as_far_as_it_goes(inflater(body + bytes(8), 999, portable))
+    stream = body + zlib.adler32(given).to_bytes(4, "big")
+    (_, error), (_, expected) = (as_far_as_it_goes(inflater(stream, 999, kind)) for kind in (portable, None))
+    assert type(error) is type(expected)
+
+
+@pytest.mark.parametrize("portable", IN_C)
 @pytest.mark.parametrize("seed", range(12))
 def test_symbols_of_all_lengths_in_any_order(seed: int, portable: bool) -> None:
     random = np.random.default_rng(seed)
