@@ -86,7 +86,7 @@ def sums(points: np.ndarray, anchor: int, weights: np.ndarray) -> Sums:
     """Weighted sums over landmarks; in which order numbers are added is not said.
 
     Args:
-        points: [K, n, 2] float32 or float64, n at most 128.
+        points: [K, n, 2] float32 or float64, finite, n at most 128.
         anchor: which of the n points is the origin.
         weights: [c, n] float64, c kinds of sums.
     """
