@@ -348,10 +348,12 @@ class _Submission:
         if not self.wish.updates:
             report.hashes_updated = report.hashes_changed = 0
         elif isinstance(alignments, Path) and record.before is not None:
-            if changed:
-                saving = Saving(record, self._keep)
-                modern = report.alignments_version >= 2.0
-                report.backup = saving.replace(alignments, job.alignments(), modern=modern)
+            # Also where the report says unchanged: an attempt before the last one may have saved what this one found.
+            saving = Saving(record, self._keep)
+            modern = report.alignments_version >= 2.0
+            report.backup = saving.replace(alignments, job.alignments(), modern=modern)
+            if report.backup is not None and not changed:
+                report.hashes_changed = report.hashes_updated
         elif self.wish.alignments_out is not None:
             put_beside(Path(self.wish.alignments_out), job.alignments())
             report.notes.append(f"the alignments file with its hashes is {self.wish.alignments_out}.")
